@@ -1,0 +1,13 @@
+/* cache.h - the user's cache directory of dtrain: $XDG_CACHE_HOME/dtrain, or ~/.cache/dtrain. */
+#ifndef DTRAIN_CACHE_H
+#define DTRAIN_CACHE_H
+
+#include <stdbool.h>
+
+#include "error.h"
+
+/* The path of `name` inside the cache; nothing is created. Fails (EXIT_RUNTIME) when neither
+ * XDG_CACHE_HOME nor HOME is set or the path does not fit. */
+bool cache_path(const char *name, char path[4096], struct error *error);
+
+#endif

@@ -1,0 +1,55 @@
+/* checkpoint.h - a run's whole state in one file, and the best model in another. */
+#ifndef DTRAIN_CHECKPOINT_H
+#define DTRAIN_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "lenet5.h"
+
+/* What fixes a run's arithmetic: a checkpoint may only be resumed under the same terms. */
+struct terms {
+    char net;
+    double p_conv, p_fc;
+    uint64_t seed, batch_size, data_hash, train_count;
+    double learning_rate, momentum, lr_gamma;
+    uint64_t lr_step;
+};
+
+/* Where a run stands. Best accuracies are -1 before the first check. */
+struct progress {
+    uint64_t epoch;   /* epochs closed: all steps done, evaluated if due, logged */
+    uint64_t step;    /* steps done since the start of training */
+    uint64_t in_epoch; /* training samples of the open epoch already used (all of them: the epoch is
+                          trained but not closed) */
+    int64_t loss;     /* sum of their losses, in EXACT_UNITs */
+    double seconds;   /* spent in this run so far, over all its resumptions */
+    double epoch_seconds; /* of them, in the open epoch */
+    double best_train, best_test; /* accuracies, per cent */
+};
+
+/* The files of a run directory `directory`: checkpoint.safetensors, the one before it as
+ * checkpoint-previous.safetensors, model-best.safetensors. */
+
+/* Weights and momentum (LENET5_WEIGHTS, canonical layout), terms and progress; the file that was current
+ * becomes the previous one. At every instant at least one of the two is whole. */
+bool checkpoint_write(const char *directory, const struct terms *terms, const struct progress *progress,
+                      const float *weights, const float *momentum, struct error *error);
+
+bool checkpoint_exists(const char *directory);
+
+/* Reads checkpoint.safetensors. Errors (EXIT_INPUT): damaged, another format version, other terms (the
+ * first that differs is named with both values). When it is damaged and the previous one is whole, the
+ * message says so and how to go on from it. */
+bool checkpoint_read(const char *directory, const struct terms *terms, struct progress *progress,
+                     float *weights, float *momentum, struct error *error);
+
+/* Weights alone: loads in PyTorch with load_state_dict(load_file(path)). */
+bool checkpoint_write_model(const char *path, const float *weights, struct error *error);
+
+/* Weights from any safetensors file with the net's names and shapes, PyTorch's too (--init-from). */
+bool checkpoint_read_model(const char *path, float *weights, struct error *error);
+
+#endif

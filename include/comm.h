@@ -1,0 +1,57 @@
+/* comm.h - what the ranks tell each other.
+ *
+ * A comm is a group of ranks. Control messages go by MPI; the sums of the training step go by the
+ * comm's transport (mpi, nccl). Every function is collective over the group unless it says otherwise,
+ * and none waits for ever: a rank that neither arrives nor answers within the timeout ends the whole
+ * job with EXIT_PEER_LOST and a message that names it and its host (see watch.h).
+ */
+#ifndef DTRAIN_COMM_H
+#define DTRAIN_COMM_H
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+struct comm; /* opaque */
+
+/* Ranks of MPI_COMM_WORLD, after MPI_Init. timeout_seconds > 0. */
+struct comm *comm_open_world(double timeout_seconds);
+
+/* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi",
+ * ... as for --comm. On failure NULL and *error on every rank. Close it before its parent. */
+struct comm *comm_split(struct comm *parent, int color, const char *transport, struct error *error);
+void comm_close(struct comm *comm);
+
+/* Local, not collective. */
+int comm_rank(const struct comm *comm);
+int comm_size(const struct comm *comm);
+const char *comm_transport(const struct comm *comm); /* "mpi" */
+int comm_host_rank(const struct comm *comm);         /* rank among the ranks of this host */
+int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
+const char *comm_host_name(const struct comm *comm, int rank);
+
+/* buffer[i] = sum over ranks, in place, on every rank. The transport of the training step. */
+void comm_sum(struct comm *comm, int64_t *buffer, size_t count);
+
+/* Control messages. */
+void comm_barrier(struct comm *comm);
+void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
+void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all); /* all: on rank 0 only */
+bool comm_any(struct comm *comm, bool flag);
+
+/* Ranks agree on an error: if any rank has one, all leave with that of the lowest such rank. Returns true
+ * when there is none. */
+bool comm_agree(struct comm *comm, struct error *error);
+
+/* True on every rank when all give the same number; *odd then is unset. Else *odd is the lowest rank that
+ * differs from the majority (from rank 0 if there is none). */
+bool comm_same(struct comm *comm, uint64_t number, int *odd);
+
+/* Not collective, cheap: tells peers that wait for this rank that it is alive and busy. Long work calls it
+ * at least every second or so. */
+void comm_alive(struct comm *comm);
+
+#endif

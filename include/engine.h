@@ -1,0 +1,107 @@
+/* engine.h - what computes. One engine holds one replica: weights, momentum, and this rank's part of
+ * every global batch. The trainer knows only this file; an engine is one file that fills in an
+ * engine_ops table, added to the list in engine.c.
+ *
+ * All ranks of a comm open the same engine with the same setup and call train in step with each other.
+ */
+#ifndef DTRAIN_ENGINE_H
+#define DTRAIN_ENGINE_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "comm.h"
+#include "dataset.h"
+#include "error.h"
+#include "masks.h"
+
+/* All pointers are borrowed and must outlive the engine. */
+struct engine_setup {
+    const struct dataset *data;
+    struct comm *comm;
+    struct masks masks;
+    size_t batch_size; /* of the GLOBAL batch */
+    float momentum;
+};
+
+/* A run of steps within one epoch. */
+struct span {
+    uint64_t step;       /* global number of the first step, from 0: the random streams' step */
+    size_t first, last;  /* positions in the epoch's order: batches start at `first`, each of batch_size
+                            samples; the one that reaches `last` may be smaller */
+    float learning_rate;
+    const volatile sig_atomic_t *stop; /* this rank's wish to stop; any rank's is seen by all */
+};
+
+struct train_report {
+    size_t steps, samples; /* done by this call: global samples */
+    int64_t loss;          /* sum of the samples' losses, in EXACT_UNITs */
+    bool stopped;          /* some rank wished to stop: nothing was begun after the last step */
+    bool not_finite;       /* the step after the last one met a loss or gradient that is infinite, NaN
+                              or over EXACT_LIMIT; it was not applied */
+};
+
+struct evaluation {
+    int64_t loss;    /* sum of the samples' losses, in EXACT_UNITs */
+    int64_t correct; /* samples whose largest output is their label (the first of equals) */
+    int64_t samples;
+};
+
+struct engine;
+struct engine_ops {
+    const char *name; /* --engine NAME */
+
+    /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
+    bool (*available)(char *why, size_t why_bytes);
+    struct engine *(*open)(const struct engine_setup *setup, struct error *error);
+    void (*close)(struct engine *engine);
+
+    /* The epoch's order (training-set size; borrowed until the next call). */
+    void (*begin_epoch)(struct engine *engine, const uint32_t *order);
+
+    /* Forward and backward over this rank's share of the batch at [first, last) of the order: leaves
+     * in engine->sums the sums over the share. Not yet summed over ranks. */
+    void (*gradient)(struct engine *engine, uint64_t step, size_t first, size_t last);
+
+    /* v = momentum v + g, w -= learning_rate v, with g = engine->sums / samples. */
+    void (*update)(struct engine *engine, float learning_rate, size_t samples);
+
+    /* As many steps of the span as suit the engine, at least one. NULL: engine.c's plain loop of
+     * gradient, comm_sum, update. */
+    void (*train)(struct engine *engine, const struct span *span, struct train_report *report);
+
+    /* Predict mode (no dropout) on samples [first, last) of a split; first is a multiple of TILE.
+     * Adds to *sum. */
+    void (*evaluate)(struct engine *engine, const struct split *split, size_t first, size_t last,
+                     struct evaluation *sum);
+
+    /* Canonical layout, LENET5_WEIGHTS floats each; either may be NULL. */
+    void (*read)(struct engine *engine, float *weights, float *momentum);
+    void (*write)(struct engine *engine, const float *weights, const float *momentum);
+
+    /* The gradient part of engine->sums in canonical layout, as averages over `samples`: for tests. */
+    void (*read_gradient)(struct engine *engine, size_t samples, float *gradient);
+};
+
+/* What every engine's own struct begins with. */
+struct engine {
+    const struct engine_ops *ops;
+    struct engine_setup setup;
+    const uint32_t *order;
+    int64_t *sums; /* one all-reduce: n_gradient numbers in the engine's own layout, then the slots */
+    size_t n_gradient;
+};
+enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at sums[n_gradient + slot] */
+
+/* The engine called `name`, or for "auto" the best available. NULL with *error set (EXIT_USAGE) if
+ * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
+const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
+const struct engine_ops *const *engine_list(void); /* NULL-terminated, best first */
+
+void engine_train(struct engine *engine, const struct span *span, struct train_report *report);
+
+extern const struct engine_ops engine_cpu;
+
+#endif

@@ -1,0 +1,28 @@
+/* exact_sum.h - sums that do not depend on their order.
+ *
+ * A tile's gradient (a float) is rounded once to 64-bit fixed point with 36 fractional bits; from
+ * there on it is integer addition, which is associative: any number of ranks, any all-reduce
+ * algorithm and any order give the same bits.
+ *
+ * It cannot wrap unnoticed: a term must be below EXACT_LIMIT = 2^15, that is 2^51 units, so 4,096
+ * terms stay below 2^63; more tiles than that in one global batch are refused at start. Terms at or
+ * over the limit, infinite or NaN are counted instead of added.
+ */
+#ifndef DTRAIN_EXACT_SUM_H
+#define DTRAIN_EXACT_SUM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EXACT_UNIT 0x1p-36  /* the value of 1 in a fixed-point sum */
+#define EXACT_LIMIT 0x1p15f /* a term's magnitude must be below this */
+enum { EXACT_MAX_TERMS = 4096 };
+
+/* sums[i] += fixed(terms[i]), rounded to nearest, ties to even. Returns how many terms were refused
+ * (their sums are then meaningless). No alignment is asked. */
+size_t exact_sum_add(size_t count, const float *terms, int64_t *sums);
+
+/* values[i] = (float)(sums[i] * EXACT_UNIT * factor), computed in double. */
+void exact_sum_read(size_t count, const int64_t *sums, double factor, float *values);
+
+#endif

@@ -1,0 +1,33 @@
+/* metrics.h - metrics.jsonl: one JSON object a line, one line an epoch, flushed as it is written.
+ *
+ * {"epoch":20,"step":3920,"loss":1.23,"lr":0.01,"seconds":1.9,"images_per_second":26000,
+ *  "train_accuracy":57.0,"test_accuracy":50.9,"test_loss":1.4}   - the last three only at a check
+ */
+#ifndef DTRAIN_METRICS_H
+#define DTRAIN_METRICS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+struct epoch_metrics {
+    uint64_t epoch, step; /* epochs and steps done, counted from the start of training */
+    double loss;          /* mean over the epoch's samples, in train mode */
+    double learning_rate;
+    double seconds; /* of this epoch's training, without evaluation */
+    double images_per_second;
+    bool checked; /* the rest is there */
+    double train_accuracy, test_accuracy, test_loss; /* per cent, per cent, mean; predict mode */
+};
+
+struct metrics; /* opaque */
+
+/* Opens directory/metrics.jsonl to append, and directory/events.out.tfevents.* (tensorboard.h). Lines
+ * of epochs after `epochs_done` (and a torn last line) are cut off first; 0 starts afresh. */
+struct metrics *metrics_open(const char *directory, uint64_t epochs_done, struct error *error);
+bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, struct error *error);
+void metrics_close(struct metrics *metrics);
+
+#endif

@@ -1,0 +1,28 @@
+/* tensorboard.h - scalars in TensorBoard's event file format: TFRecords (length, masked crc32c, data,
+ * masked crc32c) of Event protocol buffers, written by hand: the format is small and fixed.
+ */
+#ifndef DTRAIN_TENSORBOARD_H
+#define DTRAIN_TENSORBOARD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "error.h"
+
+struct tensorboard; /* opaque */
+
+struct scalar {
+    const char *tag; /* "train/loss" */
+    double value;
+};
+
+/* A new file directory/events.out.tfevents.SECONDS.HOST.PID.N. first_step > 0 tells TensorBoard to
+ * forget what earlier files of the directory hold from that step on (a resumed run). */
+struct tensorboard *tensorboard_open(const char *directory, uint64_t first_step, struct error *error);
+
+/* One event with all the scalars at `step`, flushed. */
+bool tensorboard_write(struct tensorboard *board, uint64_t step, const struct scalar *scalars, int count,
+                       struct error *error);
+void tensorboard_close(struct tensorboard *board);
+
+#endif
