@@ -1,4 +1,6 @@
-/* cache.h - the user's cache directory of dtrain: $XDG_CACHE_HOME/dtrain, or ~/.cache/dtrain. */
+/* cache.h - the user's cache directory of dtrain: $XDG_CACHE_HOME/dtrain, or ~/.cache/dtrain. A relative
+ * XDG_CACHE_HOME is ignored, as the XDG Base Directory Specification asks.
+ */
 #ifndef DTRAIN_CACHE_H
 #define DTRAIN_CACHE_H
 
@@ -7,7 +9,7 @@
 #include "error.h"
 
 /* The path of `name` inside the cache; nothing is created. Fails (EXIT_RUNTIME) when neither
- * XDG_CACHE_HOME nor HOME is set or the path does not fit. */
+ * XDG_CACHE_HOME nor HOME holds an absolute path, or when the path does not fit. */
 bool cache_path(const char *name, char path[4096], struct error *error);
 
 #endif

@@ -1,0 +1,204 @@
+#include "dataset.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "cache.h"
+
+enum { FILES = TRAINING_FILES + 1 }; /* the training files in order, then the test file */
+static const char *const names[FILES] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
+                                         "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
+#define ALL_FILES "data_batch_1.bin to data_batch_5.bin and test_batch.bin"
+#define WELL_KNOWN "cifar-10-batches-bin"
+#define PICKLED "cifar-10-batches-py"
+#define PICKLED_HINT "the Python version (" PICKLED ") is there, but the binary version is needed"
+
+/* path = directory/name; cut off if it does not fit, and then not found. */
+static const char *join(char path[4096], const char *directory, const char *name)
+{
+    snprintf(path, 4096, "%.4000s/%s", directory, name);
+    return path;
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+/* `expected` records; 0: any number but none. */
+static bool check_size(const char *path, const struct stat *status, size_t expected, struct error *error)
+{
+    if (!S_ISREG(status->st_mode))
+        return error_set(error, EXIT_INPUT, "%s: not a regular file, which a data file must be", path);
+    size_t size = (size_t)status->st_size, torn = size % RECORD_BYTES, count = size / RECORD_BYTES;
+    if (size == 0)
+        return error_set(error, EXIT_INPUT, "%s: empty, but must hold records of %d bytes", path,
+                         RECORD_BYTES);
+    if (torn > 0)
+        return error_set(error, EXIT_INPUT,
+                         "%s: its size of %zu bytes is no multiple of a record's %d: the record at offset %zu "
+                         "is torn, the nearest right size is %zu",
+                         path, size, RECORD_BYTES, size - torn,
+                         (count + (count == 0 || torn > RECORD_BYTES / 2)) * RECORD_BYTES);
+    if (expected && count != expected)
+        return error_set(error, EXIT_INPUT,
+                         "%s: %zu records, but %s holds %zu: the five training files must hold equally many",
+                         path, count, names[0], expected);
+    return true;
+}
+
+static bool check_labels(const char *path, const uint8_t *records, size_t count, struct error *error)
+{
+    for (size_t i = 0; i < count; i++) {
+        int label = records[i * RECORD_BYTES];
+        if (label >= LENET5_CLASSES)
+            return error_set(error, EXIT_INPUT,
+                             "%s: offset %zu holds label %d (record %zu), but labels are 0 to %d", path,
+                             i * RECORD_BYTES, label, i, LENET5_CLASSES - 1);
+    }
+    return true;
+}
+
+/* Maps a file of *count records (0: as many as it holds, which it sets). */
+static bool map_file(const char *path, size_t *count, const uint8_t **records, struct error *error)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: it may be a pipe */
+    if (file < 0 && errno == ENOENT)
+        return error_set(error, EXIT_INPUT, "%s: missing, the directory must hold " ALL_FILES, path);
+    struct stat status;
+    if (file < 0 || fstat(file, &status) != 0) {
+        error_set(error, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
+    } else if (check_size(path, &status, *count, error)) {
+        size_t bytes = (size_t)status.st_size;
+        void *mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
+        if (mapped == MAP_FAILED) {
+            error_set(error, EXIT_INPUT, "%s: cannot be mapped into memory: %s", path, strerror(errno));
+        } else {
+            posix_madvise(mapped, bytes, POSIX_MADV_WILLNEED);
+            *records = mapped;
+            *count = bytes / RECORD_BYTES;
+        }
+    }
+    if (file >= 0)
+        close(file);
+    return error->code == EXIT_DONE;
+}
+
+bool dataset_open(struct dataset *dataset, const char *directory, struct error *error)
+{
+    memset(dataset, 0, sizeof *dataset);
+    snprintf(dataset->directory, sizeof dataset->directory, "%s", directory);
+    XXH64_state_t *hash = XXH64_createState();
+    XXH64_reset(hash, 0);
+    bool good = true;
+    for (int i = 0; good && i < FILES; i++) {
+        struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
+        const uint8_t **records = &split->files[i % TRAINING_FILES];
+        char path[4096];
+        good = map_file(join(path, directory, names[i]), &split->per_file, records, error) &&
+               check_labels(path, *records, split->per_file, error);
+        if (good)
+            XXH64_update(hash, *records, split->per_file * RECORD_BYTES);
+    }
+    dataset->train.count = TRAINING_FILES * dataset->train.per_file;
+    dataset->test.count = dataset->test.per_file;
+    dataset->hash = XXH64_digest(hash);
+    XXH64_freeState(hash);
+    if (!good)
+        dataset_close(dataset);
+    return good;
+}
+
+static void unmap(struct split *split)
+{
+    for (int i = 0; i < TRAINING_FILES; i++)
+        if (split->files[i])
+            munmap((void *)split->files[i], split->per_file * RECORD_BYTES);
+}
+
+void dataset_close(struct dataset *dataset)
+{
+    unmap(&dataset->train);
+    unmap(&dataset->test);
+    memset(dataset, 0, sizeof *dataset);
+}
+
+/* --- finding ---------------------------------------------------------------------------------- */
+
+static bool exists(const char *directory, const char *name)
+{
+    char path[4096];
+    return access(join(path, directory, name), F_OK) == 0;
+}
+
+/* One file is enough: what else is amiss, dataset_open says. */
+static bool holds_data(const char *directory)
+{
+    for (int i = 0; i < FILES; i++)
+        if (exists(directory, names[i]))
+            return true;
+    return false;
+}
+
+/* Whether CIFAR-10's Python version lies at, in or beside `directory`. */
+static bool is_pickled(const char *directory)
+{
+    char parent[4096];
+    snprintf(parent, sizeof parent, "%s", directory);
+    char *slash = strrchr(parent, '/');
+    if (slash)
+        *slash = '\0';
+    return exists(directory, "data_batch_1") || exists(directory, PICKLED) ||
+           exists(slash ? parent : ".", PICKLED);
+}
+
+/* A directory the user named, by option or variable `source`. */
+static bool find_named(const char *source, const char *named, char directory[4096], struct error *error)
+{
+    struct stat status;
+    if (stat(named, &status) != 0)
+        return error_set(error, EXIT_INPUT, "%s: the data directory %s cannot be read: %s", source, named,
+                         strerror(errno));
+    if (!S_ISDIR(status.st_mode))
+        return error_set(error, EXIT_INPUT, "%s: %s is not a directory; name the one that holds " ALL_FILES,
+                         source, named);
+    if (!holds_data(named)) {
+        const char *hint = "launch/fetch-cifar10 gets them, --data synthetic needs none";
+        if (exists(named, WELL_KNOWN))
+            hint = "did you mean its subdirectory " WELL_KNOWN "?";
+        else if (is_pickled(named))
+            hint = PICKLED_HINT;
+        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source, named, hint);
+    }
+    snprintf(directory, 4096, "%s", named);
+    return true;
+}
+
+bool dataset_find(const char *wanted, char directory[4096], struct error *error)
+{
+    if (wanted)
+        return find_named("--data", wanted, directory, error);
+    const char *variable = getenv("DTRAIN_DATA");
+    if (variable && variable[0])
+        return find_named("DTRAIN_DATA", variable, directory, error);
+
+    char cached[4096] = "";
+    bool has_cache = cache_path(WELL_KNOWN, cached, &(struct error){0});
+    const char *const places[] = {"data/" WELL_KNOWN, has_cache ? cached : NULL};
+    bool pickled = false;
+    for (size_t i = 0; i < 2 && places[i]; i++) {
+        if (holds_data(places[i])) {
+            snprintf(directory, 4096, "%s", places[i]);
+            return true;
+        }
+        pickled = pickled || is_pickled(places[i]);
+    }
+    return error_set(error, EXIT_INPUT,
+                     "no CIFAR-10 in %s%s%s%s: get it with launch/fetch-cifar10, or name its directory with "
+                     "--data DIR or DTRAIN_DATA, or train on drawn pictures with --data synthetic",
+                     places[0], has_cache ? " or " : "", cached, pickled ? "; " PICKLED_HINT : "");
+}
