@@ -68,8 +68,8 @@ struct engine_ops {
     /* v = momentum v + g, w -= learning_rate v, with g = engine->sums / samples. */
     void (*update)(struct engine *engine, float learning_rate, size_t samples);
 
-    /* As many steps of the span as suit the engine, at least one. NULL: engine.c's plain loop of
-     * gradient, comm_sum, update. */
+    /* As many steps of the span as suit the engine, at least one. NULL: one step of engine.c,
+     * gradient - comm_sum - update. */
     void (*train)(struct engine *engine, const struct span *span, struct train_report *report);
 
     /* Predict mode (no dropout) on samples [first, last) of a split; first is a multiple of TILE.

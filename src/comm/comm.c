@@ -1,0 +1,231 @@
+#include "comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "transport.h"
+
+/* Best first: "auto" takes the first. */
+static const struct transport *const transports[] = {&transport_mpi};
+
+static void wait(struct comm *comm, MPI_Request *request, const char *what)
+{
+    watch_wait(comm->watch, request, &comm->group, what);
+}
+
+/* Fills in who is where. Expects mpi, rank, size and watch. */
+static void learn_group(struct comm *comm, MPI_Comm world)
+{
+    size_t size = (size_t)comm->size;
+    int *world_ranks = malloc(size * sizeof *world_ranks), *ranks = malloc(size * sizeof *ranks);
+    for (int i = 0; i < comm->size; i++)
+        ranks[i] = i;
+    MPI_Group ours, all;
+    MPI_CHECK(MPI_Comm_group(comm->mpi, &ours));
+    MPI_CHECK(MPI_Comm_group(world, &all));
+    MPI_CHECK(MPI_Group_translate_ranks(ours, comm->size, ranks, all, world_ranks));
+    MPI_CHECK(MPI_Group_free(&ours));
+    MPI_CHECK(MPI_Group_free(&all));
+    free(ranks);
+
+    char name[MPI_MAX_PROCESSOR_NAME] = "";
+    int length;
+    MPI_CHECK(MPI_Get_processor_name(name, &length));
+    comm->host_names = calloc(size, sizeof *comm->host_names);
+    snprintf(comm->host_names[comm->rank], sizeof *comm->host_names, "%s", name);
+    const char **hosts = malloc(size * sizeof *hosts);
+    for (int i = 0; i < comm->size; i++)
+        hosts[i] = comm->host_names[i];
+    comm->group = (struct watch_group){comm->size, world_ranks, hosts};
+
+    MPI_Request request;
+    MPI_CHECK(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_BYTE, comm->host_names, sizeof *comm->host_names, MPI_BYTE,
+                             comm->mpi, &request));
+    wait(comm, &request, "the host names");
+    for (int i = 0; i < comm->size; i++) {
+        bool seen = false;
+        for (int j = 0; j < i && !seen; j++)
+            seen = strcmp(hosts[i], hosts[j]) == 0;
+        comm->host_count += !seen;
+        comm->host_rank += i < comm->rank && strcmp(hosts[i], hosts[comm->rank]) == 0;
+    }
+}
+
+static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
+{
+    struct comm *comm = calloc(1, sizeof *comm);
+    comm->mpi = mpi;
+    comm->watch = watch;
+    comm->transport = &transport_mpi;
+    MPI_CHECK(MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
+    MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
+    MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
+    learn_group(comm, MPI_COMM_WORLD);
+    return comm;
+}
+
+struct comm *comm_open_world(double timeout_seconds)
+{
+    MPI_Comm mpi;
+    MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &mpi));
+    struct comm *comm = open_group(mpi, watch_open(MPI_COMM_WORLD, timeout_seconds));
+    comm->is_world = true;
+    return comm;
+}
+
+static const struct transport *find_transport(const char *name)
+{
+    for (size_t i = 0; i < sizeof transports / sizeof *transports; i++)
+        if (strcmp(name, "auto") == 0 || strcmp(name, transports[i]->name) == 0)
+            return transports[i];
+    return NULL;
+}
+
+struct comm *comm_split(struct comm *parent, int color, const char *transport, struct error *error)
+{
+    const struct transport *chosen = find_transport(transport);
+    if (chosen == NULL) {
+        error_set(error, EXIT_USAGE, "--comm %s: no such transport; give auto or mpi", transport);
+        return NULL;
+    }
+    MPI_Comm mpi;
+    MPI_CHECK(MPI_Comm_split(parent->mpi, color, parent->rank, &mpi));
+    struct comm *comm = open_group(mpi, parent->watch);
+    comm->transport = chosen;
+    if (chosen->open != NULL && !chosen->open(comm, error)) {
+        comm->transport = &transport_mpi;
+        comm_close(comm);
+        return NULL;
+    }
+    return comm;
+}
+
+void comm_close(struct comm *comm)
+{
+    if (comm->transport->close != NULL)
+        comm->transport->close(comm);
+    if (comm->is_world)
+        watch_close(comm->watch);
+    MPI_CHECK(MPI_Comm_free(&comm->mpi));
+    free((void *)comm->group.world_ranks);
+    free((void *)comm->group.hosts);
+    free(comm->host_names);
+    free(comm);
+}
+
+int comm_rank(const struct comm *comm)
+{
+    return comm->rank;
+}
+
+int comm_size(const struct comm *comm)
+{
+    return comm->size;
+}
+
+const char *comm_transport(const struct comm *comm)
+{
+    return comm->transport->name;
+}
+
+int comm_host_rank(const struct comm *comm)
+{
+    return comm->host_rank;
+}
+
+int comm_host_count(const struct comm *comm)
+{
+    return comm->host_count;
+}
+
+const char *comm_host_name(const struct comm *comm, int rank)
+{
+    return comm->host_names[rank];
+}
+
+void comm_sum(struct comm *comm, int64_t *buffer, size_t count)
+{
+    if (comm->size > 1)
+        comm->transport->sum(comm, buffer, count);
+}
+
+void comm_barrier(struct comm *comm)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Ibarrier(comm->mpi, &request));
+    wait(comm, &request, "a barrier");
+}
+
+void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Ibcast(data, (int)bytes, MPI_BYTE, root, comm->mpi, &request));
+    wait(comm, &request, "a broadcast");
+}
+
+void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Igather(data, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->mpi, &request));
+    wait(comm, &request, "a gather");
+}
+
+/* The largest of all ranks' values. */
+static int largest(struct comm *comm, int value)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, &value, 1, MPI_INT, MPI_MAX, comm->mpi, &request));
+    wait(comm, &request, "an agreement");
+    return value;
+}
+
+bool comm_any(struct comm *comm, bool flag)
+{
+    return largest(comm, flag);
+}
+
+bool comm_agree(struct comm *comm, struct error *error)
+{
+    int first = comm->size - largest(comm, error->code == EXIT_DONE ? 0 : comm->size - comm->rank);
+    if (first == comm->size)
+        return true;
+    comm_broadcast(comm, error, sizeof *error, first);
+    return false;
+}
+
+/* Boyer and Moore's majority vote, then the first that is not of the majority. */
+static int find_odd(const uint64_t *all, int count)
+{
+    uint64_t leader = all[0];
+    for (int i = 0, votes = 0; i < count; i++) {
+        if (votes == 0)
+            leader = all[i];
+        votes += all[i] == leader ? 1 : -1;
+    }
+    int votes = 0;
+    for (int i = 0; i < count; i++)
+        votes += all[i] == leader;
+    if (2 * votes <= count)
+        leader = all[0];
+    for (int i = 0; i < count; i++)
+        if (all[i] != leader)
+            return i;
+    return -1;
+}
+
+bool comm_same(struct comm *comm, uint64_t number, int *odd)
+{
+    uint64_t *all = comm->rank == 0 ? malloc((size_t)comm->size * sizeof *all) : NULL;
+    comm_gather(comm, &number, sizeof number, all);
+    int found = comm->rank == 0 ? find_odd(all, comm->size) : 0;
+    free(all);
+    comm_broadcast(comm, &found, sizeof found, 0);
+    *odd = found;
+    return found < 0;
+}
+
+void comm_alive(struct comm *comm)
+{
+    watch_answer(comm->watch);
+}

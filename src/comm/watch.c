@@ -1,0 +1,251 @@
+#include "watch.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "error.h"
+
+enum tag { TAG_ASK = 1, TAG_ANSWER };
+enum { STILL_ROUNDS = 3 };
+
+/* Both directions carry the asker's round, so that a late answer is told from a new one. */
+struct word {
+    int round;
+    unsigned moves; /* in an answer: the answering rank's count */
+};
+
+struct watch {
+    MPI_Comm mpi;
+    int rank, size;
+    double timeout_seconds;
+    unsigned long long step;
+    int round;         /* of questions this rank has asked */
+    unsigned moves;    /* waits ended and looks taken between work: grows while this rank gets on */
+    double next_probe; /* time from which watch_answer looks for questions again */
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+struct watch *watch_open(MPI_Comm world, double timeout_seconds)
+{
+    struct watch *watch = calloc(1, sizeof *watch);
+    MPI_CHECK(MPI_Comm_dup(world, &watch->mpi));
+    MPI_CHECK(MPI_Comm_set_errhandler(watch->mpi, MPI_ERRORS_RETURN));
+    MPI_CHECK(MPI_Comm_rank(watch->mpi, &watch->rank));
+    MPI_CHECK(MPI_Comm_size(watch->mpi, &watch->size));
+    watch->timeout_seconds = timeout_seconds;
+    return watch;
+}
+
+void watch_close(struct watch *watch)
+{
+    MPI_CHECK(MPI_Comm_free(&watch->mpi));
+    free(watch);
+}
+
+void watch_set_step(struct watch *watch, unsigned long long step)
+{
+    watch->step = step;
+}
+
+/* Small enough to leave at once: the request need not be waited for. */
+static void post(struct watch *watch, int to, enum tag tag, struct word word)
+{
+    MPI_CHECK(MPI_Send(&word, sizeof word, MPI_BYTE, to, tag, watch->mpi));
+}
+
+static bool take(struct watch *watch, enum tag tag, int *from, struct word *word)
+{
+    int there;
+    MPI_Status status;
+    MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, tag, watch->mpi, &there, &status));
+    if (!there)
+        return false;
+    *from = status.MPI_SOURCE;
+    MPI_CHECK(MPI_Recv(word, sizeof *word, MPI_BYTE, *from, tag, watch->mpi, MPI_STATUS_IGNORE));
+    return true;
+}
+
+static void answer_all(struct watch *watch)
+{
+    int from;
+    struct word word;
+    while (take(watch, TAG_ASK, &from, &word)) {
+        word.moves = watch->moves;
+        post(watch, from, TAG_ANSWER, word);
+    }
+}
+
+void watch_answer(struct watch *watch)
+{
+    double time = now();
+    if (watch->size == 1 || time < watch->next_probe)
+        return;
+    watch->next_probe = time + 0.05;
+    watch->moves++;
+    answer_all(watch);
+}
+
+/* Questions to a group, in rounds: who has answered, and whether anyone gets on. */
+struct inquiry {
+    double deadline; /* for the answers; 0 while nothing is asked */
+    bool *answered;  /* by world rank */
+    int missing;
+    unsigned moves, moves_before; /* summed over the group, in this round and the last */
+    int still_rounds;             /* rounds in a row in which no rank had moved */
+};
+
+static void ask(struct watch *watch, const struct watch_group *group, struct inquiry *inquiry)
+{
+    if (inquiry->answered == NULL)
+        inquiry->answered = malloc((size_t)watch->size * sizeof *inquiry->answered);
+    memset(inquiry->answered, 0, (size_t)watch->size * sizeof *inquiry->answered);
+    inquiry->answered[watch->rank] = true;
+    inquiry->missing = group->size - 1;
+    inquiry->moves_before = inquiry->moves;
+    inquiry->moves = 0;
+    inquiry->deadline = now() + watch->timeout_seconds / 2;
+    watch->round++;
+    for (int i = 0; i < group->size; i++)
+        if (group->world_ranks[i] != watch->rank)
+            post(watch, group->world_ranks[i], TAG_ASK, (struct word){.round = watch->round});
+}
+
+static void hear(struct watch *watch, struct inquiry *inquiry)
+{
+    int from;
+    struct word word;
+    while (take(watch, TAG_ANSWER, &from, &word)) {
+        if (inquiry->deadline == 0 || word.round != watch->round || inquiry->answered[from])
+            continue;
+        inquiry->answered[from] = true;
+        inquiry->missing--;
+        inquiry->moves += word.moves;
+    }
+}
+
+/* The lowest rank that still lives speaks; the others leave it the time to. */
+static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group,
+                                  const struct inquiry *inquiry, const char *what)
+{
+    char lost[400] = "";
+    size_t used = 0;
+    int speaker = -1, count = 0;
+    for (int i = 0; i < group->size; i++) {
+        int rank = group->world_ranks[i];
+        if (inquiry->answered[rank]) {
+            if (speaker < 0)
+                speaker = rank;
+            continue;
+        }
+        if (used < sizeof lost - 100)
+            used += (size_t)snprintf(lost + used, sizeof lost - used, "%srank %d on host %.60s",
+                                     count ? ", " : "", rank, group->hosts[i]);
+        count++;
+    }
+    if (watch->rank != speaker)
+        sleep(2);
+    watch_abort(watch->mpi, EXIT_PEER_LOST,
+                "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
+                "start again with --resume",
+                count, group->size, lost, watch->timeout_seconds, watch->rank, what, watch->step);
+}
+
+/* After the wait has been quiet for half a timeout, called now and then until it ends. */
+static void inquire(struct watch *watch, const struct watch_group *group, struct inquiry *inquiry,
+                    const char *what, double *quiet_until)
+{
+    double time = now();
+    hear(watch, inquiry);
+    if (inquiry->deadline == 0) {
+        if (time > *quiet_until)
+            ask(watch, group, inquiry);
+        return;
+    }
+    if (inquiry->missing == 0) { /* all alive: go on waiting */
+        bool still = inquiry->moves == inquiry->moves_before;
+        inquiry->still_rounds = still ? inquiry->still_rounds + 1 : 0;
+        if (inquiry->still_rounds == STILL_ROUNDS)
+            watch_abort(watch->mpi, EXIT_PEER_LOST,
+                        "every rank answers but none gets on: %s of step %llu does not complete", what,
+                        watch->step);
+        inquiry->deadline = 0;
+        *quiet_until = time + watch->timeout_seconds / 2;
+    } else if (time > inquiry->deadline) {
+        report_lost(watch, group, inquiry, what);
+    }
+}
+
+/* Ranks often outnumber cores, so a waiting rank gives way: it spins for microseconds, yields for a
+ * millisecond, then sleeps a little between looks. */
+static void give_way(unsigned looks)
+{
+    if (looks > 2000)
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    else if (looks > 50)
+        sched_yield();
+}
+
+void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what)
+{
+    struct inquiry inquiry = {0};
+    double quiet_until = 0;
+    for (unsigned looks = 1;; looks++) {
+        int done;
+        MPI_CHECK(MPI_Test(request, &done, MPI_STATUS_IGNORE));
+        if (done)
+            break;
+        if (looks % 500 == 0) {
+            if (quiet_until == 0)
+                quiet_until = now() + watch->timeout_seconds / 2;
+            answer_all(watch);
+            inquire(watch, group, &inquiry, what, &quiet_until);
+        }
+        give_way(looks);
+    }
+    watch->moves++;
+    free(inquiry.answered);
+}
+
+static void quit(int number)
+{
+    (void)number;
+    _exit(EXIT_PEER_LOST);
+}
+
+void watch_abort(MPI_Comm comm, int code, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("dtrain: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    signal(SIGALRM, quit);
+    alarm(5); /* MPI_Abort itself can hang when a host has vanished */
+    MPI_Abort(comm, code);
+    _exit(code);
+}
+
+void watch_mpi_failed(int code, const char *call, const char *file, int line)
+{
+    char reason[MPI_MAX_ERROR_STRING] = "unknown error", host[MPI_MAX_PROCESSOR_NAME] = "?";
+    int length, rank = -1;
+    MPI_Error_string(code, reason, &length);
+    MPI_Get_processor_name(host, &length);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    watch_abort(MPI_COMM_WORLD, EXIT_PEER_LOST, "rank %d on host %s: %s (%s:%d): %s", rank, host, call, file,
+                line, reason);
+}

@@ -1,0 +1,69 @@
+#include "engine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Best first. A new engine is added here and nowhere else. */
+static const struct engine_ops *const engines[] = {&engine_cpu, NULL};
+
+const struct engine_ops *const *engine_list(void)
+{
+    return engines;
+}
+
+static void list_names(char *names, size_t bytes)
+{
+    size_t used = (size_t)snprintf(names, bytes, "auto");
+    for (int i = 0; engines[i] != NULL && used < bytes; i++)
+        used += (size_t)snprintf(names + used, bytes - used, ", %s", engines[i]->name);
+}
+
+const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error)
+{
+    bool any = strcmp(name, "auto") == 0, known = any;
+    for (int i = 0; engines[i] != NULL; i++) {
+        if (!any && strcmp(name, engines[i]->name) != 0)
+            continue;
+        known = true;
+        if (engines[i]->available(why, why_bytes))
+            return engines[i];
+    }
+    char names[100];
+    list_names(names, sizeof names);
+    if (known)
+        error_set(error, EXIT_USAGE, "--engine %s: this machine cannot run it: %s", name, why);
+    else
+        error_set(error, EXIT_USAGE, "--engine %s: no such engine; give one of %s", name, names);
+    return NULL;
+}
+
+/* The plain loop: one step a call, so that whoever watches the training sees each. */
+static void train(struct engine *engine, const struct span *span, struct train_report *report)
+{
+    size_t last = span->first + engine->setup.batch_size;
+    if (last > span->last)
+        last = span->last;
+    int64_t *slots = engine->sums + engine->n_gradient;
+
+    engine->ops->gradient(engine, span->step, span->first, last);
+    slots[SLOT_STOP] = *span->stop;
+    comm_sum(engine->setup.comm, engine->sums, engine->n_gradient + SUM_SLOTS);
+    if (slots[SLOT_REFUSED] != 0) {
+        report->not_finite = true;
+        return;
+    }
+    engine->ops->update(engine, span->learning_rate, last - span->first);
+    report->steps = 1;
+    report->samples = last - span->first;
+    report->loss = slots[SLOT_LOSS];
+    report->stopped = slots[SLOT_STOP] != 0;
+}
+
+void engine_train(struct engine *engine, const struct span *span, struct train_report *report)
+{
+    *report = (struct train_report){0};
+    if (engine->ops->train != NULL)
+        engine->ops->train(engine, span, report);
+    else
+        train(engine, span, report);
+}
