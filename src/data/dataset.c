@@ -40,8 +40,8 @@ static bool check_size(const char *path, const struct stat *status, size_t expec
                          RECORD_BYTES);
     if (torn > 0)
         return error_set(error, EXIT_INPUT,
-                         "%s: its size of %zu bytes is no multiple of a record's %d: the record at offset %zu "
-                         "is torn, the nearest right size is %zu",
+                         "%s: its %zu bytes are no multiple of a record's %d: the record at offset %zu is "
+                         "torn, the nearest right size is %zu",
                          path, size, RECORD_BYTES, size - torn,
                          (count + (count == 0 || torn > RECORD_BYTES / 2)) * RECORD_BYTES);
     if (expected && count != expected)
@@ -171,8 +171,9 @@ static bool find_named(const char *source, const char *named, char directory[409
         if (exists(named, WELL_KNOWN))
             hint = "did you mean its subdirectory " WELL_KNOWN "?";
         else if (is_pickled(named))
-            hint = PICKLED_HINT;
-        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source, named, hint);
+            hint = PICKLED_HINT ": launch/fetch-cifar10 gets it";
+        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source,
+                         named, hint);
     }
     snprintf(directory, 4096, "%s", named);
     return true;
