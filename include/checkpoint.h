@@ -34,22 +34,25 @@ struct progress {
  * checkpoint-previous.safetensors, model-best.safetensors. */
 
 /* Weights and momentum (LENET5_WEIGHTS, canonical layout), terms and progress; the file that was current
- * becomes the previous one. At every instant at least one of the two is whole. */
+ * becomes the previous one. At every instant at least one of the two is whole. Errors (EXIT_RUNTIME: no
+ * space, no permission) name the file and leave the old ones. */
 bool checkpoint_write(const char *directory, const struct terms *terms, const struct progress *progress,
                       const float *weights, const float *momentum, struct error *error);
 
+/* Whether there is a checkpoint, or at least a previous one. */
 bool checkpoint_exists(const char *directory);
 
 /* Reads checkpoint.safetensors. Errors (EXIT_INPUT): damaged, another format version, other terms (the
- * first that differs is named with both values). When it is damaged and the previous one is whole, the
- * message says so and how to go on from it. */
+ * first that differs is named as the user's option with both values). When the previous one is whole and
+ * of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. */
 bool checkpoint_read(const char *directory, const struct terms *terms, struct progress *progress,
                      float *weights, float *momentum, struct error *error);
 
-/* Weights alone: loads in PyTorch with load_state_dict(load_file(path)). */
+/* Weights alone, complete or absent: loads in PyTorch with load_state_dict(load_file(path)). */
 bool checkpoint_write_model(const char *path, const float *weights, struct error *error);
 
-/* Weights from any safetensors file with the net's names and shapes, PyTorch's too (--init-from). */
+/* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's
+ * (--init-from). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */
 bool checkpoint_read_model(const char *path, float *weights, struct error *error);
 
 #endif

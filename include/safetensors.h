@@ -1,6 +1,10 @@
 /* safetensors.h - reads and writes the safetensors format: 8 bytes little-endian header length, a JSON
- * header {"name": {"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}, "__metadata__":
- * {"key": "string"}}, then the tensors' bytes. Only F32 is written and read.
+ * header {"__metadata__": {"key": "string"}, "name": {"dtype": "F32", "shape": [...], "data_offsets":
+ * [begin, end]}}, then the tensors' bytes, without gaps. Only F32 is written and read.
+ *
+ * A checksummed file has "checksum" as its first metadata: xxh64 (seed 0) over the whole file, as 16
+ * lower-case hex digits, computed with that field as 16 zeros. Its place is fixed, right behind
+ * {"__metadata__":{"checksum":" at byte 8.
  */
 #ifndef DTRAIN_SAFETENSORS_H
 #define DTRAIN_SAFETENSORS_H
@@ -14,32 +18,33 @@ struct tensor {
     const char *name;
     size_t dimensions, shape[4];
     size_t count; /* floats */
-    float *data;
+    float *data;  /* only read by safetensors_write */
 };
 
 struct metadata {
     const char *key, *value; /* UTF-8 */
 };
 
-/* Writes a file that is complete or absent: `path`.tmp-PID, fsync, rename, fsync of the directory. If
- * `checksum` the metadata gains "checksum": xxh64 over the whole file, in hex, computed with that field
- * as 16 zeros. Errors (EXIT_RUNTIME: no space, no permission) name the path; the old file stays. */
-bool safetensors_write(const char *path, const struct tensor *tensors, size_t n_tensors,
+/* Writes a file that is complete or absent, by files_replace: if `keep` is not NULL the file that was at
+ * `path` stays as `keep`. The tensors' data starts at a multiple of 8 bytes. If `checksum` the metadata
+ * gains "checksum". Errors (EXIT_RUNTIME: no space, no permission) name the path; the old file stays. */
+bool safetensors_write(const char *path, const char *keep, const struct tensor *tensors, size_t n_tensors,
                        const struct metadata *metadata, size_t n_metadata, bool checksum,
                        struct error *error);
 
 struct safetensors; /* a file read into memory; opaque */
 
-/* Reads and checks all of it: lengths, JSON, dtype, offsets in bounds and without overlap, shapes that
- * match their sizes, the checksum if there is one. Errors (EXIT_INPUT) name the file and the fault. */
+/* Reads and checks all of it: lengths, JSON, names that occur once, offsets that cover the data without gap
+ * or overlap in any order, F32 shapes that match their sizes, the checksum if there is one. Errors
+ * (EXIT_INPUT) name the file and the fault. Tensors of another dtype may be there. */
 struct safetensors *safetensors_open(const char *path, struct error *error);
-void safetensors_close(struct safetensors *file);
+void safetensors_close(struct safetensors *file); /* NULL is fine */
 
-/* The value of a metadata key, or NULL. Lives as long as the file. */
+/* The value of a metadata key, or NULL. Lives as long as the file. A "checksum" has been verified. */
 const char *safetensors_metadata(const struct safetensors *file, const char *key);
 
-/* Copies tensor `want->name` to want->data when its shape is want's. Else error (EXIT_INPUT): absent, or
- * of another shape. */
+/* Copies tensor `want->name` to want->data when it is F32 and its shape is want's. Else error (EXIT_INPUT):
+ * absent, of another dtype or of another shape. */
 bool safetensors_read(const struct safetensors *file, const struct tensor *want, struct error *error);
 
 #endif
