@@ -12,7 +12,8 @@
 #include "philox.h"
 #include "sampler.h"
 
-static const uint32_t elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
+static const uint32_t elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS,
+                                                  FC1_ELEMENTS};
 
 /* ----- which bits ------------------------------------------------------------------------------------ */
 
@@ -27,8 +28,8 @@ static void bits_follow_the_counter_layout(void **state)
     for (uint32_t s = 0; s < 5; s++)
         for (uint32_t layer = 0; layer < DROPOUT_LAYERS; layer++)
             for (uint32_t e = 0; e < elements[layer]; e++) {
-                struct philox_counter block = {{e / 4, 251 + s, 0x12345678, 0x01000000 | layer << 16 | 0xbeef}};
-                uint32_t number = philox4x32(block, seed).c[e % 4];
+                struct philox_counter at = {{e / 4, 251 + s, 0x12345678, 0x01000000 | layer << 16 | 0xbeef}};
+                uint32_t number = philox4x32(at, seed).c[e % 4];
                 double p = layer == DROPOUT_FC1 ? 0.6 : 0.3;
                 assert_int_equal(mask_keeps(&drawn[s], layer, e), number >= p * 4294967296.0);
             }
