@@ -38,9 +38,11 @@ void comm_sum(struct comm *comm, int64_t *buffer, size_t count);
 
 /* Control messages. */
 void comm_barrier(struct comm *comm);
+void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context); /* calls idle now
+                                                                                          and then while it waits */
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
 void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all); /* all: on rank 0 only */
-bool comm_any(struct comm *comm, bool flag);
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count); /* as comm_sum, always by MPI */
 
 /* Ranks agree on an error: if any rank has one, all leave with that of the lowest such rank. Returns true
  * when there is none. */
@@ -49,6 +51,14 @@ bool comm_agree(struct comm *comm, struct error *error);
 /* True on every rank when all give the same number; *odd then is unset. Else *odd is the lowest rank that
  * differs from the majority (from rank 0 if there is none). */
 bool comm_same(struct comm *comm, uint64_t number, int *odd);
+
+/* Not collective: a message of at most 1,024 bytes from one rank to another. Sending does not wait; receive
+ * takes the next message there is, if any (of exactly `bytes`), and says whether there was one. */
+void comm_send(struct comm *comm, int to, const void *data, size_t bytes);
+bool comm_receive(struct comm *comm, void *data, size_t bytes);
+
+/* Not collective: the step this rank is at, for the message when a rank is lost. */
+void comm_set_step(struct comm *comm, uint64_t step);
 
 /* Not collective, cheap: tells peers that wait for this rank that it is alive and busy. Long work calls it
  * at least every second or so. */

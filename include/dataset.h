@@ -15,7 +15,8 @@
 #include "error.h"
 #include "lenet5.h"
 
-enum { RECORD_BYTES = 1 + LENET5_PIXELS, TRAINING_FILES = 5 };
+enum { RECORD_BYTES = 1 + LENET5_PIXELS, TRAINING_FILES = 5, DATA_FILES = TRAINING_FILES + 1 };
+extern const char *const dataset_files[DATA_FILES]; /* names: the training files in order, the test file */
 
 /* The training set or the test set. */
 struct split {

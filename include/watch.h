@@ -11,6 +11,7 @@
 #define DTRAIN_WATCH_H
 
 #include <mpi.h>
+#include <stdint.h>
 
 struct watch; /* opaque: one a process */
 
@@ -25,15 +26,16 @@ struct watch_group {
     const char *const *hosts; /* names, by rank of the group */
 };
 
-/* Until the request is complete. `what` is for the message: "the gradient sum". */
-void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group,
-                const char *what);
+/* Until the request is complete. `what` is for the message: "the gradient sum". `idle` (or NULL) is called
+ * now and then meanwhile. */
+void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
+                void (*idle)(void *context), void *context);
 
 /* Answers whoever asks. Not collective, cheap enough for every tile of work. */
 void watch_answer(struct watch *watch);
 
 /* Where this rank stands, for the message. */
-void watch_set_step(struct watch *watch, unsigned long long step);
+void watch_set_step(struct watch *watch, uint64_t step);
 
 /* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. */
 _Noreturn void watch_abort(MPI_Comm comm, int code, const char *format, ...)

@@ -11,7 +11,7 @@ static const struct transport *const transports[] = {&transport_mpi};
 
 static void wait(struct comm *comm, MPI_Request *request, const char *what)
 {
-    watch_wait(comm->watch, request, &comm->group, what);
+    watch_wait(comm->watch, request, &comm->group, what, NULL, NULL);
 }
 
 /* Fills in who is where. Expects mpi, rank, size and watch. */
@@ -152,9 +152,14 @@ void comm_sum(struct comm *comm, int64_t *buffer, size_t count)
 
 void comm_barrier(struct comm *comm)
 {
+    comm_barrier_serving(comm, NULL, NULL);
+}
+
+void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context)
+{
     MPI_Request request;
     MPI_CHECK(MPI_Ibarrier(comm->mpi, &request));
-    wait(comm, &request, "a barrier");
+    watch_wait(comm->watch, &request, &comm->group, "a barrier", idle, context);
 }
 
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root)
@@ -180,9 +185,9 @@ static int largest(struct comm *comm, int value)
     return value;
 }
 
-bool comm_any(struct comm *comm, bool flag)
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
 {
-    return largest(comm, flag);
+    transport_mpi.sum(comm, buffer, count);
 }
 
 bool comm_agree(struct comm *comm, struct error *error)
@@ -223,6 +228,27 @@ bool comm_same(struct comm *comm, uint64_t number, int *odd)
     comm_broadcast(comm, &found, sizeof found, 0);
     *odd = found;
     return found < 0;
+}
+
+/* Small enough to leave at once: MPI sends it eagerly. */
+void comm_send(struct comm *comm, int to, const void *data, size_t bytes)
+{
+    MPI_CHECK(MPI_Send(data, (int)bytes, MPI_BYTE, to, 0, comm->mpi));
+}
+
+bool comm_receive(struct comm *comm, void *data, size_t bytes)
+{
+    int there;
+    MPI_Status status;
+    MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, 0, comm->mpi, &there, &status));
+    if (there)
+        MPI_CHECK(MPI_Recv(data, (int)bytes, MPI_BYTE, status.MPI_SOURCE, 0, comm->mpi, MPI_STATUS_IGNORE));
+    return there;
+}
+
+void comm_set_step(struct comm *comm, uint64_t step)
+{
+    watch_set_step(comm->watch, step);
 }
 
 void comm_alive(struct comm *comm)

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "error.h"
 
 enum tag { TAG_ASK = 1, TAG_ANSWER };
@@ -25,18 +26,11 @@ struct watch {
     MPI_Comm mpi;
     int rank, size;
     double timeout_seconds;
-    unsigned long long step;
+    uint64_t step;
     int round;         /* of questions this rank has asked */
     unsigned moves;    /* waits ended and looks taken between work: grows while this rank gets on */
     double next_probe; /* time from which watch_answer looks for questions again */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 struct watch *watch_open(MPI_Comm world, double timeout_seconds)
 {
@@ -55,7 +49,7 @@ void watch_close(struct watch *watch)
     free(watch);
 }
 
-void watch_set_step(struct watch *watch, unsigned long long step)
+void watch_set_step(struct watch *watch, uint64_t step)
 {
     watch->step = step;
 }
@@ -90,7 +84,7 @@ static void answer_all(struct watch *watch)
 
 void watch_answer(struct watch *watch)
 {
-    double time = now();
+    double time = clock_seconds();
     if (watch->size == 1 || time < watch->next_probe)
         return;
     watch->next_probe = time + 0.05;
@@ -116,7 +110,7 @@ static void ask(struct watch *watch, const struct watch_group *group, struct inq
     inquiry->missing = group->size - 1;
     inquiry->moves_before = inquiry->moves;
     inquiry->moves = 0;
-    inquiry->deadline = now() + watch->timeout_seconds / 2;
+    inquiry->deadline = clock_seconds() + watch->timeout_seconds / 2;
     watch->round++;
     for (int i = 0; i < group->size; i++)
         if (group->world_ranks[i] != watch->rank)
@@ -160,14 +154,14 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
     watch_abort(watch->mpi, EXIT_PEER_LOST,
                 "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
                 "start again with --resume",
-                count, group->size, lost, watch->timeout_seconds, watch->rank, what, watch->step);
+                count, group->size, lost, watch->timeout_seconds, watch->rank, what, (unsigned long long)watch->step);
 }
 
 /* After the wait has been quiet for half a timeout, called now and then until it ends. */
 static void inquire(struct watch *watch, const struct watch_group *group, struct inquiry *inquiry,
                     const char *what, double *quiet_until)
 {
-    double time = now();
+    double time = clock_seconds();
     hear(watch, inquiry);
     if (inquiry->deadline == 0) {
         if (time > *quiet_until)
@@ -180,7 +174,7 @@ static void inquire(struct watch *watch, const struct watch_group *group, struct
         if (inquiry->still_rounds == STILL_ROUNDS)
             watch_abort(watch->mpi, EXIT_PEER_LOST,
                         "every rank answers but none gets on: %s of step %llu does not complete", what,
-                        watch->step);
+                        (unsigned long long)watch->step);
         inquiry->deadline = 0;
         *quiet_until = time + watch->timeout_seconds / 2;
     } else if (time > inquiry->deadline) {
@@ -198,7 +192,8 @@ static void give_way(unsigned looks)
         sched_yield();
 }
 
-void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what)
+void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
+                void (*idle)(void *context), void *context)
 {
     struct inquiry inquiry = {0};
     double quiet_until = 0;
@@ -209,7 +204,9 @@ void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_gr
             break;
         if (looks % 500 == 0) {
             if (quiet_until == 0)
-                quiet_until = now() + watch->timeout_seconds / 2;
+                quiet_until = clock_seconds() + watch->timeout_seconds / 2;
+            if (idle != NULL)
+                idle(context);
             answer_all(watch);
             inquire(watch, group, &inquiry, what, &quiet_until);
         }

@@ -12,9 +12,8 @@
 
 #include "cache.h"
 
-enum { FILES = TRAINING_FILES + 1 }; /* the training files in order, then the test file */
-static const char *const names[FILES] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
-                                         "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
+const char *const dataset_files[DATA_FILES] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
+                                               "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
 #define ALL_FILES "data_batch_1.bin to data_batch_5.bin and test_batch.bin"
 #define WELL_KNOWN "cifar-10-batches-bin"
 #define PICKLED "cifar-10-batches-py"
@@ -47,7 +46,7 @@ static bool check_size(const char *path, const struct stat *status, size_t expec
     if (expected && count != expected)
         return error_set(error, EXIT_INPUT,
                          "%s: %zu records, but %s holds %zu: the five training files must hold equally many",
-                         path, count, names[0], expected);
+                         path, count, dataset_files[0], expected);
     return true;
 }
 
@@ -95,11 +94,11 @@ bool dataset_open(struct dataset *dataset, const char *directory, struct error *
     XXH64_state_t *hash = XXH64_createState();
     XXH64_reset(hash, 0);
     bool good = true;
-    for (int i = 0; good && i < FILES; i++) {
+    for (int i = 0; good && i < DATA_FILES; i++) {
         struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
         const uint8_t **records = &split->files[i % TRAINING_FILES];
         char path[4096];
-        good = map_file(join(path, directory, names[i]), &split->per_file, records, error) &&
+        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, error) &&
                check_labels(path, *records, split->per_file, error);
         if (good)
             XXH64_update(hash, *records, split->per_file * RECORD_BYTES);
@@ -138,8 +137,8 @@ static bool exists(const char *directory, const char *name)
 /* One file is enough: what else is amiss, dataset_open says. */
 static bool holds_data(const char *directory)
 {
-    for (int i = 0; i < FILES; i++)
-        if (exists(directory, names[i]))
+    for (int i = 0; i < DATA_FILES; i++)
+        if (exists(directory, dataset_files[i]))
             return true;
     return false;
 }

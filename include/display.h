@@ -1,0 +1,31 @@
+/* display.h - what a person sees while nets train: a line an epoch, and on a terminal a progress line. */
+#ifndef DTRAIN_DISPLAY_H
+#define DTRAIN_DISPLAY_H
+
+#include <stdbool.h>
+
+#include "lenet5.h"
+#include "trainer.h"
+
+struct display {
+    const struct net *nets;
+    int count;
+    bool progress;            /* draw the progress line */
+    struct event last[NETS];  /* the newest of each net */
+    double began;             /* seconds; 0 before the first event */
+    double done_at_beginning; /* epochs of all nets done by then */
+};
+
+/* `when` is --progress: "always", "never", or "auto": when standard output is a terminal. */
+struct display display_open(const struct net *nets, int count, const char *when);
+
+/* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, redraws the progress line for a step. */
+void display_event(struct display *display, const struct event *event);
+
+/* Prints a line of its own, above the progress line. */
+void display_line(struct display *display, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Takes the progress line away. */
+void display_close(struct display *display);
+
+#endif

@@ -1,0 +1,51 @@
+/* options.h - the command line. One table (options.c) drives the parser, --help and run.json. */
+#ifndef DTRAIN_OPTIONS_H
+#define DTRAIN_OPTIONS_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "lenet5.h"
+
+/* Texts are borrowed from argv or from the table of defaults. */
+struct options {
+    const char *net; /* as given; see options_nets */
+    double p_conv, p_fc; /* NAN: the net's own */
+
+    const char *data; /* NULL: searched for, see dataset_find */
+    uint64_t seed;
+    const char *init_from; /* NULL: PyTorch's initialisation */
+
+    uint64_t epochs, batch_size; /* batch_size is GLOBAL */
+    double learning_rate, momentum, lr_gamma;
+    uint64_t lr_step;   /* epochs */
+    uint64_t max_steps; /* 0: no limit */
+
+    uint64_t eval_every; /* epochs */
+    const char *eval_on; /* "rank0" or "all" */
+
+    const char *out; /* NULL: runs/NET-SEED */
+    bool resume;
+    uint64_t checkpoint_every; /* epochs */
+    const char *progress;      /* "auto", "always" or "never" */
+
+    const char *engine, *comm;
+    double timeout_seconds;
+
+    bool doctor, help, version;
+};
+
+/* Fills *options from the command line. `speak`: whether this rank prints help, the version and what
+ * getopt itself has to say (one rank does). On bad input false and *error (EXIT_USAGE; its text is empty
+ * when getopt has already printed the line). */
+bool options_parse(int argc, char **argv, bool speak, struct options *options, struct error *error);
+
+/* The nets asked for, in the study's order, with --p-conv and --p-fc applied: nets[0..return). */
+int options_nets(const struct options *options, struct net nets[NETS]);
+
+/* Every option and its value, as a new JSON object the caller owns. */
+cJSON *options_json(const struct options *options);
+
+#endif

@@ -1,0 +1,20 @@
+/* signals.h - SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 ask the run to save and stop (exit 75). */
+#ifndef DTRAIN_SIGNALS_H
+#define DTRAIN_SIGNALS_H
+
+#include <signal.h>
+
+/* From now on the first such signal raises the flag; another, half a second later or more, ends the
+ * process at once (signals come in pairs when a launcher forwards what the terminal has sent already). */
+void signals_install(void);
+
+/* Not 0 once this rank is asked to stop. */
+const volatile sig_atomic_t *signals_stop_flag(void);
+
+/* Raises the flag without a signal: another group of ranks was asked to stop. */
+void signals_request_stop(void);
+
+/* The name of the signal that came, "SIGUSR1", or NULL. */
+const char *signals_name(void);
+
+#endif

@@ -1,0 +1,19 @@
+/* study.h - the program's work: one net or several, trained by the ranks of one mpirun.
+ *
+ * With at least as many ranks as nets, the ranks are split into groups and the nets train at once; with
+ * fewer, all ranks train each net in turn, an epoch at a time. World rank 0 displays everything; at the
+ * end it prints a table and draws the figures.
+ */
+#ifndef DTRAIN_STUDY_H
+#define DTRAIN_STUDY_H
+
+#include "comm.h"
+#include "dataset.h"
+#include "error.h"
+#include "options.h"
+
+/* Collective over the world. Returns the exit code; *error is filled on every rank when a run failed. */
+enum exit_code study_run(const struct options *options, const struct dataset *data, struct comm *world,
+                         struct error *error);
+
+#endif

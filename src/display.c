@@ -1,0 +1,144 @@
+#include "display.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+enum { WIDTH = 79, BAR = 20 };
+#define CLEAR "\r\033[K"
+
+/* Open MPI gives every rank a terminal of its own and copies what it prints, so isatty alone says yes even
+ * into a pipe. What counts is the standard output of the mpirun that is our parent. */
+static bool on_terminal(void)
+{
+    if (getenv("OMPI_COMM_WORLD_RANK") == NULL)
+        return isatty(STDOUT_FILENO);
+    char link[64], target[64];
+    snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)getppid());
+    ssize_t length = readlink(link, target, sizeof target - 1);
+    target[length > 0 ? length : 0] = '\0';
+    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+}
+
+struct display display_open(const struct net *nets, int count, const char *when)
+{
+    bool progress = strcmp(when, "auto") == 0 ? on_terminal() : strcmp(when, "always") == 0;
+    return (struct display){.nets = nets, .count = count, .progress = progress};
+}
+
+/* --- the progress line ----------------------------------------------------------------------------- */
+
+static void append(char *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void append(char *line, const char *format, ...)
+{
+    size_t used = strlen(line);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line + used, WIDTH + 1 - used, format, arguments);
+    va_end(arguments);
+}
+
+static void append_time(char *line, double seconds)
+{
+    long s = lround(seconds);
+    if (s >= 3600)
+        append(line, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else
+        append(line, "%ld:%02ld", s / 60, s % 60);
+}
+
+static double epochs_done(const struct display *display, double *of)
+{
+    double done = 0;
+    *of = 0;
+    for (int i = 0; i < display->count; i++) {
+        done += display->last[i].epochs_done;
+        *of += (double)display->last[i].epochs;
+    }
+    return done;
+}
+
+static void draw(struct display *display)
+{
+    double of, done = epochs_done(display, &of);
+    char line[WIDTH + 1] = "", bar[BAR + 1];
+    for (int i = 0; i < BAR; i++)
+        bar[i] = "-#"[i < (int)(done / of * BAR)];
+    bar[BAR] = '\0';
+
+    const struct event *first = &display->last[0];
+    if (display->count == 1)
+        append(line, "net %c  epoch %.0f/%.0f ", display->nets[0].name, fmin(floor(done) + 1, of), of);
+    append(line, "[%s] %.1f%%", bar, 100 * done / of);
+    for (int i = 0; i < display->count && display->count > 1; i++)
+        append(line, "  %c %.3f", display->nets[i].name, display->last[i].loss);
+    if (display->count == 1)
+        append(line, "  loss %.4f  %.0f img/s", first->loss, first->images_per_second);
+
+    double part = done - display->done_at_beginning, elapsed = clock_seconds() - display->began;
+    if (part > 0 && elapsed > 1) {
+        append(line, "  ETA ");
+        append_time(line, elapsed / part * (of - done));
+    }
+    printf(CLEAR "%s", line);
+    fflush(stdout);
+}
+
+/* --- events ---------------------------------------------------------------------------------------- */
+
+static void print_epoch(struct display *display, const struct event *event)
+{
+    const struct epoch_metrics *metrics = &event->metrics;
+    char net[16] = "";
+    if (display->count > 1)
+        snprintf(net, sizeof net, "net: %c ", display->nets[event->net].name);
+    if (metrics->checked)
+        display_line(display,
+                     "%sepoch: %llu time: %.2f loss: %.4f train accuracy: %.2f test accuracy: %.2f best: %.2f", net,
+                     (unsigned long long)metrics->epoch, metrics->seconds, metrics->loss,
+                     metrics->train_accuracy, metrics->test_accuracy, event->best_test);
+    else
+        display_line(display, "%sepoch: %llu time: %.2f loss: %.4f", net, (unsigned long long)metrics->epoch,
+                     metrics->seconds, metrics->loss);
+}
+
+void display_event(struct display *display, const struct event *event)
+{
+    display->last[event->net] = *event;
+    if (event->kind == EVENT_EPOCH) /* of the epoch just opened there is no loss yet */
+        display->last[event->net].loss = event->metrics.loss;
+    if (display->began == 0) {
+        double of;
+        display->began = clock_seconds();
+        display->done_at_beginning = epochs_done(display, &of);
+    }
+    if (event->kind == EVENT_EPOCH)
+        print_epoch(display, event);
+    if (display->progress)
+        draw(display);
+}
+
+void display_line(struct display *display, const char *format, ...)
+{
+    va_list arguments;
+    if (display->progress)
+        fputs(CLEAR, stdout);
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void display_close(struct display *display)
+{
+    if (display->progress)
+        fputs(CLEAR, stdout);
+    display->progress = false;
+    fflush(stdout);
+}

@@ -1,0 +1,306 @@
+#include "options.h"
+
+#include <argp.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exact_sum.h"
+#include "sampler.h"
+#include "version.h"
+
+enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG };
+
+struct option_spec {
+    const char *name, *argument;
+    enum kind kind;
+    size_t offset;       /* in struct options */
+    const char *initial; /* parsed like the user's own; NULL: unset (NULL, NAN, 0) */
+    double least, most;
+    const char *choices; /* CHOICE: "one|two" */
+    const char *doc;
+};
+
+#define IN(member) offsetof(struct options, member)
+#define MAX_BATCH (EXACT_MAX_TERMS * (double)TILE)
+#define MANY 1e15
+
+static const struct option_spec specs[] = {
+    {.kind = HEADING, .doc = "What is trained:"},
+    {"net", "NETS", TEXT, IN(net), "D", .doc = "A, B, C, D, a list like A,D, or all (four nets at once)"},
+    {"p-conv", "P", REAL, IN(p_conv), NULL, 0, 1, .doc = "dropout after each convolution, where the net has it"},
+    {"p-fc", "P", REAL, IN(p_fc), NULL, 0, 1, .doc = "dropout on the fully connected layer, where the net has it"},
+    {"init-from", "FILE", TEXT, IN(init_from), NULL, .doc = "start from these weights (safetensors, PyTorch's too)"},
+
+    {.kind = HEADING, .doc = "Data:"},
+    {"data", "DIR|synthetic", TEXT, IN(data), NULL,
+     .doc = "CIFAR-10's binary files, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
+    {"seed", "N", COUNT, IN(seed), "1", 0, 18446744073709551615.0, .doc = "of weights, order and masks"},
+
+    {.kind = HEADING, .doc = "Training:"},
+    {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
+    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, MAX_BATCH, .doc = "of the global batch, on any number of ranks"},
+    {"lr", "X", REAL, IN(learning_rate), "0.01", 0, 1e6, .doc = "learning rate"},
+    {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .doc = "of SGD"},
+    {"lr-step", "N", COUNT, IN(lr_step), "150", 1, MANY, .doc = "epochs between decays of the learning rate"},
+    {"lr-gamma", "X", REAL, IN(lr_gamma), "0.5", 0, 1, .doc = "what each decay multiplies it by"},
+    {"max-steps", "N", COUNT, IN(max_steps), "0", 0, MANY, .doc = "stop after N steps in all, 0: no limit"},
+
+    {.kind = HEADING, .doc = "Accuracy:"},
+    {"eval-every", "N", COUNT, IN(eval_every), "20", 1, MANY, .doc = "epochs between checks; the last epoch is always checked"},
+    {"eval-on", "rank0|all", CHOICE, IN(eval_on), "rank0", .choices = "rank0|all", .doc = "who evaluates"},
+
+    {.kind = HEADING, .doc = "Files and output:"},
+    {"out", "DIR", TEXT, IN(out), NULL, .doc = "the run's directory (default runs/NET-SEED)"},
+    {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
+    {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY, .doc = "epochs between checkpoints"},
+    {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never", .doc = "the progress line: auto, always or never"},
+
+    {.kind = HEADING, .doc = "Machine:"},
+    {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: auto or cpu"},
+    {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: auto or mpi"},
+    {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
+    {"doctor", NULL, FLAG, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},
+    {"help", NULL, FLAG, IN(help), NULL, .doc = "this text"},
+    {"version", NULL, FLAG, IN(version), NULL, .doc = "the version"},
+};
+enum { SPECS = sizeof specs / sizeof *specs, FIRST_KEY = 0x100 };
+
+/* --- one value ---------------------------------------------------------------------------------- */
+
+static bool parse_count(const struct option_spec *spec, const char *text, uint64_t *value, struct error *error)
+{
+    char *end;
+    errno = 0;
+    *value = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end != '\0')
+        return error_set(error, EXIT_USAGE, "--%s %s: not a whole number", spec->name, text);
+    if (errno == ERANGE || (double)*value < spec->least || (double)*value > spec->most)
+        return error_set(error, EXIT_USAGE, "--%s %s: out of range; give %.0f to %.0f", spec->name, text,
+                         spec->least, spec->most);
+    return true;
+}
+
+static bool parse_real(const struct option_spec *spec, const char *text, double *value, struct error *error)
+{
+    char *end;
+    *value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(*value))
+        return error_set(error, EXIT_USAGE, "--%s %s: not a number", spec->name, text);
+    if (*value < spec->least || *value > spec->most)
+        return error_set(error, EXIT_USAGE, "--%s %s: out of range; give %g to %g", spec->name, text,
+                         spec->least, spec->most);
+    return true;
+}
+
+static bool parse_choice(const struct option_spec *spec, const char *text, struct error *error)
+{
+    size_t length = strlen(text);
+    for (const char *choice = spec->choices; length > 0; choice = strchr(choice, '|') + 1) {
+        if (strncmp(choice, text, length) == 0 && (choice[length] == '|' || choice[length] == '\0'))
+            return true;
+        if (strchr(choice, '|') == NULL)
+            break;
+    }
+    return error_set(error, EXIT_USAGE, "--%s %s: give one of %s", spec->name, text, spec->choices);
+}
+
+static bool parse_value(const struct option_spec *spec, const char *text, struct options *options,
+                        struct error *error)
+{
+    void *member = (char *)options + spec->offset;
+    switch (spec->kind) {
+    case COUNT:
+        return parse_count(spec, text, member, error);
+    case REAL:
+        return parse_real(spec, text, member, error);
+    case FLAG:
+        *(bool *)member = true;
+        return true;
+    case CHOICE:
+        *(const char **)member = text;
+        return parse_choice(spec, text, error);
+    case TEXT:
+        *(const char **)member = text;
+        return *text != '\0' || error_set(error, EXIT_USAGE, "--%s: empty; give %s", spec->name, spec->argument);
+    case HEADING:
+        break;
+    }
+    return true;
+}
+
+static void set_initial(struct options *options)
+{
+    memset(options, 0, sizeof *options);
+    for (int i = 0; i < SPECS; i++) {
+        struct error none = {0};
+        if (specs[i].initial != NULL)
+            parse_value(&specs[i], specs[i].initial, options, &none);
+        else if (specs[i].kind == REAL)
+            *(double *)((char *)options + specs[i].offset) = NAN;
+    }
+}
+
+/* --- what no single value shows ------------------------------------------------------------------ */
+
+/* "A,D" or "all" to a set of nets: bit i for lenet5_nets[i]. */
+static bool parse_nets(const char *text, unsigned *set, struct error *error)
+{
+    *set = 0;
+    if (strcmp(text, "all") == 0) {
+        *set = (1u << NETS) - 1;
+        return true;
+    }
+    for (const char *p = text;; p += 2) {
+        int net = toupper((unsigned char)*p) - 'A';
+        if (net < 0 || net >= NETS || (p[1] != ',' && p[1] != '\0') || *set >> net & 1)
+            return error_set(error, EXIT_USAGE, "--net %s: give A, B, C, D, a list like A,D, or all", text);
+        *set |= 1u << net;
+        if (p[1] == '\0')
+            return true;
+    }
+}
+
+int options_nets(const struct options *options, struct net nets[NETS])
+{
+    struct error none = {0};
+    unsigned set;
+    int count = 0;
+    parse_nets(options->net, &set, &none);
+    for (int i = 0; i < NETS; i++) {
+        if (!(set >> i & 1))
+            continue;
+        struct net *net = &nets[count++];
+        *net = lenet5_nets[i];
+        if (net->p_conv > 0 && !isnan(options->p_conv))
+            net->p_conv = options->p_conv;
+        if (net->p_fc > 0 && !isnan(options->p_fc))
+            net->p_fc = options->p_fc;
+    }
+    return count;
+}
+
+static bool check(const struct options *options, struct error *error)
+{
+    unsigned set;
+    bool conv = false, fc = false;
+    if (!parse_nets(options->net, &set, error))
+        return false;
+    for (int i = 0; i < NETS; i++) {
+        conv |= (set >> i & 1) && lenet5_nets[i].p_conv > 0;
+        fc |= (set >> i & 1) && lenet5_nets[i].p_fc > 0;
+    }
+    if (!conv && !isnan(options->p_conv))
+        return error_set(error, EXIT_USAGE, "--p-conv: net %s has no dropout on its convolutions; C and D do",
+                         options->net);
+    if (!fc && !isnan(options->p_fc))
+        return error_set(error, EXIT_USAGE, "--p-fc: net %s has no dropout on its fully connected layer; B and D do",
+                         options->net);
+    return true;
+}
+
+/* --- argp ---------------------------------------------------------------------------------------- */
+
+struct parse {
+    struct options *options;
+    struct error *error;
+    bool speak;
+};
+
+static error_t parse_one(int key, char *argument, struct argp_state *state)
+{
+    struct parse *parse = state->input;
+    if (key == ARGP_KEY_ARG) {
+        error_set(parse->error, EXIT_USAGE, "%s: dtrain takes options only; see --help", argument);
+        return EINVAL;
+    }
+    if (key < FIRST_KEY || key >= FIRST_KEY + SPECS)
+        return ARGP_ERR_UNKNOWN;
+    const struct option_spec *spec = &specs[key - FIRST_KEY];
+    if (!parse_value(spec, argument, parse->options, parse->error))
+        return EINVAL;
+    if (parse->speak && parse->options->help)
+        argp_state_help(state, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC);
+    if (parse->speak && parse->options->version)
+        printf("dtrain %s (%s)\n", version_revision, version_build);
+    return parse->options->help || parse->options->version ? ECANCELED : 0;
+}
+
+/* argp's own table, from ours. `docs` holds the texts. */
+static void describe(struct argp_option *table, char (*docs)[200])
+{
+    int group = 0;
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        if (spec->kind == HEADING) {
+            table[i] = (struct argp_option){.doc = spec->doc, .group = ++group};
+            continue;
+        }
+        bool show = spec->initial != NULL;
+        snprintf(docs[i], sizeof docs[i], "%s%s%s%s", spec->doc, show ? " (default " : "",
+                 show ? spec->initial : "", show ? ")" : "");
+        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument, 0, docs[i], group};
+    }
+    table[SPECS] = (struct argp_option){0};
+}
+
+bool options_parse(int argc, char **argv, bool speak, struct options *options, struct error *error)
+{
+    struct argp_option table[SPECS + 1];
+    char docs[SPECS][200];
+    describe(table, docs);
+    struct argp argp = {
+        .options = table,
+        .parser = parse_one,
+        .doc = "Trains LeNet-5 with dropout on CIFAR-10, data-parallel over MPI ranks: mpirun -np 4 ./dtrain --net D"
+               "\v"
+               "Exit codes: 0 done; 1 the run failed; 2 wrong options; 3 bad data or checkpoint; 4 a rank was lost; "
+               "5 replicas diverged; 75 stopped by a signal, saved: run again with --resume.",
+    };
+    set_initial(options);
+    struct parse parse = {options, error, speak};
+    error_t failed = argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | (speak ? 0 : ARGP_NO_ERRS), NULL,
+                                &parse);
+    if (failed == ECANCELED)
+        return true;
+    if (failed)
+        return error_set(error, EXIT_USAGE, "%s", "");
+    return check(options, error);
+}
+
+cJSON *options_json(const struct options *options)
+{
+    cJSON *json = cJSON_CreateObject();
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        const void *member = (const char *)options + spec->offset;
+        char number[32];
+        cJSON *value = NULL;
+        switch (spec->kind) {
+        case HEADING:
+            continue;
+        case COUNT: /* 64 bits: more than a JSON reader's double keeps */
+            snprintf(number, sizeof number, "%llu", (unsigned long long)*(const uint64_t *)member);
+            value = cJSON_CreateRaw(number);
+            break;
+        case REAL:
+            value = isnan(*(const double *)member) ? cJSON_CreateNull()
+                                                   : cJSON_CreateNumber(*(const double *)member);
+            break;
+        case FLAG:
+            value = cJSON_CreateBool(*(const bool *)member);
+            break;
+        case TEXT:
+        case CHOICE:
+            value = *(const char *const *)member ? cJSON_CreateString(*(const char *const *)member)
+                                                 : cJSON_CreateNull();
+            break;
+        }
+        cJSON_AddItemToObject(json, spec->name, value);
+    }
+    return json;
+}

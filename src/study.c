@@ -1,0 +1,342 @@
+#include "study.h"
+
+#include <limits.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "describe.h"
+#include "display.h"
+#include "signals.h"
+#include "trainer.h"
+
+/* How a net ended. Each group knows its own; at the end all ranks know all. */
+struct outcome {
+    enum trainer_status status;
+    struct progress progress;
+    uint64_t digest;
+    struct error error;
+};
+
+struct study {
+    const struct options *options;
+    const struct dataset *data;
+    struct comm *world;
+    const struct engine_ops *engine;
+    char directory[PATH_MAX];                 /* of the run, or of the directories of several */
+    char net_directories[NETS][PATH_MAX + 8]; /* of each net */
+    struct net nets[NETS];
+    int count;
+
+    struct comm *group;  /* this rank's */
+    int first, last;     /* nets this rank trains: [first, last) */
+    int leaders[NETS];   /* world ranks */
+    bool stop_announced; /* world rank 0 has told the leaders to stop */
+
+    struct display display; /* used on world rank 0 */
+    struct trainer *trainers[NETS];
+    struct outcome outcomes[NETS];
+};
+
+/* --- who trains what ------------------------------------------------------------------------------ */
+
+/* The first rank of group g of n, as even as possible. */
+static int group_begin(int g, int n, int ranks)
+{
+    return (int)((long)g * ranks / n);
+}
+
+static bool open_group(struct study *study, struct error *error)
+{
+    int ranks = comm_size(study->world), rank = comm_rank(study->world), color = 0;
+    bool apart = ranks >= study->count;
+    for (int i = 0; i < study->count; i++) {
+        study->leaders[i] = apart ? group_begin(i, study->count, ranks) : 0;
+        if (apart && rank >= study->leaders[i])
+            color = i;
+    }
+    study->first = apart ? color : 0;
+    study->last = apart ? color + 1 : study->count;
+    study->group = comm_split(study->world, color, study->options->comm, error);
+    return comm_agree(study->world, error);
+}
+
+/* One net keeps its files in the directory itself, several each in one below it. */
+static bool name_directories(struct study *study, struct error *error)
+{
+    const struct options *options = study->options;
+    char standard[100];
+    snprintf(standard, sizeof standard, "runs/%s-%llu", options->net, (unsigned long long)options->seed);
+    const char *directory = options->out ? options->out : standard;
+    if ((size_t)snprintf(study->directory, sizeof study->directory, "%s", directory) >= sizeof study->directory)
+        return error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes", sizeof study->directory - 1);
+    for (int i = 0; i < study->count; i++)
+        snprintf(study->net_directories[i], sizeof study->net_directories[i], study->count == 1 ? "%s" : "%s/%c",
+                 directory, study->nets[i].name);
+    return true;
+}
+
+/* --- events: from the leaders to world rank 0, and stops back -------------------------------------- */
+
+/* A stop of one group stops all: its leader tells world rank 0, which tells the other leaders. */
+static void announce_stop(struct study *study)
+{
+    struct event stop = {.kind = EVENT_STOP};
+    if (study->stop_announced || !*signals_stop_flag())
+        return;
+    study->stop_announced = true;
+    for (int i = 0; i < study->count; i++)
+        if (study->leaders[i] != 0)
+            comm_send(study->world, study->leaders[i], &stop, sizeof stop);
+}
+
+/* World rank 0, while it trains or waits: shows what the other leaders report. */
+static void serve(void *context)
+{
+    struct study *study = context;
+    struct event event;
+    while (comm_receive(study->world, &event, sizeof event)) {
+        if (event.kind == EVENT_STOP)
+            signals_request_stop();
+        else
+            display_event(&study->display, &event);
+    }
+    announce_stop(study);
+}
+
+static void report(void *context, const struct event *event)
+{
+    struct study *study = context;
+    if (comm_rank(study->world) == 0) {
+        display_event(&study->display, event);
+        serve(study);
+        return;
+    }
+    struct event order;
+    comm_send(study->world, 0, event, sizeof *event);
+    while (comm_receive(study->world, &order, sizeof order))
+        signals_request_stop();
+}
+
+/* --- training ------------------------------------------------------------------------------------- */
+
+static bool open_trainers(struct study *study, struct error *error)
+{
+    cJSON *description = describe_run(study->options, study->data, study->world);
+    for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
+        struct trainer_setup setup = {
+            .options = study->options,
+            .net = &study->nets[i],
+            .net_index = i,
+            .directory = study->net_directories[i],
+            .data = study->data,
+            .comm = study->group,
+            .engine = study->engine,
+            .description = description,
+            .stop = signals_stop_flag(),
+            .report = report,
+            .context = study,
+        };
+        study->trainers[i] = trainer_open(&setup, error);
+    }
+    cJSON_Delete(description);
+    return comm_agree(study->world, error);
+}
+
+static void save_others(struct study *study, int stopped)
+{
+    for (int i = study->first; i < study->last; i++)
+        if (i != stopped && study->outcomes[i].status == TRAINER_RUNNING)
+            study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error)
+                                            ? TRAINER_STOPPED
+                                            : TRAINER_FAILED;
+}
+
+/* This rank's nets, an epoch of each in turn, until all have ended. */
+static void train(struct study *study)
+{
+    int running = study->last - study->first;
+    while (running > 0) {
+        running = 0;
+        for (int i = study->first; i < study->last; i++) {
+            struct outcome *outcome = &study->outcomes[i];
+            if (outcome->status != TRAINER_RUNNING)
+                continue;
+            outcome->status = trainer_epoch(study->trainers[i], &outcome->error);
+            running += outcome->status == TRAINER_RUNNING;
+            if (outcome->status == TRAINER_STOPPED) {
+                save_others(study, i);
+                return;
+            }
+        }
+    }
+}
+
+/* Outcomes of all nets, on every rank. */
+static void gather_outcomes(struct study *study)
+{
+    for (int i = study->first; i < study->last; i++) {
+        study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
+        study->outcomes[i].digest = trainer_digest(study->trainers[i]);
+        if (study->outcomes[i].status == TRAINER_STOPPED && comm_rank(study->group) == 0 &&
+            comm_rank(study->world) != 0)
+            comm_send(study->world, 0, &(struct event){.kind = EVENT_STOP}, sizeof(struct event));
+    }
+    comm_barrier_serving(study->world, comm_rank(study->world) == 0 ? serve : NULL, study);
+    if (comm_rank(study->world) == 0)
+        serve(study);
+    for (int i = 0; i < study->count; i++)
+        comm_broadcast(study->world, &study->outcomes[i], sizeof study->outcomes[i], study->leaders[i]);
+}
+
+/* --- the end -------------------------------------------------------------------------------------- */
+
+static void print_accuracy(double accuracy)
+{
+    if (accuracy < 0)
+        printf("  %10s", "-");
+    else
+        printf("  %10.2f", accuracy);
+}
+
+static void print_table(const struct study *study)
+{
+    printf("\nnet  %-10s  %10s  %10s  %10s  weights\n", "dropout", "best train", "best test", "seconds");
+    for (int i = 0; i < study->count; i++) {
+        const struct outcome *outcome = &study->outcomes[i];
+        printf("%c    %-10s", study->nets[i].name, study->nets[i].dropout);
+        print_accuracy(outcome->progress.best_train);
+        print_accuracy(outcome->progress.best_test);
+        printf("  %10.1f  %016llx\n", outcome->progress.seconds, (unsigned long long)outcome->digest);
+    }
+    putchar('\n');
+}
+
+/* launch/plot lies beside the program. Figures are a courtesy: where it cannot run, how to draw them is
+ * said instead. */
+static void draw_figures(const struct study *study)
+{
+    extern char **environ;
+    char program[PATH_MAX] = "", plot[PATH_MAX + 16];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    char *slash = length > 0 ? strrchr(program, '/') : NULL;
+    if (slash != NULL)
+        *slash = '\0';
+    snprintf(plot, sizeof plot, "%s/launch/plot", program);
+    char *arguments[] = {plot, (char *)"--", (char *)study->directory, NULL};
+    pid_t child;
+    int status = -1;
+    fflush(stdout);
+    if (access(plot, X_OK) != 0 || posix_spawn(&child, plot, NULL, NULL, arguments, environ) != 0 ||
+        waitpid(child, &status, 0) != child || status != 0)
+        printf("The figures were not drawn; launch/plot %s draws them.\n", study->directory);
+}
+
+/* The last line of every run: of one net its digest, of several the digest of their digests. */
+static void print_digest(const struct study *study)
+{
+    uint64_t digests[NETS];
+    for (int i = 0; i < study->count; i++)
+        digests[i] = study->outcomes[i].digest;
+    uint64_t digest = study->count == 1 ? digests[0] : XXH64(digests, (size_t)study->count * sizeof *digests, 0);
+    printf("weights: %016llx\n", (unsigned long long)digest);
+    fflush(stdout);
+}
+
+static void print_stopped(const struct study *study)
+{
+    unsigned long long step = 0;
+    for (int i = 0; i < study->count; i++)
+        if (study->outcomes[i].progress.step > step)
+            step = study->outcomes[i].progress.step;
+    const char *name = signals_name();
+    printf("stopped by %s after step %llu, saved in %s: run again with --resume\n",
+           name ? name : "a signal to another rank", step, study->directory);
+}
+
+static enum exit_code conclude(struct study *study, struct error *error)
+{
+    bool stopped = false;
+    for (int i = 0; i < study->count; i++) {
+        const struct outcome *outcome = &study->outcomes[i];
+        stopped |= outcome->status == TRAINER_STOPPED;
+        if (outcome->status == TRAINER_FAILED)
+            error_set(error, outcome->error.code, "%s", outcome->error.text);
+    }
+    if (comm_rank(study->world) == 0) {
+        display_close(&study->display);
+        if (study->count > 1) {
+            print_table(study);
+            if (!stopped)
+                draw_figures(study);
+        }
+        if (stopped)
+            print_stopped(study);
+        print_digest(study);
+    }
+    return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
+}
+
+static void introduce(struct study *study, const char *why)
+{
+    struct display *display = &study->display;
+    char nets[2 * NETS + 1] = "";
+    for (int i = 0; i < study->count; i++)
+        snprintf(nets + strlen(nets), sizeof nets - strlen(nets), "%s%c", i ? "," : "", study->nets[i].name);
+    display_line(display, "net %s on %d rank%s, %d host%s; engine %s (%s), comm %s", nets, comm_size(study->world),
+                 comm_size(study->world) == 1 ? "" : "s", comm_host_count(study->world),
+                 comm_host_count(study->world) == 1 ? "" : "s", study->engine->name, why,
+                 comm_transport(study->group));
+    display_line(display, "data %s: %zu + %zu pictures; global batch %llu; files in %s", study->data->directory,
+                 study->data->train.count, study->data->test.count, (unsigned long long)study->options->batch_size,
+                 study->directory);
+    for (int i = study->first; i < study->last; i++) {
+        const struct progress *progress = trainer_progress(study->trainers[i]);
+        if (progress->step > 0)
+            display_line(display, "net %c goes on after step %llu, epoch %llu", study->nets[i].name,
+                         (unsigned long long)progress->step, (unsigned long long)progress->epoch);
+        else if (study->options->resume)
+            display_line(display, "net %c has no checkpoint yet: it starts at epoch 1", study->nets[i].name);
+    }
+}
+
+static void close_all(struct study *study)
+{
+    for (int i = study->first; i < study->last; i++)
+        if (study->trainers[i] != NULL)
+            trainer_close(study->trainers[i]);
+    if (study->group != NULL)
+        comm_close(study->group);
+    free(study);
+}
+
+enum exit_code study_run(const struct options *options, const struct dataset *data, struct comm *world,
+                         struct error *error)
+{
+    struct study *study = calloc(1, sizeof *study);
+    char why[200] = "";
+    study->options = options;
+    study->data = data;
+    study->world = world;
+    study->count = options_nets(options, study->nets);
+    study->display = display_open(study->nets, study->count, options->progress);
+    study->engine = engine_choose(options->engine, why, sizeof why, error);
+    name_directories(study, error);
+
+    enum exit_code code;
+    if (comm_agree(world, error) && open_group(study, error) && open_trainers(study, error)) {
+        if (comm_rank(world) == 0)
+            introduce(study, why);
+        train(study);
+        gather_outcomes(study);
+        code = conclude(study, error);
+    } else {
+        code = error->code;
+    }
+    close_all(study);
+    return code;
+}
