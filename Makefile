@@ -1,6 +1,6 @@
 # dtrain - `make` builds ./dtrain, `make help` lists the rest.
 #
-#   CC=gcc|clang   MARCH=native|x86-64-v3|x86-64-v2|...   DEBUG=1   CUDA=0   WERROR=1
+#   CC=gcc|clang   MARCH=native|x86-64-v3|x86-64-v2|...   DEBUG=1   CUDA=0   WERROR=1   V=1
 
 CC = gcc
 MPICC ?= mpicc
@@ -12,7 +12,7 @@ CUDA ?= auto
 probe = $(shell $(1) 2>/dev/null)
 MPI_CFLAGS := $(call probe,$(MPICC) -showme:compile)
 MPI_LIBS := $(call probe,$(MPICC) -showme:link)
-MPI_VERSION := $(call probe,$(MPICC) -showme:version | sed 's/.*Open MPI \([0-9.]*\).*/\1/')
+MPI_VERSION := $(call probe,$(MPICC) -showme:version | grep -o 'Open MPI [0-9.]*')
 CJSON_VERSION := $(call probe,pkg-config --modversion libcjson)
 XXHASH_VERSION := $(call probe,pkg-config --modversion libxxhash)
 CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
@@ -22,19 +22,21 @@ REVISION := $(or $(call probe,git describe --always --dirty --abbrev=12),unknown
 ifeq ($(CUDA),0)
 CUDA_VERSION := off (CUDA=0)
 else
-CUDA_VERSION := $(call probe,nvcc --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+CUDA_VERSION := $(call probe,nvcc --version | grep -o 'release [0-9.]*' | cut -d' ' -f2)
 endif
 
 # --- flags -----------------------------------------------------------------------------------------
 
+comma := ,
 NAME := dtrain$(if $(DEBUG),-debug)
 BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
-comma := ,
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
 CFLAGS += -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=fast -fno-math-errno $(WARNINGS)
+
+say = $(if $(V),,@echo '  $(1) $@';)
 
 # --- sources: every .c of these folders ------------------------------------------------------------
 
@@ -46,11 +48,11 @@ TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 all: $(NAME) ## build ./dtrain (the default)
 
 $(NAME): $(OBJECTS)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/%.o: %.c | found
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # The revision is compiled into one file, rebuilt when it changes.
 $(BUILD)/src/version.o: CPPFLAGS += -DDTRAIN_REVISION='"$(REVISION)"' -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
@@ -71,7 +73,7 @@ unit: $(TESTS) ## build the unit tests
 
 $(BUILD)/tests/unit/test_%: tests/unit/test_%.c $(PARTS)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -lcmocka
+	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -lcmocka
 
 test: ## run every test (installs what they need)
 	tests/run
