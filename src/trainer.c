@@ -8,6 +8,7 @@
 #include "clock.h"
 #include "evaluate.h"
 #include "exact_sum.h"
+#include "files.h"
 #include "run_directory.h"
 #include "sampler.h"
 
@@ -209,9 +210,9 @@ static float learning_rate(const struct trainer *trainer)
 
 static enum trainer_status fail_not_finite(struct trainer *trainer, struct error *error)
 {
-    char kept[4300] = "no checkpoint was written yet";
+    char kept[300] = "no checkpoint was written yet";
     if (trainer->saved_step != UINT64_MAX)
-        snprintf(kept, sizeof kept, "the last good checkpoint, of step %llu, is in %s",
+        snprintf(kept, sizeof kept, "the last good checkpoint, of step %llu, is in %.200s",
                  (unsigned long long)trainer->saved_step, trainer->setup.directory);
     error_set(error, EXIT_RUNTIME,
               "net %c: step %llu (epoch %llu) met a loss or gradient that is not finite or over %g: "
@@ -302,10 +303,10 @@ static bool check_accuracy(struct trainer *trainer, struct epoch_metrics *metric
     if (accuracy.test > progress->best_test) {
         progress->best_test = accuracy.test;
         if (trainer->leader) {
-            char path[4200];
-            snprintf(path, sizeof path, "%s/model-best.safetensors", trainer->directory.path);
+            char path[4096];
             trainer->engine->ops->read(trainer->engine, trainer->weights, NULL);
-            checkpoint_write_model(path, trainer->weights, error);
+            if (files_path(trainer->directory.path, "model-best.safetensors", path, error))
+                checkpoint_write_model(path, trainer->weights, error);
         }
     }
     return true;

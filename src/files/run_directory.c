@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "checkpoint.h"
+#include "files.h"
 
 static bool make_with_parents(const char *path, struct error *error)
 {
@@ -30,8 +31,9 @@ static bool make_with_parents(const char *path, struct error *error)
 /* Who holds the lock writes its name into the file, for the message another run prints. */
 static bool take_lock(struct run_directory *directory, struct error *error)
 {
-    char path[4200], owner[200] = "";
-    snprintf(path, sizeof path, "%s/lock", directory->path);
+    char path[4096], owner[200] = "";
+    if (!files_path(directory->path, "lock", path, error))
+        return false;
     directory->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (directory->lock < 0)
         return error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s; give another --out", path,
@@ -56,14 +58,12 @@ static bool take_lock(struct run_directory *directory, struct error *error)
 
 bool run_directory_open(struct run_directory *directory, const char *path, bool resume, struct error *error)
 {
-    if (strlen(path) > sizeof directory->path - 200)
-        return error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes",
-                         sizeof directory->path - 200);
-    strcpy(directory->path, path);
+    char run_json[4096];
+    if (!files_path(path, "run.json", run_json, error))
+        return false;
+    snprintf(directory->path, sizeof directory->path, "%s", path);
     if (!make_with_parents(path, error) || !take_lock(directory, error))
         return false;
-    char run_json[4200];
-    snprintf(run_json, sizeof run_json, "%s/run.json", path);
     if (!resume && (access(run_json, F_OK) == 0 || checkpoint_exists(path))) {
         run_directory_close(directory);
         return error_set(error, EXIT_USAGE, "%s holds a run already: --resume goes on with it, another --out starts anew",
@@ -74,17 +74,11 @@ bool run_directory_open(struct run_directory *directory, const char *path, bool 
 
 bool run_directory_describe(const struct run_directory *directory, const cJSON *json, struct error *error)
 {
-    char path[4200], partial[4300];
-    snprintf(path, sizeof path, "%s/run.json", directory->path);
-    snprintf(partial, sizeof partial, "%s.tmp", path);
-    char *text = cJSON_Print(json);
-    FILE *file = fopen(partial, "w");
-    bool written = file != NULL && fputs(text, file) >= 0 && fputc('\n', file) >= 0;
-    written = file != NULL && fclose(file) == 0 && written;
+    char path[4096], *text = cJSON_Print(json);
+    bool done = files_path(directory->path, "run.json", path, error) &&
+                files_replace(path, NULL, text, strlen(text), error);
     free(text);
-    if (!written || rename(partial, path) != 0)
-        return error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));
-    return true;
+    return done;
 }
 
 void run_directory_close(struct run_directory *directory)
