@@ -57,11 +57,7 @@ static bool keep_old(const char *path, const char *keep)
     unlink(temporary);
     if (link(path, temporary) != 0)
         return errno == ENOENT || rename(path, keep) == 0; /* nothing to keep, or no hard links here */
-    bool done = rename(temporary, keep) == 0;
-    int reason = errno;
-    unlink(temporary); /* rename leaves it alone when `keep` is the same file already */
-    errno = reason;
-    return done;
+    return rename(temporary, keep) == 0; /* onto a name of the same file: does nothing, a leftover stays */
 }
 
 /* Whether `name` is `base`.tmp-DIGITS. */
