@@ -162,7 +162,8 @@ def main(folder):
 
     # without curl, and without wget too
     tools = fresh("tools")
-    for tool in "bash cat chmod cut dirname du env flock gzip md5sum mkdir mktemp mv rm rmdir stat tar".split():
+    for tool in ("bash cat chmod cut dirname du env flock gzip md5sum mkdir mktemp mv rm rmdir stat "
+                 "tar").split():
         (tools / tool).symlink_to(shutil.which(tool))
     process = start("--from", server.url(), empty / "cifar", env={"PATH": str(tools)})
     output, _ = process.communicate(timeout=20)

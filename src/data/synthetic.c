@@ -38,8 +38,8 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
     if (!plus || *rest != '\0' || *train < TRAINING_FILES || *train > MOST || *train % TRAINING_FILES != 0 ||
         *test < 1 || *test > MOST)
         return error_set(error, EXIT_USAGE,
-                         "--data %s: want synthetic:TRAIN+TEST, as in synthetic:%d+%d: TRAIN a multiple of %d "
-                         "from %d to %d, TEST from 1 to %d",
+                         "--data %s: want synthetic:TRAIN+TEST, as in synthetic:%d+%d: TRAIN a multiple of "
+                         "%d from %d to %d, TEST from 1 to %d",
                          text, FULL_TRAIN, FULL_TEST, TRAINING_FILES, TRAINING_FILES, MOST, MOST);
     return true;
 }
@@ -56,7 +56,7 @@ static void make_parents(const char *path)
     }
 }
 
-/* Writes records 0..count-1 of a set, from `first` on, as one file. On failure errno says why. */
+/* Writes `count` records of a set, from `first` on, as a new file. On failure errno says why. */
 static bool write_file(const char *path, bool test_set, size_t first, size_t count)
 {
     FILE *file = fopen(path, "wbx");
