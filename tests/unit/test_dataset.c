@@ -1,51 +1,21 @@
 /* CIFAR-10's files: read as they are, and every damage named. Each test works in an empty directory. */
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "scratch.h"
 
-#include <cmocka.h>
+#include <errno.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 #include "dataset.h"
 
-enum { PER_FILE = 3, TEST_COUNT = 4, FILES = 6 };
-static const char *const names[FILES] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
-                                         "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
-
-/* --- an empty directory a test ---------------------------------------------------------------- */
+enum { PER_FILE = 3, TEST_COUNT = 4 };
 
 static int enter(void **state)
 {
-    char *directory = strdup("/tmp/dtrain-test-dataset-XXXXXX");
-    *state = directory;
     unsetenv("DTRAIN_DATA");
-    return mkdtemp(directory) && setenv("XDG_CACHE_HOME", directory, 1) == 0 ? chdir(directory) : -1;
-}
-
-static int leave(void **state)
-{
-    char command[100];
-    snprintf(command, sizeof command, "rm -rf %s", (char *)*state);
-    free(*state);
-    return chdir("/") == 0 ? system(command) : -1;
+    return scratch_enter(state) || setenv("XDG_CACHE_HOME", *state, 1);
 }
 
 /* --- files ------------------------------------------------------------------------------------ */
-
-static void write_file(const char *path, const void *data, size_t bytes)
-{
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(data, 1, bytes, file), bytes);
-    assert_int_equal(fclose(file), 0);
-}
 
 /* Record i of file f: label (f + i) % 10, pixels that tell f, i and their place apart. */
 static void fill_record(uint8_t *record, size_t f, size_t i)
@@ -60,34 +30,40 @@ static void write_records(const char *path, size_t f, size_t count)
     uint8_t *records = malloc(count * RECORD_BYTES);
     for (size_t i = 0; i < count; i++)
         fill_record(records + i * RECORD_BYTES, f, i);
-    write_file(path, records, count * RECORD_BYTES);
+    scratch_write(path, records, count * RECORD_BYTES);
     free(records);
 }
 
 static void write_set(const char *directory)
 {
     mkdir(directory, 0777);
-    for (size_t f = 0; f < FILES; f++) {
+    for (size_t f = 0; f < DATA_FILES; f++) {
         char path[200];
-        snprintf(path, sizeof path, "%s/%s", directory, names[f]);
+        snprintf(path, sizeof path, "%s/%s", directory, dataset_files[f]);
         write_records(path, f, f < TRAINING_FILES ? PER_FILE : TEST_COUNT);
     }
 }
 
-/* The set in "d" cannot be opened, and the one-line message holds all of the given words (NULL ends). */
+/* An error of data, on one line that holds all of the words (NULL ends them). */
+static void assert_says(const struct error *error, const char *word, va_list words)
+{
+    assert_int_equal(error->code, EXIT_INPUT);
+    assert_null(strchr(error->text, '\n'));
+    for (; word; word = va_arg(words, const char *))
+        if (!strstr(error->text, word))
+            fail_msg("\"%s\" lacks \"%s\"", error->text, word);
+}
+
+/* The set in "d" cannot be opened, and the message holds the words. */
 static void assert_refused(const char *word, ...)
 {
     struct dataset dataset;
     struct error error = {0};
-    assert_false(dataset_open(&dataset, "d", &error));
-    assert_int_equal(error.code, EXIT_INPUT);
-    assert_null(strchr(error.text, '\n'));
-    assert_null(dataset.train.files[0]);
     va_list words;
     va_start(words, word);
-    for (; word; word = va_arg(words, const char *))
-        if (!strstr(error.text, word))
-            fail_msg("\"%s\" lacks \"%s\"", error.text, word);
+    assert_false(dataset_open(&dataset, "d", &error));
+    assert_null(dataset.train.files[0]);
+    assert_says(&error, word, words);
     va_end(words);
 }
 
@@ -122,10 +98,10 @@ static void test_every_record_is_found(void **state)
 static void test_missing_file(void **state)
 {
     (void)state;
-    for (size_t f = 0; f < FILES; f++) {
+    for (size_t f = 0; f < DATA_FILES; f++) {
         write_set("d");
         char path[200];
-        snprintf(path, sizeof path, "d/%s", names[f]);
+        snprintf(path, sizeof path, "d/%s", dataset_files[f]);
         unlink(path);
         assert_refused(path, "missing", "data_batch_1.bin to data_batch_5.bin and test_batch.bin", NULL);
     }
@@ -141,7 +117,7 @@ static void test_empty_file(void **state)
 {
     (void)state;
     write_set("d");
-    write_file("d/data_batch_4.bin", "", 0);
+    scratch_write("d/data_batch_4.bin", "", 0);
     assert_refused("d/data_batch_4.bin", "empty", "3073", NULL);
 }
 
@@ -217,14 +193,10 @@ static void assert_not_found(const char *wanted, const char *word, ...)
 {
     char directory[4096];
     struct error error = {0};
-    assert_false(dataset_find(wanted, directory, &error));
-    assert_int_equal(error.code, EXIT_INPUT);
-    assert_null(strchr(error.text, '\n'));
     va_list words;
     va_start(words, word);
-    for (; word; word = va_arg(words, const char *))
-        if (!strstr(error.text, word))
-            fail_msg("\"%s\" lacks \"%s\"", error.text, word);
+    assert_false(dataset_find(wanted, directory, &error));
+    assert_says(&error, word, words);
     va_end(words);
 }
 
@@ -280,7 +252,7 @@ static void test_named_place_without_data_is_an_error(void **state)
     mkdir("data", 0777);
     write_set("data/cifar-10-batches-bin");
     mkdir("hollow", 0777);
-    write_file("file", "x", 1);
+    scratch_write("file", "x", 1);
     assert_not_found("hollow", "--data", "hollow", "data_batch_1.bin", "launch/fetch-cifar10", NULL);
     assert_not_found("nowhere", "--data", "nowhere", strerror(ENOENT), NULL);
     assert_not_found("file", "--data", "not a directory", NULL);
@@ -294,13 +266,13 @@ static void test_python_version_is_recognised(void **state)
     (void)state;
     mkdir("data", 0777);
     mkdir("data/cifar-10-batches-py", 0777);
-    write_file("data/cifar-10-batches-py/data_batch_1", "x", 1);
+    scratch_write("data/cifar-10-batches-py/data_batch_1", "x", 1);
     assert_not_found(NULL, "Python version", "binary version is needed", "launch/fetch-cifar10", NULL);
     assert_not_found("data", "Python version", "binary version is needed", NULL);
     assert_not_found("data/cifar-10-batches-py", "Python version", "binary version is needed", NULL);
 }
 
-#define IN_EMPTY_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, enter, leave)
+#define IN_EMPTY_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, enter, scratch_leave)
 
 int main(void)
 {
