@@ -13,7 +13,8 @@
 #include "sampler.h"
 #include "version.h"
 
-enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG };
+/* An ACTION is a flag that is done instead of training: it is not recorded. */
+enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION };
 
 struct option_spec {
     const char *name, *argument;
@@ -39,7 +40,7 @@ static const struct option_spec specs[] = {
     {.kind = HEADING, .doc = "Data:"},
     {"data", "DIR|synthetic", TEXT, IN(data), NULL,
      .doc = "CIFAR-10's binary files, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
-    {"seed", "N", COUNT, IN(seed), "1", 0, 18446744073709551615.0, .doc = "of weights, order and masks"},
+    {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .doc = "of weights, order and masks"},
 
     {.kind = HEADING, .doc = "Training:"},
     {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
@@ -64,9 +65,9 @@ static const struct option_spec specs[] = {
     {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: auto or cpu"},
     {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: auto or mpi"},
     {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
-    {"doctor", NULL, FLAG, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},
-    {"help", NULL, FLAG, IN(help), NULL, .doc = "this text"},
-    {"version", NULL, FLAG, IN(version), NULL, .doc = "the version"},
+    {"doctor", NULL, ACTION, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},
+    {"help", NULL, ACTION, IN(help), NULL, .doc = "this text"},
+    {"version", NULL, ACTION, IN(version), NULL, .doc = "the version"},
 };
 enum { SPECS = sizeof specs / sizeof *specs, FIRST_KEY = 0x100 };
 
@@ -77,34 +78,31 @@ static bool parse_count(const struct option_spec *spec, const char *text, uint64
     char *end;
     errno = 0;
     *value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)*text) || *end != '\0')
-        return error_set(error, EXIT_USAGE, "--%s %s: not a whole number", spec->name, text);
-    if (errno == ERANGE || (double)*value < spec->least || (double)*value > spec->most)
-        return error_set(error, EXIT_USAGE, "--%s %s: out of range; give %.0f to %.0f", spec->name, text,
-                         spec->least, spec->most);
-    return true;
+    if (isdigit((unsigned char)*text) && *end == '\0' && errno == 0 && (double)*value >= spec->least &&
+        (double)*value <= spec->most)
+        return true;
+    return error_set(error, EXIT_USAGE, "--%s %s: give a whole number from %.0f to %.0f", spec->name, text,
+                     spec->least, spec->most);
 }
 
 static bool parse_real(const struct option_spec *spec, const char *text, double *value, struct error *error)
 {
     char *end;
     *value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(*value))
-        return error_set(error, EXIT_USAGE, "--%s %s: not a number", spec->name, text);
-    if (*value < spec->least || *value > spec->most)
-        return error_set(error, EXIT_USAGE, "--%s %s: out of range; give %g to %g", spec->name, text,
-                         spec->least, spec->most);
-    return true;
+    if (end != text && *end == '\0' && *value >= spec->least && *value <= spec->most)
+        return true;
+    return error_set(error, EXIT_USAGE, "--%s %s: give a number from %g to %g", spec->name, text, spec->least,
+                     spec->most);
 }
 
+/* Whether `text` is one of "one|two|three". */
 static bool parse_choice(const struct option_spec *spec, const char *text, struct error *error)
 {
     size_t length = strlen(text);
-    for (const char *choice = spec->choices; length > 0; choice = strchr(choice, '|') + 1) {
-        if (strncmp(choice, text, length) == 0 && (choice[length] == '|' || choice[length] == '\0'))
+    for (const char *choice = spec->choices; choice != NULL; choice = strchr(choice, '|')) {
+        choice += *choice == '|';
+        if (length > 0 && strcspn(choice, "|") == length && strncmp(choice, text, length) == 0)
             return true;
-        if (strchr(choice, '|') == NULL)
-            break;
     }
     return error_set(error, EXIT_USAGE, "--%s %s: give one of %s", spec->name, text, spec->choices);
 }
@@ -119,6 +117,7 @@ static bool parse_value(const struct option_spec *spec, const char *text, struct
     case REAL:
         return parse_real(spec, text, member, error);
     case FLAG:
+    case ACTION:
         *(bool *)member = true;
         return true;
     case CHOICE:
@@ -282,6 +281,7 @@ cJSON *options_json(const struct options *options)
         cJSON *value = NULL;
         switch (spec->kind) {
         case HEADING:
+        case ACTION:
             continue;
         case COUNT: /* 64 bits: more than a JSON reader's double keeps */
             snprintf(number, sizeof number, "%llu", (unsigned long long)*(const uint64_t *)member);

@@ -73,13 +73,31 @@ static bool load_start(struct trainer *trainer, struct error *error)
     return true;
 }
 
+/* run.json: the description of the whole run, and what is this net's own. */
+static bool describe(struct trainer *trainer, struct error *error)
+{
+    const struct trainer_setup *setup = &trainer->setup;
+    cJSON *json = cJSON_Duplicate(setup->description, true);
+    cJSON *net = cJSON_AddObjectToObject(json, "net");
+    cJSON_AddStringToObject(net, "name", (char[]){setup->net->name, '\0'});
+    cJSON_AddNumberToObject(net, "p_conv", setup->net->p_conv);
+    cJSON_AddNumberToObject(net, "p_fc", setup->net->p_fc);
+    cJSON_AddNumberToObject(net, "ranks", comm_size(setup->comm));
+    cJSON_AddStringToObject(net, "engine", setup->engine->name);
+    cJSON_AddStringToObject(net, "comm", comm_transport(setup->comm));
+    cJSON_AddNumberToObject(net, "first_epoch", (double)trainer->progress.epoch + 1);
+    bool done = run_directory_describe(&trainer->directory, json, error);
+    cJSON_Delete(json);
+    return done;
+}
+
 static bool open_files(struct trainer *trainer, struct error *error)
 {
     const struct trainer_setup *setup = &trainer->setup;
     if (!run_directory_open(&trainer->directory, setup->directory, setup->options->resume, error))
         return false;
     trainer->owns_directory = true;
-    if (!load_start(trainer, error) || !run_directory_describe(&trainer->directory, setup->description, error))
+    if (!load_start(trainer, error) || !describe(trainer, error))
         return false;
     trainer->metrics = metrics_open(trainer->directory.path, trainer->progress.epoch, error);
     return trainer->metrics != NULL;
@@ -120,7 +138,6 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     comm_broadcast(setup->comm, trainer->weights, LENET5_WEIGHTS * sizeof(float), 0);
     comm_broadcast(setup->comm, trainer->momentum, LENET5_WEIGHTS * sizeof(float), 0);
     trainer->engine->ops->write(trainer->engine, trainer->weights, trainer->momentum);
-    trainer->mark = clock_seconds();
     return trainer;
 }
 
@@ -184,7 +201,6 @@ static void report_step(struct trainer *trainer, double epoch_start)
 
 bool trainer_save(struct trainer *trainer, struct error *error)
 {
-    read_clock(trainer);
     if (trainer->leader && !trainer->saved) {
         trainer->engine->ops->read(trainer->engine, trainer->weights, trainer->momentum);
         trainer->saved = checkpoint_write(trainer->directory.path, &trainer->terms, &trainer->progress,
@@ -197,15 +213,16 @@ bool trainer_save(struct trainer *trainer, struct error *error)
 
 static enum trainer_status save_and_leave(struct trainer *trainer, enum trainer_status status, struct error *error)
 {
+    read_clock(trainer);
     return trainer_save(trainer, error) ? status : TRAINER_FAILED;
 }
 
 /* --- an epoch ------------------------------------------------------------------------------------- */
 
-static float learning_rate(const struct trainer *trainer)
+static double learning_rate(const struct trainer *trainer)
 {
     const struct terms *terms = &trainer->terms;
-    return (float)(terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->progress.epoch / terms->lr_step)));
+    return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->progress.epoch / terms->lr_step));
 }
 
 static enum trainer_status fail_not_finite(struct trainer *trainer, struct error *error)
@@ -250,7 +267,7 @@ static enum trainer_status train_epoch(struct trainer *trainer, struct error *er
             .step = progress->step,
             .first = progress->in_epoch,
             .last = reach,
-            .learning_rate = learning_rate(trainer),
+            .learning_rate = (float)learning_rate(trainer),
             .stop = trainer->setup.stop,
         };
         comm_set_step(trainer->setup.comm, progress->step);
@@ -361,6 +378,7 @@ static enum trainer_status close_epoch(struct trainer *trainer, struct error *er
 
 enum trainer_status trainer_epoch(struct trainer *trainer, struct error *error)
 {
+    trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
     uint64_t limit = trainer->setup.options->max_steps;
     bool spent = limit > 0 && trainer->progress.step >= limit && trainer->progress.in_epoch == 0;
     if (trainer->progress.epoch >= trainer->setup.options->epochs || spent)
