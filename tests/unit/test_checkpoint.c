@@ -1,0 +1,439 @@
+/* Checkpoints: exact, refused when damaged or of another run, and never lost: not by a kill, not by a full
+ * disk. Each test works in an empty directory. */
+#include <glob.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <math.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "checkpoint.h"
+#include "safetensors.h"
+#include "scratch.h"
+
+static const char CURRENT[] = "checkpoint.safetensors", PREVIOUS[] = "checkpoint-previous.safetensors";
+
+static const struct terms terms = {
+    .net = 'D', .p_conv = 0.5, .p_fc = 0.1, .seed = UINT64_MAX, .batch_size = 256,
+    .data_hash = 0x0123456789abcdef, .train_count = 50000, .learning_rate = 0.01, .momentum = 0.9,
+    .lr_gamma = 1.0 / 3, .lr_step = 150,
+};
+
+/* Everything in a state tells its number. */
+struct state {
+    struct progress progress;
+    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
+};
+
+static void fill_state(struct state *state, uint64_t number)
+{
+    state->progress = (struct progress){
+        .epoch = number, .step = UINT64_MAX - number, .in_epoch = 50000, .loss = INT64_MIN + (int64_t)number,
+        .seconds = 1e300 / 3, .epoch_seconds = 0x1p-1074, .best_train = -1, .best_test = 100.0 / 3,
+    };
+    for (int i = 0; i < LENET5_WEIGHTS; i++) {
+        state->weights[i] = (float)number + (float)i * 0x1p-16f;
+        state->momentum[i] = -state->weights[i];
+    }
+}
+
+static bool write_state(const char *directory, uint64_t number, struct error *error)
+{
+    struct state state;
+    fill_state(&state, number);
+    return checkpoint_write(directory, &terms, &state.progress, state.weights, state.momentum, error);
+}
+
+static bool read_state(const char *directory, struct state *state, struct error *error)
+{
+    memset(state, 0xff, sizeof *state);
+    return checkpoint_read(directory, &terms, &state->progress, state->weights, state->momentum, error);
+}
+
+static void assert_state(const struct state *state, uint64_t number)
+{
+    struct state expected;
+    fill_state(&expected, number);
+    assert_memory_equal(&state->progress, &expected.progress, sizeof expected.progress);
+    assert_memory_equal(state->weights, expected.weights, sizeof expected.weights);
+    assert_memory_equal(state->momentum, expected.momentum, sizeof expected.momentum);
+}
+
+static void assert_holds(const char *directory, uint64_t number)
+{
+    struct error error = {0};
+    struct state state;
+    read_state(directory, &state, &error);
+    assert_no_error(&error);
+    assert_state(&state, number);
+}
+
+/* --- exact ------------------------------------------------------------------------------------------ */
+
+static void test_read_is_what_was_written(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    assert_false(checkpoint_exists("."));
+    for (uint64_t number = 1; number <= 3; number++) {
+        assert_true(write_state(".", number, &error));
+        assert_true(checkpoint_exists("."));
+        assert_holds(".", number);
+    }
+    assert_int_equal(rename(PREVIOUS, CURRENT), 0);
+    assert_holds(".", 2);
+}
+
+static void test_awkward_directory_names(void **unused)
+{
+    (void)unused;
+    static const char *const names[] = {"a b", "it's \"it\"", "new\nline", "-rf", "*", "\xff%s%n"};
+    struct error error = {0};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        assert_int_equal(mkdir(names[i], 0777), 0);
+        assert_true(write_state(names[i], i, &error));
+        assert_holds(names[i], i);
+    }
+    char deep[4200];
+    memset(deep, 'd', sizeof deep);
+    deep[sizeof deep - 1] = '\0';
+    assert_false(write_state(deep, 1, &error));
+    assert_error(&error, EXIT_RUNTIME, "a path of 4222 bytes");
+    assert_false(checkpoint_exists(deep));
+}
+
+/* --- other terms ------------------------------------------------------------------------------------ */
+
+static void test_other_terms_are_named(void **unused)
+{
+    (void)unused;
+    struct { struct terms terms; const char *message; } cases[] = {
+        {terms, "--net D, but this one has A"},
+        {terms, "--p-conv 0.5, but this one has 0.25"},
+        {terms, "--p-fc 0.1, but this one has 0.10000000000000002"},
+        {terms, "--seed 18446744073709551615, but this one has 0"},
+        {terms, "--batch-size 256, but this one has 255"},
+        {terms, "--data with a training set of 50000, but this one has 1000"},
+        {terms, "--data with xxh64 0123456789abcdef, but this one has 0123456789abcdee"},
+        {terms, "--lr 0.01, but this one has 0.1"},
+        {terms, "--momentum 0.9, but this one has 0"},
+        {terms, "--lr-step 150, but this one has 20"},
+        {terms, "--lr-gamma 0.3333333333333333, but this one has 0.5"},
+    };
+    cases[0].terms.net = 'A';
+    cases[1].terms.p_conv = 0.25;
+    cases[2].terms.p_fc = nextafter(0.1, 1);
+    cases[3].terms.seed = 0;
+    cases[4].terms.batch_size = 255;
+    cases[5].terms.train_count = 1000;
+    cases[6].terms.data_hash--;
+    cases[7].terms.learning_rate = 0.1;
+    cases[8].terms.momentum = 0;
+    cases[9].terms.lr_step = 20;
+    cases[10].terms.lr_gamma = 0.5;
+
+    struct error error = {0};
+    assert_true(write_state(".", 1, &error));
+    assert_true(write_state(".", 2, &error)); /* the previous one is of no more help */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct state state;
+        assert_false(checkpoint_read(".", &cases[i].terms, &state.progress, state.weights, state.momentum,
+                                     &error));
+        assert_null(strstr(error.text, PREVIOUS));
+        assert_error(&error, EXIT_INPUT, cases[i].message);
+    }
+}
+
+/* --- damage ----------------------------------------------------------------------------------------- */
+
+static void test_every_damage_is_found(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    struct state state;
+    size_t bytes;
+    uint64_t header;
+    assert_true(write_state(".", 1, &error));
+    char *file = scratch_read(CURRENT, &bytes);
+    memcpy(&header, file, 8);
+    FILE *stream = fopen(CURRENT, "r+b");
+    setbuf(stream, NULL);
+    for (size_t i = 0; i < bytes; i += i < 8 + header ? 1 : 1009) { /* the header, and a sample of the data */
+        fseek(stream, (long)i, SEEK_SET);
+        putc(file[i] ^ 1 << i % 8, stream);
+        if (read_state(".", &state, &error))
+            fail_msg("byte %zu is flipped and nobody noticed", i);
+        assert_error(&error, EXIT_INPUT, "./checkpoint.safetensors: ");
+        fseek(stream, (long)i, SEEK_SET);
+        putc(file[i], stream);
+    }
+    fclose(stream);
+    assert_holds(".", 1);
+    for (size_t left = 0; left < bytes; left += 4999) {
+        scratch_write(CURRENT, file, left);
+        assert_false(read_state(".", &state, &error));
+        assert_error(&error, EXIT_INPUT, "./checkpoint.safetensors: ");
+    }
+    free(file);
+}
+
+static void test_the_previous_one_helps(void **unused)
+{
+    (void)unused;
+    static const char advice[] = "; checkpoint-previous.safetensors (epoch 6) is whole: rename it to "
+                                 "checkpoint.safetensors and --resume goes on from there";
+    struct error error = {0};
+    struct state state;
+    assert_true(write_state(".", 6, &error));
+    assert_true(write_state(".", 7, &error));
+
+    assert_int_equal(truncate(CURRENT, 100000), 0);
+    assert_false(read_state(".", &state, &error));
+    assert_non_null(strstr(error.text, "./checkpoint.safetensors: damaged"));
+    assert_error(&error, EXIT_INPUT, advice);
+
+    assert_int_equal(unlink(CURRENT), 0);
+    assert_true(checkpoint_exists("."));
+    assert_false(read_state(".", &state, &error));
+    assert_non_null(strstr(error.text, "./checkpoint.safetensors: cannot be read: No such file"));
+    assert_error(&error, EXIT_INPUT, advice);
+
+    assert_int_equal(rename(PREVIOUS, CURRENT), 0);
+    assert_holds(".", 6);
+
+    assert_int_equal(truncate(CURRENT, 0), 0);
+    scratch_write(PREVIOUS, "damaged as well", 15);
+    assert_false(read_state(".", &state, &error));
+    assert_null(strstr(error.text, PREVIOUS));
+    assert_error(&error, EXIT_INPUT, "./checkpoint.safetensors: not a safetensors file, or truncated");
+}
+
+/* Rewrites the current checkpoint with one metadata value replaced (NULL: left out), checksum and all. */
+static void forge(const char *key, const char *value)
+{
+    static const char *const keys[] = {
+        "dtrain-checkpoint", "net", "p_conv", "p_fc", "seed", "batch_size", "train_count", "data_hash",
+        "learning_rate", "momentum", "lr_step", "lr_gamma", "epoch", "step", "in_epoch", "loss", "seconds",
+        "epoch_seconds", "best_train", "best_test"};
+    struct error error = {0};
+    assert_true(write_state(".", 1, &error));
+    struct safetensors *file = safetensors_open(CURRENT, &error);
+    struct metadata metadata[20];
+    size_t n = 0;
+    for (size_t i = 0; i < 20; i++) {
+        const char *old = safetensors_metadata(file, keys[i]);
+        assert_non_null(old);
+        metadata[n] = (struct metadata){keys[i], strcmp(keys[i], key) == 0 ? value : old};
+        n += metadata[n].value != NULL;
+    }
+    assert_true(safetensors_write(CURRENT, NULL, NULL, 0, metadata, n, true, &error));
+    safetensors_close(file);
+}
+
+static void test_contents_that_cannot_be(void **unused)
+{
+    (void)unused;
+    static const struct { const char *key, *value, *message; } cases[] = {
+        {"dtrain-checkpoint", "2", "a checkpoint of format 2, this dtrain reads format 1"},
+        {"dtrain-checkpoint", NULL, "not a checkpoint of dtrain: its metadata has no 'dtrain-checkpoint'"},
+        {"seed", NULL, "its metadata lacks 'seed'"},
+        {"epoch", NULL, "'epoch' is missing"},
+        {"epoch", "-1", "'epoch' is -1, not a number"},
+        {"epoch", "1x", "'epoch' is 1x"},
+        {"epoch", "18446744073709551616", "'epoch' is 18446744073709551616"},
+        {"seconds", "nan", "'seconds' is nan"},
+        {"seconds", "inf", "'seconds' is inf"},
+        {"loss", "", "'loss' is "},
+        {"in_epoch", "50001", "50001 samples used of an epoch of 50000"},
+        {"none", NULL, "has no tensor 'conv1.weight'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error error = {0};
+        struct state state;
+        forge(cases[i].key, cases[i].value);
+        unlink(PREVIOUS);
+        assert_false(read_state(".", &state, &error));
+        assert_error(&error, EXIT_INPUT, cases[i].message);
+    }
+}
+
+static void test_a_model_is_no_checkpoint(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    struct state state;
+    fill_state(&state, 1);
+    assert_true(checkpoint_write_model(CURRENT, state.weights, &error));
+    assert_false(read_state(".", &state, &error));
+    assert_error(&error, EXIT_INPUT, "not a checkpoint of dtrain");
+}
+
+/* --- never lost ------------------------------------------------------------------------------------- */
+
+static double now_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* A child that writes checkpoint after checkpoint, numbers from `number` on. */
+static pid_t start_writer(uint64_t number)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        struct error error = {0};
+        while (write_state(".", number++, &error))
+            ;
+        _exit(1);
+    }
+    return child;
+}
+
+static size_t count_leftovers(void)
+{
+    glob_t found;
+    size_t count = glob("*.tmp-*", 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+    globfree(&found);
+    return count;
+}
+
+static void test_killed_100_times(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    struct state state;
+    uint64_t number = 1, advances = 0, torn = 0;
+    srand(1);
+    assert_true(write_state(".", number, &error));
+    double start = now_seconds();
+    assert_true(write_state(".", number, &error));
+    double write_seconds = now_seconds() - start;
+    for (int round = 0; round < 100; round++) {
+        int status;
+        pid_t child = start_writer(number + 1);
+        assert_true(child > 0);
+        usleep((useconds_t)(write_seconds * 4e6 * rand() / RAND_MAX));
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+        torn += count_leftovers() > 0;
+
+        read_state(".", &state, &error);
+        assert_no_error(&error);
+        assert_true(state.progress.epoch >= number);
+        advances += state.progress.epoch > number;
+        number = state.progress.epoch;
+        assert_state(&state, number);
+    }
+    print_message("%d of 100 kills tore a file, %d came after a whole one\n", (int)torn, (int)advances);
+    assert_true(torn >= 5 && advances >= 5); /* the kills did fall into the middle of writing */
+    assert_true(write_state(".", 5, &error));
+    assert_int_equal(count_leftovers(), 0);
+}
+
+static void test_a_full_disk(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    assert_true(write_state(".", 1, &error));
+    assert_true(write_state(".", 2, &error));
+    static const rlim_t room[] = {0, 1, 4096, 100000, 495000};
+    for (size_t i = 0; i < sizeof room / sizeof *room; i++) {
+        scratch_limit(room[i]);
+        bool done = write_state(".", 3, &error);
+        scratch_limit(RLIM_INFINITY);
+        assert_false(done);
+        assert_error(&error, EXIT_RUNTIME, "./checkpoint.safetensors: cannot be written: File too large");
+        assert_holds(".", 2);
+    }
+    assert_int_equal(rename(PREVIOUS, CURRENT), 0);
+    assert_holds(".", 1);
+}
+
+static void test_a_directory_that_cannot_be_written(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    assert_true(write_state(".", 1, &error));
+    assert_int_equal(chmod(".", 0555), 0);
+    int status;
+    pid_t child = fork();
+    if (child == 0) { /* root may write anywhere: become nobody */
+        if (geteuid() == 0 && (setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0))
+            _exit(2);
+        bool refused = !write_state(".", 2, &error) && error.code == EXIT_RUNTIME &&
+                       strstr(error.text, "./checkpoint.safetensors: cannot be written: Permission denied");
+        _exit(!refused);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(chmod(".", 0755), 0);
+    if (WEXITSTATUS(status) == 2)
+        skip(); /* root that may not become another user */
+    assert_int_equal(status, 0);
+    assert_holds(".", 1);
+}
+
+/* --- weights alone ---------------------------------------------------------------------------------- */
+
+static void test_models(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    struct state state;
+    float weights[LENET5_WEIGHTS];
+    fill_state(&state, 9);
+    assert_true(checkpoint_write_model("best", state.weights, &error));
+    assert_true(checkpoint_read_model("best", weights, &error));
+    assert_memory_equal(weights, state.weights, sizeof weights);
+    struct safetensors *file = safetensors_open("best", &error);
+    assert_string_equal(safetensors_metadata(file, "format"), "pt");
+    safetensors_close(file);
+
+    assert_true(write_state(".", 10, &error)); /* a checkpoint will do */
+    assert_true(checkpoint_read_model(CURRENT, weights, &error));
+    fill_state(&state, 10);
+    assert_memory_equal(weights, state.weights, sizeof weights);
+}
+
+static void test_models_that_do_not_fit(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    float weights[LENET5_WEIGHTS] = {0};
+    struct tensor gray = {"conv1.weight", 4, {6, 1, 5, 5}, 150, weights};
+    assert_true(safetensors_write("gray", NULL, &gray, 1, NULL, 0, false, &error));
+    assert_false(checkpoint_read_model("gray", weights, &error));
+    assert_error(&error, EXIT_INPUT, "gray: tensor 'conv1.weight' has shape [6,1,5,5], but [6,3,5,5] is");
+
+    struct tensor wrapped = {"module.conv1.weight", 4, {6, 3, 5, 5}, 450, weights};
+    assert_true(safetensors_write("wrapped", NULL, &wrapped, 1, NULL, 0, false, &error));
+    assert_false(checkpoint_read_model("wrapped", weights, &error));
+    assert_error(&error, EXIT_INPUT, "wrapped: has no tensor 'conv1.weight'");
+
+    weights[1000] = NAN;
+    assert_true(checkpoint_write_model("nan", weights, &error));
+    assert_false(checkpoint_read_model("nan", weights, &error));
+    assert_error(&error, EXIT_INPUT, "nan: weight 1000 is nan, not a finite number");
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
+    const struct CMUnitTest tests[] = {
+        TEST(test_read_is_what_was_written),
+        TEST(test_awkward_directory_names),
+        TEST(test_other_terms_are_named),
+        TEST(test_every_damage_is_found),
+        TEST(test_the_previous_one_helps),
+        TEST(test_contents_that_cannot_be),
+        TEST(test_a_model_is_no_checkpoint),
+        TEST(test_killed_100_times),
+        TEST(test_a_full_disk),
+        TEST(test_a_directory_that_cannot_be_written),
+        TEST(test_models),
+        TEST(test_models_that_do_not_fit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
