@@ -1,0 +1,166 @@
+/* metrics.jsonl: its lines, and what a resumed run keeps of it. Each test works in an empty directory. */
+#include <math.h>
+#include <sys/stat.h>
+
+#include "metrics.h"
+#include "scratch.h"
+
+static const char PATH[] = "metrics.jsonl";
+
+static void assert_lines(const char *expected)
+{
+    size_t bytes;
+    char *text = scratch_read(PATH, &bytes);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static struct epoch_metrics epoch_of(uint64_t number)
+{
+    return (struct epoch_metrics){.epoch = number, .step = 10 * number, .loss = 2.25, .learning_rate = 0.01,
+                                  .seconds = 1.0 / 3, .images_per_second = 26000};
+}
+
+#define LINE(epoch, step)                                                                              \
+    "{\"epoch\":" epoch ",\"step\":" step ",\"loss\":2.25,\"lr\":0.01,\"seconds\":0.333333333,"        \
+    "\"images_per_second\":26000}\n"
+
+/* A finished run of three epochs. */
+static void write_three(void)
+{
+    struct error error = {0};
+    struct metrics *metrics = metrics_open(".", 0, &error);
+    assert_no_error(&error);
+    for (uint64_t number = 1; number <= 3; number++) {
+        struct epoch_metrics epoch = epoch_of(number);
+        assert_true(metrics_write(metrics, &epoch, &error));
+    }
+    metrics_close(metrics);
+    assert_lines(LINE("1", "10") LINE("2", "20") LINE("3", "30"));
+}
+
+/* Opens the file after `epochs_done` epochs, checks what is left, and that the next line follows it. */
+static void assert_resumes(uint64_t epochs_done, const char *left, const char *left_and_next)
+{
+    struct error error = {0};
+    struct metrics *metrics = metrics_open(".", epochs_done, &error);
+    assert_no_error(&error);
+    assert_lines(left);
+    struct epoch_metrics epoch = epoch_of(9);
+    assert_true(metrics_write(metrics, &epoch, &error));
+    metrics_close(metrics);
+    assert_lines(left_and_next);
+}
+
+static void test_a_line_an_epoch_flushed(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct epoch_metrics epoch = epoch_of(1);
+    assert_lines("");
+    assert_true(metrics_write(metrics, &epoch, &error));
+    assert_lines(LINE("1", "10")); /* while the file is open */
+    epoch = (struct epoch_metrics){.epoch = UINT64_MAX, .step = 7, .loss = 1e-20, .learning_rate = 1e30,
+                                   .seconds = 0, .images_per_second = 123456.789, .checked = true,
+                                   .train_accuracy = 100, .test_accuracy = 61.47, .test_loss = -1.5};
+    assert_true(metrics_write(metrics, &epoch, &error));
+    metrics_close(metrics);
+    assert_lines(LINE("1", "10") "{\"epoch\":18446744073709551615,\"step\":7,\"loss\":1e-20,\"lr\":1e+30,"
+                                 "\"seconds\":0,\"images_per_second\":123456.789,\"train_accuracy\":100,"
+                                 "\"test_accuracy\":61.47,\"test_loss\":-1.5}\n");
+}
+
+static void test_what_is_not_finite_is_null(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct epoch_metrics epoch = {.epoch = 1, .loss = NAN, .learning_rate = INFINITY, .seconds = -INFINITY,
+                                  .checked = true, .test_loss = -NAN};
+    assert_true(metrics_write(metrics, &epoch, &error));
+    metrics_close(metrics);
+    assert_lines("{\"epoch\":1,\"step\":0,\"loss\":null,\"lr\":null,\"seconds\":null,\"images_per_second\":0,"
+                 "\"train_accuracy\":0,\"test_accuracy\":0,\"test_loss\":null}\n");
+}
+
+static void test_later_epochs_are_cut_off(void **state)
+{
+    (void)state;
+    write_three();
+    assert_resumes(3, LINE("1", "10") LINE("2", "20") LINE("3", "30"),
+                   LINE("1", "10") LINE("2", "20") LINE("3", "30") LINE("9", "90"));
+    write_three();
+    assert_resumes(2, LINE("1", "10") LINE("2", "20"), LINE("1", "10") LINE("2", "20") LINE("9", "90"));
+    write_three();
+    assert_resumes(0, "", LINE("9", "90"));
+}
+
+static void test_a_damaged_tail_is_cut_off(void **state)
+{
+    (void)state;
+    static const char *const tails[] = {
+        "{\"epoch\":2,\"step\":20,\"lo",
+        "{\"epoch\":2}",         /* whole JSON, but the line is not */
+        "{\"epoch\":2} {}\n",
+        "no JSON\n" LINE("2", "20"),
+        "\n" LINE("2", "20"),
+        "{\"epoch\":\"2\"}\n",
+        "{\"step\":2}\n",
+        "[2]\n",
+        "{\"epoch\":0}\n",
+        "{\"epoch\":-1}\n",
+        "\x80\xff\n",
+    };
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+        char text[1000];
+        snprintf(text, sizeof text, "%s%s", LINE("1", "10"), tails[i]);
+        scratch_write(PATH, text, strlen(text));
+        assert_resumes(5, LINE("1", "10"), LINE("1", "10") LINE("9", "90"));
+    }
+    /* some file systems leave zeros after a crash */
+    static const char zeros[] = "{\"epoch\":1}\n\0\0\0\0\0\0\0\0";
+    scratch_write(PATH, zeros, sizeof zeros);
+    assert_resumes(5, "{\"epoch\":1}\n", "{\"epoch\":1}\n" LINE("9", "90"));
+}
+
+static void test_a_missing_file_is_made(void **state)
+{
+    (void)state;
+    assert_resumes(5, "", LINE("9", "90"));
+}
+
+static void test_what_cannot_be_written_is_said(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    assert_null(metrics_open("missing", 0, &error));
+    assert_error(&error, EXIT_RUNTIME, "missing/metrics.jsonl: cannot be written: No such file or directory");
+    assert_int_equal(mkdir(PATH, 0777), 0);
+    assert_null(metrics_open(".", 0, &error));
+    assert_error(&error, EXIT_RUNTIME, "./metrics.jsonl: cannot be written: Is a directory");
+    assert_int_equal(rmdir(PATH), 0);
+
+    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct epoch_metrics epoch = epoch_of(1);
+    assert_true(metrics_write(metrics, &epoch, &error));
+    epoch = epoch_of(2);
+    scratch_limit(150); /* in the middle of the second line */
+    bool done = metrics_write(metrics, &epoch, &error);
+    scratch_limit(RLIM_INFINITY);
+    assert_false(done);
+    assert_error(&error, EXIT_RUNTIME, "./metrics.jsonl: cannot be written: File too large");
+    metrics_close(metrics);
+    assert_resumes(1, LINE("1", "10"), LINE("1", "10") LINE("9", "90"));
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_line_an_epoch_flushed),   TEST(test_what_is_not_finite_is_null),
+        TEST(test_later_epochs_are_cut_off),  TEST(test_a_damaged_tail_is_cut_off),
+        TEST(test_a_missing_file_is_made),    TEST(test_what_cannot_be_written_is_said),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
