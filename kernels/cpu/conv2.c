@@ -1,0 +1,167 @@
+/* conv2: pool1 (6, 14, 14) -> 16 channels of 10x10 -> ReLU, dropout, max-pool -> (16, 5, 5).
+ *
+ * Forward: 240,000 multiply-adds a sample. Lanes are output channels. A number of a row is
+ * broadcast once and used by the five outputs that see it; dropped input channels are skipped.
+ *
+ * Backward: of the four numbers of a pool window one gets a gradient: at most 60,000 multiply-adds for
+ * the weights and as many for the input. Lanes are input channels, 6 of 8, for two neighbouring
+ * pixels of a 512-bit vector. Weights: the sums of one output channel stay in registers over its 25
+ * windows. Input: the 6x6 numbers that a pool window sees stay in registers over the 16 channels.
+ */
+#include <string.h>
+
+#include "kernels.h"
+#include "vector.h"
+
+void conv2_pack(const struct layout *w, struct conv2_packed *packed)
+{
+    memset(packed, 0, sizeof *packed);
+    for (int out = 0; out < 16; out++)
+        for (int ky = 0; ky < 5; ky++)
+            for (int kx = 0; kx < 5; kx++)
+                for (int in = 0; in < 6; in++) {
+                    packed->forward[in][ky][kx][out] = w->conv2[out][ky][kx][in];
+                    packed->windows[out][1 + ky][1 + kx][in] = w->conv2[out][ky][kx][in];
+                }
+}
+
+/* One row of ten outputs for one vector of channels, before bias. */
+KERNEL void row_forward(const struct conv2_packed *packed, float planes[6][14][16], unsigned kept, int y,
+                        int channel, vec sum[10])
+{
+    UNROLL for (int x = 0; x < 10; x++)
+        sum[x] = (vec){0};
+    for (int in = 0; in < 6; in++) {
+        if (!(kept >> in & 1))
+            continue;
+        for (int ky = 0; ky < 5; ky++) {
+            const float *line = planes[in][y + ky];
+            vec w[5];
+            UNROLL for (int kx = 0; kx < 5; kx++)
+                w[kx] = vec_load(&packed->forward[in][ky][kx][channel]);
+            UNROLL for (int i = 0; i < 14; i++) {
+                vec pixel = vec_all(line[i]);
+                UNROLL for (int kx = 0; kx < 5; kx++)
+                    if (i - kx >= 0 && i - kx < 10)
+                        sum[i - kx] += pixel * w[kx];
+            }
+        }
+    }
+}
+
+void conv2_forward(const struct layout *w, const struct conv2_packed *packed, float planes[6][14][16],
+                   unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
+                   struct features *features)
+{
+    _Alignas(64) float factor[16];
+    for (int c = 0; c < 16; c++)
+        factor[c] = kept2 >> c & 1 ? scale : 0;
+    for (int channel = 0; channel < 16; channel += LANES)
+        for (int y = 0; y < 5; y++) {
+            vec sum[2][10];
+            row_forward(packed, planes, kept1, 2 * y, channel, sum[0]);
+            row_forward(packed, planes, kept1, 2 * y + 1, channel, sum[1]);
+            UNROLL for (int x = 0; x < 5; x++) {
+                vec best = sum[0][2 * x];
+                ivec winner = {0};
+                UNROLL for (int k = 1; k < 4; k++) {
+                    vec here = sum[k / 2][2 * x + k % 2];
+                    ivec better = (here > best) | (here != here);
+                    best = vec_select(better, here, best);
+                    winner = (better & k) | (~better & winner);
+                }
+                best = vec_relu(best + vec_load(w->conv2_bias + channel)) * vec_load(factor + channel);
+                vec_store(&pool2[y * 5 + x][channel], best);
+                UNROLL for (int i = 0; i < LANES; i++)
+                    features->from2[y * 5 + x][channel + i] = (uint8_t)winner[i];
+            }
+        }
+}
+
+static int list_kept(unsigned kept, int *list)
+{
+    int count = 0;
+    for (int c = 0; c < 16; c++)
+        if (kept >> c & 1)
+            list[count++] = c;
+    return count;
+}
+
+enum {
+    /* A row of a 5x5x8 patch in vectors, a row of the 6x6x8 numbers under a pool window likewise, and how
+     * many rows have their sums in registers at once. */
+    PATCH_ROW = (5 * 8 + LANES - 1) / LANES,
+    WINDOW_ROW = 6 * 8 / LANES,
+    PATCH_ROWS = LANES == 16 ? 5 : LANES == 8 ? 3 : 1,
+    WINDOW_ROWS = LANES == 16 ? 6 : LANES == 8 ? 2 : 1,
+};
+
+/* Rows [ky, ky + rows) of the weight gradient of one channel. */
+KERNEL void weights_backward(int ky, int rows, const struct features *features, float dpool2[25][16],
+                             int channel, float gradient[5][6][8])
+{
+    vec sum[PATCH_ROWS][PATCH_ROW];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int k = 0; k < PATCH_ROW; k++)
+            sum[r][k] = vec_load(gradient[ky + r][0] + k * LANES);
+    for (int cell = 0; cell < 25; cell++) {
+        int winner = features->from2[cell][channel];
+        const float *patch =
+            features->pool1[2 * (cell / 5) + winner / 2 + ky][2 * (cell % 5) + winner % 2];
+        float d = dpool2[cell][channel];
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int k = 0; k < PATCH_ROW; k++)
+                sum[r][k] += vec_load(patch + r * 16 * 8 + k * LANES) * d;
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int k = 0; k < PATCH_ROW; k++)
+            vec_store(gradient[ky + r][0] + k * LANES, sum[r][k]);
+}
+
+/* Adds what the pool window `cell` sends back to rows [row, row + WINDOW_ROWS) of the numbers it saw. */
+KERNEL void window_backward(int row, const struct conv2_packed *packed, const struct features *features,
+                            float dpool2[25][16], const int *channels, int n_channels, int cell,
+                            float dpool1[14][16][8])
+{
+    float *window = dpool1[2 * (cell / 5) + row][2 * (cell % 5)];
+    vec sum[WINDOW_ROWS][WINDOW_ROW];
+    UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
+        UNROLL for (int k = 0; k < WINDOW_ROW; k++)
+            sum[r][k] = vec_load(window + r * 16 * 8 + k * LANES);
+    for (int i = 0; i < n_channels; i++) {
+        int c = channels[i], winner = features->from2[cell][c];
+        const float *w = packed->windows[c][1 + row - winner / 2][1 - winner % 2];
+        float d = dpool2[cell][c];
+        UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
+            UNROLL for (int k = 0; k < WINDOW_ROW; k++)
+                sum[r][k] += vec_load(w + r * 8 * 8 + k * LANES) * d;
+    }
+    UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
+        UNROLL for (int k = 0; k < WINDOW_ROW; k++)
+            vec_store(window + r * 16 * 8 + k * LANES, sum[r][k]);
+}
+
+void conv2_backward(const struct conv2_packed *packed, const struct features *features,
+                    float pool2[25][16], float dpool2[25][16], unsigned kept2, float scale,
+                    float dpool1[14][16][8], struct layout *gradient)
+{
+    int channels[16], n_channels = list_kept(kept2, channels);
+    for (int cell = 0; cell < 25; cell++)
+        for (int c = 0; c < 16; c++) {
+            float d = pool2[cell][c] > 0 ? dpool2[cell][c] * scale : 0;
+            dpool2[cell][c] = d;
+            gradient->conv2_bias[c] += d;
+        }
+    for (int i = 0; i < n_channels; i++) {
+        int ky = 0;
+        for (; ky + PATCH_ROWS <= 5; ky += PATCH_ROWS)
+            weights_backward(ky, PATCH_ROWS, features, dpool2, channels[i], gradient->conv2[channels[i]]);
+        if (5 % PATCH_ROWS)
+            weights_backward(ky, 5 % PATCH_ROWS, features, dpool2, channels[i],
+                             gradient->conv2[channels[i]]);
+    }
+    memset(dpool1, 0, 14 * sizeof *dpool1);
+    for (int cell = 0; cell < 25; cell++)
+        for (int row = 0; row < 6; row += WINDOW_ROWS)
+            window_backward(row, packed, features, dpool2, channels, n_channels, cell, dpool1);
+}

@@ -1,0 +1,207 @@
+/* conv3 (400 -> 120, its kernel covers its input: a matrix), fc1 (120 -> 84), fc2 (84 -> 10), each with a
+ * tile of samples at once: 48,000 + 10,080 + 840 multiply-adds a sample in each of the three passes.
+ *
+ * Weights are [out][in] as in PyTorch. Three products, each with its sums in registers:
+ *   forward   y[out][s]  = sum over in  of w[out][in] x[in][s]      lanes: the tile's samples
+ *   input     dx[s][in]  = sum over out of dy[s][out] w[out][in]    lanes: inputs
+ *   weights   dw[out][in] = sum over s  of dy[s][out] x[s][in]      lanes: inputs
+ * so forward wants activations as [unit][sample] and backward as [sample][unit]; the former is
+ * transposed into the latter once. The weight gradient of a few outputs is added to the exact sums
+ * while it is still in the first-level cache.
+ */
+#include <string.h>
+
+#include "exact_sum.h"
+#include "kernels.h"
+#include "vector.h"
+
+enum {
+    SAMPLES = TILE / LANES,                            /* vectors in a tile */
+    SUMS = VECTOR_REGISTERS == 32 ? 24 : 12,           /* registers that hold sums */
+};
+
+/* --- the three products; every size is a constant where they are used ----------------------------- */
+
+/* `block` divides out. stride: floats from one row of w to the next. */
+KERNEL void product_forward(int in, int out, int stride, int block, const float *w, const float *x, float *y)
+{
+    for (int first = 0; first < out; first += block) {
+        const float *rows = w + first * stride;
+        vec sum[SUMS][SAMPLES];
+        UNROLL for (int o = 0; o < block; o++)
+            UNROLL for (int s = 0; s < SAMPLES; s++)
+                sum[o][s] = (vec){0};
+        for (int i = 0; i < in; i++) {
+            vec samples[SAMPLES];
+            UNROLL for (int s = 0; s < SAMPLES; s++)
+                samples[s] = vec_load(x + i * TILE + s * LANES);
+            UNROLL for (int o = 0; o < block; o++)
+                UNROLL for (int s = 0; s < SAMPLES; s++)
+                    sum[o][s] += samples[s] * rows[o * stride + i];
+        }
+        UNROLL for (int o = 0; o < block; o++)
+            UNROLL for (int s = 0; s < SAMPLES; s++)
+                vec_store(y + (first + o) * TILE + s * LANES, sum[o][s]);
+    }
+}
+
+/* `parts` vectors of inputs at a time, for `block` samples. */
+KERNEL void product_input(int stride, int out, int dy_stride, int block, int parts, const float *w,
+                          const float *dy, float *dx)
+{
+    for (int first = 0; first < stride; first += parts * LANES)
+        for (int s = 0; s < TILE; s += block) {
+            vec sum[4][6];
+            UNROLL for (int r = 0; r < block; r++)
+                UNROLL for (int k = 0; k < parts; k++)
+                    sum[r][k] = (vec){0};
+            for (int o = 0; o < out; o++) {
+                vec row[6];
+                UNROLL for (int k = 0; k < parts; k++)
+                    row[k] = vec_load(w + o * stride + first + k * LANES);
+                UNROLL for (int r = 0; r < block; r++)
+                    UNROLL for (int k = 0; k < parts; k++)
+                        sum[r][k] += row[k] * dy[(s + r) * dy_stride + o];
+            }
+            UNROLL for (int r = 0; r < block; r++)
+                UNROLL for (int k = 0; k < parts; k++)
+                    vec_store(dx + (s + r) * stride + first + k * LANES, sum[r][k]);
+        }
+}
+
+/* Adds the gradient to the exact sums; returns how many terms were refused. `block` divides out. */
+KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int parts, const float *x,
+                              const float *dy, int64_t *sums)
+{
+    size_t refused = 0;
+    for (int first = 0; first < out; first += block) {
+        _Alignas(64) float gradient[4 * 400];
+        for (int i = 0; i < stride; i += parts * LANES) {
+            vec sum[4][6];
+            UNROLL for (int o = 0; o < block; o++)
+                UNROLL for (int k = 0; k < parts; k++)
+                    sum[o][k] = (vec){0};
+            for (int s = 0; s < TILE; s++) {
+                vec row[6];
+                UNROLL for (int k = 0; k < parts; k++)
+                    row[k] = vec_load(x + s * stride + i + k * LANES);
+                UNROLL for (int o = 0; o < block; o++)
+                    UNROLL for (int k = 0; k < parts; k++)
+                        sum[o][k] += row[k] * dy[s * dy_stride + first + o];
+            }
+            UNROLL for (int o = 0; o < block; o++)
+                UNROLL for (int k = 0; k < parts; k++)
+                    vec_store(gradient + o * stride + i + k * LANES, sum[o][k]);
+        }
+        refused += exact_sum_add((size_t)(block * stride), gradient, sums + first * stride);
+    }
+    return refused;
+}
+
+/* --- between the products -------------------------------------------------------------------------- */
+
+/* y = ReLU(y + bias), times scale where the sample keeps the unit, else 0. [unit][sample]. */
+KERNEL void activate(int units, const float *bias, float scale, const int32_t kept[][TILE], float *y)
+{
+    for (int u = 0; u < units; u++)
+        UNROLL for (int s = 0; s < SAMPLES; s++) {
+            float *at = y + u * TILE + s * LANES;
+            ivec word = (ivec)vec_load((const float *)kept[u / 32] + s * LANES);
+            ivec keeps = -(word >> (u % 32) & 1);
+            vec_store(at, vec_select(keeps, vec_relu(vec_load(at) + bias[u]) * scale, (vec){0}));
+        }
+}
+
+static void lanes_from_rows(int units, int stride, const float *rows, float *lanes)
+{
+    for (int u = 0; u < units; u++)
+        for (int s = 0; s < TILE; s++)
+            lanes[u * TILE + s] = rows[s * stride + u];
+}
+
+static void rows_from_lanes(int units, int stride, const float *lanes, float *rows)
+{
+    for (int s = 0; s < TILE; s++)
+        for (int u = 0; u < units; u++)
+            rows[s * stride + u] = lanes[u * TILE + s];
+}
+
+/* The masks of a layer as words of 32 units, one lane a sample. */
+static void mask_lanes(const struct sample_mask *masks, enum dropout_layer layer, int32_t words[4][TILE])
+{
+    for (int s = 0; s < TILE; s++)
+        for (int i = 0; i < 4; i++)
+            words[i][s] = (int32_t)(uint32_t)(masks[s].keep[layer][i / 2] >> i % 2 * 32);
+}
+
+/* dy = gradient before the activation whose outcome is y; adds its sum over samples to the bias's. */
+static size_t activation_backward(int stride, float scale, const float *y, float *dy, int64_t *bias_sums)
+{
+    float bias[128] = {0};
+    for (int s = 0; s < TILE; s++)
+        for (int u = 0; u < stride; u++) {
+            float d = y[s * stride + u] > 0 ? dy[s * stride + u] * scale : 0;
+            dy[s * stride + u] = d;
+            bias[u] += d;
+        }
+    return exact_sum_add((size_t)stride, bias, bias_sums);
+}
+
+/* --- the layers -------------------------------------------------------------------------------------- */
+
+/* Outputs a block of the forward product takes: they divide the layer's, and fill SUMS. */
+#define BLOCK(wide, medium, narrow) (SUMS / SAMPLES >= 24 ? (wide) : SUMS / SAMPLES >= 6 ? (medium) : (narrow))
+
+void dense_forward(const struct layout *w, const struct sample_mask masks[TILE],
+                   const float scales[DROPOUT_LAYERS], struct dense_tile *tile)
+{
+    int32_t kept[4][TILE];
+    lanes_from_rows(400, 400, tile->pool2[0][0], tile->pool2_lanes[0]);
+    product_forward(400, 120, 400, BLOCK(24, 6, 3), w->conv3[0], tile->pool2_lanes[0], tile->conv3_lanes[0]);
+    mask_lanes(masks, DROPOUT_CONV3, kept);
+    activate(120, w->conv3_bias, scales[DROPOUT_CONV3], kept, tile->conv3_lanes[0]);
+
+    product_forward(120, 84, 128, BLOCK(21, 6, 3), w->fc1[0], tile->conv3_lanes[0], tile->fc1_lanes[0]);
+    mask_lanes(masks, DROPOUT_FC1, kept);
+    activate(84, w->fc1_bias, scales[DROPOUT_FC1], kept, tile->fc1_lanes[0]);
+
+    product_forward(84, 10, 96, BLOCK(10, 5, 2), w->fc2[0], tile->fc1_lanes[0], tile->logits[0]);
+    for (int k = 0; k < 10; k++)
+        for (int s = 0; s < TILE; s++)
+            tile->logits[k][s] += w->fc2_bias[k];
+}
+
+/* Vectors of inputs a block of the backward products takes, and outputs or samples. */
+enum {
+    PARTS3 = 5, PARTS1 = 4, PARTS2 = LANES == 16 ? 6 : 4,
+    ROWS = VECTOR_REGISTERS == 32 ? 4 : 2,
+};
+
+size_t dense_backward(const struct layout *w, const float scales[DROPOUT_LAYERS], struct dense_tile *t,
+                      int64_t *sums)
+{
+    size_t refused = 0;
+    rows_from_lanes(120, 128, t->conv3_lanes[0], t->conv3[0]);
+    rows_from_lanes(84, 96, t->fc1_lanes[0], t->fc1[0]);
+    rows_from_lanes(10, 16, t->logits[0], t->dlogits[0]);
+
+    float bias[16] = {0};
+    for (int s = 0; s < TILE; s++)
+        for (int k = 0; k < 10; k++)
+            bias[k] += t->dlogits[s][k];
+    refused += exact_sum_add(16, bias, sums + LAYOUT_OF(fc2_bias));
+    refused += product_weights(96, 10, 16, 2, PARTS2, t->fc1[0], t->dlogits[0], sums + LAYOUT_OF(fc2));
+    product_input(96, 10, 16, ROWS, PARTS2, w->fc2[0], t->dlogits[0], t->dfc1[0]);
+
+    refused += activation_backward(96, scales[DROPOUT_FC1], t->fc1[0], t->dfc1[0],
+                                   sums + LAYOUT_OF(fc1_bias));
+    refused += product_weights(128, 84, 96, ROWS, PARTS1, t->conv3[0], t->dfc1[0], sums + LAYOUT_OF(fc1));
+    product_input(128, 84, 96, ROWS, PARTS1, w->fc1[0], t->dfc1[0], t->dconv3[0]);
+
+    refused += activation_backward(128, scales[DROPOUT_CONV3], t->conv3[0], t->dconv3[0],
+                                   sums + LAYOUT_OF(conv3_bias));
+    refused += product_weights(400, 120, 128, ROWS, PARTS3, t->pool2[0][0], t->dconv3[0],
+                               sums + LAYOUT_OF(conv3));
+    product_input(400, 120, 128, ROWS, PARTS3, w->conv3[0], t->dconv3[0], t->dpool2[0][0]);
+    return refused;
+}

@@ -1,0 +1,96 @@
+/* kernels.h - the layers of the CPU engine: one a file, each explained at its head.
+ *
+ * The convolutions that are followed by a pool (conv1, conv2) take one sample at a time, so that what
+ * the pool and the masks make zero is never computed. conv3 and the dense layers take a whole tile.
+ * Backward passes add to weight gradients, in the layout of layout.h.
+ */
+#ifndef DTRAIN_CPU_KERNELS_H
+#define DTRAIN_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layout.h"
+#include "lenet5.h"
+#include "masks.h"
+#include "sampler.h"
+
+/* --- image.c: 3,072 bytes to floats, pixel / 127.5 - 1 ------------------------------------------ */
+
+enum { IMAGE_SLACK = 16 }; /* floats past the end that a vector load may touch */
+
+/* A row as its 16 even columns, then its 16 odd ones: [channel][y][parity][x / 2]. */
+struct image_split {
+    _Alignas(64) float at[3][32][2][16], slack[IMAGE_SLACK];
+};
+void image_split(const uint8_t *pixels, struct image_split *image);
+
+/* The three channels of a pixel side by side: [y][x][channel]. */
+struct image_pixels {
+    _Alignas(64) float at[32][32][3], slack[IMAGE_SLACK];
+};
+void image_pixels(const uint8_t *pixels, struct image_pixels *image);
+
+/* --- conv1.c, conv2.c: convolution, ReLU, dropout of channels, max-pool 2x2 ---------------------- */
+
+/* What a sample's forward pass leaves for its backward pass. */
+struct features {
+    _Alignas(64) float pool1[14][16][8]; /* [y][x][channel]; 14 columns and 6 channels used */
+    uint16_t from1[6][14][16]; /* where in image_pixels the patch of the pool's winner starts */
+    uint8_t from2[25][16];     /* which of its window's four the winner was: 2 * dy + dx */
+};
+
+/* planes: pool1 once more, as [channel][y][x]. Only the channels whose bit is set in kept are computed;
+ * in pool1 the others are 0, in planes they are left alone. */
+void conv1_forward(const struct layout *w, const struct image_split *image, unsigned kept, float scale,
+                   float planes[6][14][16], struct features *out);
+void conv1_backward(const struct image_pixels *image, const struct features *features, unsigned kept,
+                    float scale, float dpool1[14][16][8], struct layout *gradient);
+
+/* The weights of conv2 in the two other orders its passes read them in. */
+struct conv2_packed {
+    _Alignas(64) float forward[6][5][5][16]; /* [in][ky][kx][out] */
+    _Alignas(64) float windows[16][7][8][8]; /* [out][1 + ky][1 + kx][in], 0 around */
+};
+void conv2_pack(const struct layout *w, struct conv2_packed *packed);
+
+/* pool2: [y * 5 + x][channel], the order conv3 reads it in; dropped channels are 0. */
+void conv2_forward(const struct layout *w, const struct conv2_packed *packed, float planes[6][14][16],
+                   unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
+                   struct features *features);
+
+/* dpool2 is used up. dpool1 is overwritten. */
+void conv2_backward(const struct conv2_packed *packed, const struct features *features,
+                    float pool2[25][16], float dpool2[25][16], unsigned kept2, float scale,
+                    float dpool1[14][16][8], struct layout *gradient);
+
+/* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */
+
+/* Activations and gradients of a tile. Rows are [sample][unit], their padding 0; lanes are
+ * [unit][sample]. Samples the tile lacks are 0 in pool2 and get no gradient. */
+struct dense_tile {
+    _Alignas(64) float pool2[TILE][25][16], conv3[TILE][128], fc1[TILE][96];
+    float pool2_lanes[400][TILE], conv3_lanes[120][TILE], fc1_lanes[84][TILE];
+    float logits[10][TILE]; /* softmax_loss turns them into their gradient */
+    float dpool2[TILE][25][16], dconv3[TILE][128], dfc1[TILE][96], dlogits[TILE][16];
+};
+
+/* From pool2 to logits, with the samples' masks and the layers' scales (masks.h). */
+void dense_forward(const struct layout *w, const struct sample_mask masks[TILE],
+                   const float scales[DROPOUT_LAYERS], struct dense_tile *tile);
+
+/* From the gradient in logits to dpool2. Adds the weight gradients to the exact sums (LAYOUT_COUNT of
+ * them); returns how many terms were refused. */
+size_t dense_backward(const struct layout *w, const float scales[DROPOUT_LAYERS], struct dense_tile *tile,
+                      int64_t *sums);
+
+/* --- softmax.c ------------------------------------------------------------------------------------ */
+
+/* Logits become their gradient; returns the sum of the losses. A label of -1 marks a sample that is not
+ * there: no loss, no gradient. */
+float softmax_loss(float logits[LENET5_CLASSES][TILE], const int32_t labels[TILE]);
+
+/* How many samples' largest logit (the first of equals) is their label. */
+int softmax_correct(float logits[LENET5_CLASSES][TILE], const int32_t labels[TILE]);
+
+#endif

@@ -1,0 +1,71 @@
+#include "tile.h"
+
+#include <string.h>
+
+#include "exact_sum.h"
+
+void tile_init(struct tile *tile)
+{
+    memset(tile, 0, sizeof *tile);
+}
+
+void tile_pack(struct tile *tile, const struct layout *weights)
+{
+    conv2_pack(weights, &tile->conv2);
+}
+
+static void forward(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                    int32_t labels[TILE])
+{
+    struct dense_tile *dense = &tile->dense;
+    for (int s = 0; s < input->count; s++) {
+        const struct sample_mask *mask = &input->masks[s];
+        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0], kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
+        labels[s] = input->records[s][0];
+        image_split(input->records[s] + 1, &tile->split);
+        conv1_forward(weights, &tile->split, kept1, input->scales[DROPOUT_CONV1], tile->planes,
+                      &tile->features[s]);
+        conv2_forward(weights, &tile->conv2, tile->planes, kept1, kept2, input->scales[DROPOUT_CONV2],
+                      dense->pool2[s], &tile->features[s]);
+    }
+    for (int s = input->count; s < TILE; s++) {
+        labels[s] = -1;
+        memset(dense->pool2[s], 0, sizeof dense->pool2[s]);
+    }
+    dense_forward(weights, input->masks, input->scales, dense);
+}
+
+size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                     int64_t *sums, int64_t *loss)
+{
+    int32_t labels[TILE];
+    struct layout *gradient = &tile->gradient;
+    forward(tile, weights, input, labels);
+    float tile_loss = softmax_loss(tile->dense.logits, labels);
+    size_t refused = exact_sum_add(1, &tile_loss, loss);
+    refused += dense_backward(weights, input->scales, &tile->dense, sums);
+
+    memset(gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
+    for (int s = 0; s < input->count; s++) {
+        const struct sample_mask *mask = &input->masks[s];
+        conv2_backward(&tile->conv2, &tile->features[s], tile->dense.pool2[s], tile->dense.dpool2[s],
+                       (unsigned)mask->keep[DROPOUT_CONV2][0], input->scales[DROPOUT_CONV2], tile->dpool1,
+                       gradient);
+        image_pixels(input->records[s] + 1, &tile->pixels);
+        conv1_backward(&tile->pixels, &tile->features[s], (unsigned)mask->keep[DROPOUT_CONV1][0],
+                       input->scales[DROPOUT_CONV1], tile->dpool1, gradient);
+    }
+    layout_clear_padding(gradient);
+    return refused + exact_sum_add(LAYOUT_OF(conv3), (const float *)gradient, sums);
+}
+
+int tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                  int64_t *loss)
+{
+    int32_t labels[TILE];
+    forward(tile, weights, input, labels);
+    int correct = softmax_correct(tile->dense.logits, labels);
+    float tile_loss = softmax_loss(tile->dense.logits, labels);
+    exact_sum_add(1, &tile_loss, loss);
+    return correct;
+}

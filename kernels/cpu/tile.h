@@ -1,0 +1,46 @@
+/* tile.h - LeNet-5 over one tile, by the kernels of this folder.
+ *
+ * A tile's sums come from the same instructions in the same order wherever it is computed: they depend on
+ * its samples, masks and weights alone.
+ */
+#ifndef DTRAIN_CPU_TILE_H
+#define DTRAIN_CPU_TILE_H
+
+#include "kernels.h"
+
+/* Scratch: everything between the input and the sums. About half a megabyte. */
+struct tile {
+    struct conv2_packed conv2;
+    struct image_split split;
+    struct image_pixels pixels;
+    _Alignas(64) float planes[6][14][16];
+    struct features features[TILE];
+    struct dense_tile dense;
+    _Alignas(64) float dpool1[14][16][8];
+    struct layout gradient; /* of conv1 and conv2; the others go straight into the exact sums */
+};
+
+/* Zeroes what the kernels never write: padding. Once, before anything else. */
+void tile_init(struct tile *tile);
+
+/* Prepares for weights: again whenever they have changed. */
+void tile_pack(struct tile *tile, const struct layout *weights);
+
+/* `count` samples (1..TILE) and their masks. */
+struct tile_input {
+    int count;
+    const uint8_t *records[TILE]; /* dataset.h */
+    struct sample_mask masks[TILE];
+    float scales[DROPOUT_LAYERS];
+};
+
+/* Forward and backward: adds the gradient to sums[LAYOUT_COUNT] and the loss to *loss, all of them
+ * exact_sum.h's. Returns how many terms were refused. */
+size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                     int64_t *sums, int64_t *loss);
+
+/* Forward: adds the loss to *loss (exact_sum.h), returns how many samples are classified right. */
+int tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                  int64_t *loss);
+
+#endif

@@ -1,0 +1,180 @@
+#include "cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "exact_sum.h"
+#include "kernels/cpu/tile.h"
+#include "sampler.h"
+
+struct cpu {
+    struct engine base;
+    struct layout weights, momentum; /* of which only canonical numbers are ever non-zero */
+    struct tile tile;
+    struct tile_input input;
+    uint32_t index[LENET5_WEIGHTS]; /* layout_index */
+    int64_t sums[LAYOUT_COUNT + SUM_SLOTS];
+};
+
+static struct cpu *cpu_of(struct engine *engine)
+{
+    return (struct cpu *)engine; /* base is first */
+}
+
+static bool available(char *why, size_t why_bytes)
+{
+    if (why_bytes > 0)
+        *why = '\0';
+    return true;
+}
+
+static struct engine *open_cpu(const struct engine_setup *setup, struct error *error)
+{
+    struct cpu *cpu = aligned_alloc(64, (sizeof *cpu + 63) / 64 * 64);
+    if (cpu == NULL) {
+        error_set(error, EXIT_RUNTIME, "engine cpu: no memory for its %zu bytes", sizeof *cpu);
+        return NULL;
+    }
+    memset(cpu, 0, sizeof *cpu);
+    tile_init(&cpu->tile);
+    layout_index(cpu->index);
+    cpu->base.ops = &engine_cpu;
+    cpu->base.setup = *setup;
+    cpu->base.sums = cpu->sums;
+    cpu->base.n_gradient = LAYOUT_COUNT;
+    return &cpu->base;
+}
+
+static void close_cpu(struct engine *engine)
+{
+    free(engine);
+}
+
+static void begin_epoch(struct engine *engine, const uint32_t *order)
+{
+    engine->order = order;
+}
+
+/* --- training ------------------------------------------------------------------------------------- */
+
+void cpu_prepare(struct engine *engine)
+{
+    struct cpu *cpu = cpu_of(engine);
+    memset(cpu->sums, 0, sizeof cpu->sums);
+    tile_pack(&cpu->tile, &cpu->weights);
+}
+
+void cpu_add_tile(struct engine *engine, uint64_t step, size_t first, size_t position, size_t count)
+{
+    struct cpu *cpu = cpu_of(engine);
+    struct tile_input *input = &cpu->input;
+    const struct masks *masks = &engine->setup.masks;
+    input->count = (int)count;
+    for (size_t s = 0; s < count; s++)
+        input->records[s] = split_record(&engine->setup.data->train, engine->order[first + position + s]);
+    memcpy(input->scales, masks->scale, sizeof input->scales);
+    masks_draw(masks, step, (uint32_t)position, (uint32_t)count, input->masks);
+
+    int64_t *slots = cpu->sums + LAYOUT_COUNT;
+    slots[SLOT_REFUSED] +=
+        (int64_t)tile_gradient(&cpu->tile, &cpu->weights, input, cpu->sums, &slots[SLOT_LOSS]);
+}
+
+static void gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+{
+    struct comm *comm = engine->setup.comm;
+    size_t position, end;
+    sampler_share(last - first, comm_rank(comm), comm_size(comm), &position, &end);
+    cpu_prepare(engine);
+    for (; position < end; position += TILE) {
+        cpu_add_tile(engine, step, first, position, end - position < TILE ? end - position : TILE);
+        comm_alive(comm);
+    }
+}
+
+static void update(struct engine *engine, float learning_rate, size_t samples)
+{
+    struct cpu *cpu = cpu_of(engine);
+    float *weights = (float *)&cpu->weights, *momentum = (float *)&cpu->momentum;
+    float keep = engine->setup.momentum;
+    for (size_t i = 0; i < LAYOUT_COUNT; i++) {
+        float g = (float)((double)cpu->sums[i] * (EXACT_UNIT / (double)samples));
+        momentum[i] = keep * momentum[i] + g;
+        weights[i] -= learning_rate * momentum[i];
+    }
+}
+
+/* --- evaluation ----------------------------------------------------------------------------------- */
+
+static void evaluate_cpu(struct engine *engine, const struct split *split, size_t first, size_t last,
+                         struct evaluation *sum)
+{
+    struct cpu *cpu = cpu_of(engine);
+    struct tile_input *input = &cpu->input;
+    const struct masks keep_all = masks_make(0, 0, 0);
+    tile_pack(&cpu->tile, &cpu->weights);
+    masks_draw(&keep_all, 0, 0, TILE, input->masks);
+    memcpy(input->scales, keep_all.scale, sizeof input->scales);
+    for (; first < last; first += TILE) {
+        input->count = (int)(last - first < TILE ? last - first : TILE);
+        for (int s = 0; s < input->count; s++)
+            input->records[s] = split_record(split, first + (size_t)s);
+        sum->correct += tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss);
+        sum->samples += input->count;
+    }
+}
+
+/* --- state ------------------------------------------------------------------------------------------ */
+
+static void gather(const struct cpu *cpu, const struct layout *from, float *canonical)
+{
+    const float *numbers = (const float *)from;
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        canonical[i] = numbers[cpu->index[i]];
+}
+
+static void scatter(const struct cpu *cpu, const float *canonical, struct layout *to)
+{
+    float *numbers = (float *)to;
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        numbers[cpu->index[i]] = canonical[i];
+}
+
+static void read_state(struct engine *engine, float *weights, float *momentum)
+{
+    struct cpu *cpu = cpu_of(engine);
+    if (weights != NULL)
+        gather(cpu, &cpu->weights, weights);
+    if (momentum != NULL)
+        gather(cpu, &cpu->momentum, momentum);
+}
+
+static void write_state(struct engine *engine, const float *weights, const float *momentum)
+{
+    struct cpu *cpu = cpu_of(engine);
+    if (weights != NULL)
+        scatter(cpu, weights, &cpu->weights);
+    if (momentum != NULL)
+        scatter(cpu, momentum, &cpu->momentum);
+}
+
+static void read_gradient(struct engine *engine, size_t samples, float *gradient_out)
+{
+    struct cpu *cpu = cpu_of(engine);
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        exact_sum_read(1, &cpu->sums[cpu->index[i]], 1 / (double)samples, &gradient_out[i]);
+}
+
+const struct engine_ops engine_cpu = {
+    .name = "cpu",
+    .available = available,
+    .open = open_cpu,
+    .close = close_cpu,
+    .begin_epoch = begin_epoch,
+    .gradient = gradient,
+    .update = update,
+    .evaluate = evaluate_cpu,
+    .read = read_state,
+    .write = write_state,
+    .read_gradient = read_gradient,
+};
