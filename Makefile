@@ -43,7 +43,7 @@ say = $(if $(V),,@echo '  $(1) $@';)
 SOURCES := $(wildcard src/*.c src/*/*.c kernels/cpu/*.c kernels/reference/*.c)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
-TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
+TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/mpi/*.c))
 
 all: $(NAME) ## build ./dtrain (the default)
 
@@ -71,7 +71,7 @@ found: # probes, printed once a run
 
 unit: $(TESTS) ## build the unit tests
 
-$(BUILD)/tests/unit/test_%: tests/unit/test_%.c $(PARTS)
+$(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -lcmocka
 

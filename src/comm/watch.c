@@ -130,7 +130,7 @@ static void hear(struct watch *watch, struct inquiry *inquiry)
     }
 }
 
-/* The lowest rank that still lives speaks; the others leave it the time to. */
+/* The lowest rank that still lives speaks; the others give it the time to end the job. */
 static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group,
                                   const struct inquiry *inquiry, const char *what)
 {
@@ -150,7 +150,7 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
         count++;
     }
     if (watch->rank != speaker)
-        sleep(2);
+        sleep(10);
     watch_abort(watch->mpi, EXIT_PEER_LOST,
                 "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
                 "start again with --resume",
