@@ -52,4 +52,10 @@ double reference_gradient(const double *weights, const struct masks *masks, size
                           const uint8_t *const *records, const struct sample_mask *drawn,
                           double *gradient);
 
+/* How far the sample is from the nearest point where a ReLU or a pool decides otherwise. Single precision
+ * may decide otherwise already below about 1e-6; its gradient is then another one, not a worse one, so
+ * comparisons leave such samples out. */
+double reference_margin(const double *weights, const struct masks *masks, const uint8_t *record,
+                        const struct sample_mask *drawn);
+
 #endif

@@ -16,8 +16,9 @@
 #include "sampler.h"
 #include "src/engine/cpu.h"
 
-enum { IMAGES = 320, PER_FILE = IMAGES / TRAINING_FILES };
+enum { IMAGES = 400, PER_FILE = IMAGES / TRAINING_FILES };
 static const float MOMENTUM = 0.9f;
+static const double MARGIN = 2e-6; /* what samples compared with the reference must have (reference.h) */
 
 struct fixture {
     struct dataset data;
@@ -95,6 +96,21 @@ static double relative_error(const double *expected, const float *actual, size_t
     return norm > 0 ? sqrt(difference / norm) : sqrt(difference);
 }
 
+/* Puts samples with enough margin at [first, first + samples) of the order; the others go to the end. */
+static void choose_samples(struct fixture *f, const double *weights, const struct masks *masks, size_t first,
+                           size_t samples, const struct sample_mask *drawn)
+{
+    size_t spare = first + samples;
+    for (size_t i = 0; i < samples; i++)
+        while (reference_margin(weights, masks, split_record(&f->data.train, f->order[first + i]),
+                                &drawn[i]) < MARGIN) {
+            assert_true(spare < IMAGES);
+            uint32_t other = f->order[spare];
+            f->order[spare++] = f->order[first + i];
+            f->order[first + i] = other;
+        }
+}
+
 static void check_gradient(struct fixture *f, double p_conv, double p_fc, size_t samples)
 {
     static const size_t first = 32;
@@ -104,15 +120,16 @@ static void check_gradient(struct fixture *f, double p_conv, double p_fc, size_t
     const uint8_t **records = malloc(samples * sizeof(*records));
     struct sample_mask *masks = malloc(samples * sizeof *masks);
     struct engine *engine = open_engine(f, p_conv, p_fc, weights);
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        w[i] = weights[i];
+    masks_draw(&engine->setup.masks, step, 0, (uint32_t)samples, masks);
+    choose_samples(f, w, &engine->setup.masks, first, samples, masks);
 
     add_share(engine, step, first, 0, samples);
     engine_cpu.read_gradient(engine, samples, actual);
 
-    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        w[i] = weights[i];
     for (size_t i = 0; i < samples; i++)
         records[i] = split_record(&f->data.train, f->order[first + i]);
-    masks_draw(&engine->setup.masks, step, 0, (uint32_t)samples, masks);
     double loss = reference_gradient(w, &engine->setup.masks, samples, records, masks, expected);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
         expected[i] /= (double)samples;
