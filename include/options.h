@@ -37,9 +37,8 @@ struct options {
     bool doctor, help, version;
 };
 
-/* Fills *options from the command line. `speak`: whether this rank prints help, the version and what
- * getopt itself has to say (one rank does). On bad input false and *error (EXIT_USAGE; its text is empty
- * when getopt has already printed the line). */
+/* Fills *options from the command line. `speak`: whether this rank prints help and the version (one rank
+ * does). On bad input false and *error (EXIT_USAGE). */
 bool options_parse(int argc, char **argv, bool speak, struct options *options, struct error *error);
 
 /* The nets asked for, in the study's order, with --p-conv and --p-fc applied: nets[0..return). */

@@ -58,16 +58,16 @@ int main(int argc, char **argv)
     MPI_CHECK(MPI_Init(&argc, &argv));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
 
-    /* Every rank has the same command line, so every rank comes to the same verdict. */
+    /* Ranks started with unlike command lines must not wait for each other either. */
+    bool parsed = options_parse(argc, argv, rank == 0, &options, &error);
+    struct comm *world = comm_open_world(parsed ? options.timeout_seconds : 60);
     enum exit_code code = EXIT_DONE;
-    if (!options_parse(argc, argv, rank == 0, &options, &error)) {
+    if (!comm_agree(world, &error))
         code = error.code;
-    } else if (!options.help && !options.version) {
-        struct comm *world = comm_open_world(options.timeout_seconds);
+    else if (!options.help && !options.version)
         code = run(&options, world, &error);
-        comm_close(world);
-    }
-    if (rank == 0 && error.text[0] != '\0')
+    comm_close(world);
+    if (rank == 0 && error.code != EXIT_DONE)
         fprintf(stderr, "dtrain: %s\n", error.text);
     fflush(stdout);
     MPI_Finalize();

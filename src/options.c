@@ -210,6 +210,23 @@ struct parse {
     bool speak;
 };
 
+/* What getopt could not take; said here, so that one line from one rank says it. */
+static bool refuse(const char *word, struct error *error)
+{
+    if (strncmp(word, "--", 2) != 0)
+        return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
+    size_t length = strcspn(word + 2, "=");
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        if (spec->name == NULL || strlen(spec->name) != length || strncmp(word + 2, spec->name, length) != 0)
+            continue;
+        if (spec->kind == FLAG)
+            return error_set(error, EXIT_USAGE, "%s: --%s takes no value", word, spec->name);
+        return error_set(error, EXIT_USAGE, "--%s: lacks its value; give %s", spec->name, spec->argument);
+    }
+    return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
+}
+
 static error_t parse_one(int key, char *argument, struct argp_state *state)
 {
     struct parse *parse = state->input;
@@ -217,13 +234,16 @@ static error_t parse_one(int key, char *argument, struct argp_state *state)
         error_set(parse->error, EXIT_USAGE, "%s: dtrain takes options only; see --help", argument);
         return EINVAL;
     }
+    if (key == ARGP_KEY_ERROR && !parse->options->help && !parse->options->version)
+        refuse(state->argv[state->next - 1], parse->error);
     if (key < FIRST_KEY || key >= FIRST_KEY + SPECS)
         return ARGP_ERR_UNKNOWN;
     const struct option_spec *spec = &specs[key - FIRST_KEY];
     if (!parse_value(spec, argument, parse->options, parse->error))
         return EINVAL;
     if (parse->speak && parse->options->help)
-        argp_state_help(state, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC);
+        argp_help(state->root_argp, stdout,
+                  ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
     if (parse->speak && parse->options->version)
         printf("dtrain %s (%s)\n", version_revision, version_build);
     return parse->options->help || parse->options->version ? ECANCELED : 0;
@@ -262,13 +282,8 @@ bool options_parse(int argc, char **argv, bool speak, struct options *options, s
     };
     set_initial(options);
     struct parse parse = {options, error, speak};
-    error_t failed = argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | (speak ? 0 : ARGP_NO_ERRS), NULL,
-                                &parse);
-    if (failed == ECANCELED)
-        return true;
-    if (failed)
-        return error_set(error, EXIT_USAGE, "%s", "");
-    return check(options, error);
+    error_t failed = argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
+    return failed == ECANCELED || (!failed && check(options, error));
 }
 
 cJSON *options_json(const struct options *options)
