@@ -112,7 +112,7 @@ static FILE *create_file(const char *directory, char path[4096], struct error *e
     char host[256] = "", name[400];
     gethostname(host, sizeof host - 1);
     for (int n = 0;; n++) {
-        snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%ld.%d", (long long)time(NULL), host,
+        snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%07ld.%d", (long long)time(NULL), host,
                  (long)getpid(), n);
         if (!files_path(directory, name, path, error))
             return NULL;

@@ -327,7 +327,7 @@ static void test_killed_100_times(void **unused)
         number = state.progress.epoch;
         assert_state(&state, number);
     }
-    print_message("%d of 100 kills tore a file, %d came after a whole one\n", (int)torn, (int)advances);
+    print_message("# %d of 100 kills tore a file, %d came after a whole one\n", (int)torn, (int)advances);
     assert_true(torn >= 5 && advances >= 5); /* the kills did fall into the middle of writing */
     assert_true(write_state(".", 5, &error));
     assert_int_equal(count_leftovers(), 0);
