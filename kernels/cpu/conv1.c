@@ -74,16 +74,6 @@ KERNEL void forward(int channels, const struct layout *w, const struct image_spl
         }
 }
 
-/* Writes the bits set in `kept` to list; returns how many. */
-static int list_kept(unsigned kept, int *list)
-{
-    int count = 0;
-    for (int c = 0; c < 6; c++)
-        if (kept >> c & 1)
-            list[count++] = c;
-    return count;
-}
-
 static void interleave(unsigned kept, float planes[6][14][16], float pool1[14][16][8])
 {
     static const float zeros[16];
@@ -100,7 +90,9 @@ static void interleave(unsigned kept, float planes[6][14][16], float pool1[14][1
 void conv1_forward(const struct layout *w, const struct image_split *image, unsigned kept, float scale,
                    float planes[6][14][16], struct features *out)
 {
-    int list[6], count = list_kept(kept, list);
+    int list[6], count = 0;
+    for (unsigned rest = kept; rest != 0; rest &= rest - 1)
+        list[count++] = __builtin_ctz(rest);
     for (int done = 0; done < count; done += GROUP)
         switch (count - done) {
         case 1: forward(1, w, image, list + done, scale, planes, out); break;
@@ -133,34 +125,49 @@ static int list_patches(const float *gradient, const uint16_t *from, struct patc
     return count;
 }
 
-void conv1_backward(const struct image_pixels *image, const struct features *features, unsigned kept,
-                    float scale, float dpool1[14][16][8], struct layout *gradient)
+/* dpool1 becomes the gradient before ReLU and dropout, at the winners. */
+static void activation_backward(const struct features *features, float scale, float dpool1[14][16][8],
+                                float *bias)
 {
-    int channels[6], n_channels = list_kept(kept, channels);
-    const float *pixels = image->at[0][0];
-    float bias[8] = {0};
-    for (int y = 0; y < 14; y++)
-        for (int x = 0; x < 14; x++)
-            for (int c = 0; c < 8; c++) {
-                float d = features->pool1[y][x][c] > 0 ? dpool1[y][x][c] * scale : 0;
-                dpool1[y][x][c] = d;
-                bias[c] += d;
-            }
-    for (int i = 0; i < n_channels; i++) {
-        int c = channels[i];
+    enum { SPAN = LANES > 8 ? LANES : 8 }; /* whole vectors, whole pixels */
+    float *d = dpool1[0][0];
+    const float *pool1 = features->pool1[0][0];
+    vec sum[SPAN / LANES] = {{0}};
+    for (int i = 0; i < 14 * 16 * 8; i += SPAN)
+        UNROLL for (int k = 0; k < SPAN / LANES; k++) {
+            vec here = vec_load(d + i + k * LANES) * scale;
+            here = vec_select(vec_load(pool1 + i + k * LANES) > 0, here, (vec){0});
+            vec_store(d + i + k * LANES, here);
+            sum[k] += here;
+        }
+    for (int i = 0; i < SPAN; i++)
+        bias[i % 8] += sum[i / LANES][i % LANES];
+}
+
+/* The weight gradient of one channel. */
+static void channel_weights(const float *pixels, const struct patch *list, int patches, float gradient[5][16])
+{
+    vec sum[5][PARTS];
+    UNROLL for (int k = 0; k < 5 * PARTS; k++)
+        sum[k / PARTS][k % PARTS] = vec_load(gradient[k / PARTS] + k % PARTS * LANES);
+    for (int p = 0; p < patches; p++) {
+        const float *patch = pixels + list[p].start;
+        UNROLL for (int k = 0; k < 5 * PARTS; k++)
+            sum[k / PARTS][k % PARTS] += vec_load(patch + k / PARTS * 96 + k % PARTS * LANES) *
+                                         list[p].gradient;
+    }
+    UNROLL for (int k = 0; k < 5 * PARTS; k++)
+        vec_store(gradient[k / PARTS] + k % PARTS * LANES, sum[k / PARTS][k % PARTS]);
+}
+
+void conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
+                   float scale, float dpool1[14][16][8], struct layout *gradient)
+{
+    activation_backward(features, scale, dpool1, gradient->conv1_bias);
+    for (; kept != 0; kept &= kept - 1) {
+        int c = __builtin_ctz(kept);
         struct patch list[PATCHES + 1];
         int patches = list_patches(&dpool1[0][0][c], features->from1[c][0], list);
-        vec sum[5][PARTS];
-        UNROLL for (int k = 0; k < 5 * PARTS; k++)
-            sum[k / PARTS][k % PARTS] = vec_load(gradient->conv1[c][k / PARTS] + k % PARTS * LANES);
-        for (int p = 0; p < patches; p++) {
-            const float *patch = pixels + list[p].start;
-            UNROLL for (int k = 0; k < 5 * PARTS; k++)
-                sum[k / PARTS][k % PARTS] += vec_load(patch + k / PARTS * 96 + k % PARTS * LANES) *
-                                             list[p].gradient;
-        }
-        UNROLL for (int k = 0; k < 5 * PARTS; k++)
-            vec_store(gradient->conv1[c][k / PARTS] + k % PARTS * LANES, sum[k / PARTS][k % PARTS]);
-        gradient->conv1_bias[c] += bias[c];
+        channel_weights(image->at[0][0], list, patches, gradient->conv1[c]);
     }
 }

@@ -78,15 +78,6 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
         }
 }
 
-static int list_kept(unsigned kept, int *list)
-{
-    int count = 0;
-    for (int c = 0; c < 16; c++)
-        if (kept >> c & 1)
-            list[count++] = c;
-    return count;
-}
-
 enum {
     /* A row of a 5x5x8 patch in vectors, a row of the 6x6x8 numbers under a pool window likewise, and how
      * many rows have their sums in registers at once. */
@@ -141,25 +132,40 @@ KERNEL void window_backward(int row, const struct conv2_packed *packed, const st
             vec_store(window + r * 16 * 8 + k * LANES, sum[r][k]);
 }
 
-void conv2_backward(const struct conv2_packed *packed, const struct features *features,
-                    float pool2[25][16], float dpool2[25][16], unsigned kept2, float scale,
-                    float dpool1[14][16][8], struct layout *gradient)
+/* dpool2 becomes the gradient before ReLU and dropout, at the winners. */
+static void activation_backward(float pool2[25][16], float scale, float dpool2[25][16], float *bias)
 {
-    int channels[16], n_channels = list_kept(kept2, channels);
-    for (int cell = 0; cell < 25; cell++)
-        for (int c = 0; c < 16; c++) {
-            float d = pool2[cell][c] > 0 ? dpool2[cell][c] * scale : 0;
-            dpool2[cell][c] = d;
-            gradient->conv2_bias[c] += d;
+    for (int channel = 0; channel < 16; channel += LANES) {
+        vec sum = vec_load(bias + channel);
+        for (int cell = 0; cell < 25; cell++) {
+            vec d = vec_load(&dpool2[cell][channel]) * scale;
+            d = vec_select(vec_load(&pool2[cell][channel]) > 0, d, (vec){0});
+            vec_store(&dpool2[cell][channel], d);
+            sum += d;
         }
-    for (int i = 0; i < n_channels; i++) {
-        int ky = 0;
-        for (; ky + PATCH_ROWS <= 5; ky += PATCH_ROWS)
-            weights_backward(ky, PATCH_ROWS, features, dpool2, channels[i], gradient->conv2[channels[i]]);
-        if (5 % PATCH_ROWS)
-            weights_backward(ky, 5 % PATCH_ROWS, features, dpool2, channels[i],
-                             gradient->conv2[channels[i]]);
+        vec_store(bias + channel, sum);
     }
+}
+
+void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
+                   float dpool2[25][16], struct layout *gradient)
+{
+    activation_backward(pool2, scale, dpool2, gradient->conv2_bias);
+    for (; kept2 != 0; kept2 &= kept2 - 1) {
+        int c = __builtin_ctz(kept2), ky = 0;
+        for (; ky + PATCH_ROWS <= 5; ky += PATCH_ROWS)
+            weights_backward(ky, PATCH_ROWS, features, dpool2, c, gradient->conv2[c]);
+        if (5 % PATCH_ROWS)
+            weights_backward(ky, 5 % PATCH_ROWS, features, dpool2, c, gradient->conv2[c]);
+    }
+}
+
+void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,
+                 float dpool2[25][16], float dpool1[14][16][8])
+{
+    int channels[16], n_channels = 0;
+    for (; kept2 != 0; kept2 &= kept2 - 1)
+        channels[n_channels++] = __builtin_ctz(kept2);
     memset(dpool1, 0, 14 * sizeof *dpool1);
     for (int cell = 0; cell < 25; cell++)
         for (int row = 0; row < 6; row += WINDOW_ROWS)

@@ -44,8 +44,10 @@ struct features {
  * in pool1 the others are 0, in planes they are left alone. */
 void conv1_forward(const struct layout *w, const struct image_split *image, unsigned kept, float scale,
                    float planes[6][14][16], struct features *out);
-void conv1_backward(const struct image_pixels *image, const struct features *features, unsigned kept,
-                    float scale, float dpool1[14][16][8], struct layout *gradient);
+
+/* Adds to the gradient. dpool1 is used up. */
+void conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
+                   float scale, float dpool1[14][16][8], struct layout *gradient);
 
 /* The weights of conv2 in the two other orders its passes read them in. */
 struct conv2_packed {
@@ -59,10 +61,13 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
                    unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
                    struct features *features);
 
-/* dpool2 is used up. dpool1 is overwritten. */
-void conv2_backward(const struct conv2_packed *packed, const struct features *features,
-                    float pool2[25][16], float dpool2[25][16], unsigned kept2, float scale,
-                    float dpool1[14][16][8], struct layout *gradient);
+/* Turns dpool2 into the gradient before ReLU and dropout; adds to the weights' gradient. */
+void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
+                   float dpool2[25][16], struct layout *gradient);
+
+/* After conv2_weights. dpool1 is overwritten. */
+void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,
+                 float dpool2[25][16], float dpool1[14][16][8]);
 
 /* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */
 

@@ -48,12 +48,13 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     memset(gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
-        conv2_backward(&tile->conv2, &tile->features[s], tile->dense.pool2[s], tile->dense.dpool2[s],
-                       (unsigned)mask->keep[DROPOUT_CONV2][0], input->scales[DROPOUT_CONV2], tile->dpool1,
-                       gradient);
+        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0], kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
+        conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
+                      tile->dense.dpool2[s], gradient);
+        conv2_input(&tile->conv2, &tile->features[s], kept2, tile->dense.dpool2[s], tile->dpool1);
         image_pixels(input->records[s] + 1, &tile->pixels);
-        conv1_backward(&tile->pixels, &tile->features[s], (unsigned)mask->keep[DROPOUT_CONV1][0],
-                       input->scales[DROPOUT_CONV1], tile->dpool1, gradient);
+        conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1], tile->dpool1,
+                      gradient);
     }
     layout_clear_padding(gradient);
     return refused + exact_sum_add(LAYOUT_OF(conv3), (const float *)gradient, sums);
