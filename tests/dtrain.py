@@ -142,8 +142,8 @@ def run(np, *options, seconds=120, **where):
 
 
 def run_all(calls):
-    """Several runs, two at a time: their results in order. calls: the arguments of run, a list each."""
-    with ThreadPoolExecutor(2) as pool:
+    """Several runs, some at a time: their results in order. calls: the arguments of run, a list each."""
+    with ThreadPoolExecutor(4) as pool:
         return list(pool.map(lambda call: run(*call), calls))
 
 
