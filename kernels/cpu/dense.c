@@ -152,56 +152,76 @@ static size_t activation_backward(int stride, float scale, const float *y, float
 /* Outputs a block of the forward product takes: they divide the layer's, and fill SUMS. */
 #define BLOCK(wide, medium, narrow) (SUMS / SAMPLES >= 24 ? (wide) : SUMS / SAMPLES >= 6 ? (medium) : (narrow))
 
-void dense_forward(const struct layout *w, const struct sample_mask masks[TILE],
-                   const float scales[DROPOUT_LAYERS], struct dense_tile *tile)
-{
-    int32_t kept[4][TILE];
-    lanes_from_rows(400, 400, tile->pool2[0][0], tile->pool2_lanes[0]);
-    product_forward(400, 120, 400, BLOCK(24, 6, 3), w->conv3[0], tile->pool2_lanes[0], tile->conv3_lanes[0]);
-    mask_lanes(masks, DROPOUT_CONV3, kept);
-    activate(120, w->conv3_bias, scales[DROPOUT_CONV3], kept, tile->conv3_lanes[0]);
-
-    product_forward(120, 84, 128, BLOCK(21, 6, 3), w->fc1[0], tile->conv3_lanes[0], tile->fc1_lanes[0]);
-    mask_lanes(masks, DROPOUT_FC1, kept);
-    activate(84, w->fc1_bias, scales[DROPOUT_FC1], kept, tile->fc1_lanes[0]);
-
-    product_forward(84, 10, 96, BLOCK(10, 5, 2), w->fc2[0], tile->fc1_lanes[0], tile->logits[0]);
-    for (int k = 0; k < 10; k++)
-        for (int s = 0; s < TILE; s++)
-            tile->logits[k][s] += w->fc2_bias[k];
-}
-
 /* Vectors of inputs a block of the backward products takes, and outputs or samples. */
 enum {
     PARTS3 = 5, PARTS1 = 4, PARTS2 = LANES == 16 ? 6 : 4,
     ROWS = VECTOR_REGISTERS == 32 ? 4 : 2,
 };
 
-size_t dense_backward(const struct layout *w, const float scales[DROPOUT_LAYERS], struct dense_tile *t,
-                      int64_t *sums)
+void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
+                   struct dense_tile *t)
 {
-    size_t refused = 0;
-    rows_from_lanes(120, 128, t->conv3_lanes[0], t->conv3[0]);
-    rows_from_lanes(84, 96, t->fc1_lanes[0], t->fc1[0]);
-    rows_from_lanes(10, 16, t->logits[0], t->dlogits[0]);
+    int32_t kept[4][TILE];
+    lanes_from_rows(400, 400, t->pool2[0][0], t->pool2_lanes[0]);
+    product_forward(400, 120, 400, BLOCK(24, 6, 3), w->conv3[0], t->pool2_lanes[0], t->conv3_lanes[0]);
+    mask_lanes(masks, DROPOUT_CONV3, kept);
+    activate(120, w->conv3_bias, scale, kept, t->conv3_lanes[0]);
+}
 
+void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
+                 struct dense_tile *t)
+{
+    int32_t kept[4][TILE];
+    product_forward(120, 84, 128, BLOCK(21, 6, 3), w->fc1[0], t->conv3_lanes[0], t->fc1_lanes[0]);
+    mask_lanes(masks, DROPOUT_FC1, kept);
+    activate(84, w->fc1_bias, scale, kept, t->fc1_lanes[0]);
+}
+
+void fc2_forward(const struct layout *w, struct dense_tile *t)
+{
+    product_forward(84, 10, 96, BLOCK(10, 5, 2), w->fc2[0], t->fc1_lanes[0], t->logits[0]);
+    for (int k = 0; k < 10; k++)
+        for (int s = 0; s < TILE; s++)
+            t->logits[k][s] += w->fc2_bias[k];
+}
+
+size_t fc2_weights(struct dense_tile *t, int64_t *sums)
+{
+    rows_from_lanes(10, 16, t->logits[0], t->dlogits[0]);
+    rows_from_lanes(84, 96, t->fc1_lanes[0], t->fc1[0]);
     float bias[16] = {0};
     for (int s = 0; s < TILE; s++)
-        for (int k = 0; k < 10; k++)
+        for (int k = 0; k < 16; k++)
             bias[k] += t->dlogits[s][k];
-    refused += exact_sum_add(16, bias, sums + LAYOUT_OF(fc2_bias));
-    refused += product_weights(96, 10, 16, 2, PARTS2, t->fc1[0], t->dlogits[0], sums + LAYOUT_OF(fc2));
+    return exact_sum_add(16, bias, sums + LAYOUT_OF(fc2_bias)) +
+           product_weights(96, 10, 16, 2, PARTS2, t->fc1[0], t->dlogits[0], sums + LAYOUT_OF(fc2));
+}
+
+void fc2_input(const struct layout *w, struct dense_tile *t)
+{
     product_input(96, 10, 16, ROWS, PARTS2, w->fc2[0], t->dlogits[0], t->dfc1[0]);
+}
 
-    refused += activation_backward(96, scales[DROPOUT_FC1], t->fc1[0], t->dfc1[0],
-                                   sums + LAYOUT_OF(fc1_bias));
-    refused += product_weights(128, 84, 96, ROWS, PARTS1, t->conv3[0], t->dfc1[0], sums + LAYOUT_OF(fc1));
+size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
+{
+    rows_from_lanes(120, 128, t->conv3_lanes[0], t->conv3[0]);
+    return activation_backward(96, scale, t->fc1[0], t->dfc1[0], sums + LAYOUT_OF(fc1_bias)) +
+           product_weights(128, 84, 96, ROWS, PARTS1, t->conv3[0], t->dfc1[0], sums + LAYOUT_OF(fc1));
+}
+
+void fc1_input(const struct layout *w, struct dense_tile *t)
+{
     product_input(128, 84, 96, ROWS, PARTS1, w->fc1[0], t->dfc1[0], t->dconv3[0]);
+}
 
-    refused += activation_backward(128, scales[DROPOUT_CONV3], t->conv3[0], t->dconv3[0],
-                                   sums + LAYOUT_OF(conv3_bias));
-    refused += product_weights(400, 120, 128, ROWS, PARTS3, t->pool2[0][0], t->dconv3[0],
-                               sums + LAYOUT_OF(conv3));
+size_t conv3_weights(float scale, struct dense_tile *t, int64_t *sums)
+{
+    return activation_backward(128, scale, t->conv3[0], t->dconv3[0], sums + LAYOUT_OF(conv3_bias)) +
+           product_weights(400, 120, 128, ROWS, PARTS3, t->pool2[0][0], t->dconv3[0],
+                           sums + LAYOUT_OF(conv3));
+}
+
+void conv3_input(const struct layout *w, struct dense_tile *t)
+{
     product_input(400, 120, 128, ROWS, PARTS3, w->conv3[0], t->dconv3[0], t->dpool2[0][0]);
-    return refused;
 }

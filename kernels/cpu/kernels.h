@@ -80,14 +80,21 @@ struct dense_tile {
     float dpool2[TILE][25][16], dconv3[TILE][128], dfc1[TILE][96], dlogits[TILE][16];
 };
 
-/* From pool2 to logits, with the samples' masks and the layers' scales (masks.h). */
-void dense_forward(const struct layout *w, const struct sample_mask masks[TILE],
-                   const float scales[DROPOUT_LAYERS], struct dense_tile *tile);
+/* Forward: pool2 -> conv3 -> fc1 -> logits, with the layer's masks and scale (masks.h). */
+void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
+                   struct dense_tile *tile);
+void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
+                 struct dense_tile *tile);
+void fc2_forward(const struct layout *w, struct dense_tile *tile);
 
-/* From the gradient in logits to dpool2. Adds the weight gradients to the exact sums (LAYOUT_COUNT of
- * them); returns how many terms were refused. */
-size_t dense_backward(const struct layout *w, const float scales[DROPOUT_LAYERS], struct dense_tile *tile,
-                      int64_t *sums);
+/* Backward, in the order given, from the gradient in logits to dpool2: a layer's _weights adds its
+ * weights' gradient to the exact sums (LAYOUT_COUNT of them) and returns how many terms were refused. */
+size_t fc2_weights(struct dense_tile *tile, int64_t *sums);
+void fc2_input(const struct layout *w, struct dense_tile *tile);
+size_t fc1_weights(float scale, struct dense_tile *tile, int64_t *sums);
+void fc1_input(const struct layout *w, struct dense_tile *tile);
+size_t conv3_weights(float scale, struct dense_tile *tile, int64_t *sums);
+void conv3_input(const struct layout *w, struct dense_tile *tile);
 
 /* --- softmax.c ------------------------------------------------------------------------------------ */
 

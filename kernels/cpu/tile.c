@@ -32,7 +32,9 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
         labels[s] = -1;
         memset(dense->pool2[s], 0, sizeof dense->pool2[s]);
     }
-    dense_forward(weights, input->masks, input->scales, dense);
+    conv3_forward(weights, input->masks, input->scales[DROPOUT_CONV3], dense);
+    fc1_forward(weights, input->masks, input->scales[DROPOUT_FC1], dense);
+    fc2_forward(weights, dense);
 }
 
 size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
@@ -43,7 +45,12 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     forward(tile, weights, input, labels);
     float tile_loss = softmax_loss(tile->dense.logits, labels);
     size_t refused = exact_sum_add(1, &tile_loss, loss);
-    refused += dense_backward(weights, input->scales, &tile->dense, sums);
+    refused += fc2_weights(&tile->dense, sums);
+    fc2_input(weights, &tile->dense);
+    refused += fc1_weights(input->scales[DROPOUT_FC1], &tile->dense, sums);
+    fc1_input(weights, &tile->dense);
+    refused += conv3_weights(input->scales[DROPOUT_CONV3], &tile->dense, sums);
+    conv3_input(weights, &tile->dense);
 
     memset(gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
     for (int s = 0; s < input->count; s++) {
