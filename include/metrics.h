@@ -2,6 +2,9 @@
  *
  * {"epoch":20,"step":3920,"loss":1.23,"lr":0.01,"seconds":1.9,"images_per_second":26000,
  *  "train_accuracy":57.0,"test_accuracy":50.9,"test_loss":1.4}   - the last three only at a check
+ *
+ * What is not finite is null. TensorBoard gets the same: train/loss, train/learning_rate,
+ * train/images_per_second, check/train_accuracy, check/test_accuracy, check/test_loss, over epochs.
  */
 #ifndef DTRAIN_METRICS_H
 #define DTRAIN_METRICS_H
@@ -25,9 +28,10 @@ struct epoch_metrics {
 struct metrics; /* opaque */
 
 /* Opens directory/metrics.jsonl to append, and directory/events.out.tfevents.* (tensorboard.h). Lines
- * of epochs after `epochs_done` (and a torn last line) are cut off first; 0 starts afresh. */
+ * of epochs after `epochs_done` (and a torn or damaged tail) are cut off first; 0 starts afresh. On
+ * failure (EXIT_RUNTIME: no space, no permission) NULL, and *error names the path. */
 struct metrics *metrics_open(const char *directory, uint64_t epochs_done, struct error *error);
 bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, struct error *error);
-void metrics_close(struct metrics *metrics);
+void metrics_close(struct metrics *metrics); /* NULL is fine */
 
 #endif

@@ -17,12 +17,13 @@ struct scalar {
 };
 
 /* A new file directory/events.out.tfevents.SECONDS.HOST.PID.N. first_step > 0 tells TensorBoard to
- * forget what earlier files of the directory hold from that step on (a resumed run). */
+ * forget what earlier files of the directory hold from that step on (a resumed run). On failure NULL and
+ * *error (EXIT_RUNTIME) names the path. */
 struct tensorboard *tensorboard_open(const char *directory, uint64_t first_step, struct error *error);
 
-/* One event with all the scalars at `step`, flushed. */
+/* One event with all the scalars at `step`, flushed; 4,000 bytes at most (some hundred scalars). */
 bool tensorboard_write(struct tensorboard *board, uint64_t step, const struct scalar *scalars, int count,
                        struct error *error);
-void tensorboard_close(struct tensorboard *board);
+void tensorboard_close(struct tensorboard *board); /* NULL is fine */
 
 #endif

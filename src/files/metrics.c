@@ -21,13 +21,11 @@ struct metrics {
 /* Whether a line is whole and of an epoch up to `epochs_done`. */
 static bool is_kept(const char *line, size_t length, uint64_t epochs_done)
 {
-    if (line[length - 1] != '\n')
-        return false;
     const char *end;
     cJSON *json = cJSON_ParseWithLengthOpts(line, length, &end, false);
     const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(json, "epoch");
-    bool kept = end == line + length - 1 && cJSON_IsNumber(epoch) && epoch->valuedouble >= 1 &&
-                epoch->valuedouble <= (double)epochs_done;
+    bool kept = end == line + length - 1 && *end == '\n' && cJSON_IsNumber(epoch) &&
+                epoch->valuedouble >= 1 && epoch->valuedouble <= (double)epochs_done;
     cJSON_Delete(json);
     return kept;
 }

@@ -102,6 +102,7 @@ static void test_a_damaged_tail_is_cut_off(void **state)
     static const char *const tails[] = {
         "{\"epoch\":2,\"step\":20,\"lo",
         "{\"epoch\":2}",         /* whole JSON, but the line is not */
+        "{\"epoch\":2}\r",
         "{\"epoch\":2} {}\n",
         "no JSON\n" LINE("2", "20"),
         "\n" LINE("2", "20"),
