@@ -1,0 +1,128 @@
+/* kernels.h - the CUDA kernels of LeNet-5's training step, as C functions that launch them.
+ *
+ * Tensors are fp32, contiguous, row-major (N, C, H, W) and in device memory; N, here `count`, is this
+ * rank's samples of a global batch and may be 0. Buffers begin on 16 bytes; x and y are not one buffer
+ * unless it says "in place". Results are the same bits on every run: sums are taken in a fixed order.
+ * A NaN is never swallowed: every ReLU and pool lets it through.
+ *
+ * Every function queues on `stream`, waits for nothing, can be captured into a CUDA graph, and returns what
+ * cudaGetLastError says of the launch. What differs from step to step lies in struct cuda_step in device
+ * memory, so one graph serves all full batches of a run and a second one the tails.
+ */
+#ifndef DTRAIN_CUDA_KERNELS_H
+#define DTRAIN_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "lenet5.h"
+#include "masks.h"
+
+/* In device memory, one a replica. The host writes it when nothing is queued, and reads it after. */
+struct cuda_step {
+    uint64_t step;       /* number of the coming step: the masks' */
+    uint32_t position;   /* where the coming batch begins in the epoch's order */
+    float learning_rate; /* of the coming step */
+    double loss;         /* sum of the losses of the samples of all steps applied; the host clears it */
+    uint32_t applied;    /* steps applied; the host clears it */
+    uint32_t stopped;    /* 1: a rank wished to stop. The step that said so was applied */
+    uint32_t not_finite; /* 1: a loss or gradient was not finite. The step was not applied */
+    uint32_t arrived;    /* blocks of cuda_sgd that are through; 0 between launches */
+};
+
+/* What the ranks sum: LENET5_WEIGHTS gradients in canonical layout, then these, as floats, in the order of
+ * enum sum_slot (engine.h). */
+enum { CUDA_SUMS_LOSS = LENET5_WEIGHTS, CUDA_SUMS_STOP, CUDA_SUMS_REFUSED, CUDA_SUMS };
+
+/* --- input ------------------------------------------------------------------------------------------ */
+
+/* images (count, 3, 32, 32) = pixel / 127.5 - 1 and labels[count] of the samples at the places
+ * step->position + first .. + count of `order`. records: RECORD_BYTES each (dataset.h). Without a step
+ * (NULL) places count from `first` alone; without an order (NULL) place i is record i. */
+cudaError_t cuda_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step,
+                        uint32_t first, uint32_t count, float *images, uint8_t *labels, cudaStream_t stream);
+
+/* --- ReLU, dropout, pool ------------------------------------------------------------------------------ */
+
+/* Whose masks: those of `layer` at the global positions first .. first + count of step->step, as masks_draw
+ * draws them. masks NULL: predict mode, nothing is dropped and step is not read. */
+struct cuda_dropout {
+    const struct masks *masks; /* in host memory, read during the call */
+    const struct cuda_step *step;
+    uint32_t first;
+};
+
+/* y = maxpool2x2(dropout2d(relu(x + bias))) of layer DROPOUT_CONV1: x (count, 6, 28, 28) -> y (count, 6, 14,
+ * 14), or DROPOUT_CONV2: x (count, 16, 10, 10) -> y (count, 16, 5, 5). bias NULL: x has it already; x may
+ * also be after its ReLU. origin (like y, NULL: not wanted) says where in its window y came from: 0..3 row
+ * by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient passes. */
+enum { CUDA_NOWHERE = 255 };
+cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
+                              const float *x, const float *bias, float *y, uint8_t *origin,
+                              cudaStream_t stream);
+
+/* dx, all of it, from dy and origin: the gradient before the bias. dbias (count, C): each sample's part of
+ * the bias's gradient, for cuda_finish_gradient. masks as in forward. */
+cudaError_t cuda_pool_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
+                               const float *dy, const uint8_t *origin, float *dx, float *dbias,
+                               cudaStream_t stream);
+
+/* In place: y = dropout(relu(y + bias)) of layer DROPOUT_CONV3: y (count, 120), or DROPOUT_FC1: y (count,
+ * 84). bias NULL: y has it already, and perhaps its ReLU. */
+cudaError_t cuda_activation_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
+                                    const float *bias, float *y, cudaStream_t stream);
+
+/* In place: dy becomes the gradient before the bias. y: what forward left. masks as in forward. */
+cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
+                                     const float *y, float *dy, cudaStream_t stream);
+
+/* --- loss ------------------------------------------------------------------------------------------- */
+
+/* Softmax cross-entropy: losses[count] and the gradient of their sum, dlogits (count, 10), from logits
+ * (count, 10) + bias (10; NULL: they have it already). In place allowed. Clears sums[CUDA_SUMS_REFUSED]. */
+cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
+                      float *losses, float *dlogits, float *sums, cudaStream_t stream);
+
+/* In device memory; the host clears it. Integers: the order of addition does not matter. */
+struct cuda_evaluation {
+    int64_t loss;    /* in EXACT_UNITs (exact_sum.h); a loss that is not finite counts as EXACT_LIMIT */
+    int64_t correct; /* samples whose largest output is their label (the first of equals) */
+};
+
+/* Adds count samples to *sum. */
+cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
+                          struct cuda_evaluation *sum, cudaStream_t stream);
+
+/* --- gradient and update ------------------------------------------------------------------------------ */
+
+/* The gradients before each layer's bias, whose sums over the samples are the gradients of the biases. */
+struct cuda_rows {
+    const float *conv1, *conv2; /* (count, 6), (count, 16): dbias of cuda_pool_backward */
+    const float *conv3, *fc1;   /* (count, 120), (count, 84): dy of cuda_activation_backward */
+    const float *fc2;           /* (count, 10): dlogits */
+    const float *losses;        /* (count) */
+};
+
+/* The last kernel before the sums over ranks. Into sums: the biases' gradients, the loss and the stop wish
+ * (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). Then
+ * sums[CUDA_SUMS_REFUSED] is set if any number of the gradient or the loss is over 2^100 or not finite: if
+ * it is 0 after the sum over ranks, all of their sums are finite. The weights' gradients must be in place,
+ * as zeros when count is 0. */
+cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const volatile int32_t *stop,
+                                 float *sums, cudaStream_t stream);
+
+/* After the sums over ranks: v = momentum v + g, w -= learning_rate v with g = sums / samples (of the global
+ * batch), then *step moves on to the next batch. If anything was refused it only sets step->not_finite; if
+ * stopped or not_finite was set before, it does nothing: steps queued after the end change nothing. */
+cudaError_t cuda_sgd(float momentum, uint32_t samples, const float *sums, float *velocity, float *weights,
+                     struct cuda_step *step, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
