@@ -94,18 +94,22 @@ static void test_every_flipped_bit_is_found(void **state)
     size_t bytes;
     write_sample(true);
     char *file = scratch_read(PATH, &bytes);
+    FILE *stream = fopen(PATH, "r+b");
+    setbuf(stream, NULL);
     for (size_t bit = 0; bit < 8 * bytes; bit++) {
         struct error error = {0};
-        file[bit / 8] = (char)(file[bit / 8] ^ 1 << bit % 8);
-        scratch_write(PATH, file, bytes);
+        fseek(stream, (long)(bit / 8), SEEK_SET);
+        putc(file[bit / 8] ^ 1 << bit % 8, stream);
         struct safetensors *opened = safetensors_open(PATH, &error);
         if (opened) /* the flip hit the word "checksum": at least it does not claim to be verified */
             assert_null(safetensors_metadata(opened, "checksum"));
         else
             assert_error(&error, EXIT_INPUT, PATH);
         safetensors_close(opened);
-        file[bit / 8] = (char)(file[bit / 8] ^ 1 << bit % 8);
+        fseek(stream, (long)(bit / 8), SEEK_SET);
+        putc(file[bit / 8], stream);
     }
+    fclose(stream);
     free(file);
 }
 
@@ -115,14 +119,13 @@ static void test_every_truncation_is_found(void **state)
     size_t bytes;
     for (int checksum = 0; checksum < 2; checksum++) {
         write_sample(checksum);
-        char *file = scratch_read(PATH, &bytes);
-        for (size_t left = 0; left < bytes; left++) {
+        free(scratch_read(PATH, &bytes));
+        while (bytes-- > 0) {
             struct error error = {0};
-            scratch_write(PATH, file, left);
+            assert_int_equal(truncate(PATH, (off_t)bytes), 0);
             assert_null(safetensors_open(PATH, &error));
             assert_error(&error, EXIT_INPUT, PATH);
         }
-        free(file);
     }
 }
 
