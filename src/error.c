@@ -1,16 +1,30 @@
 #include "error.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
+/* One line whatever stands in the names it quotes; too long, it loses its middle: what is wrong stands at
+ * one end, what would be right at the other. */
 bool error_set(struct error *error, enum exit_code code, const char *format, ...)
 {
-    if (error->code == EXIT_DONE) {
-        va_list arguments;
-        va_start(arguments, format);
-        vsnprintf(error->text, sizeof error->text, format, arguments);
-        va_end(arguments);
-        error->code = code;
-    }
+    enum { HALF = sizeof error->text / 2 - 4 };
+    char text[10000];
+    if (error->code != EXIT_DONE)
+        return false;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    for (char *c = text; *c != '\0'; c++)
+        if (iscntrl((unsigned char)*c))
+            *c = '?';
+    size_t length = strlen(text);
+    if (length < sizeof error->text)
+        strcpy(error->text, text);
+    else
+        snprintf(error->text, sizeof error->text, "%.*s ... %s", HALF, text, text + length - HALF);
+    error->code = code;
     return false;
 }

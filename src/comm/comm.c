@@ -33,7 +33,7 @@ static void learn_group(struct comm *comm, MPI_Comm world)
     int length;
     MPI_CHECK(MPI_Get_processor_name(name, &length));
     comm->host_names = calloc(size, sizeof *comm->host_names);
-    snprintf(comm->host_names[comm->rank], sizeof *comm->host_names, "%s", name);
+    snprintf(comm->host_names[comm->rank], sizeof *comm->host_names, "%.63s", name);
     const char **hosts = malloc(size * sizeof *hosts);
     for (int i = 0; i < comm->size; i++)
         hosts[i] = comm->host_names[i];
