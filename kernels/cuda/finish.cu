@@ -1,0 +1,84 @@
+/* What is left of a gradient when the weights' is there: sums of columns for the biases and the loss, and a look
+ * at every number. One launch, whose blocks have two trades: the first SUMMERS sum 32 columns each, the
+ * others look at 1,024 numbers each. */
+#include "device.cuh"
+
+enum { LAYERS = 5, SUMMERS = 11, THREADS = 1024, ROWS = THREADS / WARP };
+#define LIMIT 0x1p100f
+
+/* Columns column .. of rows (count, width), whose sums go to sums[into + column]. */
+struct columns {
+    const float *rows;
+    uint32_t width, column, into;
+};
+struct finish {
+    struct columns columns[SUMMERS];
+    struct {
+        uint32_t first, count;
+    } biases[LAYERS];
+};
+
+static __device__ __forceinline__ void put(float number, float *place, float *refused)
+{
+    *place = number;
+    if (!(fabsf(number) <= LIMIT))
+        *refused = 1; /* whoever else writes it writes the same */
+}
+
+/* A thread sums every 32nd row of a column; then a warp sums the 32 threads of one. */
+static __device__ void sum_columns(struct columns c, uint32_t count, float *sums)
+{
+    __shared__ float part[ROWS][WARP + 1]; /* one more, so that columns too lie across all banks */
+    unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float sum = 0;
+    if (c.column + lane < c.width)
+#pragma unroll 8
+        for (uint32_t n = warp; n < count; n += ROWS)
+            sum += c.rows[(size_t)n * c.width + c.column + lane];
+    part[warp][lane] = sum;
+    __syncthreads();
+    sum = warp_sum(part[lane][warp]);
+    if (lane == 0 && c.column + warp < c.width)
+        put(sum, &sums[c.into + c.column + warp], &sums[CUDA_SUMS_REFUSED]);
+}
+
+static __device__ __forceinline__ bool is_bias(const struct finish &finish, uint32_t i)
+{
+    bool yes = false;
+#pragma unroll
+    for (int k = 0; k < LAYERS; k++)
+        yes |= i - finish.biases[k].first < finish.biases[k].count;
+    return yes;
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    finish_gradient_kernel(struct finish finish, uint32_t count, const volatile int32_t *stop, float *sums)
+{
+    if (blockIdx.x < SUMMERS) {
+        if (blockIdx.x == 0 && threadIdx.x == 0)
+            sums[CUDA_SUMS_STOP] = stop != nullptr && *stop != 0;
+        sum_columns(finish.columns[blockIdx.x], count, sums);
+    } else {
+        uint32_t i = (blockIdx.x - SUMMERS) * THREADS + threadIdx.x;
+        if (i < LENET5_WEIGHTS && !is_bias(finish, i))
+
+    }
+}
+
+cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const volatile int32_t *stop,
+                                 float *sums, cudaStream_t stream)
+{
+    const float *layers[LAYERS] = {rows.conv1, rows.conv2, rows.conv3, rows.fc1, rows.fc2};
+    struct finish finish = {};
+    struct columns *next = finish.columns;
+    for (int k = 0; k < LAYERS; k++) {
+        const struct parameter *bias = &lenet5_parameters[2 * k + 1];
+        uint32_t width = (uint32_t)bias->count, into = (uint32_t)bias->offset;
+        finish.biases[k] = {into, width};
+        for (uint32_t column = 0; column < width; column += WARP)
+            *next++ = {layers[k], width, column, into};
+    }
+    *next = {rows.losses, 1, 0, CUDA_SUMS_LOSS};
+    return LAUNCH(finish_gradient_kernel, SUMMERS + blocks_for(LENET5_WEIGHTS, THREADS), THREADS, stream, finish,
+                  count, stop, sums);
+}

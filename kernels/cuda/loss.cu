@@ -1,0 +1,109 @@
+/* Softmax cross-entropy, and what an accuracy check counts. A thread a sample. */
+#include "device.cuh"
+
+enum { THREADS = 64, CLASSES = LENET5_CLASSES };
+
+/* z[CLASSES] = the logits of sample n, as pairs: rows are 40 bytes. */
+static __device__ __forceinline__ void read_logits(const float *logits, const float *bias, uint32_t n, float *z)
+{
+    const float2 *row = (const float2 *)(logits + (size_t)n * CLASSES);
+#pragma unroll
+    for (int k = 0; k < CLASSES; k += 2) {
+        float2 pair = row[k / 2];
+        z[k] = pair.x;
+        z[k + 1] = pair.y;
+    }
+    if (bias)
+        for (int k = 0; k < CLASSES; k++)
+            z[k] += bias[k];
+}
+
+/* Returns the loss; z becomes the numerators exp(z - largest), whose sum is *sum. */
+static __device__ __forceinline__ float cross_entropy(float *z, uint8_t label, float *sum)
+{
+    float largest = z[0], wanted = z[0]; /* largest is subtracted, so that exp cannot overflow */
+#pragma unroll
+    for (int k = 1; k < CLASSES; k++) {
+        largest = z[k] > largest ? z[k] : largest;
+        wanted = k == label ? z[k] : wanted;
+    }
+    *sum = 0;
+#pragma unroll
+    for (int k = 0; k < CLASSES; k++) {
+        z[k] = expf(z[k] - largest);
+        *sum += z[k];
+    }
+    return logf(*sum) + (largest - wanted);
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    loss_kernel(uint32_t count, const float *logits, const float *bias, const uint8_t *labels, float *losses,
+                float *dlogits, float *refused)
+{
+    uint32_t n = blockIdx.x * THREADS + threadIdx.x;
+    if (n == 0)
+        *refused = 0;
+    if (n >= count)
+        return;
+    float z[CLASSES], sum;
+    uint8_t label = labels[n];
+    read_logits(logits, bias, n, z);
+    losses[n] = cross_entropy(z, label, &sum);
+    float2 *row = (float2 *)(dlogits + (size_t)n * CLASSES);
+#pragma unroll
+    for (int k = 0; k < CLASSES; k += 2)
+        row[k / 2] = make_float2(z[k] / sum - (k == label), z[k + 1] / sum - (k + 1 == label));
+}
+
+/* Rounded to nearest, ties to even, in units of 2^-36: see exact_sum.h. */
+static __device__ __forceinline__ int64_t fixed_point(float loss)
+{
+    return llrint((loss < 0x1p15f ? (double)loss : 0x1p15) * 0x1p36);
+}
+
+/* Every thread stays to the end, for the sums over its warp. */
+static __global__ void __launch_bounds__(THREADS)
+    evaluate_kernel(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
+                    struct cuda_evaluation *total)
+{
+    uint32_t n = blockIdx.x * THREADS + threadIdx.x;
+    int64_t loss = 0;
+    int correct = 0;
+    if (n < count) {
+        float z[CLASSES], sum, largest;
+        uint8_t label = labels[n];
+        int best = 0;
+        read_logits(logits, bias, n, z);
+        largest = z[0];
+#pragma unroll
+        for (int k = 1; k < CLASSES; k++)
+            if (z[k] > largest) {
+                largest = z[k];
+                best = k;
+            }
+        correct = best == label;
+        loss = fixed_point(cross_entropy(z, label, &sum));
+    }
+    loss = warp_sum(loss);
+    correct = warp_sum(correct);
+    if (threadIdx.x % WARP == 0) {
+        atomicAdd((unsigned long long *)&total->loss, (unsigned long long)loss);
+        atomicAdd((unsigned long long *)&total->correct, (unsigned long long)correct);
+    }
+}
+
+cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
+                      float *losses, float *dlogits, float *sums, cudaStream_t stream)
+{
+    return LAUNCH(loss_kernel, blocks_for(count + 1, THREADS), THREADS, stream, count, logits, bias, labels,
+                  losses, dlogits, sums + CUDA_SUMS_REFUSED);
+}
+
+cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
+                          struct cuda_evaluation *sum, cudaStream_t stream)
+{
+    if (count == 0)
+        return cudaSuccess;
+    return LAUNCH(evaluate_kernel, blocks_for(count, THREADS), THREADS, stream, count, logits, bias, labels,
+                  sum);
+}
