@@ -11,10 +11,12 @@
 /* A new JSON object the caller owns: options, revision, versions, data. `world` is asked for its hosts. */
 cJSON *describe_run(const struct options *options, const struct dataset *data, const struct comm *world);
 
-/* Collective: all ranks run the same build with the same options on the same data, or *error (EXIT_USAGE or
- * EXIT_INPUT) names the rank that differs, and how. */
-bool describe_agree(const struct options *options, const struct dataset *data, struct comm *world,
-                    struct error *error);
+/* Collective: all ranks run the same build with the same options, or *error (EXIT_USAGE) names the rank that
+ * differs, and how. */
+bool describe_agree_options(const struct options *options, struct comm *world, struct error *error);
+
+/* Collective: all ranks have the same data, or *error (EXIT_INPUT) names the rank that differs. */
+bool describe_agree_data(const struct dataset *data, struct comm *world, struct error *error);
 
 /* "Open MPI v4.1.4": the first words of what the library says of itself. */
 void describe_mpi(char *text, size_t bytes);

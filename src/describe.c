@@ -81,9 +81,11 @@ static bool agree(struct comm *world, const char *text, enum exit_code code, con
                      comm_host_name(world, odd), what, odd_text, other, other_text);
 }
 
-static bool agree_on_options(const struct options *options, struct comm *world, struct error *error)
+bool describe_agree_options(const struct options *options, struct comm *world, struct error *error)
 {
-    bool same = true;
+    char build[300];
+    snprintf(build, sizeof build, "%s, %s", version_revision, version_build);
+    bool same = agree(world, build, EXIT_USAGE, "code", error);
     cJSON *json = options_json(options);
     for (cJSON *item = json->child; item != NULL && same; item = item->next) {
         char *value = cJSON_PrintUnformatted(item), what[40];
@@ -95,13 +97,10 @@ static bool agree_on_options(const struct options *options, struct comm *world, 
     return same;
 }
 
-bool describe_agree(const struct options *options, const struct dataset *data, struct comm *world,
-                    struct error *error)
+bool describe_agree_data(const struct dataset *data, struct comm *world, struct error *error)
 {
-    char build[300], content[100];
-    snprintf(build, sizeof build, "%s, %s", version_revision, version_build);
+    char content[100];
     snprintf(content, sizeof content, "%zu + %zu pictures, xxh64 %016llx", data->train.count, data->test.count,
              (unsigned long long)data->hash);
-    return agree(world, build, EXIT_USAGE, "code", error) && agree_on_options(options, world, error) &&
-           agree(world, content, EXIT_INPUT, "data", error);
+    return agree(world, content, EXIT_INPUT, "data", error);
 }

@@ -38,14 +38,16 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     if (options->doctor)
         return doctor(options, world);
     signals_install();
+    if (!describe_agree_options(options, world, error))
+        return error->code;
     bool opened = find_data(options, world, directory, error) && dataset_open(&data, directory, error);
     if (!comm_agree(world, error)) {
         if (opened)
             dataset_close(&data);
         return error->code;
     }
-    enum exit_code code = describe_agree(options, &data, world, error) ? study_run(options, &data, world, error)
-                                                                       : error->code;
+    enum exit_code code = describe_agree_data(&data, world, error) ? study_run(options, &data, world, error)
+                                                                   : error->code;
     dataset_close(&data);
     return code;
 }
