@@ -18,7 +18,7 @@
  *
  * Masks are not stored: backward draws them again from Philox. Element e of a sample (a number, or a
  * channel) is kept when number e of its stream is >= dropout_numbers.threshold. The CUDA twin of this
- * module draws the same masks from the same descriptor, bit for bit.
+ * module, dropout_cuda.h, draws the same masks from the same descriptor, bit for bit.
  */
 #ifndef DTRAIN_DROPOUT_H
 #define DTRAIN_DROPOUT_H
@@ -67,6 +67,11 @@ struct dropout_numbers {
     float scale, shift, dropped;
 };
 struct dropout_numbers dropout_numbers(const struct dropout *dropout);
+struct dropout_numbers dropout_backward_numbers(const struct dropout *dropout); /* dx from dy: no constants */
+
+/* What forward and backward check before they begin. *count: the numbers in the tensor. */
+bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from,
+                   const void *to, size_t *count, struct error *error);
 
 /* How many elements a mask has: samples * channels (* inner without `feature`). */
 size_t dropout_elements(const struct dropout *dropout);

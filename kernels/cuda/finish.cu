@@ -3,7 +3,7 @@
  * others look at 1,024 numbers each. */
 #include "device.cuh"
 
-enum { LAYERS = 5, SUMMERS = 11, THREADS = 1024, ROWS = THREADS / WARP };
+enum { LAYERS = 5, SUMMERS = 11, THREADS = 1024, ROWS = THREADS / WARP, AT_ONCE = 8 };
 #define LIMIT 0x1p100f
 
 /* Columns column .. of rows (count, width), whose sums go to sums[into + column]. */
@@ -18,11 +18,11 @@ struct finish {
     } biases[LAYERS];
 };
 
-static __device__ __forceinline__ void put(float number, float *place, float *refused)
+/* Whoever else writes *refused writes the same. */
+static __device__ __forceinline__ void check(float number, float *refused)
 {
-    *place = number;
     if (!(fabsf(number) <= LIMIT))
-        *refused = 1; /* whoever else writes it writes the same */
+        *refused = 1;
 }
 
 /* A thread sums every 32nd row of a column; then a warp sums the 32 threads of one. */
@@ -30,16 +30,19 @@ static __device__ void sum_columns(struct columns c, uint32_t count, float *sums
 {
     __shared__ float part[ROWS][WARP + 1]; /* one more, so that columns too lie across all banks */
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    bool mine = c.column + lane < c.width;
     float sum = 0;
-    if (c.column + lane < c.width)
-#pragma unroll 8
-        for (uint32_t n = warp; n < count; n += ROWS)
-            sum += c.rows[(size_t)n * c.width + c.column + lane];
+    for (uint32_t n = warp; n < count; n += AT_ONCE * ROWS)
+#pragma unroll
+        for (uint32_t k = 0; k < AT_ONCE; k++)
+            sum += mine && n + k * ROWS < count ? c.rows[(n + k * ROWS) * (size_t)c.width + c.column + lane] : 0;
     part[warp][lane] = sum;
     __syncthreads();
     sum = warp_sum(part[lane][warp]);
-    if (lane == 0 && c.column + warp < c.width)
-        put(sum, &sums[c.into + c.column + warp], &sums[CUDA_SUMS_REFUSED]);
+    if (lane == 0 && c.column + warp < c.width) {
+        sums[c.into + c.column + warp] = sum;
+        check(sum, &sums[CUDA_SUMS_REFUSED]);
+    }
 }
 
 static __device__ __forceinline__ bool is_bias(const struct finish &finish, uint32_t i)
@@ -61,7 +64,7 @@ static __global__ void __launch_bounds__(THREADS)
     } else {
         uint32_t i = (blockIdx.x - SUMMERS) * THREADS + threadIdx.x;
         if (i < LENET5_WEIGHTS && !is_bias(finish, i))
-
+            check(sums[i], &sums[CUDA_SUMS_REFUSED]);
     }
 }
 

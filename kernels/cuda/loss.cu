@@ -18,8 +18,8 @@ static __device__ __forceinline__ void read_logits(const float *logits, const fl
             z[k] += bias[k];
 }
 
-/* Returns the loss; z becomes the numerators exp(z - largest), whose sum is *sum. */
-static __device__ __forceinline__ float cross_entropy(float *z, uint8_t label, float *sum)
+/* Returns the loss; z becomes the numerators exp(z - largest), *inverse one over their sum. */
+static __device__ __forceinline__ float cross_entropy(float *z, uint8_t label, float *inverse)
 {
     float largest = z[0], wanted = z[0]; /* largest is subtracted, so that exp cannot overflow */
 #pragma unroll
@@ -27,13 +27,14 @@ static __device__ __forceinline__ float cross_entropy(float *z, uint8_t label, f
         largest = z[k] > largest ? z[k] : largest;
         wanted = k == label ? z[k] : wanted;
     }
-    *sum = 0;
+    float sum = 0;
 #pragma unroll
     for (int k = 0; k < CLASSES; k++) {
         z[k] = expf(z[k] - largest);
-        *sum += z[k];
+        sum += z[k];
     }
-    return logf(*sum) + (largest - wanted);
+    *inverse = 1 / sum;
+    return logf(sum) + (largest - wanted);
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -45,14 +46,14 @@ static __global__ void __launch_bounds__(THREADS)
         *refused = 0;
     if (n >= count)
         return;
-    float z[CLASSES], sum;
+    float z[CLASSES], inverse;
     uint8_t label = labels[n];
     read_logits(logits, bias, n, z);
-    losses[n] = cross_entropy(z, label, &sum);
+    losses[n] = cross_entropy(z, label, &inverse);
     float2 *row = (float2 *)(dlogits + (size_t)n * CLASSES);
 #pragma unroll
     for (int k = 0; k < CLASSES; k += 2)
-        row[k / 2] = make_float2(z[k] / sum - (k == label), z[k + 1] / sum - (k + 1 == label));
+        row[k / 2] = make_float2(z[k] * inverse - (k == label), z[k + 1] * inverse - (k + 1 == label));
 }
 
 /* Rounded to nearest, ties to even, in units of 2^-36: see exact_sum.h. */
@@ -70,7 +71,7 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t loss = 0;
     int correct = 0;
     if (n < count) {
-        float z[CLASSES], sum, largest;
+        float z[CLASSES], inverse, largest;
         uint8_t label = labels[n];
         int best = 0;
         read_logits(logits, bias, n, z);
@@ -82,7 +83,7 @@ static __global__ void __launch_bounds__(THREADS)
                 best = k;
             }
         correct = best == label;
-        loss = fixed_point(cross_entropy(z, label, &sum));
+        loss = fixed_point(cross_entropy(z, label, &inverse));
     }
     loss = warp_sum(loss);
     correct = warp_sum(correct);

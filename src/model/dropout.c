@@ -137,8 +137,7 @@ static void apply(const struct dropout *dropout, const struct dropout_numbers *f
         }
 }
 
-/* Backward is forward without its constants. */
-static struct dropout_numbers backward_numbers(const struct dropout *dropout)
+struct dropout_numbers dropout_backward_numbers(const struct dropout *dropout)
 {
     struct dropout_numbers f = dropout_numbers(dropout);
     return (struct dropout_numbers){f.threshold, f.scale, -0.0f, 0.0f};
@@ -152,17 +151,17 @@ void dropout_forward_masked(const struct dropout *dropout, const uint8_t *keep, 
 
 void dropout_backward_masked(const struct dropout *dropout, const uint8_t *keep, const float *dy, float *dx)
 {
-    struct dropout_numbers f = backward_numbers(dropout);
+    struct dropout_numbers f = dropout_backward_numbers(dropout);
     apply(dropout, &f, keep, (struct dropout_stream){0}, dy, dx);
 }
 
 /* ----- forward and backward -------------------------------------------------------------------------- */
 
-static bool run(const struct dropout *dropout, bool backward, struct dropout_stream stream, const float *from,
-                float *to, struct error *error)
+bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from,
+                   const void *to, size_t *count, struct error *error)
 {
-    size_t count = dropout ? dropout->samples * dropout->channels * dropout->inner : 1;
-    if (count == 0)
+    *count = dropout ? dropout->samples * dropout->channels * dropout->inner : 1;
+    if (*count == 0)
         return true;
     if (dropout == NULL || from == NULL || to == NULL)
         return error_set(error, EXIT_USAGE, "dropout: the %s is a null pointer, but must be given",
@@ -172,10 +171,19 @@ static bool run(const struct dropout *dropout, bool backward, struct dropout_str
                          "dropout: step %llu, layer %u or positions %u + %zu samples are out of range: steps "
                          "are below 2^48, layers below 256, positions below 2^32",
                          (unsigned long long)stream.step, stream.layer, stream.position, dropout->samples);
-    if (dropout->p == 0) {
+    return true;
+}
+
+static bool run(const struct dropout *dropout, bool backward, struct dropout_stream stream, const float *from,
+                float *to, struct error *error)
+{
+    size_t count;
+    if (!dropout_check(dropout, stream, from, to, &count, error))
+        return false;
+    if (count > 0 && dropout->p == 0) {
         memmove(to, from, count * sizeof *to);
-    } else {
-        struct dropout_numbers f = backward ? backward_numbers(dropout) : dropout_numbers(dropout);
+    } else if (count > 0) {
+        struct dropout_numbers f = backward ? dropout_backward_numbers(dropout) : dropout_numbers(dropout);
         apply(dropout, &f, NULL, stream, from, to);
     }
     return true;

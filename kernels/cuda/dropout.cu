@@ -1,0 +1,273 @@
+/* The dropout family: one pass over memory, four floats and more at a time.
+ *
+ * One block of Philox decides on four elements. Without `feature` those are a quad, four floats in a row, and a
+ * thread has QUADS of them. With it they are four channels in a row, a run of 4 * inner floats, which a team of
+ * threads shares: each draws the same block and has QUADS quads of the run; long runs take many teams.
+ */
+#include "dropout_cuda.h"
+
+#include "device.cuh"
+
+enum { THREADS = 256, QUADS = 4 };
+
+static const uint64_t LAUNCH_UNITS = (uint64_t)1 << 32; /* quads, or teams, that 32 bits can number */
+
+/* ----- what the kernels need ----------------------------------------------------------------------------- */
+
+/* Division of a 32-bit number by 1..2^32, by multiplication (Lemire, Kaser, Kurz, "Faster remainder by direct
+ * computation", 2019): exact. */
+struct divider {
+    uint64_t inverse; /* ceil(2^64 / divisor); 0 when divisor is 1 */
+    uint32_t divisor; /* modulo 2^32 */
+};
+
+static struct divider divider_make(uint64_t divisor)
+{
+    return {divisor > 1 ? UINT64_MAX / divisor + 1 : 0, (uint32_t)divisor};
+}
+
+static __device__ __forceinline__ uint32_t divide(uint32_t x, struct divider by, uint32_t *remainder)
+{
+    uint64_t high = (by.inverse >> 32) * x + ((by.inverse & 0xffffffffu) * x >> 32);
+    uint32_t quotient = by.inverse ? (uint32_t)(high >> 32) : x;
+    *remainder = x - quotient * by.divisor;
+    return quotient;
+}
+
+struct drop {
+    struct dropout_stream stream;
+    uint32_t threshold; /* p < 1 here */
+    float scale, shift, dropped;
+    uint64_t channels, inner, sample; /* sample: floats in one */
+};
+
+/* The numbers of block `block` of sample n. */
+static __device__ __forceinline__ struct philox_counter draw(const struct drop &drop, uint32_t n, uint32_t block)
+{
+    return philox4x32(philox_counter(PHILOX_DROPOUT, drop.stream.layer, drop.stream.step,
+                                     drop.stream.position + n, block),
+                      drop.stream.seed);
+}
+
+static __device__ __forceinline__ float pass(const struct drop &drop, bool kept, float x)
+{
+    return kept ? fmaf(drop.scale, x, drop.shift) : drop.dropped;
+}
+
+/* The first `left` of four floats, the rest 0. WHOLE: all four are there, on 16 bytes. */
+template <bool WHOLE> static __device__ __forceinline__ float4 read_quad(const float *from, uint64_t left)
+{
+    if (WHOLE || (left >= 4 && (uintptr_t)from % sizeof(float4) == 0))
+        return *(const float4 *)from;
+    return make_float4(from[0], left > 1 ? from[1] : 0, left > 2 ? from[2] : 0, left > 3 ? from[3] : 0);
+}
+
+template <bool WHOLE> static __device__ __forceinline__ void write_quad(float *to, uint64_t left, float4 v)
+{
+    if (WHOLE || (left >= 4 && (uintptr_t)to % sizeof(float4) == 0)) {
+        *(float4 *)to = v;
+        return;
+    }
+    to[0] = v.x;
+    if (left > 1)
+        to[1] = v.y;
+    if (left > 2)
+        to[2] = v.z;
+    if (left > 3)
+        to[3] = v.w;
+}
+
+/* ----- every number for itself ------------------------------------------------------------------------------ */
+
+template <bool WHOLE>
+static __global__ void __launch_bounds__(THREADS)
+    elements_kernel(struct drop drop, struct divider per_sample, uint64_t quads, const float *x, float *y)
+{
+    uint32_t first = blockIdx.x * (THREADS * QUADS) + threadIdx.x;
+    float4 v[QUADS];
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) { /* all reads are under way before the first number is drawn */
+        uint32_t i = first + k * THREADS, block, n = divide(i, per_sample, &block);
+        if (i < quads)
+            v[k] = read_quad<WHOLE>(x + n * drop.sample + (uint64_t)block * 4, drop.sample - (uint64_t)block * 4);
+    }
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) {
+        uint32_t i = first + k * THREADS, block, n = divide(i, per_sample, &block);
+        if (i >= quads)
+            return;
+        struct philox_counter r = draw(drop, n, block);
+        v[k] = make_float4(pass(drop, r.c[0] >= drop.threshold, v[k].x), pass(drop, r.c[1] >= drop.threshold, v[k].y),
+                           pass(drop, r.c[2] >= drop.threshold, v[k].z), pass(drop, r.c[3] >= drop.threshold, v[k].w));
+        write_quad<WHOLE>(y + n * drop.sample + (uint64_t)block * 4, drop.sample - (uint64_t)block * 4, v[k]);
+    }
+}
+
+/* ----- whole channels ------------------------------------------------------------------------------------------ */
+
+/* How runs are cut: `segments` teams to a run, `groups` runs to a sample. */
+struct teams {
+    uint32_t size; /* threads: a power of two, at most a warp */
+    struct divider segments, groups;
+    uint64_t count;
+};
+
+/* The keep bits of four channels, and where in a segment the second to fourth begin. */
+struct channels {
+    unsigned kept;
+    int32_t begin[3];
+};
+
+/* Whether the float at `place` of the segment is kept. */
+static __device__ __forceinline__ bool keeps(const struct channels &c, int32_t place)
+{
+    int channel = (place >= c.begin[0]) + (place >= c.begin[1]) + (place >= c.begin[2]);
+    return c.kept >> channel & 1;
+}
+
+template <bool WHOLE>
+static __global__ void __launch_bounds__(THREADS)
+    channels_kernel(struct drop drop, struct teams teams, const float *x, float *y)
+{
+    uint32_t lane = threadIdx.x % teams.size, team = blockIdx.x * (THREADS / teams.size) + threadIdx.x / teams.size;
+    if (team >= teams.count)
+        return;
+    uint32_t segment, group, run = divide(team, teams.segments, &segment), n = divide(run, teams.groups, &group);
+    int32_t floats = (int32_t)teams.size * QUADS * 4; /* of a segment, this one's end apart */
+    uint64_t skipped = (uint64_t)segment * (uint32_t)floats, begin = (uint64_t)group * 4 * drop.inner + skipped;
+    if (begin >= drop.sample) /* the last run of a sample has fewer channels, if their number is odd */
+        return;
+    uint64_t left = drop.sample - begin, run_left = 4 * drop.inner - skipped;
+    if (run_left < left)
+        left = run_left;
+    x += n * drop.sample + begin;
+    y += n * drop.sample + begin;
+
+    struct philox_counter r = draw(drop, n, group);
+    struct channels channels = {0, {0, 0, 0}};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        channels.kept |= (unsigned)(r.c[i] >= drop.threshold) << i;
+#pragma unroll
+    for (int i = 0; i < 3; i++) { /* before the segment, in it, or past its end */
+        int64_t place = (int64_t)((i + 1) * drop.inner - skipped);
+        channels.begin[i] = place < 0 ? 0 : place > floats ? floats : (int32_t)place;
+    }
+
+    float4 v[QUADS];
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) {
+        uint32_t place = (lane + k * teams.size) * 4;
+        bool any = false;
+        for (int j = 0; j < 4; j++)
+            any |= keeps(channels, (int32_t)place + j);
+        if (any && place < left)
+            v[k] = read_quad<WHOLE>(x + place, left - place);
+    }
+#pragma unroll
+    for (int k = 0; k < QUADS; k++) {
+        uint32_t place = (lane + k * teams.size) * 4;
+        if (place >= left)
+            return;
+        int32_t at = (int32_t)place;
+        v[k] = make_float4(pass(drop, keeps(channels, at), v[k].x), pass(drop, keeps(channels, at + 1), v[k].y),
+                           pass(drop, keeps(channels, at + 2), v[k].z), pass(drop, keeps(channels, at + 3), v[k].w));
+        write_quad<WHOLE>(y + place, left - place, v[k]);
+    }
+}
+
+/* ----- launches -------------------------------------------------------------------------------------------------- */
+
+/* `samples` samples, few enough for one launch. */
+static cudaError_t launch_elements(const struct drop &drop, size_t samples, const float *x, float *y, bool whole,
+                                   cudaStream_t stream)
+{
+    uint64_t per_sample = (drop.sample + 3) / 4, quads = samples * per_sample;
+    auto kernel = whole ? elements_kernel<true> : elements_kernel<false>;
+    return LAUNCH(kernel, blocks_for(quads, THREADS * QUADS), THREADS, stream, drop, divider_make(per_sample), quads,
+                  x, y);
+}
+
+/* The smallest team that takes a run at once, or a warp. */
+static uint32_t team_size(uint64_t inner)
+{
+    uint32_t size = 1;
+    while (size < WARP && size * QUADS < inner)
+        size *= 2;
+    return size;
+}
+
+static uint64_t segments_of(uint64_t inner)
+{
+    uint64_t quads = (uint64_t)team_size(inner) * QUADS;
+    return (inner + quads - 1) / quads;
+}
+
+static cudaError_t launch_channels(const struct drop &drop, size_t samples, const float *x, float *y, bool whole,
+                                   cudaStream_t stream)
+{
+    uint64_t segments = segments_of(drop.inner), groups = (drop.channels + 3) / 4;
+    struct teams teams = {team_size(drop.inner), divider_make(segments), divider_make(groups),
+                          samples * groups * segments};
+    auto kernel = whole ? channels_kernel<true> : channels_kernel<false>;
+    return LAUNCH(kernel, blocks_for(teams.count * teams.size, THREADS), THREADS, stream, drop, teams, x, y);
+}
+
+/* A tensor with p in (0, 1): as many samples a launch as 32 bits can number the work of. */
+static cudaError_t launch_all(const struct dropout *dropout, const struct dropout_numbers *numbers,
+                              struct dropout_stream position, const float *x, float *y, cudaStream_t stream)
+{
+    struct drop drop = {position,
+                        (uint32_t)numbers->threshold,
+                        numbers->scale,
+                        numbers->shift,
+                        numbers->dropped,
+                        dropout->channels,
+                        dropout->inner,
+                        dropout->channels * dropout->inner};
+    bool channels = dropout->feature && dropout->inner > 1;
+    uint64_t units = channels ? (drop.channels + 3) / 4 * segments_of(drop.inner) : (drop.sample + 3) / 4;
+    size_t most = units < LAUNCH_UNITS ? LAUNCH_UNITS / units : 1, left = dropout->samples;
+    bool whole = drop.sample % 4 == 0 && ((uintptr_t)x | (uintptr_t)y) % sizeof(float4) == 0;
+    cudaError_t code = cudaSuccess;
+    while (left > 0 && code == cudaSuccess) {
+        size_t samples = left < most ? left : most;
+        auto launch = channels ? launch_channels : launch_elements;
+        code = launch(drop, samples, x, y, whole, stream);
+        x += samples * drop.sample;
+        y += samples * drop.sample;
+        drop.stream.position += (uint32_t)samples;
+        left -= samples;
+    }
+    return code;
+}
+
+static bool run(const struct dropout *dropout, bool backward, struct dropout_stream position, const float *from,
+                float *to, cudaStream_t stream, struct error *error)
+{
+    size_t count;
+    if (!dropout_check(dropout, position, from, to, &count, error))
+        return false;
+    cudaError_t code = cudaSuccess;
+    if (count > 0 && dropout->p == 1) {
+        code = cudaMemsetAsync(to, 0, count * sizeof *to, stream);
+    } else if (count > 0 && dropout->p > 0) {
+        struct dropout_numbers numbers = backward ? dropout_backward_numbers(dropout) : dropout_numbers(dropout);
+        code = launch_all(dropout, &numbers, position, from, to, stream);
+    } else if (count > 0 && to != from) {
+        code = cudaMemcpyAsync(to, from, count * sizeof *to, cudaMemcpyDeviceToDevice, stream);
+    }
+    return code == cudaSuccess || error_set(error, EXIT_RUNTIME, "dropout: CUDA: %s", cudaGetErrorString(code));
+}
+
+bool dropout_cuda_forward(const struct dropout *dropout, struct dropout_stream stream, const float *x, float *y,
+                          cudaStream_t cuda_stream, struct error *error)
+{
+    return run(dropout, false, stream, x, y, cuda_stream, error);
+}
+
+bool dropout_cuda_backward(const struct dropout *dropout, struct dropout_stream stream, const float *dy, float *dx,
+                           cudaStream_t cuda_stream, struct error *error)
+{
+    return run(dropout, true, stream, dy, dx, cuda_stream, error);
+}

@@ -1,0 +1,183 @@
+#include "cuda_host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "cuda_runtime.h"
+
+enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 64 * 1024 };
+
+namespace {
+
+enum state { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
+
+struct fiber {
+    ucontext_t context;
+    enum state state;
+    uint64_t exchanged; /* what it hands to its warp */
+};
+
+struct block {
+    fiber fibers[MAX_THREADS];
+    unsigned order[MAX_THREADS];
+    ucontext_t scheduler;
+    char *stacks;
+    unsigned threads;
+    int any; /* of __syncthreads_or */
+    void (*thread)(void *context);
+    void *context;
+};
+
+block *running;
+
+[[noreturn]] void fail(const char *what, unsigned thread)
+{
+    fprintf(stderr, "cuda_host: block %u, thread %u: %s\n", blockIdx.x, thread, what);
+    abort();
+}
+
+/* A permutation of 0..count-1 by cuda_host.order. */
+void arrange(unsigned count, unsigned *order)
+{
+    for (unsigned i = 0; i < count; i++)
+        order[i] = cuda_host.order == 1 ? count - 1 - i : i;
+    uint64_t state = cuda_host.order;
+    for (unsigned i = count; cuda_host.order > 1 && i > 1; i--) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        unsigned j = (unsigned)((state >> 32) * i >> 32);
+        unsigned swap = order[i - 1];
+        order[i - 1] = order[j], order[j] = swap;
+    }
+}
+
+void enter()
+{
+    unsigned self = threadIdx.x;
+    running->thread(running->context);
+    running->fibers[self].state = DONE;
+    swapcontext(&running->fibers[self].context, &running->scheduler);
+}
+
+void wait(enum state barrier)
+{
+    fiber *self = &running->fibers[threadIdx.x];
+    self->state = barrier;
+    swapcontext(&self->context, &running->scheduler);
+}
+
+/* Lets the threads first..last go on if all of them are at the barrier; some may not have left. */
+bool release(enum state barrier, unsigned first, unsigned last)
+{
+    unsigned arrived = 0, done = 0;
+    for (unsigned t = first; t < last; t++) {
+        arrived += running->fibers[t].state == barrier;
+        done += running->fibers[t].state == DONE;
+    }
+    if (arrived > 0 && done > 0)
+        fail("waits at a barrier or shuffle that others have left without", first);
+    if (arrived < last - first)
+        return false;
+    for (unsigned t = first; t < last; t++)
+        running->fibers[t].state = READY;
+    return true;
+}
+
+/* Runs the ready threads, each until it waits or ends. Returns whether there was any. */
+bool run_ready()
+{
+    bool any = false;
+    for (unsigned i = 0; i < running->threads; i++) {
+        unsigned t = running->order[i];
+        if (running->fibers[t].state != READY)
+            continue;
+        any = true;
+        cuda_host_thread_now.thread.x = t;
+        swapcontext(&running->scheduler, &running->fibers[t].context);
+    }
+    return any;
+}
+
+void run_block()
+{
+    for (unsigned t = 0; t < running->threads; t++) {
+        fiber *fiber = &running->fibers[t];
+        getcontext(&fiber->context);
+        fiber->context.uc_stack.ss_sp = running->stacks + (size_t)t * STACK_BYTES;
+        fiber->context.uc_stack.ss_size = STACK_BYTES;
+        fiber->context.uc_link = nullptr;
+        makecontext(&fiber->context, enter, 0);
+        fiber->state = READY;
+    }
+    bool alive = true;
+    while (alive) {
+        if (run_ready())
+            continue;
+        alive = release(AT_BLOCK_BARRIER, 0, running->threads);
+        for (unsigned first = 0; first < running->threads; first += WARP)
+            alive |= release(AT_WARP_BARRIER, first,
+                             first + WARP < running->threads ? first + WARP : running->threads);
+    }
+    for (unsigned t = 0; t < running->threads; t++)
+        if (running->fibers[t].state != DONE)
+            fail("waits at a barrier or shuffle that others never reach", t);
+}
+
+} // namespace
+
+struct cuda_host cuda_host;
+cuda_host_thread cuda_host_thread_now;
+
+void __syncthreads()
+{
+    wait(AT_BLOCK_BARRIER);
+}
+
+int __syncthreads_or(int value)
+{
+    __syncthreads(); /* nobody still reads the answer before */
+    running->any = 0;
+    __syncthreads();
+    running->any |= value;
+    __syncthreads();
+    return running->any;
+}
+
+uint64_t cuda_host_exchange(uint64_t bits, unsigned from)
+{
+    unsigned self = threadIdx.x;
+    running->fibers[self].exchanged = bits;
+    wait(AT_WARP_BARRIER);
+    uint64_t result = running->fibers[self / WARP * WARP + from].exchanged;
+    wait(AT_WARP_BARRIER); /* nobody hands in the next before all have taken this one */
+    return result;
+}
+
+void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *context), void *context)
+{
+    if (blocks == 0 || threads == 0 || threads > MAX_THREADS)
+        fail("a launch of no blocks, no threads or too many", threads);
+    unsigned first = cuda_host.first_block, last = cuda_host.last_block ? cuda_host.last_block : blocks;
+    unsigned *order = static_cast<unsigned *>(malloc((last - first) * sizeof *order));
+    block *block = static_cast<struct block *>(malloc(sizeof *block));
+    size_t stack_bytes = (size_t)threads * STACK_BYTES;
+    void *stacks = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (order == nullptr || block == nullptr || stacks == MAP_FAILED)
+        fail("no memory for its block", 0);
+    block->stacks = static_cast<char *>(stacks);
+    block->threads = threads;
+    block->thread = thread;
+    block->context = context;
+    running = block;
+    arrange(threads, block->order);
+    arrange(last - first, order);
+    for (unsigned b = 0; b < last - first; b++) {
+        cuda_host_thread_now = {{0}, {first + order[b]}, {threads}, {blocks}};
+        run_block();
+    }
+    munmap(stacks, stack_bytes);
+    free(order);
+    free(block);
+}
