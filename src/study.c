@@ -182,8 +182,10 @@ static void gather_outcomes(struct study *study)
     for (int i = study->first; i < study->last; i++) {
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
         study->outcomes[i].digest = trainer_digest(study->trainers[i]);
-        if (study->outcomes[i].status == TRAINER_STOPPED && comm_rank(study->group) == 0 &&
-            comm_rank(study->world) != 0)
+        if (study->outcomes[i].status != TRAINER_STOPPED)
+            continue;
+        signals_request_stop(); /* another rank of the group may have had the signal */
+        if (comm_rank(study->group) == 0 && comm_rank(study->world) != 0)
             comm_send(study->world, 0, &(struct event){.kind = EVENT_STOP}, sizeof(struct event));
     }
     comm_barrier_serving(study->world, comm_rank(study->world) == 0 ? serve : NULL, study);
