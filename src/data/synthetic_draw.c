@@ -275,7 +275,7 @@ static struct thing roll_object(struct dice *dice, unsigned label)
     object.r = roll(dice, 5 * PIXEL, 12 * PIXEL);
     object.place = roll_place(dice, object.r * 25 / 32);
     object.opacity = roll(dice, 180, 256);
-    object.colour = vary_colour(dice, classes[label].colour, 90);
+    object.colour = vary_colour(dice, classes[label].colour, 80);
     return object;
 }
 
@@ -295,7 +295,7 @@ void synthetic_draw(bool test_set, uint32_t index, uint8_t *record)
     struct thing thing;
     record[0] = (uint8_t)(index % LENET5_CLASSES);
     paint_background(&canvas, &dice);
-    for (int left = roll(&dice, 1, 4); left > 0; left--) {
+    for (int left = roll(&dice, 1, 3); left > 0; left--) {
         thing = roll_clutter(&dice);
         paint(&canvas, &thing);
     }
