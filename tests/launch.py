@@ -1,0 +1,463 @@
+#!/usr/bin/env python3
+"""launch/run, plot, variants and quickstart, with nets that train for a second."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+from tap import check, finish, skip
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = ROOT / "launch"
+SCRATCH = Path(tempfile.mkdtemp(prefix="dtrain-launch-"))
+DATA = ["--data", "synthetic:200+100"]
+HOSTILE = "it's $(touch pwned) {^x} \"`a` 100%_ü;&|"
+CORES = len(os.sched_getaffinity(0))
+os.environ["XDG_CACHE_HOME"] = str(SCRATCH / "cache")
+for name in [name for name in os.environ if name.startswith("OMPI_")] + ["DTRAIN", "DTRAIN_DATA"]:
+    os.environ.pop(name, None)
+
+
+def launch(script, *arguments, **settings):
+    """Runs launch/SCRIPT to its end; .stdout and .stderr are text."""
+    settings = {"cwd": SCRATCH, "capture_output": True, "text": True, "timeout": 120, **settings}
+    return subprocess.run([LAUNCH / script, *map(str, arguments)], **settings)
+
+
+def begin(script, *arguments):
+    """Starts launch/SCRIPT; its output is read by communicate()."""
+    command = [LAUNCH / script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=SCRATCH, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def said(done):
+    return f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+def fails(done, code, *words):
+    """One line on standard error, with these words, and this exit code."""
+    return (
+        done.returncode == code
+        and done.stderr.count("\n") == 1
+        and all(word in done.stderr for word in words)
+    )
+
+
+# --- run -----------------------------------------------------------------------------------------------
+
+
+def test_run():
+    done = launch("run", "-np", 2, *DATA, "--epochs", 2, "--out", "run")
+    digest = re.search(r"weights: [0-9a-f]{16}\n$", done.stdout)
+    check(done.returncode == 0 and digest and not done.stderr, "run: trains, says nothing else", said(done))
+
+    done = launch("run", "-np", 2, *DATA, "--lr", "fast")
+    check(fails(done, 2, "--lr fast"), "run: a wrong option is exit 2 and one line", said(done))
+    done = launch("run", "-np", 2, "--data", "nowhere")
+    check(fails(done, 3, "nowhere"), "run: missing data is exit 3 and one line", said(done))
+
+    done = launch("run", "-np", CORES + 1, *DATA, "--epochs", 1, "--out", "many")
+    check(done.returncode == 0, "run: more ranks than cores", said(done))
+    # The net of another number of ranks is the same, so the digest is too.
+    done = launch(
+        "run", *DATA, "--epochs", 2, "--out", "default", preexec_fn=lambda: os.sched_setaffinity(0, {0})
+    )
+    check("on 1 rank," in done.stdout, "run: as many ranks as cores it may use", said(done))
+    check(digest and digest[0] in done.stdout, "run: one rank and two make the same weights", said(done))
+
+    done = launch(
+        "run", "-np", CORES + 1, *DATA, env={**os.environ, "OMPI_MCA_rmaps_base_oversubscribe": "0"}
+    )
+    check(
+        done.returncode != 0 and "slots" in done.stderr,
+        "run: Open MPI's settings of the user win",
+        said(done),
+    )
+
+    for arguments in ["-np"], ["-np", "0"], ["-np", "two"], ["--hostfile"]:
+        done = launch("run", *arguments)
+        check(fails(done, 2, "launch/run", arguments[0]), f"run: refuses {' '.join(arguments)}", said(done))
+    done = launch("run", env={**os.environ, "DTRAIN": "not/built"})
+    check(fails(done, 1, "not/built", "make"), "run: without a program it says how to build it", said(done))
+
+    command = 'printf left | { "$0" -np 1 --version >&2; cat; }'
+    done = subprocess.run(["bash", "-c", command, LAUNCH / "run"], capture_output=True, text=True, timeout=60)
+    check(done.stdout == "left", "run: leaves standard input alone", said(done))
+
+
+def test_hostile_place():
+    """The whole program in a directory, and a run into another, with names a shell would stumble over."""
+    place = SCRATCH / HOSTILE
+    shutil.copytree(LAUNCH, place / "launch")
+    shutil.copy(ROOT / "dtrain", place)
+    done = subprocess.run(
+        [place / "launch/run", "-np", "2", *DATA, "--net", "A,D", "--epochs", "1", "--out", HOSTILE],
+        cwd=SCRATCH,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    drawn = (place / "accuracy.png").exists()
+    harmless = not list(SCRATCH.rglob("pwned"))
+    check(done.returncode == 0 and drawn and harmless, "run: in a place with a hostile name", said(done))
+
+
+def test_stop():
+    run = begin("run", "-np", 2, *DATA, "--out", "stopped", "--progress", "never")
+    wait_for((SCRATCH / "stopped/checkpoint.safetensors").exists)
+    run.send_signal(signal.SIGUSR1)
+    output, errors = run.communicate(timeout=60)
+    check(
+        run.returncode == 75 and "SIGUSR1" in output,
+        "run: USR1 saves and stops, exit 75",
+        output[-500:] + errors,
+    )
+    check(errors == "", "run: without a banner", errors)
+
+    done_epochs = len((SCRATCH / "stopped/metrics.jsonl").read_text().splitlines())
+    done = launch("run", "-np", 1, *DATA, "--out", "stopped", "--epochs", done_epochs + 2, "--resume")
+    check(done.returncode == 0, "run: --resume goes on", said(done))
+
+
+def test_lost_rank():
+    run = begin("run", "-np", 2, *DATA, "--out", "lost", "--progress", "never")
+    wait_for((SCRATCH / "lost/checkpoint.safetensors").exists)
+    ranks = [pid for pid in children(run.pid) if os.readlink(f"/proc/{pid}/exe").endswith("/dtrain")]
+    os.kill(max(ranks), signal.SIGKILL)
+    output, errors = run.communicate(timeout=60)
+    check(run.returncode == 137, "run: a killed rank is exit 137", f"exit {run.returncode}\n{errors}")
+    check("rank 1" in errors and "signal 9" in errors, "run: and mpirun's word on it is kept", errors)
+
+
+# --- plot ----------------------------------------------------------------------------------------------
+
+
+def make_run(name, net, epochs, tail=""):
+    """A run's directory as dtrain leaves it, without the weights."""
+    directory = SCRATCH / name
+    directory.mkdir(parents=True)
+    lines = []
+    for epoch in range(1, epochs + 1):
+        line = {
+            "epoch": epoch,
+            "step": epoch,
+            "loss": 2 / epoch,
+            "lr": 0.01,
+            "seconds": 1,
+            "images_per_second": 9,
+        }
+        if epoch % 2 == 0:
+            line.update(train_accuracy=40 + epoch, test_accuracy=30 + epoch, test_loss=2)
+        lines.append(json.dumps(line) + "\n")
+    (directory / "metrics.jsonl").write_text("".join(lines) + tail)
+    if net:
+        (directory / "run.json").write_text(json.dumps({"net": {"name": net}}))
+    return directory
+
+
+class Picture:
+    """What an SVG of gnuplot's shows."""
+
+    def __init__(self, path):
+        tree = xml.parse(path)
+        self.text = [
+            "".join(node.itertext()).strip() for node in tree.iter("{http://www.w3.org/2000/svg}text")
+        ]
+        uses = [
+            use.get("{http://www.w3.org/1999/xlink}href")
+            for use in tree.iter("{http://www.w3.org/2000/svg}use")
+        ]
+        self.markers = uses.count("#gpPt6")
+
+
+def is_png(path):
+    content = path.read_bytes()
+    width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
+    return content.startswith(b"\x89PNG\r\n") and width > 1000 and height > 600
+
+
+def test_plot_one():
+    run = make_run("one", "B", 6)
+    done = launch("plot", run)
+    check(done.returncode == 0 and str(run) in done.stdout, "plot: draws a run, says where", said(done))
+    loss, accuracy = Picture(run / "loss.svg"), Picture(run / "accuracy.svg")
+    check(
+        "Net B - fc: training loss (cross-entropy)" in loss.text, "plot: the title names the net", loss.text
+    )
+    check(loss.markers == 6, "plot: a loss an epoch", loss.markers)
+    check(accuracy.markers == 2 * 3 + 2, "plot: accuracies at the checks, and the key", accuracy.markers)
+    check(
+        {"training set", "test set"} <= set(accuracy.text),
+        "plot: the key tells the two sets apart",
+        accuracy.text,
+    )
+    check(is_png(run / "loss.png") and is_png(run / "accuracy.png"), "plot: PNGs as well")
+    check(
+        sorted(os.listdir(run))
+        == ["accuracy.png", "accuracy.svg", "loss.png", "loss.svg", "metrics.jsonl", "run.json"],
+        "plot: leaves nothing else",
+        os.listdir(run),
+    )
+
+
+def test_plot_study():
+    for net in "ABCD":
+        make_run(f"study/{net}", net, 4)
+    done = launch("plot", "--", SCRATCH / "study")
+    picture = Picture(SCRATCH / "study/accuracy.svg")
+    names = {"A - no dropout", "B - fc", "C - conv", "D - conv + fc"}
+    check(
+        done.returncode == 0 and names <= set(picture.text),
+        "plot: a study's nets in one figure",
+        picture.text,
+    )
+    shutil.rmtree(SCRATCH / "study/C")
+    check(launch("plot", SCRATCH / "study").returncode == 0, "plot: a study of some of the nets")
+    launch("plot", "-o", "both", SCRATCH / "one", SCRATCH / "study/B")
+    picture = Picture(SCRATCH / "both/loss.svg")
+    check(
+        f"B - fc, {SCRATCH / 'one'}" in picture.text, "plot: two runs of a net are told apart", picture.text
+    )
+
+
+def test_plot_odd():
+    run = make_run("torn", "D", 3, tail='{"epoch":4,"step":4,"lo')
+    check(
+        launch("plot", run).returncode == 0 and Picture(run / "loss.svg").markers == 3,
+        "plot: a torn last line",
+    )
+    run = make_run("null", "D", 2, tail='{"epoch":3,"step":3,"loss":null,"lr":0.01}\n{"epoch":4,"loss":1}\n')
+    check(
+        launch("plot", run).returncode == 0 and Picture(run / "loss.svg").markers == 3, "plot: a loss of null"
+    )
+    run = make_run("first", "D", 1)
+    done = launch("plot", run)
+    check(done.returncode == 0 and Picture(run / "loss.svg").markers == 1, "plot: a single epoch", said(done))
+    check(not (run / "accuracy.svg").exists(), "plot: no figure of accuracies that were not measured")
+    run = make_run(f"hostile/{HOSTILE}\n-", None, 2)
+    done = launch("plot", run)
+    check(done.returncode == 0 and is_png(run / "loss.png"), "plot: a hostile directory", said(done))
+    title = " ".join(Picture(run / "loss.svg").text)
+    check(ascii(str(run)) in title, "plot: whose name is shown", title)
+    check(not list(SCRATCH.rglob("pwned")), "plot: whose name is not obeyed")
+    done = launch("plot", make_run("-o", "D", 2).relative_to(SCRATCH))
+    check(fails(done, 2, "-o"), "plot: a name that looks like an option", said(done))
+    check(launch("plot", "--", "-o").returncode == 0, "plot: the same after --")
+
+
+def test_plot_errors():
+    done = launch("plot")
+    check(fails(done, 2, "--help"), "plot: without a run", said(done))
+    done = launch("plot", "--colour", SCRATCH / "one")
+    check(fails(done, 2, "--colour"), "plot: an unknown option", said(done))
+    done = launch("plot", SCRATCH / "nowhere")
+    check(fails(done, 3, "nowhere"), "plot: a directory that is not there", said(done))
+    done = launch("plot", make_run("empty", "A", 0))
+    check(fails(done, 3, "no epoch"), "plot: a run without an epoch", said(done))
+    for damage in "{}", "[1]", "7", "\0\xff", '{"epoch":null}', "[" * 100000, '{"epoch":1' + "0" * 400 + "}":
+        run = make_run(f"damaged-{hash(damage)}", "A", 2, tail=damage + '\n{"epoch":4,"loss":1}\n')
+        done = launch("plot", run)
+        check(fails(done, 3, "line 3"), f"plot: a damaged line {damage[:20]!r}", said(done))
+    tools = SCRATCH / "tools"
+    tools.mkdir()
+    for tool in "env", "python3":
+        (tools / tool).symlink_to(os.path.realpath(f"/usr/bin/{tool}"))
+    done = launch("plot", SCRATCH / "one", env={**os.environ, "PATH": str(tools)})
+    check(fails(done, 1, "gnuplot-nox"), "plot: without gnuplot it names the package", said(done))
+    check(launch("plot", "-o", "/proc/figures", SCRATCH / "one").returncode == 1, "plot: an unwritable place")
+
+
+# --- variants ------------------------------------------------------------------------------------------
+
+
+def digests(table):
+    """Net to digest, of the table at the end."""
+    return dict(re.findall(r"^([A-D])  .* ([0-9a-f]{16})$", table, re.MULTILINE))
+
+
+def accuracies(table):
+    """Net to best train and best test accuracy."""
+    return {row[0]: row.split()[-4:-2] for row in re.findall(r"^[A-D]  .*", table, re.MULTILINE)}
+
+
+def test_variants():
+    done = launch("variants", "-np", 1, *DATA, "--epochs", 2, "--p-conv", 0.2, "--seed=7")
+    out = SCRATCH / "runs/variants-7"
+    check(
+        done.returncode == 0 and set(digests(done.stdout)) == set("ABCD"),
+        "variants: trains four nets",
+        said(done),
+    )
+    check(is_png(out / "loss.png"), "variants: draws them", said(done))
+    taken = {net: json.loads((out / net / "run.json").read_text())["options"]["p-conv"] for net in "ABCD"}
+    check(taken == {"A": None, "B": None, "C": 0.2, "D": 0.2}, "variants: --p-conv is for C and D", taken)
+    both = launch(
+        "run", "-np", 2, *DATA, "--net", "all", "--epochs", 2, "--p-conv", 0.2, "--seed", 7, "--out", "all"
+    )
+    check(
+        digests(both.stdout) == digests(done.stdout),
+        "variants: the weights are those of --net all",
+        said(done) + said(both),
+    )
+    check(
+        accuracies(both.stdout) == accuracies(done.stdout),
+        "variants: so are the best accuracies",
+        said(done) + said(both),
+    )
+
+    done = launch("variants", *DATA, "--out", "bad", "--lr", "fast")
+    check(fails(done, 2, "A B C D", "--lr fast"), "variants: what all four say is said once", said(done))
+    done = launch("variants", "--net", "A")
+    check(fails(done, 2, "--net"), "variants: --net is refused", said(done))
+    done = launch("variants", "--seed")
+    check(fails(done, 2, "--seed"), "variants: an option without its value", said(done))
+    done = launch("variants", "-np", 1, *DATA, "--seed=7", "--epochs", 3)
+    check(
+        done.returncode == 2 and done.stderr.count("--resume") == 4,
+        "variants: runs there are kept",
+        said(done),
+    )
+
+
+LSCPU = """#!/usr/bin/env python3
+print("# eleven cores of two threads each, on two sockets")
+for cpu in range(22):
+    print(f"{cpu % 11 // 6},{cpu % 11},{cpu}")
+"""
+TASKSET = """#!/bin/bash
+if [[ $1 == -cp ]]; then
+    echo "pid $2's current affinity list: ${PINNED:-0,2-21}"
+else
+    PINNED=$2 exec "${@:3}"
+fi
+"""
+
+
+def test_variants_cores():
+    """On a machine that looks larger than this one, and of which one CPU is not ours."""
+    tools = SCRATCH / "large"
+    tools.mkdir()
+    for tool, text in ("lscpu", LSCPU), ("taskset", TASKSET):
+        (tools / tool).write_text(text)
+        (tools / tool).chmod(0o755)
+    large = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    done = launch("variants", *DATA, "--epochs", 1, "--out", "cores", env=large)
+    cpus = [
+        [int(cpu) for cpu in line.split(",")] for line in re.findall(r"on cores ([\d,]+), log", done.stdout)
+    ]
+    check(sorted(sum(cpus, [])) == [0, *range(2, 22)], "variants: every CPU is one net's", said(done))
+    cores = [{cpu % 11 for cpu in share} for share in cpus]
+    check(sum(map(len, cores)) == 11, "variants: threads of a core stay together", cpus)
+    check(sorted(map(len, cores)) == [2, 3, 3, 3], "variants: cores are shared evenly", cpus)
+    ranks = [json.loads((SCRATCH / "cores" / net / "run.json").read_text())["net"]["ranks"] for net in "ABCD"]
+    check(ranks == list(map(len, cores)), "variants: a rank a core", ranks)
+
+
+def test_variants_stop():
+    out = SCRATCH / HOSTILE / "stopped"
+    run = begin("variants", "-np", 1, *DATA, "--out", out)
+    wait_for(lambda: all((out / net / "checkpoint.safetensors").exists() for net in "ABCD"))
+    run.send_signal(signal.SIGTERM)
+    output, errors = run.communicate(timeout=60)
+    check(
+        run.returncode == 75 and "--resume" in output, "variants: a signal saves and stops", output + errors
+    )
+    check(set(digests(output)) == set("ABCD"), "variants: all four", output + errors)
+    most = max(len((out / net / "metrics.jsonl").read_text().splitlines()) for net in "ABCD") + 1
+    done = launch("variants", "-np", 1, *DATA, "--out", out, "--epochs", most, "--resume")
+    counts = [len((out / net / "metrics.jsonl").read_text().splitlines()) for net in "ABCD"]
+    check(
+        done.returncode == 0 and counts == [most] * 4, "variants: --resume goes on", f"{counts}\n{said(done)}"
+    )
+
+
+# --- quickstart ----------------------------------------------------------------------------------------
+
+
+def test_quickstart():
+    """With a make that does nothing, a gnuplot that is missing, and an apt-get that brings it."""
+    if os.geteuid() != 0:
+        skip("quickstart", "needs root: it would call sudo")
+        return
+    place, tools = SCRATCH / "clone", SCRATCH / "path"
+    shutil.copytree(LAUNCH, place / "launch")
+    shutil.copy(ROOT / "dtrain", place)
+    tools.mkdir()
+    for directory in os.environ["PATH"].split(":"):
+        for tool in Path(directory).glob("*") if Path(directory).is_dir() else ():
+            if tool.name not in ("gnuplot", "apt-get", "make", "sudo") and not (tools / tool.name).exists():
+                (tools / tool.name).symlink_to(tool)
+    gnuplot = shutil.which("gnuplot")
+    (tools / "make").write_text("#!/bin/sh\necho quiet\n")
+    (tools / "apt-get").write_text(
+        f'#!/bin/sh\necho "$@" >> {place}/apt-get.log\n'
+        f'[ "$1" = update ] && touch {place}/updated && exit\n'
+        f"[ -e {place}/updated ] && ln -s {gnuplot} {tools}/gnuplot\n"
+    )
+    for tool in "make", "apt-get":
+        (tools / tool).chmod(0o755)
+    data = SCRATCH / "cache/dtrain/synthetic-200-100"
+    environment = {**os.environ, "PATH": str(tools), "DTRAIN_DATA": os.path.relpath(data, SCRATCH)}
+    for number in 1, 2:
+        done = subprocess.run(
+            [place / "launch/quickstart"],
+            cwd=SCRATCH,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        run = place / f"runs/quickstart-{number}"
+        check(done.returncode == 0 and is_png(run / "accuracy.png"), f"quickstart: time {number}", said(done))
+        check(
+            ("Installing" in done.stdout) == (number == 1),
+            "quickstart: says what it installs, once",
+            said(done),
+        )
+    install = "install -y --no-install-recommends gnuplot-nox"
+    calls = (place / "apt-get.log").read_text().splitlines()
+    check(calls == [install, "update", install], "quickstart: asks apt-get for what is missing only", calls)
+    check(
+        "quiet" not in done.stdout and len(done.stdout.splitlines()) < 24,
+        "quickstart: fits a screen",
+        done.stdout,
+    )
+
+
+try:
+    test_run()
+    test_hostile_place()
+    test_stop()
+    test_lost_rank()
+    if shutil.which("gnuplot"):
+        test_plot_one()
+        test_plot_study()
+        test_plot_odd()
+        test_plot_errors()
+    else:
+        skip("plot", "no gnuplot here")
+    test_variants()
+    test_variants_cores()
+    test_variants_stop()
+    test_quickstart()
+finally:
+    shutil.rmtree(SCRATCH)
+finish()
