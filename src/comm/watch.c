@@ -149,8 +149,8 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
                                      count ? ", " : "", rank, group->hosts[i]);
         count++;
     }
-    if (watch->rank != speaker)
-        sleep(10);
+    for (unsigned left = watch->rank == speaker ? 0 : 10; left > 0;)
+        left = sleep(left); /* the end of the job begins with a SIGTERM, which wakes it */
     watch_abort(watch->mpi, EXIT_PEER_LOST,
                 "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
                 "start again with --resume",
