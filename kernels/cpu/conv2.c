@@ -21,9 +21,12 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
             for (int kx = 0; kx < 5; kx++)
                 for (int in = 0; in < 6; in++) {
                     packed->forward[in][ky][kx][out] = w->conv2[out][ky][kx][in];
-                    packed->windows[out][1 + ky][1 + kx][in] = w->conv2[out][ky][kx][in];
+                    packed->windows[0][out * 6 + 1 + ky][kx][in] = w->conv2[out][ky][kx][in];
+                    packed->windows[1][out * 6 + 1 + ky][1 + kx][in] = w->conv2[out][ky][kx][in];
                 }
 }
+
+enum { PLANE = 14 * 16 * 8 }; /* numbers in pool1 */
 
 /* One row of ten outputs for one vector of channels, before bias. */
 KERNEL void row_forward(const struct conv2_packed *packed, float planes[6][14][16], unsigned kept, int y,
@@ -66,14 +69,15 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
                 ivec winner = {0};
                 UNROLL for (int k = 1; k < 4; k++) {
                     vec here = sum[k / 2][2 * x + k % 2];
-                    ivec better = (here > best) | (here != here);
+                    ivec better = ~(here <= best);
                     best = vec_select(better, here, best);
-                    winner = (better & k) | (~better & winner);
+                    int start = k / 2 * 16 * 8 + k % 2 * PLANE;
+                    winner = (better & start) | (~better & winner);
                 }
+                winner += (2 * y * 16 + 2 * x) * 8;
                 best = vec_relu(best + vec_load(w->conv2_bias + channel)) * vec_load(factor + channel);
                 vec_store(&pool2[y * 5 + x][channel], best);
-                UNROLL for (int i = 0; i < LANES; i++)
-                    features->from2[y * 5 + x][channel + i] = (uint8_t)winner[i];
+                vec_store_words(&features->from2[y * 5 + x][channel], winner);
             }
         }
 }
@@ -85,20 +89,19 @@ enum {
     WINDOW_ROW = 6 * 8 / LANES,
     PATCH_ROWS = LANES == 16 ? 5 : LANES == 8 ? 3 : 1,
     WINDOW_ROWS = LANES == 16 ? 6 : LANES == 8 ? 2 : 1,
+    WINDOW_COPY = (16 * 6 + 1) * 6 * 8,
 };
 
 /* Rows [ky, ky + rows) of the weight gradient of one channel. */
-KERNEL void weights_backward(int ky, int rows, const struct features *features, float dpool2[25][16],
-                             int channel, float gradient[5][6][8])
+KERNEL void weights_backward(int ky, int rows, const float *pool1, const uint16_t from[25][16],
+                             float dpool2[25][16], int channel, float gradient[5][6][8])
 {
     vec sum[PATCH_ROWS][PATCH_ROW];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int k = 0; k < PATCH_ROW; k++)
             sum[r][k] = vec_load(gradient[ky + r][0] + k * LANES);
     for (int cell = 0; cell < 25; cell++) {
-        int winner = features->from2[cell][channel];
-        const float *patch =
-            features->pool1[2 * (cell / 5) + winner / 2 + ky][2 * (cell % 5) + winner % 2];
+        const float *patch = pool1 + ky * 16 * 8 + from[cell][channel];
         float d = dpool2[cell][channel];
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int k = 0; k < PATCH_ROW; k++)
@@ -109,10 +112,20 @@ KERNEL void weights_backward(int ky, int rows, const struct features *features, 
             vec_store(gradient[ky + r][0] + k * LANES, sum[r][k]);
 }
 
+/* Where the weights of each winner start in conv2_packed's windows. */
+static void find_windows(const struct features *features, int32_t starts[25][16])
+{
+    for (int cell = 0; cell < 25; cell++)
+        for (int c = 0; c < 16; c++) {
+            int winner = features->from2[cell][c] - (cell / 5 * 2 * 16 + cell % 5 * 2) * 8;
+            int column = winner >= PLANE, row = winner - column * PLANE > 0;
+            starts[cell][c] = column * WINDOW_COPY + (c * 6 + 1 - row) * 6 * 8;
+        }
+}
+
 /* Adds what the pool window `cell` sends back to rows [row, row + WINDOW_ROWS) of the numbers it saw. */
-KERNEL void window_backward(int row, const struct conv2_packed *packed, const struct features *features,
-                            float dpool2[25][16], const int *channels, int n_channels, int cell,
-                            float dpool1[14][16][8])
+KERNEL void window_backward(int row, const float *weights, const int32_t starts[16], const float gradient[16],
+                            const int *channels, int n_channels, int cell, float dpool1[14][16][8])
 {
     float *window = dpool1[2 * (cell / 5) + row][2 * (cell % 5)];
     vec sum[WINDOW_ROWS][WINDOW_ROW];
@@ -120,12 +133,11 @@ KERNEL void window_backward(int row, const struct conv2_packed *packed, const st
         UNROLL for (int k = 0; k < WINDOW_ROW; k++)
             sum[r][k] = vec_load(window + r * 16 * 8 + k * LANES);
     for (int i = 0; i < n_channels; i++) {
-        int c = channels[i], winner = features->from2[cell][c];
-        const float *w = packed->windows[c][1 + row - winner / 2][1 - winner % 2];
-        float d = dpool2[cell][c];
+        const float *w = weights + starts[channels[i]] + row * 6 * 8;
+        float d = gradient[channels[i]];
         UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
             UNROLL for (int k = 0; k < WINDOW_ROW; k++)
-                sum[r][k] += vec_load(w + r * 8 * 8 + k * LANES) * d;
+                sum[r][k] += vec_load(w + r * 6 * 8 + k * LANES) * d;
     }
     UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
         UNROLL for (int k = 0; k < WINDOW_ROW; k++)
@@ -147,16 +159,26 @@ static void activation_backward(float pool2[25][16], float scale, float dpool2[2
     }
 }
 
-void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
-                   float dpool2[25][16], struct layout *gradient)
+/* pool1, and pool1 one pixel to the left: patches that start in an odd column start in an even one there, so that
+ * no 512-bit vector straddles two cache lines. */
+static void copy_twice(const float *pool1, struct pool1_twice *twice)
 {
+    memcpy(twice->at[0], pool1, PLANE * sizeof(float));
+    memcpy(twice->at[1], pool1 + 8, (PLANE - 8) * sizeof(float));
+}
+
+void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
+                   float dpool2[25][16], struct pool1_twice *twice, struct layout *gradient)
+{
+    const float *pool1 = twice->at[0];
     activation_backward(pool2, scale, dpool2, gradient->conv2_bias);
+    copy_twice(features->pool1[0][0], twice);
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2), ky = 0;
         for (; ky + PATCH_ROWS <= 5; ky += PATCH_ROWS)
-            weights_backward(ky, PATCH_ROWS, features, dpool2, c, gradient->conv2[c]);
+            weights_backward(ky, PATCH_ROWS, pool1, features->from2, dpool2, c, gradient->conv2[c]);
         if (5 % PATCH_ROWS)
-            weights_backward(ky, 5 % PATCH_ROWS, features, dpool2, c, gradient->conv2[c]);
+            weights_backward(ky, 5 % PATCH_ROWS, pool1, features->from2, dpool2, c, gradient->conv2[c]);
     }
 }
 
@@ -167,7 +189,10 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
     for (; kept2 != 0; kept2 &= kept2 - 1)
         channels[n_channels++] = __builtin_ctz(kept2);
     memset(dpool1, 0, 14 * sizeof *dpool1);
+    int32_t starts[25][16];
+    find_windows(features, starts);
     for (int cell = 0; cell < 25; cell++)
         for (int row = 0; row < 6; row += WINDOW_ROWS)
-            window_backward(row, packed, features, dpool2, channels, n_channels, cell, dpool1);
+            window_backward(row, packed->windows[0][0][0], starts[cell], dpool2[cell], channels, n_channels,
+                            cell, dpool1);
 }

@@ -127,11 +127,11 @@ static void rows_from_lanes(int units, int stride, const float *lanes, float *ro
 }
 
 /* The masks of a layer as words of 32 units, one lane a sample. */
-static void mask_lanes(const struct sample_mask *masks, enum dropout_layer layer, int32_t words[4][TILE])
+static void mask_lanes(const struct sample_mask *masks, enum dropout_layer layer, int32_t kept[4][TILE])
 {
     for (int s = 0; s < TILE; s++)
         for (int i = 0; i < 4; i++)
-            words[i][s] = (int32_t)(uint32_t)(masks[s].keep[layer][i / 2] >> i % 2 * 32);
+            kept[i][s] = (int32_t)(uint32_t)(masks[s].keep[layer][i / 2] >> i % 2 * 32);
 }
 
 /* dy = gradient before the activation whose outcome is y; adds its sum over samples to the bias's. */

@@ -15,15 +15,16 @@
 #include "masks.h"
 #include "sampler.h"
 
-/* --- image.c: 3,072 bytes to floats, pixel / 127.5 - 1 ------------------------------------------ */
+/* --- image.c: from 3,072 bytes to floats, pixel / 127.5 - 1 --------------------------------------- */
+
+/* What conv1 forward multiplies with its weights: at[channel][y][k][x] is made of the columns d0 = 2x,
+ * d1 = 2x + 1 ... d5 of a row: d0-d2, d1+d2, d2-d1, d1-d3, d3-d4, d4, d4-d5. x = 14, 15 have no meaning. */
+struct image_columns {
+    _Alignas(64) float at[3][32][7][16];
+};
+void image_columns(const uint8_t *pixels, struct image_columns *image);
 
 enum { IMAGE_SLACK = 16 }; /* floats past the end that a vector load may touch */
-
-/* A row as its 16 even columns, then its 16 odd ones: [channel][y][parity][x / 2]. */
-struct image_split {
-    _Alignas(64) float at[3][32][2][16], slack[IMAGE_SLACK];
-};
-void image_split(const uint8_t *pixels, struct image_split *image);
 
 /* The three channels of a pixel side by side: [y][x][channel]. */
 struct image_pixels {
@@ -37,12 +38,19 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 struct features {
     _Alignas(64) float pool1[14][16][8]; /* [y][x][channel]; 14 columns and 6 channels used */
     uint16_t from1[6][14][16]; /* where in image_pixels the patch of the pool's winner starts */
-    uint8_t from2[25][16];     /* which of its window's four the winner was: 2 * dy + dx */
+    uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1_twice */
 };
+
+/* The weights of conv1 as conv1_forward multiplies them, see there. */
+struct conv1_packed {
+    float at[6][3][5][8]; /* [out][in][ky][7 used] */
+};
+void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
 /* planes: pool1 once more, as [channel][y][x]. Only the channels whose bit is set in kept are computed;
  * in pool1 the others are 0, in planes they are left alone. */
-void conv1_forward(const struct layout *w, const struct image_split *image, unsigned kept, float scale,
+void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
+                   const struct image_columns *image, unsigned kept, float scale,
                    float planes[6][14][16], struct features *out);
 
 /* Adds to the gradient. dpool1 is used up. */
@@ -52,7 +60,9 @@ void conv1_weights(const struct image_pixels *image, const struct features *feat
 /* The weights of conv2 in the two other orders its passes read them in. */
 struct conv2_packed {
     _Alignas(64) float forward[6][5][5][16]; /* [in][ky][kx][out] */
-    _Alignas(64) float windows[16][7][8][8]; /* [out][1 + ky][1 + kx][in], 0 around */
+    /* What a pool window's winner sends back to the 6x6 numbers the window saw, had it won in the left or the right
+     * column: [column][out][1 + ky][column + kx][in]. The row of zeros below is the next channel's above. */
+    _Alignas(64) float windows[2][16 * 6 + 1][6][8];
 };
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
 
@@ -61,9 +71,14 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
                    unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
                    struct features *features);
 
+/* Scratch of conv2_weights. */
+struct pool1_twice {
+    _Alignas(64) float at[2][14 * 16 * 8];
+};
+
 /* Turns dpool2 into the gradient before ReLU and dropout; adds to the weights' gradient. */
 void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
-                   float dpool2[25][16], struct layout *gradient);
+                   float dpool2[25][16], struct pool1_twice *twice, struct layout *gradient);
 
 /* After conv2_weights. dpool1 is overwritten. */
 void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,

@@ -11,7 +11,18 @@ void tile_init(struct tile *tile)
 
 void tile_pack(struct tile *tile, const struct layout *weights)
 {
+    conv1_pack(weights, &tile->conv1);
     conv2_pack(weights, &tile->conv2);
+}
+
+/* Records lie anywhere in the data set: the next is fetched while one is worked on, in two parts, since a
+ * core cannot wait for more than some twenty lines at a time. */
+static void prefetch_half(const struct tile_input *input, int s, size_t half)
+{
+    if (s >= input->count)
+        return;
+    for (size_t i = half * LENET5_PIXELS / 2; i < (half + 1) * LENET5_PIXELS / 2; i += 64)
+        __builtin_prefetch(input->records[s] + i);
 }
 
 static void forward(struct tile *tile, const struct layout *weights, const struct tile_input *input,
@@ -21,10 +32,12 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
         unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0], kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
+        prefetch_half(input, s + 1, 0);
         labels[s] = input->records[s][0];
-        image_split(input->records[s] + 1, &tile->split);
-        conv1_forward(weights, &tile->split, kept1, input->scales[DROPOUT_CONV1], tile->planes,
+        image_columns(input->records[s] + 1, &tile->columns);
+        conv1_forward(weights, &tile->conv1, &tile->columns, kept1, input->scales[DROPOUT_CONV1], tile->planes,
                       &tile->features[s]);
+        prefetch_half(input, s + 1, 1);
         conv2_forward(weights, &tile->conv2, tile->planes, kept1, kept2, input->scales[DROPOUT_CONV2],
                       dense->pool2[s], &tile->features[s]);
     }
@@ -57,7 +70,7 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
         const struct sample_mask *mask = &input->masks[s];
         unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0], kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
-                      tile->dense.dpool2[s], gradient);
+                      tile->dense.dpool2[s], &tile->twice, gradient);
         conv2_input(&tile->conv2, &tile->features[s], kept2, tile->dense.dpool2[s], tile->dpool1);
         image_pixels(input->records[s] + 1, &tile->pixels);
         conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1], tile->dpool1,

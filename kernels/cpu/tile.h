@@ -10,12 +10,14 @@
 
 /* Scratch: everything between the input and the sums. About half a megabyte. */
 struct tile {
+    struct conv1_packed conv1;
     struct conv2_packed conv2;
-    struct image_split split;
+    struct image_columns columns;
     struct image_pixels pixels;
     _Alignas(64) float planes[6][14][16];
     struct features features[TILE];
     struct dense_tile dense;
+    struct pool1_twice twice;
     _Alignas(64) float dpool1[14][16][8];
     struct layout gradient; /* of conv1 and conv2; the others go straight into the exact sums */
 };

@@ -21,6 +21,7 @@ enum { LANES = 4, VECTOR_REGISTERS = 16 };
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t words __attribute__((vector_size(2 * LANES)));
 
 /* A kernel's inner part: inlined where its sizes are constants. */
 #define KERNEL static inline __attribute__((always_inline))
@@ -49,10 +50,31 @@ KERNEL vec vec_all(float x)
     return x - (vec){0};
 }
 
+/* Forces v into a register here. Otherwise the compiler may load a vector that is used several times anew for each
+ * use, or carry it over from the loop's last round, and spill sums to make room. */
+KERNEL vec vec_keep(vec v)
+{
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
 /* Lane by lane: where ? a : b; the lanes of `where` are 0 or -1, as comparisons give. */
 KERNEL vec vec_select(ivec where, vec a, vec b)
 {
     return (vec)((where & (ivec)a) | (~where & (ivec)b));
+}
+
+/* Each lane's low 16 bits. No alignment is asked. */
+KERNEL void vec_store_words(uint16_t *to, ivec v)
+{
+    typedef uint16_t unaligned __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+    *(unaligned *)to = __builtin_convertvector(v, words);
 }
 
 /* max(v, 0) that keeps NaN, so that a broken number reaches the loss. */
