@@ -189,7 +189,7 @@ class Picture:
 
 
 def is_png(path):
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
     return content.startswith(b"\x89PNG\r\n") and width > 1000 and height > 600
 
