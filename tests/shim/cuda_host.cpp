@@ -99,17 +99,20 @@ bool run_ready()
     return any;
 }
 
+void prepare(fiber *fiber, char *stack)
+{
+    getcontext(&fiber->context);
+    fiber->context.uc_stack.ss_sp = stack;
+    fiber->context.uc_stack.ss_size = STACK_BYTES;
+    fiber->context.uc_link = nullptr;
+    makecontext(&fiber->context, enter, 0);
+    fiber->state = READY;
+}
+
 void run_block()
 {
-    for (unsigned t = 0; t < running->threads; t++) {
-        fiber *fiber = &running->fibers[t];
-        getcontext(&fiber->context);
-        fiber->context.uc_stack.ss_sp = running->stacks + (size_t)t * STACK_BYTES;
-        fiber->context.uc_stack.ss_size = STACK_BYTES;
-        fiber->context.uc_link = nullptr;
-        makecontext(&fiber->context, enter, 0);
-        fiber->state = READY;
-    }
+    for (unsigned t = 0; t < running->threads; t++)
+        prepare(&running->fibers[t], running->stacks + (size_t)t * STACK_BYTES);
     bool alive = true;
     while (alive) {
         if (run_ready())
