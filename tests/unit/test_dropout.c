@@ -317,23 +317,30 @@ static void mean_and_variance_are_kept(void **state)
 
 /* ----- sizes over 2^31 and 2^32 ---------------------------------------------------------------------- */
 
-/* A tensor whose every 2 MiB are the same 2 MiB of memory: what was written last can be read at its end. */
+static void map_at(char *place, size_t bytes, int flags, int file)
+{
+    assert_ptr_equal(mmap(place, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_POPULATE, file, 0),
+                     place);
+}
+
+/* Zeros in little memory: every 2 MiB of the tensor are the same 2 MiB, but the last are its own. */
 static float *map_huge(size_t bytes)
 {
     const size_t window = (size_t)2 << 20;
+    size_t shared = (bytes / window - 1) * window;
     int file = memfd_create("window", 0);
     assert_true(file >= 0 && ftruncate(file, (off_t)window) == 0);
-    char *base = mmap(NULL, bytes + window, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *base = mmap(NULL, shared + 2 * window, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                      -1, 0);
     assert_true(base != MAP_FAILED);
-    for (size_t at = 0; at < bytes; at += window)
-        assert_ptr_equal(mmap(base + at, window, PROT_READ | PROT_WRITE,
-                              MAP_SHARED | MAP_FIXED | MAP_POPULATE, file, 0),
-                         base + at);
+    for (size_t at = 0; at < shared; at += window)
+        map_at(base + at, window, MAP_SHARED, file);
+    map_at(base + shared, 2 * window, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     close(file);
     return (float *)base;
 }
 
-/* In place, the last thousand numbers of a sample: alpha dropout tells by their value which it dropped. */
+/* In place, the last thousand numbers: of the last channel of the last sample. */
 static void check_huge(bool feature, size_t dimensions, const size_t *shape)
 {
 #ifdef __SANITIZE_ADDRESS__
@@ -341,18 +348,18 @@ static void check_huge(bool feature, size_t dimensions, const size_t *shape)
 #endif
     struct dropout dropout = describe(0.5, feature, true, dimensions, shape);
     struct dropout_numbers f = dropout_numbers(&dropout);
-    size_t count = dropout.channels * dropout.inner, bytes = count * sizeof(float);
-    assert_true(count > (size_t)1 << 31);
-    float *x = map_huge(bytes);
+    size_t sample = dropout.channels * dropout.inner, count = dropout.samples * sample;
+    float *x = map_huge(count * sizeof *x);
     forward(&dropout, some_stream, x, x);
     for (size_t i = count - 1000; i < count; i++) {
-        size_t element = feature ? i / dropout.inner : i;
+        size_t element = feature ? dropout.channels - 1 : i % sample;
+        uint32_t position = some_stream.position + (uint32_t)dropout.samples - 1;
         struct philox_counter at = philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step,
-                                                  some_stream.position, (uint32_t)(element / 4));
+                                                  position, (uint32_t)(element / 4));
         bool keep = philox4x32(at, some_stream.seed).c[element % 4] >= f.threshold;
-        assert_int_equal(x[i] != f.dropped, keep);
+        assert_true(x[i] == (keep ? f.shift : f.dropped));
     }
-    munmap(x, bytes);
+    munmap(x, count * sizeof *x);
 }
 
 static void elements_over_two_to_the_31(void **state)
@@ -364,7 +371,7 @@ static void elements_over_two_to_the_31(void **state)
 static void channels_over_two_to_the_32(void **state)
 {
     (void)state;
-    check_huge(true, 3, (size_t[]){1, 2, ((size_t)1 << 31) + 5});
+    check_huge(true, 3, (size_t[]){3, 2, ((size_t)1 << 30) + 5}); /* the last sample begins past 2^32 */
 }
 
 /* ----- errors ---------------------------------------------------------------------------------------- */
