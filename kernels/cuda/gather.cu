@@ -3,7 +3,7 @@
 
 enum { THREADS = 256, RECORD = 1 + LENET5_PIXELS, QUADS = LENET5_PIXELS / 4 };
 
-/* pixel / 127.5 - 1, rounded once: the integer is exact. */
+/* pixel / 127.5 - 1, as the CPU's kernels compute it. */
 static __device__ __forceinline__ float normalise(uint8_t pixel)
 {
     return (float)(2 * pixel - 255) * (1 / 255.0f);

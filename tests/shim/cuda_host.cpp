@@ -19,13 +19,13 @@ struct fiber {
     uint64_t exchanged; /* what it hands to its warp */
 };
 
+/* The block that runs, and the fibers of all before it, which wait for their next. */
 struct block {
     fiber fibers[MAX_THREADS];
+    unsigned prepared; /* fibers that have a stack */
     unsigned order[MAX_THREADS];
     ucontext_t scheduler;
-    char *stacks;
     unsigned threads;
-    int any; /* of __syncthreads_or */
     void (*thread)(void *context);
     void *context;
 };
@@ -52,19 +52,21 @@ void arrange(unsigned count, unsigned *order)
     }
 }
 
-void enter()
-{
-    unsigned self = threadIdx.x;
-    running->thread(running->context);
-    running->fibers[self].state = DONE;
-    swapcontext(&running->fibers[self].context, &running->scheduler);
-}
-
-void wait(enum state barrier)
+/* The running thread gives way. */
+void wait(enum state state)
 {
     fiber *self = &running->fibers[threadIdx.x];
-    self->state = barrier;
+    self->state = state;
     swapcontext(&self->context, &running->scheduler);
+}
+
+/* A fiber is one thread after the other: of every block, of every launch. */
+void live()
+{
+    for (;;) {
+        running->thread(running->context);
+        wait(DONE);
+    }
 }
 
 /* Lets the threads first..last go on if all of them are at the barrier; some may not have left. */
@@ -99,20 +101,22 @@ bool run_ready()
     return any;
 }
 
-void prepare(fiber *fiber, char *stack)
+void prepare(fiber *fiber)
 {
+    void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED)
+        fail("no memory for its stack", 0);
     getcontext(&fiber->context);
     fiber->context.uc_stack.ss_sp = stack;
     fiber->context.uc_stack.ss_size = STACK_BYTES;
     fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, enter, 0);
-    fiber->state = READY;
+    makecontext(&fiber->context, live, 0);
 }
 
 void run_block()
 {
     for (unsigned t = 0; t < running->threads; t++)
-        prepare(&running->fibers[t], running->stacks + (size_t)t * STACK_BYTES);
+        running->fibers[t].state = READY;
     bool alive = true;
     while (alive) {
         if (run_ready())
@@ -137,16 +141,6 @@ void __syncthreads()
     wait(AT_BLOCK_BARRIER);
 }
 
-int __syncthreads_or(int value)
-{
-    __syncthreads(); /* nobody still reads the answer before */
-    running->any = 0;
-    __syncthreads();
-    running->any |= value;
-    __syncthreads();
-    return running->any;
-}
-
 uint64_t cuda_host_exchange(uint64_t bits, unsigned from)
 {
     unsigned self = threadIdx.x;
@@ -161,26 +155,22 @@ void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *conte
 {
     if (blocks == 0 || threads == 0 || threads > MAX_THREADS)
         fail("a launch of no blocks, no threads or too many", threads);
+    if (running == nullptr)
+        running = static_cast<block *>(calloc(1, sizeof *running));
     unsigned first = cuda_host.first_block, last = cuda_host.last_block ? cuda_host.last_block : blocks;
     unsigned *order = static_cast<unsigned *>(malloc((last - first) * sizeof *order));
-    block *block = static_cast<struct block *>(malloc(sizeof *block));
-    size_t stack_bytes = (size_t)threads * STACK_BYTES;
-    void *stacks = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (order == nullptr || block == nullptr || stacks == MAP_FAILED)
+    if (running == nullptr || order == nullptr)
         fail("no memory for its block", 0);
-    block->stacks = static_cast<char *>(stacks);
-    block->threads = threads;
-    block->thread = thread;
-    block->context = context;
-    running = block;
-    arrange(threads, block->order);
+    for (; running->prepared < threads; running->prepared++)
+        prepare(&running->fibers[running->prepared]);
+    running->threads = threads;
+    running->thread = thread;
+    running->context = context;
+    arrange(threads, running->order);
     arrange(last - first, order);
     for (unsigned b = 0; b < last - first; b++) {
         cuda_host_thread_now = {{0}, {first + order[b]}, {threads}, {blocks}};
         run_block();
     }
-    munmap(stacks, stack_bytes);
     free(order);
-    free(block);
 }

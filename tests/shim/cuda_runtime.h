@@ -51,7 +51,6 @@ extern cuda_host_thread cuda_host_thread_now;
 #define gridDim (cuda_host_thread_now.blocks)
 
 void __syncthreads();
-int __syncthreads_or(int value);
 static inline void __threadfence() {}
 
 /* Every lane of the warp hands in 8 bytes and gets those of lane `from`. */
