@@ -92,52 +92,45 @@ enum {
     WINDOW_COPY = (16 * 6 + 1) * 6 * 8,
 };
 
+/* A winner whose ReLU was open: its gradient, and where what it multiplies starts. */
+struct winner {
+    float gradient;
+    int32_t start;
+};
+
 /* Rows [ky, ky + rows) of the weight gradient of one channel. */
-KERNEL void weights_backward(int ky, int rows, const float *pool1, const uint16_t from[25][16],
-                             float dpool2[25][16], int channel, float gradient[5][6][8])
+KERNEL void weights_backward(int ky, int rows, const float *pool1, const struct winner *list, int count,
+                             float gradient[5][6][8])
 {
     vec sum[PATCH_ROWS][PATCH_ROW];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int k = 0; k < PATCH_ROW; k++)
             sum[r][k] = vec_load(gradient[ky + r][0] + k * LANES);
-    for (int cell = 0; cell < 25; cell++) {
-        const float *patch = pool1 + ky * 16 * 8 + from[cell][channel];
-        float d = dpool2[cell][channel];
+    for (int i = 0; i < count; i++) {
+        const float *patch = pool1 + ky * 16 * 8 + list[i].start;
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int k = 0; k < PATCH_ROW; k++)
-                sum[r][k] += vec_load(patch + r * 16 * 8 + k * LANES) * d;
+                sum[r][k] += vec_load(patch + r * 16 * 8 + k * LANES) * list[i].gradient;
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int k = 0; k < PATCH_ROW; k++)
             vec_store(gradient[ky + r][0] + k * LANES, sum[r][k]);
 }
 
-/* Where the weights of each winner start in conv2_packed's windows. */
-static void find_windows(const struct features *features, int32_t starts[25][16])
+/* Adds what a pool window sends back to rows [row, row + WINDOW_ROWS) of the 6x6x8 numbers it saw. */
+KERNEL void window_backward(int row, const float *weights, const struct winner *list, int count, float *window)
 {
-    for (int cell = 0; cell < 25; cell++)
-        for (int c = 0; c < 16; c++) {
-            int winner = features->from2[cell][c] - (cell / 5 * 2 * 16 + cell % 5 * 2) * 8;
-            int column = winner >= PLANE, row = winner - column * PLANE > 0;
-            starts[cell][c] = column * WINDOW_COPY + (c * 6 + 1 - row) * 6 * 8;
-        }
-}
-
-/* Adds what the pool window `cell` sends back to rows [row, row + WINDOW_ROWS) of the numbers it saw. */
-KERNEL void window_backward(int row, const float *weights, const int32_t starts[16], const float gradient[16],
-                            const int *channels, int n_channels, int cell, float dpool1[14][16][8])
-{
-    float *window = dpool1[2 * (cell / 5) + row][2 * (cell % 5)];
     vec sum[WINDOW_ROWS][WINDOW_ROW];
+    window += row * 16 * 8;
+    weights += row * 6 * 8;
     UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
         UNROLL for (int k = 0; k < WINDOW_ROW; k++)
             sum[r][k] = vec_load(window + r * 16 * 8 + k * LANES);
-    for (int i = 0; i < n_channels; i++) {
-        const float *w = weights + starts[channels[i]] + row * 6 * 8;
-        float d = gradient[channels[i]];
+    for (int i = 0; i < count; i++) {
+        const float *w = weights + list[i].start;
         UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
             UNROLL for (int k = 0; k < WINDOW_ROW; k++)
-                sum[r][k] += vec_load(w + r * 6 * 8 + k * LANES) * d;
+                sum[r][k] += vec_load(w + r * 6 * 8 + k * LANES) * list[i].gradient;
     }
     UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
         UNROLL for (int k = 0; k < WINDOW_ROW; k++)
@@ -174,25 +167,43 @@ void conv2_weights(const struct features *features, float pool2[25][16], unsigne
     activation_backward(pool2, scale, dpool2, gradient->conv2_bias);
     copy_twice(features->pool1[0][0], twice);
     for (; kept2 != 0; kept2 &= kept2 - 1) {
-        int c = __builtin_ctz(kept2), ky = 0;
+        int c = __builtin_ctz(kept2), count = 0, ky = 0;
+        struct winner list[25 + 1];
+        for (int cell = 0; cell < 25; cell++) {
+            list[count] = (struct winner){dpool2[cell][c], features->from2[cell][c]};
+            count += list[count].gradient != 0;
+        }
         for (; ky + PATCH_ROWS <= 5; ky += PATCH_ROWS)
-            weights_backward(ky, PATCH_ROWS, pool1, features->from2, dpool2, c, gradient->conv2[c]);
+            weights_backward(ky, PATCH_ROWS, pool1, list, count, gradient->conv2[c]);
         if (5 % PATCH_ROWS)
-            weights_backward(ky, 5 % PATCH_ROWS, pool1, features->from2, dpool2, c, gradient->conv2[c]);
+            weights_backward(ky, 5 % PATCH_ROWS, pool1, list, count, gradient->conv2[c]);
+    }
+}
+
+/* Where the weights of each winner of a window start in conv2_packed's windows. */
+static void find_weights(const uint16_t from[16], int first, int32_t starts[16])
+{
+    for (int c = 0; c < 16; c++) {
+        int right = from[c] >= PLANE, below = from[c] - right * PLANE > first;
+        starts[c] = right * WINDOW_COPY + (c * 6 + 1 - below) * 6 * 8;
     }
 }
 
 void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,
                  float dpool2[25][16], float dpool1[14][16][8])
 {
-    int channels[16], n_channels = 0;
-    for (; kept2 != 0; kept2 &= kept2 - 1)
-        channels[n_channels++] = __builtin_ctz(kept2);
     memset(dpool1, 0, 14 * sizeof *dpool1);
-    int32_t starts[25][16];
-    find_windows(features, starts);
-    for (int cell = 0; cell < 25; cell++)
+    for (int cell = 0; cell < 25; cell++) {
+        int first = (2 * (cell / 5) * 16 + 2 * (cell % 5)) * 8, count = 0;
+        int32_t starts[16];
+        struct winner list[16 + 1];
+        find_weights(features->from2[cell], first, starts);
+        for (unsigned rest = kept2; rest != 0; rest &= rest - 1) {
+            int c = __builtin_ctz(rest);
+            list[count] = (struct winner){dpool2[cell][c], starts[c]};
+            count += dpool2[cell][c] != 0;
+        }
         for (int row = 0; row < 6; row += WINDOW_ROWS)
-            window_backward(row, packed->windows[0][0][0], starts[cell], dpool2[cell], channels, n_channels,
-                            cell, dpool1);
+            window_backward(row, packed->windows[0][0][0], list, count, dpool1[0][0] + first);
+    }
 }
