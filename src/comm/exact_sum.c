@@ -16,7 +16,7 @@ size_t exact_sum_add(size_t count, const float *terms, int64_t *sums)
         double shifted = (double)terms[i] * (1 / EXACT_UNIT) + MAGIC;
         int64_t bits;
         memcpy(&bits, &shifted, sizeof bits);
-        sums[i] += bits - magic_bits;
+        sums[i] = (int64_t)((uint64_t)sums[i] + (uint64_t)bits - (uint64_t)magic_bits); /* refused ones wrap */
         refused += !(fabsf(terms[i]) < EXACT_LIMIT);
     }
     return (size_t)refused;
