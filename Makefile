@@ -19,11 +19,29 @@ CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
 LIBS := $(MPI_LIBS) $(call probe,pkg-config --libs libcjson libxxhash) -lm
 REVISION := $(or $(call probe,git describe --always --dirty --abbrev=12),unknown)
 
-ifeq ($(CUDA),0)
-CUDA_VERSION := off (CUDA=0)
-else
-CUDA_VERSION := $(call probe,nvcc --version | grep -o 'release [0-9.]*' | cut -d' ' -f2)
+# CUDA: nvcc, and each library with its header from the first root that has both: the toolkit's, the
+# system's, or the nvidia packages of Python.
+ifneq ($(CUDA),0)
+NVCC := $(or $(call probe,command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 endif
+ifneq ($(NVCC),)
+PYTHON_NVIDIA := $(call probe,python3 -c 'import nvidia; print(*nvidia.__path__)')
+CUDA_ROOTS := $(CUDA_HOME) $(patsubst %/bin/nvcc,%,$(realpath $(NVCC))) /usr/local/cuda /usr $(wildcard \
+	$(PYTHON_NVIDIA:%=%/*))
+header_in = $(firstword $(wildcard $(1)/include/$(2) $(1)/include/*-linux-gnu/$(2)))
+library_in = $(firstword $(wildcard $(foreach d,lib64 lib lib/*-linux-gnu,$(1)/$(d)/$(2) $(1)/$(d)/$(2).[0-9]*)))
+root_of = $(firstword $(foreach r,$(CUDA_ROOTS),$(if $(call header_in,$r,$(1)),$(if $(call library_in,$r,$(2)),$r))))
+CUDA_NEEDS := cuda_runtime.h:libcudart_static.a cudnn.h:libcudnn.so cublas_v2.h:libcublas.so nccl.h:libnccl.so
+halves = $(subst :, ,$(1))
+part_root = $(call root_of,$(word 1,$(halves)),$(word 2,$(halves)))
+GPU_LIBS := $(foreach n,$(CUDA_NEEDS),$(call library_in,$(call part_root,$n),$(lastword $(call halves,$n))))
+GPU_INCLUDES := $(foreach n,$(CUDA_NEEDS),$(dir $(call header_in,$(call part_root,$n),$(firstword $(call halves,$n)))))
+CUDA_MISSING := $(strip $(foreach n,$(CUDA_NEEDS),$(if $(call part_root,$n),,$(lastword $(call halves,$n)))))
+endif
+CUDA_VERSION := $(if $(NVCC),$(call probe,$(NVCC) --version | grep -o 'release [0-9.]*' | cut -d' ' -f2))
+GPU := $(if $(CUDA_VERSION),$(if $(CUDA_MISSING),,yes))
+CUDA_FOUND := $(if $(filter 0,$(CUDA)),off (CUDA=0),$(if $(CUDA_VERSION),$(CUDA_VERSION)$(if \
+	$(CUDA_MISSING), without $(CUDA_MISSING)),no nvcc))$(if $(GPU),, - building for the CPU alone)
 
 # --- flags -----------------------------------------------------------------------------------------
 
@@ -36,27 +54,52 @@ SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
 CFLAGS += -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=fast -fno-math-errno $(WARNINGS)
 
+GPU_CFLAGS = -fPIC -fvisibility=hidden $(addprefix -isystem ,$(sort $(GPU_INCLUDES)))
+GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) $(GPU_LIBS) -lstdc++ -lpthread -lrt -ldl
+SM ?= 80 90 # machine code for these, and PTX of the last for what comes after
+NVCC_FLAGS = -O3 -std=c++17 -Xcompiler -fPIC$(comma)-Wall $(if $(WERROR),-Werror all-warnings) \
+	$(foreach s,$(SM),-gencode arch=compute_$s$(comma)code=sm_$s) \
+	-gencode arch=compute_$(lastword $(SM))$(comma)code=compute_$(lastword $(SM))
+
 say = $(if $(V),,@echo '  $(1) $@';)
 
 # --- sources: every .c of these folders ------------------------------------------------------------
 
-SOURCES := $(wildcard src/*.c src/*/*.c kernels/cpu/*.c kernels/reference/*.c)
+# The GPU part, a shared object beside the program (include/gpu.h).
+GPU_SOURCES := $(wildcard src/gpu/*.c src/engine/cudnn*.c src/comm/nccl.c)
+GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(patsubst %,$(BUILD)/%.o,$(wildcard kernels/cuda/*.cu))
+GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
+
+SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/cpu/*.c kernels/reference/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
-TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/mpi/*.c))
+GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_cudnn*.c))
+TESTS := $(filter-out $(GPU_TESTS),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/mpi/*.c))) \
+	$(if $(GPU),$(GPU_TESTS))
 
-all: $(NAME) ## build ./dtrain (the default)
+all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
+	@$(if $(GPU),,rm -f $(NAME)-cuda.so)
 
 $(NAME): $(OBJECTS)
-	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
+
+$(NAME)-cuda.so: $(GPU_OBJECTS)
+	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(GPU_LDFLAGS)
+
+$(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
+
+$(BUILD)/%.cu.o: %.cu | found
+	@mkdir -p $(@D)
+	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 $(BUILD)/%.o: %.c | found
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-# The revision is compiled into one file, rebuilt when it changes.
-$(BUILD)/src/version.o: CPPFLAGS += -DDTRAIN_REVISION='"$(REVISION)"' -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
-$(BUILD)/src/version.o: $(BUILD)/revision
+# The revision is compiled into the program and into its GPU part, anew when it changes.
+VERSIONS := $(BUILD)/src/version.o $(BUILD)/src/gpu/part.o
+$(VERSIONS): CPPFLAGS += -DDTRAIN_REVISION='"$(REVISION)"' -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
+$(VERSIONS): $(BUILD)/revision
 $(BUILD)/revision: always
 	@mkdir -p $(@D)
 	@echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' > $@
@@ -66,24 +109,45 @@ found: # probes, printed once a run
 	  cJSON '$(or $(CJSON_VERSION),NOT FOUND: apt-get install libcjson-dev)' \
 	  xxHash '$(or $(XXHASH_VERSION),NOT FOUND: apt-get install libxxhash-dev)' \
 	  cmocka '$(or $(CMOCKA_VERSION),not found (only the tests need it): apt-get install libcmocka-dev)' \
-	  CUDA '$(or $(CUDA_VERSION),not found) - this revision has no GPU engine yet: building for the CPU'
+	  CUDA '$(CUDA_FOUND)'
 	@test -n '$(MPI_VERSION)' -a -n '$(CJSON_VERSION)' -a -n '$(XXHASH_VERSION)'
 
 unit: $(TESTS) ## build the unit tests
 
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -lcmocka
+	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_PARTS) $(PARTS) \
+	  $(LIBS) -ldl -lcmocka $(TEST_LIBS)
+
+$(GPU_TESTS): $(GPU_OBJECTS)
+$(GPU_TESTS): private CPPFLAGS += $(GPU_CFLAGS)
+$(GPU_TESTS): private TEST_PARTS = $(GPU_OBJECTS)
+$(GPU_TESTS): private TEST_LIBS = $(GPU_LDFLAGS)
+
+# The CUDA kernels run on the host: compiled as C++ with tests/shim in place of CUDA's runtime.
+HOST_KERNELS := $(patsubst %,$(BUILD)/host/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp)
+HOST_TESTS := $(filter $(BUILD)/tests/unit/test_cuda_%,$(TESTS))
+HOST_CXX = $(patsubst clang%,clang++%,$(patsubst gcc%,g++%,$(CC)))
+HOST_CXXFLAGS = -x c++ -std=c++17 -fno-exceptions -fno-rtti $(SPEED) -march=$(MARCH) -ffp-contract=fast \
+	-Wall -Wextra -Wno-unknown-pragmas $(if $(WERROR),-Werror)
+
+$(BUILD)/host/%.o: % | found
+	@mkdir -p $(@D)
+	$(call say,CXX) $(HOST_CXX) -Itests/shim -Iinclude -I. $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
+
+$(HOST_TESTS): $(HOST_KERNELS)
+$(HOST_TESTS): private CPPFLAGS += -Itests/shim
+$(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
 
 test: ## run every test (installs what they need)
 	tests/run
 
 clean: ## remove what was built
-	rm -rf build dtrain dtrain-debug
+	rm -rf build dtrain dtrain-debug dtrain-cuda.so dtrain-debug-cuda.so
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
 .PHONY: all unit test clean help found always
--include $(OBJECTS:.o=.d) $(TESTS:=.d)
+-include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d)

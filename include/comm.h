@@ -20,21 +20,33 @@ struct comm; /* opaque */
 /* Ranks of MPI_COMM_WORLD, after MPI_Init. timeout_seconds > 0. */
 struct comm *comm_open_world(double timeout_seconds);
 
-/* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi",
- * ... as for --comm. On failure NULL and *error on every rank. Close it before its parent. */
-struct comm *comm_split(struct comm *parent, int color, const char *transport, struct error *error);
+/* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi" or
+ * "nccl", as for --comm; on_gpu: the engine computes on this rank's GPU. On failure NULL and *error on every
+ * rank. Close it before its parent, and what it sums on devices before it. */
+struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error);
 void comm_close(struct comm *comm);
 
 /* Local, not collective. */
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 const char *comm_transport(const struct comm *comm); /* "mpi" */
+const char *comm_why(const struct comm *comm);       /* why "auto" took it: a few words, or "" */
+int comm_slot(const struct comm *comm);              /* rank among all ranks of this host, of any group */
 int comm_host_rank(const struct comm *comm);         /* rank among the ranks of this host */
 int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 
-/* buffer[i] = sum over ranks, in place, on every rank. The transport of the training step. */
+/* buffer[i] = sum over ranks, in place, on every rank. Host memory. */
 void comm_sum(struct comm *comm, int64_t *buffer, size_t count);
+
+/* The same of device memory, where the transport can (comm_sums_on_device; local): queued on a CUDA stream,
+ * also while it is captured into a graph. Every rank gets the same bits. */
+bool comm_sums_on_device(const struct comm *comm);
+void comm_sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream);
+
+/* Not collective: waits until done(context), for work on a device that may wait for other ranks; they are
+ * watched meanwhile. `what` is for the message when one is lost: "the gradient sum". */
+void comm_wait(struct comm *comm, bool (*done)(void *context), void *context, const char *what);
 
 /* Control messages. */
 void comm_barrier(struct comm *comm);

@@ -17,6 +17,11 @@
 #include "error.h"
 #include "masks.h"
 
+/* What the operands of sums of products may be rounded to: nothing less than fp32; TF32 (10 bits of
+ * mantissa); bfloat16 (7 bits). Sums are fp32 or better in all. */
+enum precision { PRECISION_FP32, PRECISION_TF32, PRECISION_BF16 };
+enum precision engine_precision(const char *name); /* "fp32", "tf32", "bf16": --precision */
+
 /* All pointers are borrowed and must outlive the engine. */
 struct engine_setup {
     const struct dataset *data;
@@ -24,6 +29,7 @@ struct engine_setup {
     struct masks masks;
     size_t batch_size; /* of the GLOBAL batch */
     float momentum;
+    enum precision precision;
 };
 
 /* A run of steps within one epoch. */
@@ -52,6 +58,7 @@ struct evaluation {
 struct engine;
 struct engine_ops {
     const char *name; /* --engine NAME */
+    bool on_gpu;      /* it computes on this rank's GPU */
 
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
     bool (*available)(char *why, size_t why_bytes);
@@ -68,8 +75,8 @@ struct engine_ops {
     /* v = momentum v + g, w -= learning_rate v, with g = engine->sums / samples. */
     void (*update)(struct engine *engine, float learning_rate, size_t samples);
 
-    /* As many steps of the span as suit the engine, at least one. NULL: one step of engine.c,
-     * gradient - comm_sum - update. */
+    /* As many steps of the span as suit the engine, at least one; every rank does as many. NULL:
+     * engine_train_one. */
     void (*train)(struct engine *engine, const struct span *span, struct train_report *report);
 
     /* Predict mode (no dropout) on samples [first, last) of a split; first is a multiple of TILE.
@@ -101,6 +108,9 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
 const struct engine_ops *const *engine_list(void); /* NULL-terminated, best first */
 
 void engine_train(struct engine *engine, const struct span *span, struct train_report *report);
+
+/* One step of the span: gradient - comm_sum - update. */
+void engine_train_one(struct engine *engine, const struct span *span, struct train_report *report);
 
 extern const struct engine_ops engine_cpu;
 

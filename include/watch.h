@@ -11,6 +11,7 @@
 #define DTRAIN_WATCH_H
 
 #include <mpi.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct watch; /* opaque: one a process */
@@ -26,8 +27,11 @@ struct watch_group {
     const char *const *hosts; /* names, by rank of the group */
 };
 
-/* Until the request is complete. `what` is for the message: "the gradient sum". `idle` (or NULL) is called
- * now and then meanwhile. */
+/* Until done(context). `what` is for the message: "the gradient sum". */
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,
+                 const char *what);
+
+/* The same for a request to be complete. `idle` (or NULL) is called now and then meanwhile. */
 void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
                 void (*idle)(void *context), void *context);
 

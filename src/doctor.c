@@ -10,7 +10,9 @@
 
 #include "dataset.h"
 #include "describe.h"
+#include "devices.h"
 #include "engine.h"
+#include "gpu.h"
 #include "synthetic.h"
 #include "version.h"
 
@@ -69,26 +71,47 @@ static void print_ranks(const struct comm *world, const struct place *places)
         }
 }
 
-static void print_engines(const struct options *options, struct error *error)
+/* Says what the GPU part was built with, and which rank would use which GPU. */
+static void print_devices(const struct device *devices, int count)
 {
-    for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
-        char why[200] = "";
-        bool available = (*engine)->available(why, sizeof why);
-        row("engine", "%s: %s, %s", (*engine)->name, available ? "available" : "not available", why);
+    char text[400];
+    const struct gpu_part *part = gpu_load(text, sizeof text);
+    if (part == NULL)
+        return; /* the engine's row says why */
+    part->versions(text, sizeof text);
+    row("gpu", "%s", text);
+    for (int i = 0; i < count; i++) {
+        devices_line(devices, i, text, sizeof text);
+        row("", "%s", text);
     }
-    char why[200] = "";
-    const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
-    if (chosen != NULL)
-        row("", "--engine %s would choose %s (%s)", options->engine, chosen->name, why);
+    devices_advice(devices, count, text, sizeof text);
+    if (text[0] != '\0')
+        row("", "note: %s", text);
 }
 
-static void print_comm(const struct options *options, struct comm *world, struct error *error)
+static void print_engines(const struct options *options, bool *on_gpu, struct error *error)
 {
-    struct comm *comm = comm_split(world, 0, options->comm, error);
+    char why[400] = "";
+    for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
+        why[0] = '\0';
+        bool available = (*engine)->available(why, sizeof why);
+        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available", *why ? ": " : "", why);
+    }
+    const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
+    if (chosen == NULL)
+        return;
+    row("", "--engine %s would choose %s", options->engine, chosen->name);
+    *on_gpu = chosen->on_gpu;
+}
+
+static void print_comm(const struct options *options, struct comm *world, bool on_gpu, struct error *error)
+{
+    struct comm *comm = comm_split(world, 0, options->comm, on_gpu, error);
     if (comm == NULL)
         return;
     if (comm_rank(world) == 0)
-        row("comm", "--comm %s would choose %s", options->comm, comm_transport(comm));
+        row("comm", "--comm %s would choose %s%s%s", options->comm, comm_transport(comm),
+            comm_why(comm)[0] ? ": " : "", comm_why(comm));
     comm_close(comm);
 }
 
@@ -113,16 +136,21 @@ enum exit_code doctor(const struct options *options, struct comm *world)
     struct place here = {comm_host_rank(world), usable_cores()};
     struct place *places = calloc((size_t)comm_size(world), sizeof *places);
     struct error errors[3] = {0};
-    bool speaks = comm_rank(world) == 0;
+    bool speaks = comm_rank(world) == 0, on_gpu = false;
+    struct device *devices = calloc((size_t)comm_size(world), sizeof *devices);
     comm_gather(world, &here, sizeof here, places);
+    devices_gather(world, devices);
     if (speaks) {
         print_versions();
         print_ranks(world, places);
-        print_engines(options, &errors[0]);
+        print_devices(devices, comm_size(world));
+        print_engines(options, &on_gpu, &errors[0]);
     }
-    print_comm(options, world, &errors[1]);
+    comm_broadcast(world, &on_gpu, sizeof on_gpu, 0);
+    print_comm(options, world, on_gpu, &errors[1]);
     if (speaks)
         print_data(options, &errors[2]);
+    free(devices);
     free(places);
 
     enum exit_code code = EXIT_DONE;

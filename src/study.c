@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "describe.h"
+#include "devices.h"
 #include "display.h"
 #include "signals.h"
 #include "trainer.h"
@@ -42,7 +43,20 @@ struct study {
     struct outcome outcomes[NETS];
 };
 
-/* --- who trains what ------------------------------------------------------------------------------ */
+/* --- who trains what, and with what --------------------------------------------------------------- */
+
+/* "auto" looks at this rank's machine alone. */
+static bool agree_on_engine(struct study *study, struct error *error)
+{
+    int odd;
+    const char *name = study->engine->name;
+    if (comm_same(study->world, XXH64(name, strlen(name), 0), &odd))
+        return true;
+    return error_set(error, EXIT_USAGE,
+                     "rank %d on host %s chose another engine than the others, because not all machines are alike: "
+                     "name one for all (--engine cpu runs everywhere)",
+                     odd, comm_host_name(study->world, odd));
+}
 
 /* The first rank of group g of n, as even as possible. */
 static int group_begin(int g, int n, int ranks)
@@ -61,7 +75,7 @@ static bool open_group(struct study *study, struct error *error)
     }
     study->first = apart ? color : 0;
     study->last = apart ? color + 1 : study->count;
-    study->group = comm_split(study->world, color, study->options->comm, error);
+    study->group = comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
     return comm_agree(study->world, error);
 }
 
@@ -283,16 +297,37 @@ static enum exit_code conclude(struct study *study, struct error *error)
     return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
 }
 
+/* Collective: which rank is on which GPU. */
+static void introduce_devices(struct study *study)
+{
+    int ranks = comm_size(study->world);
+    struct device *devices = calloc((size_t)ranks, sizeof *devices);
+    devices_gather(study->world, devices);
+    if (comm_rank(study->world) == 0) {
+        char line[400];
+        for (int i = 0; i < ranks; i++) {
+            devices_line(devices, i, line, sizeof line);
+            display_line(&study->display, "%s", line);
+        }
+        devices_advice(devices, ranks, line, sizeof line);
+        if (line[0] != '\0')
+            display_line(&study->display, "note: %s", line);
+    }
+    free(devices);
+}
+
 static void introduce(struct study *study, const char *why)
 {
     struct display *display = &study->display;
+    const char *comm_reason = comm_why(study->group);
     char nets[2 * NETS + 1] = "";
     for (int i = 0; i < study->count; i++)
         snprintf(nets + strlen(nets), sizeof nets - strlen(nets), "%s%c", i ? "," : "", study->nets[i].name);
-    display_line(display, "net %s on %d rank%s, %d host%s; engine %s (%s), comm %s", nets, comm_size(study->world),
-                 comm_size(study->world) == 1 ? "" : "s", comm_host_count(study->world),
-                 comm_host_count(study->world) == 1 ? "" : "s", study->engine->name, why,
-                 comm_transport(study->group));
+    display_line(display, "net %s on %d rank%s, %d host%s; engine %s%s%s%s, comm %s%s%s%s", nets,
+                 comm_size(study->world), comm_size(study->world) == 1 ? "" : "s", comm_host_count(study->world),
+                 comm_host_count(study->world) == 1 ? "" : "s", study->engine->name, *why ? " (" : "", why,
+                 *why ? ")" : "", comm_transport(study->group), *comm_reason ? " (" : "", comm_reason,
+                 *comm_reason ? ")" : "");
     display_line(display, "data %s: %zu + %zu pictures; global batch %llu; files in %s", study->data->directory,
                  study->data->train.count, study->data->test.count, (unsigned long long)study->options->batch_size,
                  study->directory);
@@ -320,7 +355,7 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
                          struct error *error)
 {
     struct study *study = calloc(1, sizeof *study);
-    char why[200] = "";
+    char why[400] = "";
     study->options = options;
     study->data = data;
     study->world = world;
@@ -330,9 +365,12 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     name_directories(study, error);
 
     enum exit_code code;
-    if (comm_agree(world, error) && open_group(study, error) && open_trainers(study, error)) {
+    if (comm_agree(world, error) && agree_on_engine(study, error) && open_group(study, error) &&
+        open_trainers(study, error)) {
         if (comm_rank(world) == 0)
             introduce(study, why);
+        if (study->engine->on_gpu)
+            introduce_devices(study);
         train(study);
         gather_outcomes(study);
         code = conclude(study, error);

@@ -112,6 +112,7 @@ static bool open_engine(struct trainer *trainer, struct error *error)
         .masks = masks_make(trainer->terms.seed, trainer->terms.p_conv, trainer->terms.p_fc),
         .batch_size = trainer->terms.batch_size,
         .momentum = (float)trainer->terms.momentum,
+        .precision = engine_precision(setup->options->precision),
     };
     trainer->engine = setup->engine->open(&engine, error);
     return trainer->engine != NULL;

@@ -37,6 +37,7 @@ REFUSED = {
     "progress": [("", "auto|always|never"), ("sometimes", "auto|always|never")],
     "engine": [("", "NAME"), ("abacus", "cpu")],
     "comm": [("", "NAME"), ("pigeon", "mpi")],
+    "precision": [("", "fp32|tf32|bf16"), ("fp16", "fp32|tf32|bf16")],
     "timeout": [*NOT_REAL, ("0", "1 to"), ("-5", "1 to")],
 }
 FLAGS = {"resume", "doctor", "help", "version"}
@@ -108,7 +109,7 @@ def help_and_version():
 GIVEN = {"net": "D", "p-conv": 0.25, "p-fc": 0.125, "data": "synthetic:40+10", "seed": 9000000000000000000,
          "epochs": 2, "batch-size": 7, "lr": 0.0625, "momentum": 0, "lr-step": 3, "lr-gamma": 1, "max-steps": 3,
          "eval-every": 4, "eval-on": "all", "out": "given", "checkpoint-every": 5, "progress": "never",
-         "engine": "cpu", "comm": "mpi", "timeout": 12.5}
+         "engine": "cpu", "comm": "mpi", "precision": "fp32", "timeout": 12.5}
 
 
 def description():

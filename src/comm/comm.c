@@ -6,8 +6,8 @@
 
 #include "transport.h"
 
-/* Best first: "auto" takes the first. */
-static const struct transport *const transports[] = {&transport_mpi};
+/* Best first: "auto" takes the first that suits. */
+static const struct transport *const transports[] = {&transport_nccl, &transport_mpi};
 
 static void wait(struct comm *comm, MPI_Request *request, const char *what)
 {
@@ -71,34 +71,50 @@ struct comm *comm_open_world(double timeout_seconds)
     MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &mpi));
     struct comm *comm = open_group(mpi, watch_open(MPI_COMM_WORLD, timeout_seconds));
     comm->is_world = true;
+    comm->slot = comm->host_rank;
     return comm;
 }
 
-static const struct transport *find_transport(const char *name)
+/* One sums nothing: what starts fastest is best. */
+static const struct transport *choose_best(struct comm *comm, bool on_gpu)
 {
-    for (size_t i = 0; i < sizeof transports / sizeof *transports; i++)
-        if (strcmp(name, "auto") == 0 || strcmp(name, transports[i]->name) == 0)
+    for (size_t i = 0; on_gpu && comm->size > 1 && i < sizeof transports / sizeof *transports; i++)
+        if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, comm->why, sizeof comm->why))
             return transports[i];
+    return &transport_mpi;
+}
+
+static const struct transport *choose_named(struct comm *comm, const char *name, bool on_gpu, struct error *error)
+{
+    char why[sizeof comm->why];
+    for (size_t i = 0; i < sizeof transports / sizeof *transports; i++) {
+        if (strcmp(name, transports[i]->name) != 0)
+            continue;
+        if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, why, sizeof why))
+            return transports[i];
+        error_set(error, EXIT_USAGE, "--comm %s: %s", name, why);
+        return NULL;
+    }
+    error_set(error, EXIT_USAGE, "--comm %s: no such transport; give auto, nccl or mpi", name);
     return NULL;
 }
 
-struct comm *comm_split(struct comm *parent, int color, const char *transport, struct error *error)
+struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error)
 {
-    const struct transport *chosen = find_transport(transport);
-    if (chosen == NULL) {
-        error_set(error, EXIT_USAGE, "--comm %s: no such transport; give auto or mpi", transport);
-        return NULL;
-    }
     MPI_Comm mpi;
     MPI_CHECK(MPI_Comm_split(parent->mpi, color, parent->rank, &mpi));
     struct comm *comm = open_group(mpi, parent->watch);
-    comm->transport = chosen;
-    if (chosen->open != NULL && !chosen->open(comm, error)) {
+    comm->slot = parent->slot;
+    const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, on_gpu)
+                                                                     : choose_named(comm, transport, on_gpu, error);
+    if (chosen != NULL) {
+        comm->transport = chosen;
+        if (chosen->open == NULL || chosen->open(comm, error))
+            return comm;
         comm->transport = &transport_mpi;
-        comm_close(comm);
-        return NULL;
     }
-    return comm;
+    comm_close(comm);
+    return NULL;
 }
 
 void comm_close(struct comm *comm)
@@ -129,6 +145,16 @@ const char *comm_transport(const struct comm *comm)
     return comm->transport->name;
 }
 
+const char *comm_why(const struct comm *comm)
+{
+    return comm->why;
+}
+
+int comm_slot(const struct comm *comm)
+{
+    return comm->slot;
+}
+
 int comm_host_rank(const struct comm *comm)
 {
     return comm->host_rank;
@@ -148,6 +174,35 @@ void comm_sum(struct comm *comm, int64_t *buffer, size_t count)
 {
     if (comm->size > 1)
         comm->transport->sum(comm, buffer, count);
+}
+
+bool comm_sums_on_device(const struct comm *comm)
+{
+    return comm->transport->sum_on_device != NULL;
+}
+
+void comm_sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream)
+{
+    comm->transport->sum_on_device(comm, buffer, count, stream);
+}
+
+struct device_wait {
+    struct comm *comm;
+    bool (*done)(void *context);
+    void *context;
+};
+
+static bool look_at_device(void *context)
+{
+    const struct device_wait *task = context;
+    if (task->comm->transport->poll != NULL)
+        task->comm->transport->poll(task->comm);
+    return task->done(task->context);
+}
+
+void comm_wait(struct comm *comm, bool (*done)(void *context), void *context, const char *what)
+{
+    watch_until(comm->watch, look_at_device, &(struct device_wait){comm, done, context}, &comm->group, what);
 }
 
 void comm_barrier(struct comm *comm)

@@ -13,17 +13,29 @@ struct comm {
     struct watch_group group; /* of this comm's ranks */
     char (*host_names)[64];   /* by rank */
     int host_rank, host_count;
+    int slot; /* host_rank in the world */
     const struct transport *transport;
+    char why[300]; /* it was chosen */
     void *state; /* the transport's own */
 };
 
 struct transport {
     const char *name; /* --comm NAME */
+
+    /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
+     * always can. */
+    bool (*suits)(struct comm *comm, bool on_gpu, char *why, size_t why_bytes);
+
     bool (*open)(struct comm *comm, struct error *error); /* NULL: nothing to do */
     void (*close)(struct comm *comm);                     /* NULL: nothing to do */
     void (*sum)(struct comm *comm, int64_t *buffer, size_t count);
+
+    /* For device memory (comm.h); NULL where it cannot. poll ends the job if a sum has failed meanwhile. */
+    void (*sum_on_device)(struct comm *comm, float *buffer, size_t count, void *stream);
+    void (*poll)(struct comm *comm);
 };
 
 extern const struct transport transport_mpi;
+extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
 
 #endif

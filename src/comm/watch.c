@@ -192,28 +192,51 @@ static void give_way(unsigned looks)
         sched_yield();
 }
 
-void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
-                void (*idle)(void *context), void *context)
+/* What a wait is for, and what is done meanwhile. */
+struct wait {
+    bool (*done)(void *context);
+    void *done_context;
+    void (*idle)(void *context); /* or NULL */
+    void *idle_context;
+    const char *what;
+};
+
+static void wait_for(struct watch *watch, const struct wait *wait, const struct watch_group *group)
 {
     struct inquiry inquiry = {0};
     double quiet_until = 0;
-    for (unsigned looks = 1;; looks++) {
-        int done;
-        MPI_CHECK(MPI_Test(request, &done, MPI_STATUS_IGNORE));
-        if (done)
-            break;
+    for (unsigned looks = 1; !wait->done(wait->done_context); looks++) {
         if (looks % 500 == 0) {
             if (quiet_until == 0)
                 quiet_until = clock_seconds() + watch->timeout_seconds / 2;
-            if (idle != NULL)
-                idle(context);
+            if (wait->idle != NULL)
+                wait->idle(wait->idle_context);
             answer_all(watch);
-            inquire(watch, group, &inquiry, what, &quiet_until);
+            inquire(watch, group, &inquiry, wait->what, &quiet_until);
         }
         give_way(looks);
     }
     watch->moves++;
     free(inquiry.answered);
+}
+
+static bool is_complete(void *request)
+{
+    int done;
+    MPI_CHECK(MPI_Test(request, &done, MPI_STATUS_IGNORE));
+    return done;
+}
+
+void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
+                void (*idle)(void *context), void *context)
+{
+    wait_for(watch, &(struct wait){is_complete, request, idle, context, what}, group);
+}
+
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,
+                 const char *what)
+{
+    wait_for(watch, &(struct wait){.done = done, .done_context = context, .what = what}, group);
 }
 
 static void quit(int number)

@@ -3,12 +3,21 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gpu.h"
+
 /* Best first. A new engine is added here and nowhere else. */
-static const struct engine_ops *const engines[] = {&engine_cpu, NULL};
+static const struct engine_ops *const engines[] = {&engine_cudnn, &engine_cpu, NULL};
 
 const struct engine_ops *const *engine_list(void)
 {
     return engines;
+}
+
+enum precision engine_precision(const char *name)
+{
+    return strcmp(name, "tf32") == 0   ? PRECISION_TF32
+           : strcmp(name, "bf16") == 0 ? PRECISION_BF16
+                                       : PRECISION_FP32;
 }
 
 static void list_names(char *names, size_t bytes)
@@ -21,11 +30,17 @@ static void list_names(char *names, size_t bytes)
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error)
 {
     bool any = strcmp(name, "auto") == 0, known = any;
+    why[0] = '\0';
     for (int i = 0; engines[i] != NULL; i++) {
+        char reason[300] = "";
         if (!any && strcmp(name, engines[i]->name) != 0)
             continue;
         known = true;
-        if (engines[i]->available(why, why_bytes))
+        bool available = engines[i]->available(reason, sizeof reason);
+        if (why[0] == '\0') /* why not the best one says why the next */
+            snprintf(why, why_bytes, "%s%s%s", available || !any ? "" : engines[i]->name,
+                     available || !any ? "" : ": ", reason);
+        if (available)
             return engines[i];
     }
     char names[100];
@@ -37,8 +52,7 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
     return NULL;
 }
 
-/* The plain loop: one step a call, so that whoever watches the training sees each. */
-static void train(struct engine *engine, const struct span *span, struct train_report *report)
+void engine_train_one(struct engine *engine, const struct span *span, struct train_report *report)
 {
     size_t last = span->first + engine->setup.batch_size;
     if (last > span->last)
@@ -65,5 +79,5 @@ void engine_train(struct engine *engine, const struct span *span, struct train_r
     if (engine->ops->train != NULL)
         engine->ops->train(engine, span, report);
     else
-        train(engine, span, report);
+        engine_train_one(engine, span, report);
 }

@@ -53,7 +53,7 @@ static void same(struct comm *world)
 static void split(struct comm *world)
 {
     struct error error = {0};
-    struct comm *half = comm_split(world, rank % 2, "auto", &error);
+    struct comm *half = comm_split(world, rank % 2, "auto", false, &error);
     int64_t number = rank;
     expect(half != NULL && comm_size(half) == (size + 1 - rank % 2) / 2, "a part has the wrong size");
     comm_sum(half, &number, 1);
@@ -63,7 +63,7 @@ static void split(struct comm *world)
     expect(number == right, "a part sums wrongly");
     expect(comm_host_rank(world) == rank && comm_host_count(world) == 1, "hosts are counted wrongly");
     comm_close(half);
-    expect(comm_split(world, 0, "pigeon", &error) == NULL && error.code == EXIT_USAGE, "an unknown transport");
+    expect(comm_split(world, 0, "pigeon", false, &error) == NULL && error.code == EXIT_USAGE, "an unknown transport");
 }
 
 static void messages(struct comm *world)

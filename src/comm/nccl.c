@@ -1,0 +1,95 @@
+#include "nccl.h"
+
+#include <nccl.h>
+#include "src/gpu/check.h"
+#include "src/gpu/device.h"
+
+/* --- waits that end ---------------------------------------------------------------------------------- */
+
+/* A communicator that does not block answers "in progress"; its state then says how that ended. */
+struct settling {
+    ncclComm_t nccl;
+    ncclResult_t state;
+};
+
+static bool has_settled(void *context)
+{
+    struct settling *settling = context;
+    NCCL_CHECK(ncclCommGetAsyncError(settling->nccl, &settling->state));
+    return settling->state != ncclInProgress;
+}
+
+/* Another rank's end shows as an error of the system or of the remote; which rank it was, NCCL cannot tell.
+ * ncclCommAbort would wait for kernels that wait for that rank: the end of the process ends them too. */
+static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
+{
+    bool lost = result == ncclRemoteError || result == ncclSystemError;
+    watch_abort(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s", comm->rank,
+                comm_host_name(comm, comm->rank), what, ncclGetErrorString(result), ncclGetLastError(nccl),
+                lost ? "; start again with --resume" : "");
+}
+
+static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
+{
+    struct settling settling = {nccl, result};
+    if (result == ncclInProgress)
+        watch_until(comm->watch, has_settled, &settling, &comm->group, what);
+    if (settling.state != ncclSuccess)
+        fail(comm, nccl, settling.state, what);
+}
+
+/* --- the transport ------------------------------------------------------------------------------------- */
+
+static bool open_nccl(struct comm *comm, struct error *error)
+{
+    (void)error; /* what can go wrong here is broken machinery */
+    ncclUniqueId id;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclComm_t nccl = NULL;
+    config.blocking = 0;
+    device_use(comm->slot);
+    if (comm->rank == 0)
+        NCCL_CHECK(ncclGetUniqueId(&id));
+    comm_broadcast(comm, &id, sizeof id, 0);
+    comm_barrier(comm);
+    ncclResult_t result = ncclCommInitRankConfig(&nccl, comm->size, id, comm->rank, &config);
+    settle(comm, nccl, result, "the start of NCCL");
+    comm->state = nccl;
+    return true;
+}
+
+static void close_nccl(struct comm *comm)
+{
+    ncclComm_t nccl = comm->state;
+    settle(comm, nccl, ncclCommFinalize(nccl), "the end of NCCL");
+    ncclCommDestroy(nccl); /* local from here on */
+}
+
+static void sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream)
+{
+    ncclComm_t nccl = comm->state;
+    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclFloat, ncclSum, nccl, stream), "the gradient sum");
+}
+
+static void poll(struct comm *comm)
+{
+    ncclResult_t state;
+    NCCL_CHECK(ncclCommGetAsyncError(comm->state, &state));
+    if (state != ncclSuccess && state != ncclInProgress)
+        fail(comm, comm->state, state, "the gradient sum");
+}
+
+/* Host memory goes by MPI. */
+static void sum(struct comm *comm, int64_t *buffer, size_t count)
+{
+    transport_mpi.sum(comm, buffer, count);
+}
+
+const struct transport nccl_transport = {
+    .name = "nccl",
+    .open = open_nccl,
+    .close = close_nccl,
+    .sum = sum,
+    .sum_on_device = sum_on_device,
+    .poll = poll,
+};

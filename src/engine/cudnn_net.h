@@ -1,0 +1,71 @@
+/* cudnn_net.h - LeNet-5 on one GPU: buffers, plans, and the order of the kernels of a pass.
+ *
+ * Everything is queued on `stream`. Nothing here waits or knows of other ranks.
+ */
+#ifndef DTRAIN_ENGINE_CUDNN_NET_H
+#define DTRAIN_ENGINE_CUDNN_NET_H
+
+#include <cublas_v2.h>
+
+#include "cudnn_choose.h"
+#include "kernels/cuda/kernels.h"
+
+/* What depends on how many samples pass at once: made once for each such number. */
+struct net_shape {
+    struct net_shape *next;
+    uint32_t count;
+    bool backward; /* it can go back, too */
+    struct conv_choice conv1_forward, conv1_wgrad, conv2_forward, conv2_dgrad, conv2_wgrad;
+};
+
+/* Device memory, N = most samples at once. Names: a layer's x (input), y (output before its pool or dropout),
+ * d_ of the loss by it. */
+struct cudnn_net {
+    cudaStream_t stream;
+    cudnnHandle_t dnn;
+    cublasHandle_t blas;
+    cublasComputeType_t compute;
+    enum precision precision;
+    uint32_t most;
+    struct net_shape *shapes;
+
+    float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
+    float *sums;               /* (CUDA_SUMS) */
+
+    void *arena, *workspace; /* everything below lies in the arena */
+    float *images;           /* (N, 3, 32, 32) */
+    float *conv1_y, *d_conv1_y, *pool1_y, *d_pool1_y; /* (N, 6, 28, 28), (N, 6, 14, 14) */
+    float *conv2_y, *d_conv2_y, *pool2_y, *d_pool2_y; /* (N, 16, 10, 10), (N, 16, 5, 5) */
+    float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y;     /* (N, 120), (N, 84) */
+    float *logits;                                    /* (N, 10), and then the gradient by them */
+    float *losses;                                    /* (N) */
+    float *d_bias1, *d_bias2;                         /* (N, 6), (N, 16): each sample's part */
+    uint8_t *labels, *origin1, *origin2;              /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
+};
+
+void net_open(struct cudnn_net *net, uint32_t most, enum precision precision);
+void net_close(struct cudnn_net *net);
+
+/* The shape of `count` samples (1..most): the one there is, or a new one. Choosing its plans overwrites the
+ * buffers and waits. NULL with *error set when the device has no plan for it. */
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error);
+
+/* A rank's part of a batch. */
+struct net_batch {
+    const struct net_shape *shape; /* NULL: the rank has no samples in it */
+    const uint8_t *records;        /* the training set */
+    const uint32_t *order;
+    const struct cuda_step *step;
+    const struct masks *masks; /* host memory */
+    uint32_t first;            /* position of the part in the global batch */
+    const volatile int32_t *stop; /* this rank's wish, or NULL */
+};
+
+/* Forward and backward: leaves the sums over the part in net->sums. */
+void net_gradient(struct cudnn_net *net, const struct net_batch *batch);
+
+/* Predict mode on records [first, first + count), count at most the shape's: adds to *sum. */
+void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
+                  uint32_t count, struct cuda_evaluation *sum);
+
+#endif

@@ -1,0 +1,16 @@
+/* part.c - what the program finds in the shared object (gpu.h). */
+#include "gpu.h"
+
+#include "device.h"
+#include "src/comm/nccl.h"
+#include "src/engine/cudnn.h"
+
+extern const struct gpu_part dtrain_gpu_part;
+
+__attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
+    .revision = DTRAIN_REVISION,
+    .engine = &cudnn_engine,
+    .transport = &nccl_transport,
+    .look = device_look,
+    .versions = device_versions,
+};
