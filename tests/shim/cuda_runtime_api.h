@@ -4,11 +4,31 @@
 #define DTRAIN_SHIM_CUDA_RUNTIME_API_H
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
-typedef enum { cudaSuccess = 0 } cudaError_t;
+typedef enum { cudaSuccess, cudaErrorMemoryAllocation } cudaError_t;
 typedef struct CUstream_st *cudaStream_t;
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice };
+enum { cudaMemAttachGlobal = 1 };
+
+static inline cudaError_t cudaMallocManaged(void **memory, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+static inline cudaError_t cudaFree(void *memory)
+{
+    free(memory);
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaDeviceSynchronize(void)
+{
+    return cudaSuccess;
+}
 
 static inline cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
@@ -27,8 +47,7 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
 
 static inline const char *cudaGetErrorString(cudaError_t code)
 {
-    (void)code;
-    return "no error";
+    return code ? "out of memory" : "no error";
 }
 
 #endif

@@ -1,10 +1,18 @@
-/* guarded.h - buffers with canaries on both sides: a kernel that writes beside its own ends the test. */
+/* guarded.h - buffers with canaries on both sides, in memory that host and device share: a kernel that writes
+ * beside its own ends the test. */
 #ifndef DTRAIN_GUARDED_H
 #define DTRAIN_GUARDED_H
 
+#include <cuda_runtime_api.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
+
+/* Runs what queues work on the device, and waits for it. */
+#define RUN(call)                                                  \
+    do {                                                           \
+        assert_int_equal(call, cudaSuccess);                       \
+        assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);    \
+    } while (0)
 
 enum { GUARD_BYTES = 512, GUARD_ALIGN = 64, GUARD_BYTE = 0xa5, UNWRITTEN_BYTE = 0xff };
 
@@ -17,11 +25,11 @@ struct guarded {
  * that what nobody wrote is seen. */
 static inline void *guarded_new(size_t bytes, size_t skew)
 {
+    void *block;
     size_t whole = GUARD_ALIGN + GUARD_BYTES + skew + bytes + GUARD_BYTES;
-    uint8_t *block = aligned_alloc(GUARD_ALIGN, (whole + GUARD_ALIGN - 1) / GUARD_ALIGN * GUARD_ALIGN);
-    assert_non_null(block);
-    uint8_t *data = block + GUARD_ALIGN + GUARD_BYTES + skew;
-    *(struct guarded *)(void *)block = (struct guarded){bytes, data};
+    assert_int_equal(cudaMallocManaged(&block, whole, cudaMemAttachGlobal), cudaSuccess);
+    uint8_t *data = (uint8_t *)block + GUARD_ALIGN + GUARD_BYTES + skew;
+    *(struct guarded *)block = (struct guarded){bytes, data};
     memset(data - GUARD_BYTES, GUARD_BYTE, GUARD_BYTES);
     memset(data, UNWRITTEN_BYTE, bytes);
     memset(data + bytes, GUARD_BYTE, GUARD_BYTES);
@@ -43,7 +51,7 @@ static inline void guarded_free(void *pointer)
     for (size_t i = 0; i < GUARD_BYTES; i++)
         if (data[guarded->bytes + i] != GUARD_BYTE)
             fail_msg("a byte was written %zu past the buffer's end", i);
-    free(guarded);
+    assert_int_equal(cudaFree(guarded), cudaSuccess);
 }
 
 static inline float *guarded_floats(size_t count)

@@ -57,11 +57,26 @@ static const size_t side_of[2] = {28, 10};
 
 static const double rates[] = {0, 1e-10, 0.3, 0.5, 1};
 enum { RATES = sizeof rates / sizeof *rates, FIRST = 241 };
-static const struct cuda_step some_step = {.step = 0x123456789abc, .position = 3};
+static struct cuda_step *some_step; /* in device memory, from the first test to the last */
+
+static int make_step(void **state)
+{
+    (void)state;
+    const struct cuda_step step = {.step = 0x123456789abc, .position = 3};
+    some_step = guarded_copy(&step, sizeof step);
+    return 0;
+}
+
+static int free_step(void **state)
+{
+    (void)state;
+    guarded_free(some_step);
+    return 0;
+}
 
 static struct cuda_dropout dropout_of(const struct masks *masks)
 {
-    return (struct cuda_dropout){masks, &some_step, FIRST};
+    return (struct cuda_dropout){masks, some_step, FIRST};
 }
 
 /* The factors of sample n's channels: 0 or the scale; 1 without masks. */
@@ -69,7 +84,7 @@ static void factors_of(const struct masks *masks, enum dropout_layer layer, uint
 {
     struct sample_mask mask;
     if (masks)
-        masks_draw(masks, some_step.step, FIRST + n, 1, &mask);
+        masks_draw(masks, some_step->step, FIRST + n, 1, &mask);
     for (unsigned c = 0; c < channels_of[layer]; c++)
         factors[c] = !masks ? 1 : mask_keeps(&mask, layer, c) ? (double)masks->scale[layer] : 0;
 }
@@ -92,7 +107,7 @@ static void check_gather(const uint8_t *records, const uint32_t *order, const st
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *images = guarded_floats(count * LENET5_PIXELS);
         uint8_t *labels = guarded_new(count, 0);
-        assert_int_equal(cuda_gather(records, order, step, first, count, images, labels, NULL), cudaSuccess);
+        RUN(cuda_gather(records, order, step, first, count, images, labels, NULL));
         for (size_t n = 0; n < count; n++) {
             const uint8_t *record = records + want[n] * RECORD_BYTES;
             assert_int_equal(labels[n], record[0]);
@@ -110,7 +125,7 @@ static void gather_follows_the_order(void **state)
     const uint32_t order[RECORDS] = {4, 8, 0, 7, 1, 6, 2, 5, 3}, straight[] = {6, 7, 8};
     uint32_t *device_order = guarded_copy(order, sizeof order);
     uint8_t *records = some_records();
-    check_gather(records, device_order, &some_step, 2, 4, &order[some_step.position + 2]);
+    check_gather(records, device_order, some_step, 2, 4, &order[some_step->position + 2]);
     check_gather(records, device_order, NULL, 7, 2, &order[7]);
     check_gather(records, NULL, NULL, 6, 3, straight);
     check_gather(records, NULL, NULL, 6, 0, straight);
@@ -156,8 +171,8 @@ static void check_pool(enum dropout_layer layer, const struct masks *masks, uint
         float *y = guarded_floats(count * outputs), *dx = guarded_floats(count * inputs);
         float *dbias = guarded_floats(count * channels);
         uint8_t *origin = guarded_new(count * outputs, 0);
-        assert_int_equal(cuda_pool_forward(layer, dropout_of(masks), count, x, bias, y, origin, NULL), cudaSuccess);
-        assert_int_equal(cuda_pool_backward(layer, masks, count, dy, origin, dx, dbias, NULL), cudaSuccess);
+        RUN(cuda_pool_forward(layer, dropout_of(masks), count, x, bias, y, origin, NULL));
+        RUN(cuda_pool_backward(layer, masks, count, dy, origin, dx, dbias, NULL));
         for (uint32_t n = 0; n < count; n++) {
             struct pooled want;
             double factors[CONV3_ELEMENTS], sums[CONV3_ELEMENTS] = {0};
@@ -202,8 +217,8 @@ static void check_activation(enum dropout_layer layer, const struct masks *masks
     size_t channels = channels_of[layer];
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *y = filled(coarse, 6, count * channels), *dy = filled(fine, 7, count * channels);
-        assert_int_equal(cuda_activation_forward(layer, dropout_of(masks), count, bias, y, NULL), cudaSuccess);
-        assert_int_equal(cuda_activation_backward(layer, masks, count, y, dy, NULL), cudaSuccess);
+        RUN(cuda_activation_forward(layer, dropout_of(masks), count, bias, y, NULL));
+        RUN(cuda_activation_backward(layer, masks, count, y, dy, NULL));
         for (uint32_t n = 0; n < count; n++) {
             double factors[CONV3_ELEMENTS], want[CONV3_ELEMENTS], dwant[CONV3_ELEMENTS];
             factors_of(masks, layer, n, factors);
@@ -237,30 +252,34 @@ static void activations_are_the_reference(void **state)
     guarded_free(bias);
 }
 
+static float one(uint32_t stream, size_t i)
+{
+    (void)stream, (void)i;
+    return 1;
+}
+
 /* Every element of every layer, on numbers that are all 1. */
 static void masks_are_those_of_masks_draw(void **state)
 {
     (void)state;
     enum { COUNT = 40 };
-    static float ones[COUNT * 6 * 28 * 28], y[COUNT * 6 * 14 * 14];
     cuda_host.order = 0;
-    for (size_t i = 0; i < sizeof ones / sizeof *ones; i++)
-        ones[i] = 1;
     for (size_t r = 0; r < RATES; r++)
         for (enum dropout_layer layer = 0; layer < DROPOUT_LAYERS; layer++) {
             struct masks masks = masks_make(0xfedcba9876543210, rates[r], rates[r]);
             struct sample_mask drawn[COUNT];
-            masks_draw(&masks, some_step.step, FIRST, COUNT, drawn);
+            masks_draw(&masks, some_step->step, FIRST, COUNT, drawn);
             size_t channels = channels_of[layer], each = layer < 2 ? side_of[layer] * side_of[layer] / 4 : 1;
-            if (layer <= DROPOUT_CONV2) {
-                cuda_pool_forward(layer, dropout_of(&masks), COUNT, ones, NULL, y, NULL, NULL);
-            } else {
-                memcpy(y, ones, COUNT * channels * sizeof *y);
-                cuda_activation_forward(layer, dropout_of(&masks), COUNT, NULL, y, NULL);
-            }
+            float *x = filled(one, 0, COUNT * channels * each * 4), *y = filled(one, 0, COUNT * channels * each);
+            if (layer <= DROPOUT_CONV2)
+                RUN(cuda_pool_forward(layer, dropout_of(&masks), COUNT, x, NULL, y, NULL, NULL));
+            else
+                RUN(cuda_activation_forward(layer, dropout_of(&masks), COUNT, NULL, y, NULL));
             for (size_t i = 0; i < COUNT * channels * each; i++)
                 assert_int_equal(y[i] > 0, mask_keeps(&drawn[i / each / channels], layer,
                                                       (unsigned)(i / each % channels)));
+            guarded_free(x);
+            guarded_free(y);
         }
 }
 
@@ -277,13 +296,13 @@ static void a_nan_is_never_swallowed_unless_dropped(void **state)
             float *x = filled(fine, 9, count), *y = filled(fine, 9, count);
             x[at] = y[at] = NAN;
             if (layer <= DROPOUT_CONV2) {
-                cuda_pool_forward(layer, dropout_of(NULL), 1, x, NULL, y, NULL, NULL);
+                RUN(cuda_pool_forward(layer, dropout_of(NULL), 1, x, NULL, y, NULL, NULL));
                 assert_true(isnan(y[out]));
-                cuda_pool_forward(layer, dropout_of(&all), 1, x, NULL, y, NULL, NULL);
+                RUN(cuda_pool_forward(layer, dropout_of(&all), 1, x, NULL, y, NULL, NULL));
             } else {
-                cuda_activation_forward(layer, dropout_of(NULL), 1, NULL, y, NULL);
+                RUN(cuda_activation_forward(layer, dropout_of(NULL), 1, NULL, y, NULL));
                 assert_true(isnan(y[out]));
-                cuda_activation_forward(layer, dropout_of(&all), 1, NULL, y, NULL);
+                RUN(cuda_activation_forward(layer, dropout_of(&all), 1, NULL, y, NULL));
             }
             assert_true(y[out] == 0);
             guarded_free(x);
@@ -312,7 +331,7 @@ static void check_loss(uint32_t count, const float *bias, bool in_place)
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *logits = filled(wide, 11, count * 10), *losses = guarded_floats(count);
         float *dlogits = in_place ? logits : guarded_floats(count * 10), *sums = guarded_floats(CUDA_SUMS);
-        assert_int_equal(cuda_loss(count, logits, bias, labels, losses, dlogits, sums, NULL), cudaSuccess);
+        RUN(cuda_loss(count, logits, bias, labels, losses, dlogits, sums, NULL));
         assert_true(sums[CUDA_SUMS_REFUSED] == 0 && isnan(sums[CUDA_SUMS_STOP]));
         for (size_t n = 0; n < count; n++) {
             double z[10], dz[10];
@@ -361,23 +380,23 @@ static void evaluation_counts_and_sums(void **state)
         correct += best == labels[n];
         loss += reference_softmax_loss(10, z, labels[n], dz);
     }
-    struct cuda_evaluation first = {0};
+    struct cuda_evaluation *sum = guarded_new(sizeof *sum, 0), first = {0};
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
-        struct cuda_evaluation sum = {.correct = 1000};
-        cuda_evaluate(100, logits, NULL, labels, &sum, NULL);
-        cuda_evaluate(0, NULL, NULL, NULL, &sum, NULL);
-        cuda_evaluate(COUNT - 100, logits + 1000, NULL, labels + 100, &sum, NULL);
-        assert_int_equal(sum.correct, 1000 + correct);
-        assert_near("loss", 0, (double)sum.loss * 0x1p-36, loss, 1e-6 * loss);
+        *sum = (struct cuda_evaluation){.correct = 1000};
+        RUN(cuda_evaluate(100, logits, NULL, labels, sum, NULL));
+        RUN(cuda_evaluate(0, NULL, NULL, NULL, sum, NULL));
+        RUN(cuda_evaluate(COUNT - 100, logits + 1000, NULL, labels + 100, sum, NULL));
+        assert_int_equal(sum->correct, 1000 + correct);
+        assert_near("loss", 0, (double)sum->loss * 0x1p-36, loss, 1e-6 * loss);
         if (cuda_host.order == 0)
-            first = sum;
-        assert_memory_equal(&sum, &first, sizeof sum);
+            first = *sum;
+        assert_memory_equal(sum, &first, sizeof first);
     }
-    cuda_host.order = 0;
+    *sum = (struct cuda_evaluation){0};
     logits[5] = NAN;
-    struct cuda_evaluation one = {0};
-    cuda_evaluate(1, logits, NULL, labels, &one, NULL);
-    assert_true(one.loss == (int64_t)1 << 51);
+    RUN(cuda_evaluate(1, logits, NULL, labels, sum, NULL));
+    assert_true(sum->loss == (int64_t)1 << 51);
+    guarded_free(sum);
     guarded_free(logits);
     guarded_free(labels);
 }
@@ -409,15 +428,15 @@ static bool is_sum(size_t i)
 static void check_finish(uint32_t count)
 {
     float *tables[TABLES];
-    const int32_t wish = 3;
+    int32_t *wish = guarded_new(sizeof *wish, 0);
+    *wish = 3;
     for (int t = 0; t < TABLES; t++)
         tables[t] = filled(fine, 20 + (uint32_t)t, count * widths[t]);
     float *first = NULL;
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *sums = filled(fine, 30, CUDA_SUMS);
         sums[CUDA_SUMS_REFUSED] = 0;
-        const int32_t *stop = count % 2 ? &wish : NULL;
-        assert_int_equal(cuda_finish_gradient(rows_of(tables), count, stop, sums, NULL), cudaSuccess);
+        RUN(cuda_finish_gradient(rows_of(tables), count, count % 2 ? wish : NULL, sums, NULL));
         for (int t = 0; t < TABLES; t++)
             for (size_t c = 0; c < widths[t]; c++) {
                 double want = 0;
@@ -434,6 +453,7 @@ static void check_finish(uint32_t count)
         guarded_free(sums);
     }
     guarded_free(first);
+    guarded_free(wish);
     for (int t = 0; t < TABLES; t++)
         guarded_free(tables[t]);
 }
@@ -456,7 +476,7 @@ static bool refused(size_t place, int table, float number)
         tables[t] = filled(fine, 31, COUNT * widths[t]);
     *(table < TABLES ? &tables[table][COUNT * widths[table] - 1] : &sums[place]) = number;
     sums[CUDA_SUMS_REFUSED] = 0;
-    cuda_finish_gradient(rows_of(tables), COUNT, NULL, sums, NULL);
+    RUN(cuda_finish_gradient(rows_of(tables), COUNT, NULL, sums, NULL));
     float slot = sums[CUDA_SUMS_REFUSED];
     for (int t = 0; t < TABLES; t++)
         guarded_free(tables[t]);
@@ -525,7 +545,7 @@ static void an_update_moves_the_step_on(void **state)
     (void)state;
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         struct replica r = replica_new(before);
-        assert_int_equal(cuda_sgd(0.9f, 80, r.sums, r.velocity, r.weights, r.step, NULL), cudaSuccess);
+        RUN(cuda_sgd(0.9f, 80, r.sums, r.velocity, r.weights, r.step, NULL));
         assert_true(updated(&r, 0.9f, 80, 0.01f));
         const struct cuda_step after = {.step = 0x100000000, .position = 592, .learning_rate = 0.01f,
                                         .loss = 690.25, .applied = 5};
@@ -540,12 +560,12 @@ static void the_step_that_says_stop_is_the_last(void **state)
     cuda_host.order = 0;
     struct replica r = replica_new(before);
     r.sums[CUDA_SUMS_STOP] = 2;
-    cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL);
+    RUN(cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL));
     assert_true(updated(&r, 0.9f, 256, 0.01f));
     struct cuda_step after = *r.step;
     assert_true(after.stopped == 1 && after.applied == 5);
     r.sums[CUDA_SUMS_STOP] = 0;
-    cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL);
+    RUN(cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL));
     assert_true(updated(&r, 0.9f, 256, 0.01f));
     assert_memory_equal(r.step, &after, sizeof after);
     replica_free(&r);
@@ -560,7 +580,7 @@ static void a_refused_step_is_not_applied_nor_any_after(void **state)
         after.not_finite = 1;
         for (int again = 0; again < 2; again++) {
             r.sums[CUDA_SUMS_REFUSED] = again ? 0 : 1;
-            cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL);
+            RUN(cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL));
             assert_false(updated(&r, 0.9f, 256, 0.01f));
             assert_memory_equal(r.step, &after, sizeof after);
         }
@@ -584,5 +604,5 @@ int main(void)
         cmocka_unit_test(the_step_that_says_stop_is_the_last),
         cmocka_unit_test(a_refused_step_is_not_applied_nor_any_after),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_step, free_step);
 }
