@@ -47,6 +47,7 @@ CUDA_FOUND := $(if $(filter 0,$(CUDA)),off (CUDA=0),$(if $(CUDA_VERSION),$(CUDA_
 
 comma := ,
 NAME := dtrain$(if $(DEBUG),-debug)
+CUDA_BUILD := build/cuda
 BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
@@ -67,11 +68,12 @@ say = $(if $(V),,@echo '  $(1) $@';)
 
 # The GPU part, a shared object beside the program (include/gpu.h).
 GPU_SOURCES := $(wildcard src/gpu/*.c src/engine/cudnn*.c src/comm/nccl.c)
-GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(patsubst %,$(BUILD)/%.o,$(wildcard kernels/cuda/*.cu))
+GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) # the same for every CC
+GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
 GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
 
 SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/cpu/*.c kernels/reference/*.c))
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(DEBUG),$(BUILD)/tests/keep_plugins.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
 GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_cudnn*.c))
 TESTS := $(filter-out $(GPU_TESTS),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/mpi/*.c))) \
@@ -88,7 +90,7 @@ $(NAME)-cuda.so: $(GPU_OBJECTS)
 
 $(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
 
-$(BUILD)/%.cu.o: %.cu | found
+$(CUDA_BUILD)/%.o: %.cu | found
 	@mkdir -p $(@D)
 	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
