@@ -63,23 +63,31 @@ static double epochs_done(const struct display *display, double *of)
     return done;
 }
 
+static void append_bar(char *line, double part)
+{
+    char bar[BAR + 1] = "";
+    for (int i = 0; i < BAR; i++)
+        bar[i] = "-#"[i < (int)(part * BAR)];
+    append(line, "[%s]", bar);
+}
+
+/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12
+ * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12 */
 static void draw(struct display *display)
 {
     double of, done = epochs_done(display, &of);
-    char line[WIDTH + 1] = "", bar[BAR + 1];
-    for (int i = 0; i < BAR; i++)
-        bar[i] = "-#"[i < (int)(done / of * BAR)];
-    bar[BAR] = '\0';
-
-    const struct event *first = &display->last[0];
-    if (display->count == 1)
-        append(line, "net %c  epoch %.0f/%.0f ", display->nets[0].name, fmin(floor(done) + 1, of), of);
-    append(line, "[%s] %.1f%%", bar, 100 * done / of);
-    for (int i = 0; i < display->count && display->count > 1; i++)
-        append(line, "  %c %.3f", display->nets[i].name, display->last[i].loss);
-    if (display->count == 1)
-        append(line, "  loss %.4f  %.0f img/s", first->loss, first->images_per_second);
-
+    const struct event *last = display->last;
+    char line[WIDTH + 1] = "";
+    if (display->count == 1) {
+        append(line, "epoch %.0f/%.0f ", fmin(floor(done) + 1, of), of);
+        append_bar(line, done / of);
+        append(line, "  loss %.4f  %.0f img/s", last->loss, last->images_per_second);
+    } else {
+        append_bar(line, done / of);
+        append(line, " %.1f%%", 100 * done / of);
+        for (int i = 0; i < display->count; i++)
+            append(line, "  %c %.3f", display->nets[i].name, last[i].loss);
+    }
     double part = done - display->done_at_beginning, elapsed = clock_seconds() - display->began;
     if (part > 0 && elapsed > 1) {
         append(line, "  ETA ");
@@ -99,7 +107,7 @@ static void print_epoch(struct display *display, const struct event *event)
         snprintf(net, sizeof net, "net: %c ", display->nets[event->net].name);
     if (metrics->checked)
         display_line(display,
-                     "%sepoch: %llu time: %.2f loss: %.4f train accuracy: %.2f test accuracy: %.2f best: %.2f", net,
+                     "%sepoch: %llu time: %.2f loss: %.4f train: %.2f%% test: %.2f%% best: %.2f%%", net,
                      (unsigned long long)metrics->epoch, metrics->seconds, metrics->loss,
                      metrics->train_accuracy, metrics->test_accuracy, event->best_test);
     else
