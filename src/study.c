@@ -323,14 +323,15 @@ static void introduce(struct study *study, const char *why)
     char nets[2 * NETS + 1] = "";
     for (int i = 0; i < study->count; i++)
         snprintf(nets + strlen(nets), sizeof nets - strlen(nets), "%s%c", i ? "," : "", study->nets[i].name);
-    display_line(display, "net %s on %d rank%s, %d host%s; engine %s%s%s%s, comm %s%s%s%s", nets,
-                 comm_size(study->world), comm_size(study->world) == 1 ? "" : "s", comm_host_count(study->world),
-                 comm_host_count(study->world) == 1 ? "" : "s", study->engine->name, *why ? " (" : "", why,
+    display_line(display, "net %s on %d rank%s, %d host%s; global batch %llu", nets, comm_size(study->world),
+                 comm_size(study->world) == 1 ? "" : "s", comm_host_count(study->world),
+                 comm_host_count(study->world) == 1 ? "" : "s", (unsigned long long)study->options->batch_size);
+    display_line(display, "engine %s%s%s%s, comm %s%s%s%s", study->engine->name, *why ? " (" : "", why,
                  *why ? ")" : "", comm_transport(study->group), *comm_reason ? " (" : "", comm_reason,
                  *comm_reason ? ")" : "");
-    display_line(display, "data %s: %zu + %zu pictures; global batch %llu; files in %s", study->data->directory,
-                 study->data->train.count, study->data->test.count, (unsigned long long)study->options->batch_size,
-                 study->directory);
+    display_line(display, "data %s: %zu + %zu pictures", study->data->directory, study->data->train.count,
+                 study->data->test.count);
+    display_line(display, "files in %s", study->directory);
     for (int i = study->first; i < study->last; i++) {
         const struct progress *progress = trainer_progress(study->trainers[i]);
         if (progress->step > 0)
