@@ -39,17 +39,31 @@ PHILOX_INLINE struct philox_counter philox_counter(enum philox_purpose purpose, 
     return counter;
 }
 
+/* Both halves of a * b. On a GPU the 64-bit product would cost a needless addition: a fifth of all. */
+PHILOX_INLINE void philox_multiply(uint32_t a, uint32_t b, uint32_t *high, uint32_t *low)
+{
+#ifdef __CUDA_ARCH__
+    *high = __umulhi(a, b);
+    *low = a * b;
+#else
+    uint64_t product = (uint64_t)a * b;
+    *high = (uint32_t)(product >> 32);
+    *low = (uint32_t)product;
+#endif
+}
+
 /* The four 32-bit numbers of a counter under a 64-bit seed; number i belongs to element 4*block + i. */
 PHILOX_INLINE struct philox_counter philox4x32(struct philox_counter x, uint64_t seed)
 {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * x.c[0];
-        uint64_t p1 = (uint64_t)0xCD9E8D57u * x.c[2];
-        x.c[0] = (uint32_t)(p1 >> 32) ^ x.c[1] ^ k0;
-        x.c[1] = (uint32_t)p1;
-        x.c[2] = (uint32_t)(p0 >> 32) ^ x.c[3] ^ k1;
-        x.c[3] = (uint32_t)p0;
+        uint32_t high0, low0, high1, low1;
+        philox_multiply(0xD2511F53u, x.c[0], &high0, &low0);
+        philox_multiply(0xCD9E8D57u, x.c[2], &high1, &low1);
+        x.c[0] = high1 ^ x.c[1] ^ k0;
+        x.c[1] = low1;
+        x.c[2] = high0 ^ x.c[3] ^ k1;
+        x.c[3] = low0;
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }

@@ -7,8 +7,8 @@
 #include "kernels.h"
 #include "philox.h"
 
-/* LAUNCH(kernel, blocks, threads, stream, arguments...) is a cudaError_t. tests/shim/cuda_runtime.h brings its
- * own, which runs the kernel on the host. */
+/* LAUNCH(kernel, blocks, threads, stream, arguments...) is a cudaError_t. tests/shim/cuda_runtime.h brings
+ * its own, which runs the kernel on the host. */
 #ifndef LAUNCH
 #define LAUNCH(kernel, blocks, threads, stream, ...) \
     (kernel<<<(blocks), (threads), 0, (stream)>>>(__VA_ARGS__), cudaGetLastError())
@@ -48,8 +48,9 @@ static inline struct layer_mask layer_mask_make(enum dropout_layer layer, struct
     const struct masks *masks = dropout.masks;
     if (masks == nullptr)
         return {0, 0, nullptr, (uint32_t)layer, 0, 1};
-    return {masks->seed,     philox_threshold(masks->p[layer]), dropout.step, (uint32_t)layer, dropout.first,
-            masks->scale[layer]};
+    return {masks->seed,   philox_threshold(masks->p[layer]),
+            dropout.step,  (uint32_t)layer,
+            dropout.first, masks->scale[layer]};
 }
 
 /* Bit i: element 4 * block + i of sample n is kept. */

@@ -1,8 +1,9 @@
 /* The dropout family: one pass over memory, four floats and more at a time.
  *
- * One block of Philox decides on four elements. Without `feature` those are a quad, four floats in a row, and a
- * thread has QUADS of them. With it they are four channels in a row, a run of 4 * inner floats, which a team of
- * threads shares: each draws the same block and has QUADS quads of the run; long runs take many teams.
+ * One block of Philox decides on four elements. Without `feature` those are a quad, four floats in a row, and
+ * a thread has QUADS of them. With it they are four channels in a row, a run of 4 * inner floats, which a
+ * team of threads shares: each draws the same block and has QUADS quads of the run; long runs take many
+ * teams.
  */
 #include "dropout_cuda.h"
 
@@ -12,46 +13,56 @@ enum { THREADS = 256, QUADS = 4 };
 
 static const uint64_t LAUNCH_UNITS = (uint64_t)1 << 32; /* quads, or teams, that 32 bits can number */
 
-/* ----- what the kernels need ----------------------------------------------------------------------------- */
+/* ----- what the kernels need ----------------------------------------------------------------------- */
 
-/* Division of a 32-bit number by 1..2^32, by multiplication (Lemire, Kaser, Kurz, "Faster remainder by direct
- * computation", 2019): exact. */
+/* Division of a 32-bit number by 1..2^32 without dividing: x / d = (x + 1) * inverse / 2^64, rounded down
+ * (Robison, "N-bit unsigned division via N-bit multiply-add", 2005). */
 struct divider {
-    uint64_t inverse; /* ceil(2^64 / divisor); 0 when divisor is 1 */
+    uint64_t inverse; /* (2^64 - 1) / d, rounded down */
     uint32_t divisor; /* modulo 2^32 */
 };
 
 static struct divider divider_make(uint64_t divisor)
 {
-    return {divisor > 1 ? UINT64_MAX / divisor + 1 : 0, (uint32_t)divisor};
+    return {UINT64_MAX / divisor, (uint32_t)divisor};
 }
 
 static __device__ __forceinline__ uint32_t divide(uint32_t x, struct divider by, uint32_t *remainder)
 {
-    uint64_t high = (by.inverse >> 32) * x + ((by.inverse & 0xffffffffu) * x >> 32);
-    uint32_t quotient = by.inverse ? (uint32_t)(high >> 32) : x;
+    uint64_t high = by.inverse >> 32, low = by.inverse & 0xffffffffu;
+    uint32_t quotient = (uint32_t)((high * x + high + ((low * x + low) >> 32)) >> 32);
     *remainder = x - quotient * by.divisor;
     return quotient;
 }
 
 struct drop {
     struct dropout_stream stream;
-    uint32_t threshold; /* p < 1 here */
-    float scale, shift, dropped;
-    uint64_t channels, inner, sample; /* sample: floats in one */
+    struct dropout_numbers numbers; /* of a p below 1: the threshold is below 2^32 */
+    uint64_t inner, sample;         /* floats in a channel, in a sample */
 };
 
-/* The numbers of block `block` of sample n. */
-static __device__ __forceinline__ struct philox_counter draw(const struct drop &drop, uint32_t n, uint32_t block)
+/* The keep bits of the four elements of block `block` of sample n. */
+static __device__ __forceinline__ unsigned draw(const struct drop &drop, uint32_t n, uint32_t block)
 {
-    return philox4x32(philox_counter(PHILOX_DROPOUT, drop.stream.layer, drop.stream.step,
-                                     drop.stream.position + n, block),
-                      drop.stream.seed);
+    const struct dropout_stream &stream = drop.stream;
+    struct philox_counter r = philox4x32(
+        philox_counter(PHILOX_DROPOUT, stream.layer, stream.step, stream.position + n, block), stream.seed);
+    unsigned kept = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        kept |= (unsigned)(r.c[i] >= (uint32_t)drop.numbers.threshold) << i;
+    return kept;
 }
 
 static __device__ __forceinline__ float pass(const struct drop &drop, bool kept, float x)
 {
-    return kept ? fmaf(drop.scale, x, drop.shift) : drop.dropped;
+    return kept ? fmaf(drop.numbers.scale, x, drop.numbers.shift) : drop.numbers.dropped;
+}
+
+static __device__ __forceinline__ float4 pass_quad(const struct drop &drop, unsigned kept, float4 x)
+{
+    return make_float4(pass(drop, kept & 1, x.x), pass(drop, kept & 2, x.y), pass(drop, kept & 4, x.z),
+                       pass(drop, kept & 8, x.w));
 }
 
 /* The first `left` of four floats, the rest 0. WHOLE: all four are there, on 16 bytes. */
@@ -77,33 +88,36 @@ template <bool WHOLE> static __device__ __forceinline__ void write_quad(float *t
         to[3] = v.w;
 }
 
-/* ----- every number for itself ------------------------------------------------------------------------------ */
+/* ----- every number for itself --------------------------------------------------------------------- */
 
 template <bool WHOLE>
 static __global__ void __launch_bounds__(THREADS)
     elements_kernel(struct drop drop, struct divider per_sample, uint64_t quads, const float *x, float *y)
 {
     uint32_t first = blockIdx.x * (THREADS * QUADS) + threadIdx.x;
+    uint64_t begin[QUADS], left[QUADS];
+    unsigned kept[QUADS];
     float4 v[QUADS];
 #pragma unroll
     for (int k = 0; k < QUADS; k++) { /* all reads are under way before the first number is drawn */
         uint32_t i = first + k * THREADS, block, n = divide(i, per_sample, &block);
+        begin[k] = WHOLE ? (uint64_t)i * 4 : n * drop.sample + (uint64_t)block * 4;
+        left[k] = drop.sample - (uint64_t)block * 4;
         if (i < quads)
-            v[k] = read_quad<WHOLE>(x + n * drop.sample + (uint64_t)block * 4, drop.sample - (uint64_t)block * 4);
+            v[k] = read_quad<WHOLE>(x + begin[k], left[k]);
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        uint32_t i = first + k * THREADS, block, n = divide(i, per_sample, &block);
-        if (i >= quads)
-            return;
-        struct philox_counter r = draw(drop, n, block);
-        v[k] = make_float4(pass(drop, r.c[0] >= drop.threshold, v[k].x), pass(drop, r.c[1] >= drop.threshold, v[k].y),
-                           pass(drop, r.c[2] >= drop.threshold, v[k].z), pass(drop, r.c[3] >= drop.threshold, v[k].w));
-        write_quad<WHOLE>(y + n * drop.sample + (uint64_t)block * 4, drop.sample - (uint64_t)block * 4, v[k]);
+        uint32_t block, n = divide(first + k * THREADS, per_sample, &block);
+        kept[k] = draw(drop, n, block);
     }
+#pragma unroll
+    for (int k = 0; k < QUADS; k++)
+        if (first + k * THREADS < quads)
+            write_quad<WHOLE>(y + begin[k], left[k], pass_quad(drop, kept[k], v[k]));
 }
 
-/* ----- whole channels ------------------------------------------------------------------------------------------ */
+/* ----- whole channels ------------------------------------------------------------------------------ */
 
 /* How runs are cut: `segments` teams to a run, `groups` runs to a sample. */
 struct teams {
@@ -118,74 +132,81 @@ struct channels {
     int32_t begin[3];
 };
 
-/* Whether the float at `place` of the segment is kept. */
-static __device__ __forceinline__ bool keeps(const struct channels &c, int32_t place)
+static __device__ __forceinline__ struct channels channels_make(unsigned kept, uint64_t inner,
+                                                                uint64_t skipped, int32_t floats)
 {
-    int channel = (place >= c.begin[0]) + (place >= c.begin[1]) + (place >= c.begin[2]);
-    return c.kept >> channel & 1;
+    struct channels channels = {kept, {0, 0, 0}};
+#pragma unroll
+    for (int i = 0; i < 3; i++) { /* before the segment, in it, or past its end */
+        int64_t place = (int64_t)((i + 1) * inner - skipped);
+        channels.begin[i] = place < 0 ? 0 : place > floats ? floats : (int32_t)place;
+    }
+    return channels;
+}
+
+/* Which of the four the float at `place` of the segment belongs to. */
+static __device__ __forceinline__ int channel_at(const struct channels &c, int32_t place)
+{
+    return (place >= c.begin[0]) + (place >= c.begin[1]) + (place >= c.begin[2]);
+}
+
+/* The keep bits of the quad at `place`. */
+static __device__ __forceinline__ unsigned channels_keep(const struct channels &c, int32_t place)
+{
+    int first = channel_at(c, place), last = channel_at(c, place + 3);
+    if (first == last)
+        return c.kept >> first & 1 ? 0xf : 0;
+    unsigned kept = 0;
+    for (int i = 0; i < 4; i++)
+        kept |= (c.kept >> channel_at(c, place + i) & 1) << i;
+    return kept;
 }
 
 template <bool WHOLE>
 static __global__ void __launch_bounds__(THREADS)
     channels_kernel(struct drop drop, struct teams teams, const float *x, float *y)
 {
-    uint32_t lane = threadIdx.x % teams.size, team = blockIdx.x * (THREADS / teams.size) + threadIdx.x / teams.size;
+    uint32_t lane = threadIdx.x % teams.size, segment, group;
+    uint32_t team = blockIdx.x * (THREADS / teams.size) + threadIdx.x / teams.size;
     if (team >= teams.count)
         return;
-    uint32_t segment, group, run = divide(team, teams.segments, &segment), n = divide(run, teams.groups, &group);
-    int32_t floats = (int32_t)teams.size * QUADS * 4; /* of a segment, this one's end apart */
-    uint64_t skipped = (uint64_t)segment * (uint32_t)floats, begin = (uint64_t)group * 4 * drop.inner + skipped;
-    if (begin >= drop.sample) /* the last run of a sample has fewer channels, if their number is odd */
+    uint32_t run = divide(team, teams.segments, &segment), n = divide(run, teams.groups, &group);
+    uint32_t floats = teams.size * QUADS * 4; /* of a segment, but for a run's last */
+    uint64_t skipped = (uint64_t)segment * floats, begin = (uint64_t)group * 4 * drop.inner + skipped;
+    if (begin >= drop.sample) /* the last run of a sample may have fewer channels */
         return;
-    uint64_t left = drop.sample - begin, run_left = 4 * drop.inner - skipped;
-    if (run_left < left)
-        left = run_left;
-    x += n * drop.sample + begin;
-    y += n * drop.sample + begin;
+    uint64_t run_left = 4 * drop.inner - skipped, sample_left = drop.sample - begin;
+    uint64_t left = run_left < sample_left ? run_left : sample_left;
+    struct channels channels = channels_make(draw(drop, n, group), drop.inner, skipped, (int32_t)floats);
 
-    struct philox_counter r = draw(drop, n, group);
-    struct channels channels = {0, {0, 0, 0}};
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        channels.kept |= (unsigned)(r.c[i] >= drop.threshold) << i;
-#pragma unroll
-    for (int i = 0; i < 3; i++) { /* before the segment, in it, or past its end */
-        int64_t place = (int64_t)((i + 1) * drop.inner - skipped);
-        channels.begin[i] = place < 0 ? 0 : place > floats ? floats : (int32_t)place;
-    }
-
+    unsigned kept[QUADS];
     float4 v[QUADS];
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
         uint32_t place = (lane + k * teams.size) * 4;
-        bool any = false;
-        for (int j = 0; j < 4; j++)
-            any |= keeps(channels, (int32_t)place + j);
-        if (any && place < left)
-            v[k] = read_quad<WHOLE>(x + place, left - place);
+        kept[k] = channels_keep(channels, (int32_t)place);
+        if (place < left && kept[k])
+            v[k] = read_quad<WHOLE>(x + n * drop.sample + begin + place, left - place);
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
         uint32_t place = (lane + k * teams.size) * 4;
-        if (place >= left)
-            return;
-        int32_t at = (int32_t)place;
-        v[k] = make_float4(pass(drop, keeps(channels, at), v[k].x), pass(drop, keeps(channels, at + 1), v[k].y),
-                           pass(drop, keeps(channels, at + 2), v[k].z), pass(drop, keeps(channels, at + 3), v[k].w));
-        write_quad<WHOLE>(y + place, left - place, v[k]);
+        if (place < left)
+            write_quad<WHOLE>(y + n * drop.sample + begin + place, left - place,
+                              pass_quad(drop, kept[k], v[k]));
     }
 }
 
-/* ----- launches -------------------------------------------------------------------------------------------------- */
+/* ----- launches ------------------------------------------------------------------------------------ */
 
 /* `samples` samples, few enough for one launch. */
-static cudaError_t launch_elements(const struct drop &drop, size_t samples, const float *x, float *y, bool whole,
-                                   cudaStream_t stream)
+static cudaError_t launch_elements(const struct drop &drop, size_t samples, const float *x, float *y,
+                                   bool whole, cudaStream_t stream)
 {
     uint64_t per_sample = (drop.sample + 3) / 4, quads = samples * per_sample;
     auto kernel = whole ? elements_kernel<true> : elements_kernel<false>;
-    return LAUNCH(kernel, blocks_for(quads, THREADS * QUADS), THREADS, stream, drop, divider_make(per_sample), quads,
-                  x, y);
+    return LAUNCH(kernel, blocks_for(quads, THREADS * QUADS), THREADS, stream, drop, divider_make(per_sample),
+                  quads, x, y);
 }
 
 /* The smallest team that takes a run at once, or a warp. */
@@ -197,16 +218,21 @@ static uint32_t team_size(uint64_t inner)
     return size;
 }
 
+static uint64_t groups_of(const struct drop &drop)
+{
+    return (drop.sample / drop.inner + 3) / 4;
+}
+
 static uint64_t segments_of(uint64_t inner)
 {
     uint64_t quads = (uint64_t)team_size(inner) * QUADS;
     return (inner + quads - 1) / quads;
 }
 
-static cudaError_t launch_channels(const struct drop &drop, size_t samples, const float *x, float *y, bool whole,
-                                   cudaStream_t stream)
+static cudaError_t launch_channels(const struct drop &drop, size_t samples, const float *x, float *y,
+                                   bool whole, cudaStream_t stream)
 {
-    uint64_t segments = segments_of(drop.inner), groups = (drop.channels + 3) / 4;
+    uint64_t segments = segments_of(drop.inner), groups = groups_of(drop);
     struct teams teams = {team_size(drop.inner), divider_make(segments), divider_make(groups),
                           samples * groups * segments};
     auto kernel = whole ? channels_kernel<true> : channels_kernel<false>;
@@ -217,16 +243,9 @@ static cudaError_t launch_channels(const struct drop &drop, size_t samples, cons
 static cudaError_t launch_all(const struct dropout *dropout, const struct dropout_numbers *numbers,
                               struct dropout_stream position, const float *x, float *y, cudaStream_t stream)
 {
-    struct drop drop = {position,
-                        (uint32_t)numbers->threshold,
-                        numbers->scale,
-                        numbers->shift,
-                        numbers->dropped,
-                        dropout->channels,
-                        dropout->inner,
-                        dropout->channels * dropout->inner};
+    struct drop drop = {position, *numbers, dropout->inner, dropout->channels * dropout->inner};
     bool channels = dropout->feature && dropout->inner > 1;
-    uint64_t units = channels ? (drop.channels + 3) / 4 * segments_of(drop.inner) : (drop.sample + 3) / 4;
+    uint64_t units = channels ? groups_of(drop) * segments_of(drop.inner) : (drop.sample + 3) / 4;
     size_t most = units < LAUNCH_UNITS ? LAUNCH_UNITS / units : 1, left = dropout->samples;
     bool whole = drop.sample % 4 == 0 && ((uintptr_t)x | (uintptr_t)y) % sizeof(float4) == 0;
     cudaError_t code = cudaSuccess;
@@ -242,8 +261,8 @@ static cudaError_t launch_all(const struct dropout *dropout, const struct dropou
     return code;
 }
 
-static bool run(const struct dropout *dropout, bool backward, struct dropout_stream position, const float *from,
-                float *to, cudaStream_t stream, struct error *error)
+static bool run(const struct dropout *dropout, bool backward, struct dropout_stream position,
+                const float *from, float *to, cudaStream_t stream, struct error *error)
 {
     size_t count;
     if (!dropout_check(dropout, position, from, to, &count, error))
@@ -252,22 +271,24 @@ static bool run(const struct dropout *dropout, bool backward, struct dropout_str
     if (count > 0 && dropout->p == 1) {
         code = cudaMemsetAsync(to, 0, count * sizeof *to, stream);
     } else if (count > 0 && dropout->p > 0) {
-        struct dropout_numbers numbers = backward ? dropout_backward_numbers(dropout) : dropout_numbers(dropout);
+        struct dropout_numbers numbers =
+            backward ? dropout_backward_numbers(dropout) : dropout_numbers(dropout);
         code = launch_all(dropout, &numbers, position, from, to, stream);
     } else if (count > 0 && to != from) {
         code = cudaMemcpyAsync(to, from, count * sizeof *to, cudaMemcpyDeviceToDevice, stream);
     }
-    return code == cudaSuccess || error_set(error, EXIT_RUNTIME, "dropout: CUDA: %s", cudaGetErrorString(code));
+    return code == cudaSuccess ||
+           error_set(error, EXIT_RUNTIME, "dropout: CUDA: %s", cudaGetErrorString(code));
 }
 
-bool dropout_cuda_forward(const struct dropout *dropout, struct dropout_stream stream, const float *x, float *y,
-                          cudaStream_t cuda_stream, struct error *error)
+bool dropout_cuda_forward(const struct dropout *dropout, struct dropout_stream stream, const float *x,
+                          float *y, cudaStream_t cuda_stream, struct error *error)
 {
     return run(dropout, false, stream, x, y, cuda_stream, error);
 }
 
-bool dropout_cuda_backward(const struct dropout *dropout, struct dropout_stream stream, const float *dy, float *dx,
-                           cudaStream_t cuda_stream, struct error *error)
+bool dropout_cuda_backward(const struct dropout *dropout, struct dropout_stream stream, const float *dy,
+                           float *dx, cudaStream_t cuda_stream, struct error *error)
 {
     return run(dropout, true, stream, dy, dx, cuda_stream, error);
 }

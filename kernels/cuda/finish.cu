@@ -1,5 +1,5 @@
-/* What is left of a gradient when the weights' is there: sums of columns for the biases and the loss, and a look
- * at every number. One launch, whose blocks have two trades: the first SUMMERS sum 32 columns each, the
+/* What is left of a gradient when the weights' is there: sums of columns for the biases and the loss, and a
+ * look at every number. One launch, whose blocks have two trades: the first SUMMERS sum 32 columns each, the
  * others look at 1,024 numbers each. */
 #include "device.cuh"
 
@@ -35,7 +35,8 @@ static __device__ void sum_columns(struct columns c, uint32_t count, float *sums
     for (uint32_t n = warp; n < count; n += AT_ONCE * ROWS)
 #pragma unroll
         for (uint32_t k = 0; k < AT_ONCE; k++)
-            sum += mine && n + k * ROWS < count ? c.rows[(n + k * ROWS) * (size_t)c.width + c.column + lane] : 0;
+            sum +=
+                mine && n + k * ROWS < count ? c.rows[(n + k * ROWS) * (size_t)c.width + c.column + lane] : 0;
     part[warp][lane] = sum;
     __syncthreads();
     sum = warp_sum(part[lane][warp]);
@@ -82,6 +83,6 @@ cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const vo
             *next++ = {layers[k], width, column, into};
     }
     *next = {rows.losses, 1, 0, CUDA_SUMS_LOSS};
-    return LAUNCH(finish_gradient_kernel, SUMMERS + blocks_for(LENET5_WEIGHTS, THREADS), THREADS, stream, finish,
-                  count, stop, sums);
+    return LAUNCH(finish_gradient_kernel, SUMMERS + blocks_for(LENET5_WEIGHTS, THREADS), THREADS, stream,
+                  finish, count, stop, sums);
 }

@@ -38,7 +38,7 @@ struct cuda_step {
  * enum sum_slot (engine.h). */
 enum { CUDA_SUMS_LOSS = LENET5_WEIGHTS, CUDA_SUMS_STOP, CUDA_SUMS_REFUSED, CUDA_SUMS };
 
-/* --- input ------------------------------------------------------------------------------------------ */
+/* --- input ----------------------------------------------------------------------------------------- */
 
 /* images (count, 3, 32, 32) = pixel / 127.5 - 1 and labels[count] of the samples at the places
  * step->position + first .. + count of `order`. records: RECORD_BYTES each (dataset.h). Without a step
@@ -46,7 +46,7 @@ enum { CUDA_SUMS_LOSS = LENET5_WEIGHTS, CUDA_SUMS_STOP, CUDA_SUMS_REFUSED, CUDA_
 cudaError_t cuda_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step,
                         uint32_t first, uint32_t count, float *images, uint8_t *labels, cudaStream_t stream);
 
-/* --- ReLU, dropout, pool ------------------------------------------------------------------------------ */
+/* --- ReLU, dropout, pool --------------------------------------------------------------------------- */
 
 /* Whose masks: those of `layer` at the global positions first .. first + count of step->step, as masks_draw
  * draws them. masks NULL: predict mode, nothing is dropped and step is not read. */
@@ -80,7 +80,7 @@ cudaError_t cuda_activation_forward(enum dropout_layer layer, struct cuda_dropou
 cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
                                      const float *y, float *dy, cudaStream_t stream);
 
-/* --- loss ------------------------------------------------------------------------------------------- */
+/* --- loss ------------------------------------------------------------------------------------------ */
 
 /* Softmax cross-entropy: losses[count] and the gradient of their sum, dlogits (count, 10), from logits
  * (count, 10) + bias (10; NULL: they have it already). In place allowed. Clears sums[CUDA_SUMS_REFUSED]. */
@@ -97,7 +97,7 @@ struct cuda_evaluation {
 cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
                           struct cuda_evaluation *sum, cudaStream_t stream);
 
-/* --- gradient and update ------------------------------------------------------------------------------ */
+/* --- gradient and update --------------------------------------------------------------------------- */
 
 /* The gradients before each layer's bias, whose sums over the samples are the gradients of the biases. */
 struct cuda_rows {

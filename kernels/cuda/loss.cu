@@ -4,7 +4,8 @@
 enum { THREADS = 64, CLASSES = LENET5_CLASSES };
 
 /* z[CLASSES] = the logits of sample n, as pairs: rows are 40 bytes. */
-static __device__ __forceinline__ void read_logits(const float *logits, const float *bias, uint32_t n, float *z)
+static __device__ __forceinline__ void read_logits(const float *logits, const float *bias, uint32_t n,
+                                                   float *z)
 {
     const float2 *row = (const float2 *)(logits + (size_t)n * CLASSES);
 #pragma unroll

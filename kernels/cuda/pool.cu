@@ -5,7 +5,8 @@
 
 enum { WARPS = 8, THREADS = WARPS * WARP };
 
-/* Pool outputs of a plane; output i's window is at float2 i + i / HALF * HALF of the plane and HALF further. */
+/* Pool outputs of a plane; output i's window is at float2 i + i / HALF * HALF of the plane and HALF further.
+ */
 template <int SIDE> struct plane {
     enum { HALF = SIDE / 2, OUTPUTS = HALF * HALF, NUMBERS = SIDE * SIDE };
 };
@@ -69,7 +70,8 @@ static __global__ void __launch_bounds__(THREADS)
         uint8_t from = origin[(size_t)p * plane::OUTPUTS + i];
         float d = from == CUDA_NOWHERE ? 0 : dy[(size_t)p * plane::OUTPUTS + i] * scale;
         rows[i + i / plane::HALF * plane::HALF] = make_float2(from == 0 ? d : 0, from == 1 ? d : 0);
-        rows[i + i / plane::HALF * plane::HALF + plane::HALF] = make_float2(from == 2 ? d : 0, from == 3 ? d : 0);
+        rows[i + i / plane::HALF * plane::HALF + plane::HALF] =
+            make_float2(from == 2 ? d : 0, from == 3 ? d : 0);
         sum += d;
     }
     sum = warp_sum(sum);

@@ -9,7 +9,8 @@
 
 enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 64 * 1024 };
 
-namespace {
+namespace
+{
 
 enum state { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 

@@ -1,5 +1,5 @@
-/* cuda_runtime.h - in place of CUDA's own where the kernels are compiled as C++ for the host: what of CUDA C++
- * they use, and LAUNCH. See cuda_host.h. */
+/* cuda_runtime.h - in place of CUDA's own where the kernels are compiled as C++ for the host: what of CUDA
+ * C++ they use, and LAUNCH. See cuda_host.h. */
 #ifndef DTRAIN_SHIM_CUDA_RUNTIME_H
 #define DTRAIN_SHIM_CUDA_RUNTIME_H
 
@@ -36,7 +36,7 @@ static inline float4 make_float4(float x, float y, float z, float w)
     return {x, y, z, w};
 }
 
-/* ----- the running thread ------------------------------------------------------------------------------ */
+/* ----- the running thread -------------------------------------------------------------------------- */
 
 struct cuda_host_index {
     unsigned x;
@@ -51,7 +51,9 @@ extern cuda_host_thread cuda_host_thread_now;
 #define gridDim (cuda_host_thread_now.blocks)
 
 void __syncthreads();
-static inline void __threadfence() {}
+static inline void __threadfence()
+{
+}
 
 /* Every lane of the warp hands in 8 bytes and gets those of lane `from`. */
 uint64_t cuda_host_exchange(uint64_t bits, unsigned from);
@@ -74,14 +76,16 @@ template <typename T> static inline T atomicAdd(T *sum, T term)
     return before;
 }
 
-/* ----- launch ------------------------------------------------------------------------------------------ */
+/* ----- launch -------------------------------------------------------------------------------------- */
 
 /* Runs thread(context) for every thread of every block. */
 void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *context), void *context);
 
-template <typename Body> static inline cudaError_t cuda_host_launch(unsigned blocks, unsigned threads, Body body)
+template <typename Body>
+static inline cudaError_t cuda_host_launch(unsigned blocks, unsigned threads, Body body)
 {
-    cuda_host_run(blocks, threads, [](void *context) { (*static_cast<Body *>(context))(); }, &body);
+    cuda_host_run(
+        blocks, threads, [](void *context) { (*static_cast<Body *>(context))(); }, &body);
     return cudaSuccess;
 }
 

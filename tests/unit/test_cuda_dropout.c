@@ -12,8 +12,8 @@
 #include "cuda_host.h"
 #include "guarded.h"
 
-static const struct dropout_stream some_stream = {.seed = 0x123456789abcdef, .step = 0xbeef00000007, .layer = 200,
-                                                  .position = 5};
+static const struct dropout_stream some_stream = {
+    .seed = 0x123456789abcdef, .step = 0xbeef00000007, .layer = 200, .position = 5};
 
 static struct dropout describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape)
 {
@@ -24,8 +24,8 @@ static struct dropout describe(double p, bool feature, bool alpha, size_t dimens
     return dropout;
 }
 
-static void apply(const struct dropout *dropout, bool backward, struct dropout_stream stream, const float *from,
-                  float *to)
+static void apply(const struct dropout *dropout, bool backward, struct dropout_stream stream,
+                  const float *from, float *to)
 {
     struct error error = {0};
     if (!(backward ? dropout_cuda_backward : dropout_cuda_forward)(dropout, stream, from, to, NULL, &error))
@@ -39,10 +39,10 @@ static float number(size_t i)
     return (float)((int)(i * 2654435761u >> 8 & 0xffff) - 32768) / 4096;
 }
 
-/* ----- all of it, on many shapes ------------------------------------------------------------------------------ */
+/* ----- all of it, on many shapes ------------------------------------------------------------------- */
 
-/* The float a tensor must hold where x is `x`: exact where it is dropped, else within the roundings of a product
- * and a sum. */
+/* The float a tensor must hold where x is `x`: exact where it is dropped, else within the roundings of a
+ * product and a sum. */
 static void assert_result(const struct dropout_numbers *f, bool kept, float x, float got, size_t i)
 {
     double want = kept ? (double)f->scale * x + f->shift : f->dropped;
@@ -62,7 +62,10 @@ static void check(const struct dropout *dropout, bool backward, enum place place
     for (uint32_t order = 0; order < 3; order++) {
         cuda_host.order = order;
         float *x = guarded_new(bytes, place == UNALIGNED || place == MISALIGNED_TO_EACH_OTHER ? 4 : 0);
-        float *y = place == IN_PLACE ? x : guarded_new(bytes, place == UNALIGNED ? 4 : place == APART ? 16 : 8);
+        float *y = place == IN_PLACE ? x
+                                     : guarded_new(bytes, place == UNALIGNED ? 4
+                                                          : place == APART   ? 16
+                                                                             : 8);
         for (size_t i = 0; i < count; i++)
             x[i] = number(i);
         apply(dropout, backward, some_stream, x, y);
@@ -88,11 +91,14 @@ static void every_shape_mode_and_place(void **state)
     const struct {
         size_t dimensions, shape[5];
     } shapes[] = {
-        {0, {0}},          {1, {1}},          {1, {3}},          {1, {1023}},        {1, {1024}},
-        {1, {1025}},       {1, {4099}},       {2, {3, 5}},       {2, {7, 4}},        {2, {33, 84}},
-        {2, {65, 3}},      {2, {70, 1}},      {3, {2, 3, 7}},    {3, {4, 8, 2}},     {3, {3, 9, 3}},
-        {4, {3, 6, 5, 5}}, {4, {2, 5, 8, 8}}, {4, {2, 4, 33, 31}}, {3, {1, 1, 5000}}, {3, {2, 7, 700}},
-        {5, {2, 3, 2, 3, 16}}, {2, {0, 3}},   {3, {3, 0, 2}},    {3, {3, 2, 0}},
+        {0, {0}},          {1, {1}},          {1, {3}},
+        {1, {1023}},       {1, {1024}},       {1, {1025}},
+        {1, {4099}},       {2, {3, 5}},       {2, {7, 4}},
+        {2, {33, 84}},     {2, {65, 3}},      {2, {70, 1}},
+        {3, {2, 3, 7}},    {3, {4, 8, 2}},    {3, {3, 9, 3}},
+        {4, {3, 6, 5, 5}}, {4, {2, 5, 8, 8}}, {4, {2, 4, 33, 31}},
+        {3, {1, 1, 5000}}, {3, {2, 7, 700}},  {5, {2, 3, 2, 3, 16}},
+        {2, {0, 3}},       {3, {3, 0, 2}},    {3, {3, 2, 0}},
     };
     const double rates[] = {0, 1e-12, 0.1, 0.5, 0.999, 1};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
@@ -146,7 +152,7 @@ static void what_is_dropped_leaves_no_trace(void **state)
     }
 }
 
-/* ----- errors ------------------------------------------------------------------------------------------------- */
+/* ----- errors -------------------------------------------------------------------------------------- */
 
 static void errors_are_those_of_the_cpu(void **state)
 {
@@ -160,16 +166,15 @@ static void errors_are_those_of_the_cpu(void **state)
         const float *from;
         float *to;
     } wrong[] = {
-        {NULL, some_stream, x, x},
-        {&dropout, some_stream, NULL, x},
-        {&dropout, some_stream, x, NULL},
-        {&dropout, {.step = (uint64_t)1 << 48}, x, x},
+        {NULL, some_stream, x, x},        {&dropout, some_stream, NULL, x},
+        {&dropout, some_stream, x, NULL}, {&dropout, {.step = (uint64_t)1 << 48}, x, x},
         {&dropout, {.layer = 256}, x, x},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct error cpu = {0}, cuda = {0};
         assert_false(dropout_forward(wrong[i].dropout, wrong[i].stream, wrong[i].from, wrong[i].to, &cpu));
-        assert_false(dropout_cuda_forward(wrong[i].dropout, wrong[i].stream, wrong[i].from, wrong[i].to, NULL, &cuda));
+        assert_false(
+            dropout_cuda_forward(wrong[i].dropout, wrong[i].stream, wrong[i].from, wrong[i].to, NULL, &cuda));
         assert_int_equal(cuda.code, EXIT_USAGE);
         assert_string_equal(cuda.text, cpu.text);
     }

@@ -1,5 +1,5 @@
-/* The dropout family's CUDA kernels on tensors far larger than memory: some blocks of each launch, on the host
- * (tests/shim), in address space of which only what they touch is there. */
+/* The dropout family's CUDA kernels on tensors far larger than memory: some blocks of each launch, on the
+ * host (tests/shim), in address space of which only what they touch is there. */
 #include "dropout_cuda.h"
 
 #include <setjmp.h>
@@ -36,12 +36,14 @@ static bool kept(const struct dropout *dropout, size_t i)
 {
     size_t each = dropout->feature ? dropout->inner : 1, sample = dropout->channels * dropout->inner;
     size_t element = i % sample / each;
-    struct philox_counter at = philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step,
-                                              some_stream.position + (uint32_t)(i / sample), (uint32_t)(element / 4));
+    struct philox_counter at =
+        philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step,
+                       some_stream.position + (uint32_t)(i / sample), (uint32_t)(element / 4));
     return philox4x32(at, some_stream.seed).c[element % 4] >= dropout_numbers(dropout).threshold;
 }
 
-/* Runs blocks [first, last) of every launch in place on numbers 1, of which only [begin, end) are in memory. */
+/* Runs blocks [first, last) of every launch in place on numbers 1, of which only [begin, end) are in memory.
+ */
 static void check_part(const struct dropout *dropout, uint32_t first, uint32_t last, size_t begin, size_t end)
 {
     size_t count = dropout->samples * dropout->channels * dropout->inner;
@@ -66,7 +68,8 @@ static void the_last_of_more_than_2_to_the_31(void **state)
     (void)state;
     const size_t count = ((size_t)1 << 31) + 5 * 4096 + 7; /* a block of elements_kernel is 4,096 numbers */
     struct dropout line = describe(false, 1, &count);
-    check_part(&line, (uint32_t)(count / 4096 - 1), (uint32_t)(count / 4096 + 1), count / 4096 * 4096 - 4096, count);
+    check_part(&line, (uint32_t)(count / 4096 - 1), (uint32_t)(count / 4096 + 1), count / 4096 * 4096 - 4096,
+               count);
 
     struct dropout rows = describe(false, 2, (size_t[]){3, (size_t)1 << 30});
     check_part(&rows, (3u << 18) - 2, 3u << 18, ((size_t)3 << 30) - 8192, (size_t)3 << 30);

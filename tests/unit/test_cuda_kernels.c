@@ -1,5 +1,5 @@
-/* The training step's CUDA kernels, run on the host (tests/shim), against the double-precision reference. Every
- * launch is made in three orders of blocks and threads, which must give the same bits. */
+/* The training step's CUDA kernels, run on the host (tests/shim), against the double-precision reference.
+ * Every launch is made in three orders of blocks and threads, which must give the same bits. */
 #include "kernels/cuda/kernels.h"
 
 #include <float.h>
@@ -52,7 +52,8 @@ static void assert_near(const char *what, size_t i, double got, double want, dou
 }
 
 /* The layers' shapes: channels (or units), and the side of a plane where there is a pool. */
-static const size_t channels_of[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
+static const size_t channels_of[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS,
+                                                   FC1_ELEMENTS};
 static const size_t side_of[2] = {28, 10};
 
 static const double rates[] = {0, 1e-10, 0.3, 0.5, 1};
@@ -89,7 +90,7 @@ static void factors_of(const struct masks *masks, enum dropout_layer layer, uint
         factors[c] = !masks ? 1 : mask_keeps(&mask, layer, c) ? (double)masks->scale[layer] : 0;
 }
 
-/* ----- input ---------------------------------------------------------------------------------------------------- */
+/* ----- input --------------------------------------------------------------------------------------- */
 
 enum { RECORDS = 9 };
 
@@ -101,8 +102,8 @@ static uint8_t *some_records(void)
     return records;
 }
 
-static void check_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step, uint32_t first,
-                         uint32_t count, const uint32_t *want)
+static void check_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step,
+                         uint32_t first, uint32_t count, const uint32_t *want)
 {
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *images = guarded_floats(count * LENET5_PIXELS);
@@ -133,7 +134,7 @@ static void gather_follows_the_order(void **state)
     guarded_free(records);
 }
 
-/* ----- ReLU, dropout, pool ---------------------------------------------------------------------------------------- */
+/* ----- ReLU, dropout, pool ------------------------------------------------------------------------- */
 
 /* What a pool leaves, by the reference: y and dx of sample n. */
 struct pooled {
@@ -212,7 +213,8 @@ static void pools_are_the_reference(void **state)
     guarded_free(bias);
 }
 
-static void check_activation(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *bias)
+static void check_activation(enum dropout_layer layer, const struct masks *masks, uint32_t count,
+                             const float *bias)
 {
     size_t channels = channels_of[layer];
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
@@ -270,7 +272,8 @@ static void masks_are_those_of_masks_draw(void **state)
             struct sample_mask drawn[COUNT];
             masks_draw(&masks, some_step->step, FIRST, COUNT, drawn);
             size_t channels = channels_of[layer], each = layer < 2 ? side_of[layer] * side_of[layer] / 4 : 1;
-            float *x = filled(one, 0, COUNT * channels * each * 4), *y = filled(one, 0, COUNT * channels * each);
+            float *x = filled(one, 0, COUNT * channels * each * 4),
+                  *y = filled(one, 0, COUNT * channels * each);
             if (layer <= DROPOUT_CONV2)
                 RUN(cuda_pool_forward(layer, dropout_of(&masks), COUNT, x, NULL, y, NULL, NULL));
             else
@@ -310,11 +313,12 @@ static void a_nan_is_never_swallowed_unless_dropped(void **state)
         }
 }
 
-/* ----- loss ------------------------------------------------------------------------------------------------------- */
+/* ----- loss ---------------------------------------------------------------------------------------- */
 
 static float wide(uint32_t stream, size_t i)
 {
-    return fine(stream, i) * (float)(i / 10 % 4 * i / 10 % 4 * 12); /* rows from equal logits to far apart ones */
+    return fine(stream, i) *
+           (float)(i / 10 % 4 * i / 10 % 4 * 12); /* rows from equal logits to far apart ones */
 }
 
 static uint8_t *some_labels(size_t count)
@@ -401,7 +405,7 @@ static void evaluation_counts_and_sums(void **state)
     guarded_free(labels);
 }
 
-/* ----- gradient and update ---------------------------------------------------------------------------------------- */
+/* ----- gradient and update ------------------------------------------------------------------------- */
 
 enum { TABLES = 6 };
 static const size_t widths[TABLES] = {6, 16, 120, 84, 10, 1};
@@ -466,7 +470,8 @@ static void biases_and_loss_are_sums_over_samples(void **state)
         check_finish(counts[i]);
 }
 
-/* Whether a gradient with this number at one place of the weights, or else at the end of one table, is refused. */
+/* Whether a gradient with this number at one place of the weights, or else at the end of one table, is
+ * refused. */
 static bool refused(size_t place, int table, float number)
 {
     enum { COUNT = 33 };
@@ -489,7 +494,8 @@ static void what_is_not_finite_is_refused(void **state)
 {
     (void)state;
     const float numbers[] = {NAN, INFINITY, -INFINITY, 0x1.000002p100f, -FLT_MAX, 0x1p100f, -0x1p100f};
-    const size_t places[] = {0, 449, 456, 2855, 2872, 50871, 61071, 61156, 61995}; /* weights, at their ends */
+    const size_t places[] = {0,     449,   456,   2855, 2872,
+                             50871, 61071, 61156, 61995}; /* weights, at their ends */
     for (size_t i = 0; i < 7; i++)
         assert_true(refused(places[i], TABLES, numbers[i]) == (i < 5));
     for (size_t i = 0; i < 9; i++)
@@ -547,8 +553,8 @@ static void an_update_moves_the_step_on(void **state)
         struct replica r = replica_new(before);
         RUN(cuda_sgd(0.9f, 80, r.sums, r.velocity, r.weights, r.step, NULL));
         assert_true(updated(&r, 0.9f, 80, 0.01f));
-        const struct cuda_step after = {.step = 0x100000000, .position = 592, .learning_rate = 0.01f,
-                                        .loss = 690.25, .applied = 5};
+        const struct cuda_step after = {
+            .step = 0x100000000, .position = 592, .learning_rate = 0.01f, .loss = 690.25, .applied = 5};
         assert_memory_equal(r.step, &after, sizeof after);
         replica_free(&r);
     }

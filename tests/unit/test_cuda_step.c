@@ -1,5 +1,5 @@
-/* Whole training steps by the CUDA kernels, run on the host (tests/shim), with the reference's convolutions and
- * matrix products between them: gradients, masks and state from step to step. */
+/* Whole training steps by the CUDA kernels, run on the host (tests/shim), with the reference's convolutions
+ * and matrix products between them: gradients, masks and state from step to step. */
 #include "kernels/cuda/kernels.h"
 
 #include <math.h>
@@ -30,7 +30,7 @@ struct replica {
     float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *dconv1, *dbias1, *dbias2;
 };
 
-/* ----- the parts that cuDNN and cuBLAS do ------------------------------------------------------------------ */
+/* ----- the parts that cuDNN and cuBLAS do ---------------------------------------------------------- */
 
 static void widen(size_t count, const float *x, double *wide)
 {
@@ -47,7 +47,8 @@ static void narrow(size_t count, const double *wide, float *x)
 static double zeros[LENET5_WEIGHTS];
 
 /* y = x * w for `count` samples, without the bias. */
-static void convolve(struct reference_conv shape, uint32_t count, const float *x, const float *weights, int w, float *y)
+static void convolve(struct reference_conv shape, uint32_t count, const float *x, const float *weights, int w,
+                     float *y)
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
@@ -61,13 +62,14 @@ static void convolve(struct reference_conv shape, uint32_t count, const float *x
 }
 
 /* The gradients of x (unless NULL) and of the weights from that of y. */
-static void convolve_back(struct reference_conv shape, uint32_t count, const float *x, const float *weights, int w,
-                          const float *dy, float *dx, float *sums)
+static void convolve_back(struct reference_conv shape, uint32_t count, const float *x, const float *weights,
+                          int w, const float *dy, float *dx, float *sums)
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
     const struct parameter *weight = &lenet5_parameters[w];
-    static double wide_x[3 * 32 * 32], wide_w[48000], wide_dy[6 * 28 * 28], wide_dx[3 * 32 * 32], dw[48000], db[120];
+    static double wide_x[3 * 32 * 32], wide_w[48000], wide_dy[6 * 28 * 28], wide_dx[3 * 32 * 32], dw[48000],
+        db[120];
     memset(dw, 0, sizeof dw);
     widen(weight->count, weights + weight->offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
@@ -80,7 +82,8 @@ static void convolve_back(struct reference_conv shape, uint32_t count, const flo
     narrow(weight->count, dw, sums + weight->offset);
 }
 
-static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w, float *y)
+static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
+                     float *y)
 {
     static double wide_x[120], wide_w[10080], wide_y[84];
     widen(in * out, weights + lenet5_parameters[w].offset, wide_w);
@@ -106,7 +109,7 @@ static void multiply_back(size_t in, size_t out, uint32_t count, const float *x,
     narrow(in * out, dw, sums + lenet5_parameters[w].offset);
 }
 
-/* ----- a step ------------------------------------------------------------------------------------------------ */
+/* ----- a step -------------------------------------------------------------------------------------- */
 
 static const float *bias_of(const struct replica *r, int parameter)
 {
@@ -118,9 +121,11 @@ static void forward(struct replica *r, const struct masks *masks, uint32_t count
     struct cuda_dropout dropout = {masks, r->step, FIRST};
     RUN(cuda_gather(r->records, r->order, r->step, FIRST, count, r->images, r->labels, NULL));
     convolve(conv1, count, r->images, r->weights, CONV1_W, r->conv1);
-    RUN(cuda_pool_forward(DROPOUT_CONV1, dropout, count, r->conv1, bias_of(r, CONV1_B), r->pool1, r->origin1, NULL));
+    RUN(cuda_pool_forward(DROPOUT_CONV1, dropout, count, r->conv1, bias_of(r, CONV1_B), r->pool1, r->origin1,
+                          NULL));
     convolve(conv2, count, r->pool1, r->weights, CONV2_W, r->conv2);
-    RUN(cuda_pool_forward(DROPOUT_CONV2, dropout, count, r->conv2, bias_of(r, CONV2_B), r->pool2, r->origin2, NULL));
+    RUN(cuda_pool_forward(DROPOUT_CONV2, dropout, count, r->conv2, bias_of(r, CONV2_B), r->pool2, r->origin2,
+                          NULL));
     convolve(conv3, count, r->pool2, r->weights, CONV3_W, r->conv3);
     RUN(cuda_activation_forward(DROPOUT_CONV3, dropout, count, bias_of(r, CONV3_B), r->conv3, NULL));
     multiply(120, 84, count, r->conv3, r->weights, FC1_W, r->fc1);
@@ -156,13 +161,15 @@ static double reference(const struct replica *r, const struct masks *masks, uint
     masks_draw(masks, step, FIRST, count, drawn);
     for (uint32_t n = 0; n < count; n++) {
         records[n] = r->records + r->order[position + FIRST + n] * RECORD_BYTES;
-        assert_true(reference_margin(weights, masks, records[n], &drawn[n]) > 1e-6); /* no decision is close */
+        assert_true(reference_margin(weights, masks, records[n], &drawn[n]) >
+                    1e-6); /* no decision is close */
     }
     memset(gradient, 0, LENET5_WEIGHTS * sizeof *gradient);
     return reference_gradient(weights, masks, count, records, drawn, gradient);
 }
 
-static void check_step(struct replica *r, const struct masks *masks, uint64_t step, size_t position, uint32_t batch)
+static void check_step(struct replica *r, const struct masks *masks, uint64_t step, size_t position,
+                       uint32_t batch)
 {
     static double gradient[LENET5_WEIGHTS];
     uint32_t count = batch - FIRST;
@@ -178,7 +185,7 @@ static void check_step(struct replica *r, const struct masks *masks, uint64_t st
     assert_true(r->step->loss == before + r->sums[CUDA_SUMS_LOSS]);
 }
 
-/* ----- the replica -------------------------------------------------------------------------------------------- */
+/* ----- the replica --------------------------------------------------------------------------------- */
 
 static void make(float **buffer, size_t each)
 {
@@ -198,10 +205,24 @@ static void visit_buffers(struct replica *r, void (*visit)(float **buffer, size_
         float **buffer;
         size_t each;
     } all[] = {
-        {&r->images, LENET5_PIXELS}, {&r->conv1, 4704},  {&r->pool1, 1176},  {&r->conv2, 1600},  {&r->pool2, 400},
-        {&r->conv3, 120},            {&r->fc1, 84},      {&r->logits, 10},   {&r->losses, 1},    {&r->dlogits, 10},
-        {&r->dfc1, 84},              {&r->dconv3, 120},  {&r->dpool2, 400},  {&r->dconv2, 1600}, {&r->dpool1, 1176},
-        {&r->dconv1, 4704},          {&r->dbias1, 6},    {&r->dbias2, 16},
+        {&r->images, LENET5_PIXELS},
+        {&r->conv1, 4704},
+        {&r->pool1, 1176},
+        {&r->conv2, 1600},
+        {&r->pool2, 400},
+        {&r->conv3, 120},
+        {&r->fc1, 84},
+        {&r->logits, 10},
+        {&r->losses, 1},
+        {&r->dlogits, 10},
+        {&r->dfc1, 84},
+        {&r->dconv3, 120},
+        {&r->dpool2, 400},
+        {&r->dconv2, 1600},
+        {&r->dpool1, 1176},
+        {&r->dconv1, 4704},
+        {&r->dbias1, 6},
+        {&r->dbias2, 16},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         visit(all[i].buffer, all[i].each);
@@ -244,7 +265,8 @@ static void steps_of_every_net(void **state)
 {
     (void)state;
     for (cuda_host.order = 0; cuda_host.order < NETS; cuda_host.order++) {
-        struct masks masks = masks_make(SEED, lenet5_nets[cuda_host.order].p_conv, lenet5_nets[cuda_host.order].p_fc);
+        struct masks masks =
+            masks_make(SEED, lenet5_nets[cuda_host.order].p_conv, lenet5_nets[cuda_host.order].p_fc);
         struct replica *r = replica_new();
         check_step(r, &masks, 41, 0, BATCH);
         check_step(r, &masks, 42, BATCH, RECORDS - BATCH);
