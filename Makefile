@@ -141,6 +141,13 @@ $(HOST_TESTS): $(HOST_KERNELS)
 $(HOST_TESTS): private CPPFLAGS += -Itests/shim
 $(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
 
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
+bench: $(BENCHES) ## build the benchmarks in build/.../bench
+$(BENCHES): $(BUILD)/%: %.c $(PARTS)
+	@mkdir -p $(@D)
+	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -ldl
+.PHONY: bench
+
 test: ## run every test (installs what they need)
 	tests/run
 
@@ -152,4 +159,4 @@ help: ## this list
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
 .PHONY: all unit test clean help found always
--include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d)
+-include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d)

@@ -103,7 +103,7 @@ def failing():
     check(whole.code == 0 and result.code == 3 and len(result.messages) == 1 and "broken/C/checkpoint" in result.messages[0],
           "a damaged checkpoint of one net is found before any net starts", result)
     check(len(metrics("broken/A")) == 1, "so the others have not gone on", metrics("broken/A"))
-    running = start(4, *TRAIN, "--net", "all", "--out", "hangs", "--epochs", "100", "--timeout", "3")
+    running = start(4, *TRAIN, "--net", "all", "--out", "hangs", "--epochs", "40", "--timeout", "3")
     running.wait_for("net: C epoch: 2 ")
     running.signal(signal.SIGSTOP, 2)
     result = running.finish(60)

@@ -1,0 +1,573 @@
+/* step - where the time of a training step of the CPU engine goes.
+ *
+ *   step [--json] [NETS]     NETS: letters of the study's nets, AD if not given
+ *
+ * Trains on synthetic pictures until the net is past its first moves, compares a gradient with the
+ * double-precision reference, times whole steps of 256 samples (conversion of bytes, masks, exact sums and
+ * update included), then walks through the same tiles layer by layer. Ends VALID, or INVALID with exit
+ * code 1 when the gradient is off by 1e-5 or the walk's sums are not those of the engine, bit for bit.
+ */
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "exact_sum.h"
+#include "kernels/cpu/tile.h"
+#include "kernels/cpu/vector.h"
+#include "kernels/reference/reference.h"
+#include "src/engine/cpu.h"
+#include "synthetic.h"
+#include "version.h"
+
+enum { BATCH = 256, PICTURES = 10 * BATCH, WARM_UP = 100, ROUNDS = 9, STEPS = 10, CHECKED = 64 };
+static const double TOLERANCE = 1e-5, MARGIN = 2e-6; /* of reference_margin */
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, compare);
+    return values[count / 2];
+}
+
+/* Multiply-adds a second of one core: independent chains, enough of them to hide the latency. */
+static double measure_peak(void)
+{
+    enum { CHAINS = 12, LOOPS = 50000 };
+    double best = 0;
+    for (int round = 0; round < 30; round++) {
+        vec sum[CHAINS], factor = vec_all(0.999f);
+        UNROLL for (int k = 0; k < CHAINS; k++)
+            sum[k] = vec_all((float)(k + round));
+        double start = seconds();
+        for (int i = 0; i < LOOPS; i++)
+            UNROLL for (int k = 0; k < CHAINS; k++)
+                sum[k] = sum[k] * factor + factor;
+        double spent = seconds() - start;
+        volatile float used = 0;
+        UNROLL for (int k = 0; k < CHAINS; k++)
+            used += sum[k][0];
+        best = fmax(best, (double)LOOPS * CHAINS * LANES / spent);
+    }
+    return best;
+}
+
+/* --- the layers, one by one ------------------------------------------------------------------------ */
+
+/* A tile on its way through the layers. A layer's function is about sample s, or about the whole tile. */
+struct walk {
+    struct tile *tile;
+    struct layout *weights;
+    struct tile_input input;
+    int32_t labels[TILE];
+    int64_t *sums;
+};
+
+static unsigned kept(const struct walk *w, int s, enum dropout_layer layer)
+{
+    return (unsigned)w->input.masks[s].keep[layer][0];
+}
+
+static void columns(struct walk *w, int s)
+{
+    image_columns(w->input.records[s] + 1, &w->tile->columns);
+}
+
+static void conv1_out(struct walk *w, int s)
+{
+    conv1_forward(w->weights, &w->tile->conv1, &w->tile->columns, kept(w, s, DROPOUT_CONV1),
+                  w->input.scales[DROPOUT_CONV1], w->tile->planes, &w->tile->features[s]);
+}
+
+static void conv2_out(struct walk *w, int s)
+{
+    conv2_forward(w->weights, &w->tile->conv2, w->tile->planes, kept(w, s, DROPOUT_CONV1),
+                  kept(w, s, DROPOUT_CONV2), w->input.scales[DROPOUT_CONV2], w->tile->dense.pool2[s],
+                  &w->tile->features[s]);
+}
+
+static void conv3_out(struct walk *w, int s)
+{
+    (void)s;
+    conv3_forward(w->weights, w->input.masks, w->input.scales[DROPOUT_CONV3], &w->tile->dense);
+}
+
+static void fc1_out(struct walk *w, int s)
+{
+    (void)s;
+    fc1_forward(w->weights, w->input.masks, w->input.scales[DROPOUT_FC1], &w->tile->dense);
+}
+
+static void fc2_out(struct walk *w, int s)
+{
+    (void)s;
+    fc2_forward(w->weights, &w->tile->dense);
+}
+
+static void loss(struct walk *w, int s)
+{
+    (void)s;
+    softmax_loss(w->tile->dense.logits, w->labels);
+}
+
+static void fc2_dw(struct walk *w, int s)
+{
+    (void)s;
+    fc2_weights(&w->tile->dense, w->sums);
+}
+
+static void fc2_dx(struct walk *w, int s)
+{
+    (void)s;
+    fc2_input(w->weights, &w->tile->dense);
+}
+
+static void fc1_dw(struct walk *w, int s)
+{
+    (void)s;
+    fc1_weights(w->input.scales[DROPOUT_FC1], &w->tile->dense, w->sums);
+}
+
+static void fc1_dx(struct walk *w, int s)
+{
+    (void)s;
+    fc1_input(w->weights, &w->tile->dense);
+}
+
+static void conv3_dw(struct walk *w, int s)
+{
+    (void)s;
+    conv3_weights(w->input.scales[DROPOUT_CONV3], &w->tile->dense, w->sums);
+}
+
+static void conv3_dx(struct walk *w, int s)
+{
+    (void)s;
+    conv3_input(w->weights, &w->tile->dense);
+    memset(&w->tile->gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
+}
+
+static void conv2_dw(struct walk *w, int s)
+{
+    conv2_weights(&w->tile->features[s], w->tile->dense.pool2[s], kept(w, s, DROPOUT_CONV2),
+                  w->input.scales[DROPOUT_CONV2], w->tile->dense.dpool2[s], &w->tile->twice,
+                  &w->tile->gradient);
+}
+
+static void conv2_dx(struct walk *w, int s)
+{
+    conv2_input(&w->tile->conv2, &w->tile->features[s], kept(w, s, DROPOUT_CONV2), w->tile->dense.dpool2[s],
+                w->tile->dpool1);
+}
+
+static void pixels(struct walk *w, int s)
+{
+    image_pixels(w->input.records[s] + 1, &w->tile->pixels);
+}
+
+static void conv1_dw(struct walk *w, int s)
+{
+    conv1_weights(&w->tile->pixels, &w->tile->features[s], kept(w, s, DROPOUT_CONV1),
+                  w->input.scales[DROPOUT_CONV1], w->tile->dpool1, &w->tile->gradient);
+}
+
+static void conv_sums(struct walk *w, int s)
+{
+    (void)s;
+    layout_clear_padding(&w->tile->gradient);
+    exact_sum_add(LAYOUT_OF(conv3), (const float *)&w->tile->gradient, w->sums);
+}
+
+/* Multiply-adds really done for a sample; padding lanes do not count. */
+static size_t conv1_out_done(const struct walk *w, int s)
+{
+    return (size_t)__builtin_popcount(kept(w, s, DROPOUT_CONV1)) * 28 * 14 * 75 / 5 * 7;
+}
+
+static size_t conv2_out_done(const struct walk *w, int s)
+{
+    return (size_t)__builtin_popcount(kept(w, s, DROPOUT_CONV1)) * 16 * 10 * 10 * 25;
+}
+
+static size_t conv2_back_done(const struct walk *w, int s) /* after conv2_weights */
+{
+    size_t live = 0;
+    for (int cell = 0; cell < 25; cell++)
+        for (int c = 0; c < 16; c++)
+            live += w->tile->dense.dpool2[s][cell][c] != 0;
+    return live * 6 * 25;
+}
+
+static size_t conv1_dw_done(const struct walk *w, int s) /* after conv1_weights */
+{
+    size_t live = 0;
+    (void)s;
+    for (int y = 0; y < 14; y++)
+        for (int x = 0; x < 14; x++)
+            for (int c = 0; c < 6; c++)
+                live += w->tile->dpool1[y][x][c] != 0;
+    return live * 3 * 25;
+}
+
+/* In the order they run. Neighbours of one sample run together, sample by sample. */
+static const struct layer {
+    const char *name, *pass;
+    void (*run)(struct walk *walk, int s);
+    bool of_sample;
+    size_t dense;                                        /* multiply-adds of a sample with nothing skipped */
+    size_t (*done)(const struct walk *walk, int s); /* NULL: all of them */
+} layers[] = {
+    {"image", "columns", columns, true, 0, NULL},
+    {"conv1", "forward", conv1_out, true, 352800, conv1_out_done},
+    {"conv2", "forward", conv2_out, true, 240000, conv2_out_done},
+    {"conv3", "forward", conv3_out, false, 48000, NULL},
+    {"fc1", "forward", fc1_out, false, 10080, NULL},
+    {"fc2", "forward", fc2_out, false, 840, NULL},
+    {"softmax", "loss", loss, false, 0, NULL},
+    {"fc2", "weights", fc2_dw, false, 840, NULL},
+    {"fc2", "input", fc2_dx, false, 840, NULL},
+    {"fc1", "weights", fc1_dw, false, 10080, NULL},
+    {"fc1", "input", fc1_dx, false, 10080, NULL},
+    {"conv3", "weights", conv3_dw, false, 48000, NULL},
+    {"conv3", "input", conv3_dx, false, 48000, NULL},
+    {"conv2", "weights", conv2_dw, true, 240000, conv2_back_done},
+    {"conv2", "input", conv2_dx, true, 240000, conv2_back_done},
+    {"image", "pixels", pixels, true, 0, NULL},
+    {"conv1", "weights", conv1_dw, true, 352800, conv1_dw_done},
+    {"conv1+2", "sums", conv_sums, false, 0, NULL},
+};
+enum { LAYERS = sizeof layers / sizeof *layers, MASKS = LAYERS, UPDATE, TIMES };
+
+struct times {
+    double seconds[TIMES];
+    size_t done[LAYERS];
+};
+
+static void run_layer(struct walk *w, int l, int s, struct times *times)
+{
+    double start = seconds();
+    layers[l].run(w, s);
+    times->seconds[l] += seconds() - start;
+    for (int i = 0; i < (layers[l].of_sample ? 1 : TILE); i++)
+        times->done[l] += layers[l].done != NULL ? layers[l].done(w, s) : layers[l].dense;
+}
+
+static void walk_tile(struct walk *w, struct times *times)
+{
+    for (int s = 0; s < TILE; s++)
+        w->labels[s] = w->input.records[s][0];
+    for (int l = 0, end; l < LAYERS; l = end) {
+        for (end = l + 1; end < LAYERS && layers[end].of_sample == layers[l].of_sample;)
+            end++;
+        for (int s = 0; s < (layers[l].of_sample ? TILE : 1); s++)
+            for (int k = l; k < end; k++)
+                run_layer(w, k, s, times);
+    }
+}
+
+/* --- a net ------------------------------------------------------------------------------------------- */
+
+struct bench {
+    struct dataset data;
+    uint8_t *records;
+    uint32_t order[PICTURES];
+    struct engine *engine;
+    uint64_t step;
+    struct walk walk;
+};
+
+struct result {
+    const struct net *net;
+    double samples_per_second, step_seconds, error; /* error: the worst tensor's, against the reference */
+    bool same_sums;
+    struct times times; /* of one step: medians */
+};
+
+static void *get(size_t bytes)
+{
+    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (memory == NULL) {
+        fprintf(stderr, "step: no memory for %zu bytes\n", bytes);
+        exit(EXIT_RUNTIME);
+    }
+    return memset(memory, 0, bytes);
+}
+
+static void add_batch(struct bench *b, size_t first, size_t samples)
+{
+    cpu_prepare(b->engine);
+    for (size_t position = 0; position < samples; position += TILE)
+        cpu_add_tile(b->engine, b->step, first, position, TILE);
+}
+
+static void train(struct bench *b, int steps)
+{
+    for (int i = 0; i < steps; i++, b->step++) {
+        add_batch(b, b->step * BATCH % PICTURES, BATCH);
+        engine_cpu.update(b->engine, 0.01f, BATCH);
+    }
+}
+
+static void open_bench(struct bench *b, const struct net *net)
+{
+    static const float momentum = 0.9f;
+    float weights[LENET5_WEIGHTS];
+    struct error error = {0};
+    b->step = 0;
+    for (uint32_t i = 0; i < PICTURES; i++)
+        b->order[i] = i;
+    struct engine_setup setup = {.data = &b->data, .masks = masks_make(1, net->p_conv, net->p_fc),
+                                 .batch_size = BATCH, .momentum = momentum};
+    b->engine = engine_cpu.open(&setup, &error);
+    if (b->engine == NULL) {
+        fprintf(stderr, "step: %s\n", error.text);
+        exit(error.code);
+    }
+    engine_cpu.begin_epoch(b->engine, b->order);
+    lenet5_initialise(1, weights);
+    engine_cpu.write(b->engine, weights, NULL);
+    train(b, WARM_UP);
+}
+
+/* The worst relative error of a tensor's gradient over CHECKED samples, against the reference. */
+static double check_gradient(struct bench *b)
+{
+    static const size_t first = 0;
+    const struct masks *masks = &b->engine->setup.masks;
+    const uint8_t *records[CHECKED];
+    struct sample_mask drawn[CHECKED];
+    float *w = get(2 * LENET5_WEIGHTS * sizeof *w), *actual = w + LENET5_WEIGHTS;
+    double *weights = get(2 * LENET5_WEIGHTS * sizeof *weights), *expected = weights + LENET5_WEIGHTS;
+    double worst = 0;
+
+    engine_cpu.read(b->engine, w, NULL);
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        weights[i] = w[i];
+    masks_draw(masks, b->step, 0, CHECKED, drawn);
+    for (size_t i = 0, next = 0; i < CHECKED; i++) {
+        do {
+            b->order[first + i] = (uint32_t)next++;
+            records[i] = split_record(&b->data.train, b->order[first + i]);
+        } while (next < PICTURES && reference_margin(weights, masks, records[i], &drawn[i]) < MARGIN);
+    }
+    add_batch(b, first, CHECKED);
+    engine_cpu.read_gradient(b->engine, CHECKED, actual);
+    reference_gradient(weights, masks, CHECKED, records, drawn, expected);
+    for (int p = 0; p < LENET5_PARAMETERS; p++) {
+        double difference = 0, norm = 0;
+        for (size_t i = 0; i < lenet5_parameters[p].count; i++) {
+            double e = expected[lenet5_parameters[p].offset + i] / CHECKED;
+            double d = actual[lenet5_parameters[p].offset + i] - e;
+            difference += d * d;
+            norm += e * e;
+        }
+        worst = fmax(worst, sqrt(difference / norm));
+    }
+    free(weights);
+    free(w);
+    return worst;
+}
+
+static void time_steps(struct bench *b, struct result *result)
+{
+    double rounds[ROUNDS];
+    for (int r = 0; r < ROUNDS; r++) {
+        double start = seconds();
+        train(b, STEPS);
+        rounds[r] = (seconds() - start) / STEPS;
+    }
+    result->step_seconds = median(rounds, ROUNDS);
+    result->samples_per_second = BATCH / result->step_seconds;
+}
+
+/* One step, layer by layer, on the engine's weights. */
+static void walk_batch(struct bench *b, struct times *times)
+{
+    struct walk *w = &b->walk;
+    const struct masks *masks = &b->engine->setup.masks;
+    memset(w->sums, 0, LAYOUT_COUNT * sizeof *w->sums);
+    memcpy(w->input.scales, masks->scale, sizeof w->input.scales);
+    w->input.count = TILE;
+    for (uint32_t position = 0; position < BATCH; position += TILE) {
+        for (uint32_t s = 0; s < TILE; s++)
+            w->input.records[s] = split_record(&b->data.train, b->order[position + s]);
+        double start = seconds();
+        masks_draw(masks, b->step, position, TILE, w->input.masks);
+        times->seconds[MASKS] += seconds() - start;
+        walk_tile(w, times);
+    }
+}
+
+static void time_layers(struct bench *b, struct result *result)
+{
+    struct times all[ROUNDS] = {{{0}, {0}}};
+    float weights[LENET5_WEIGHTS];
+    uint32_t *index = get(LENET5_WEIGHTS * sizeof *index);
+    engine_cpu.read(b->engine, weights, NULL);
+    layout_index(index);
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        ((float *)b->walk.weights)[index[i]] = weights[i];
+    free(index);
+    tile_pack(b->walk.tile, b->walk.weights);
+
+    for (int r = 0; r < ROUNDS; r++)
+        walk_batch(b, &all[r]);
+    add_batch(b, 0, BATCH);
+    result->same_sums = memcmp(b->walk.sums, b->engine->sums, LAYOUT_COUNT * sizeof(int64_t)) == 0;
+    for (int r = 0; r < ROUNDS; r++) {
+        double start = seconds();
+        engine_cpu.update(b->engine, 0.0f, BATCH);
+        all[r].seconds[UPDATE] = seconds() - start;
+    }
+    result->times = all[0];
+    for (int l = 0; l < TIMES; l++) {
+        double rounds[ROUNDS];
+        for (int r = 0; r < ROUNDS; r++)
+            rounds[r] = all[r].seconds[l];
+        result->times.seconds[l] = median(rounds, ROUNDS);
+    }
+}
+
+/* --- the report ------------------------------------------------------------------------------------ */
+
+static void print_line(const char *name, const char *pass, const struct result *r, double spent, double dense,
+                       double done, double peak)
+{
+    printf("  %-8s %-8s %7.3f %6.1f%%", name, pass, spent * 1e3, 100 * spent / r->step_seconds);
+    if (dense > 0)
+        printf(" %9.1f %9.1f %9.1f %6.1f%%", done * 1e-6, (dense - done) * 1e-6, 2e-9 * done / spent,
+               100 * done / spent / peak);
+    printf("\n");
+}
+
+static void print_result(const struct result *r, double peak)
+{
+    double all = 0;
+    printf("\nnet %c: %.0f samples/s, %.3f ms a step of %d (median of %d x %d steps)\n", r->net->name,
+           r->samples_per_second, r->step_seconds * 1e3, BATCH, ROUNDS, STEPS);
+    printf("  %-8s %-8s %7s %7s %9s %9s %9s %7s\n", "layer", "pass", "ms", "share", "M mul-add", "M skipped",
+           "GFLOP/s", "of peak");
+    for (int l = 0; l < LAYERS; l++) {
+        print_line(layers[l].name, layers[l].pass, r, r->times.seconds[l], (double)layers[l].dense * BATCH,
+                   (double)r->times.done[l], peak);
+        all += r->times.seconds[l];
+    }
+    print_line("masks", "draw", r, r->times.seconds[MASKS], 0, 0, peak);
+    print_line("sgd", "update", r, r->times.seconds[UPDATE], 0, 0, peak);
+    all += r->times.seconds[MASKS] + r->times.seconds[UPDATE];
+    print_line("sum", "", r, all, 0, 0, peak);
+    printf("  gradient off by %.1e of the reference (limit %.0e)%s\n", r->error, TOLERANCE,
+           r->same_sums ? "" : "; THE LAYERS' SUMS ARE NOT THE ENGINE'S");
+}
+
+static cJSON *json_result(const struct result *r)
+{
+    cJSON *json = cJSON_CreateObject();
+    char name[2] = {r->net->name, '\0'};
+    cJSON_AddStringToObject(json, "net", name);
+    cJSON_AddNumberToObject(json, "samples_per_second", r->samples_per_second);
+    cJSON_AddNumberToObject(json, "step_ms", r->step_seconds * 1e3);
+    cJSON_AddNumberToObject(json, "gradient_error", r->error);
+    cJSON_AddBoolToObject(json, "same_sums", r->same_sums);
+    cJSON *list = cJSON_AddArrayToObject(json, "layers");
+    for (int l = 0; l < TIMES; l++) {
+        cJSON *layer = cJSON_CreateObject();
+        cJSON_AddStringToObject(layer, "layer", l < LAYERS ? layers[l].name : l == MASKS ? "masks" : "sgd");
+        cJSON_AddStringToObject(layer, "pass", l < LAYERS ? layers[l].pass : l == MASKS ? "draw" : "update");
+        cJSON_AddNumberToObject(layer, "ms", r->times.seconds[l] * 1e3);
+        if (l < LAYERS && layers[l].dense > 0) {
+            cJSON_AddNumberToObject(layer, "multiply_adds", (double)r->times.done[l]);
+            cJSON_AddNumberToObject(layer, "skipped",
+                                    (double)(layers[l].dense * BATCH) - (double)r->times.done[l]);
+        }
+        cJSON_AddItemToArray(list, layer);
+    }
+    return json;
+}
+
+static void print_json(const struct result *results, int count, double peak, bool valid)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "revision", version_revision);
+    cJSON_AddStringToObject(json, "build", version_build);
+    cJSON_AddNumberToObject(json, "vector_bits", 32 * LANES);
+    cJSON_AddNumberToObject(json, "peak_gflops", 2e-9 * peak);
+    cJSON *nets = cJSON_AddArrayToObject(json, "nets");
+    for (int i = 0; i < count; i++)
+        cJSON_AddItemToArray(nets, json_result(&results[i]));
+    cJSON_AddBoolToObject(json, "valid", valid);
+    char *text = cJSON_Print(json);
+    puts(text);
+    free(text);
+    cJSON_Delete(json);
+}
+
+static void open_data(struct bench *b)
+{
+    b->records = get(PICTURES * RECORD_BYTES);
+    for (uint32_t i = 0; i < PICTURES; i++)
+        synthetic_draw(false, i, b->records + i * RECORD_BYTES);
+    b->data.train = (struct split){.count = PICTURES, .per_file = PICTURES, .files = {b->records}};
+    b->walk.tile = get(sizeof *b->walk.tile);
+    b->walk.weights = get(sizeof *b->walk.weights);
+    b->walk.sums = get(LAYOUT_COUNT * sizeof *b->walk.sums);
+    tile_init(b->walk.tile);
+}
+
+static void close_data(struct bench *b)
+{
+    free(b->walk.sums);
+    free(b->walk.weights);
+    free(b->walk.tile);
+    free(b->records);
+    free(b);
+}
+
+int main(int argc, char **argv)
+{
+    bool json = argc > 1 && strcmp(argv[1], "--json") == 0, valid = true;
+    const char *nets = argc > 1 + json ? argv[1 + json] : "AD";
+    int count = (int)strlen(nets);
+    if (count > NETS || strspn(nets, "ABCD") != strlen(nets) || argc > 2 + json) {
+        fprintf(stderr, "usage: step [--json] [NETS]   NETS: up to four letters of A, B, C, D\n");
+        return EXIT_USAGE;
+    }
+    struct bench *b = get(sizeof *b);
+    struct result results[NETS];
+    double peak = measure_peak();
+    open_data(b);
+    if (!json)
+        printf("# dtrain %s, %s, %d-bit vectors, peak of one core %.0f GFLOP/s\n", version_revision,
+               version_build, 32 * LANES, 2e-9 * peak);
+    for (int i = 0; i < count; i++) {
+        results[i].net = &lenet5_nets[nets[i] - 'A'];
+        open_bench(b, results[i].net);
+        results[i].error = check_gradient(b);
+        time_steps(b, &results[i]);
+        time_layers(b, &results[i]);
+        engine_cpu.close(b->engine);
+        valid = valid && results[i].error < TOLERANCE && results[i].same_sums;
+        if (!json)
+            print_result(&results[i], peak);
+    }
+    if (json)
+        print_json(results, count, peak, valid);
+    else
+        printf("\n%s\n", valid ? "VALID" : "INVALID");
+    close_data(b);
+    return valid ? EXIT_DONE : EXIT_RUNTIME;
+}
