@@ -66,14 +66,14 @@ static __device__ __forceinline__ float4 pass_quad(const struct drop &drop, unsi
 }
 
 /* The first `left` of four floats, the rest 0. WHOLE: all four are there, on 16 bytes. */
-template <bool WHOLE> static __device__ __forceinline__ float4 read_quad(const float *from, uint64_t left)
+template <bool WHOLE> static __device__ __forceinline__ float4 read_quad(const float *from, uint32_t left)
 {
     if (WHOLE || (left >= 4 && (uintptr_t)from % sizeof(float4) == 0))
         return *(const float4 *)from;
     return make_float4(from[0], left > 1 ? from[1] : 0, left > 2 ? from[2] : 0, left > 3 ? from[3] : 0);
 }
 
-template <bool WHOLE> static __device__ __forceinline__ void write_quad(float *to, uint64_t left, float4 v)
+template <bool WHOLE> static __device__ __forceinline__ void write_quad(float *to, uint32_t left, float4 v)
 {
     if (WHOLE || (left >= 4 && (uintptr_t)to % sizeof(float4) == 0)) {
         *(float4 *)to = v;
@@ -90,31 +90,47 @@ template <bool WHOLE> static __device__ __forceinline__ void write_quad(float *t
 
 /* ----- every number for itself --------------------------------------------------------------------- */
 
+/* Where quad i of the launch begins, and how many of its floats there are. */
+struct quad {
+    uint32_t n, block;
+    uint64_t begin;
+    uint32_t left; /* at most 4 */
+};
+
+template <bool WHOLE>
+static __device__ __forceinline__ struct quad quad_make(uint32_t i, struct divider per_sample,
+                                                        uint64_t sample)
+{
+    uint32_t block, n = divide(i, per_sample, &block);
+    uint64_t place = (uint64_t)block * 4;
+    uint32_t left = sample - place < 4 ? (uint32_t)(sample - place) : 4;
+    return {n, block, WHOLE ? (uint64_t)i * 4 : n * sample + place, left};
+}
+
 template <bool WHOLE>
 static __global__ void __launch_bounds__(THREADS)
     elements_kernel(struct drop drop, struct divider per_sample, uint64_t quads, const float *x, float *y)
 {
     uint32_t first = blockIdx.x * (THREADS * QUADS) + threadIdx.x;
-    uint64_t begin[QUADS], left[QUADS];
     unsigned kept[QUADS];
     float4 v[QUADS];
 #pragma unroll
     for (int k = 0; k < QUADS; k++) { /* all reads are under way before the first number is drawn */
-        uint32_t i = first + k * THREADS, block, n = divide(i, per_sample, &block);
-        begin[k] = WHOLE ? (uint64_t)i * 4 : n * drop.sample + (uint64_t)block * 4;
-        left[k] = drop.sample - (uint64_t)block * 4;
-        if (i < quads)
-            v[k] = read_quad<WHOLE>(x + begin[k], left[k]);
+        struct quad quad = quad_make<WHOLE>(first + k * THREADS, per_sample, drop.sample);
+        if (first + k * THREADS < quads)
+            v[k] = read_quad<WHOLE>(x + quad.begin, quad.left);
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        uint32_t block, n = divide(first + k * THREADS, per_sample, &block);
-        kept[k] = draw(drop, n, block);
+        struct quad quad = quad_make<WHOLE>(first + k * THREADS, per_sample, drop.sample);
+        kept[k] = draw(drop, quad.n, quad.block);
     }
 #pragma unroll
-    for (int k = 0; k < QUADS; k++)
+    for (int k = 0; k < QUADS; k++) {
+        struct quad quad = quad_make<WHOLE>(first + k * THREADS, per_sample, drop.sample);
         if (first + k * THREADS < quads)
-            write_quad<WHOLE>(y + begin[k], left[k], pass_quad(drop, kept[k], v[k]));
+            write_quad<WHOLE>(y + quad.begin, quad.left, pass_quad(drop, kept[k], v[k]));
+    }
 }
 
 /* ----- whole channels ------------------------------------------------------------------------------ */
@@ -175,8 +191,9 @@ static __global__ void __launch_bounds__(THREADS)
     uint64_t skipped = (uint64_t)segment * floats, begin = (uint64_t)group * 4 * drop.inner + skipped;
     if (begin >= drop.sample) /* the last run of a sample may have fewer channels */
         return;
-    uint64_t run_left = 4 * drop.inner - skipped, sample_left = drop.sample - begin;
-    uint64_t left = run_left < sample_left ? run_left : sample_left;
+    uint64_t run_left = 4 * drop.inner - skipped, sample_left = drop.sample - begin, least = floats;
+    least = run_left < least ? run_left : least;
+    uint32_t left = (uint32_t)(sample_left < least ? sample_left : least);
     struct channels channels = channels_make(draw(drop, n, group), drop.inner, skipped, (int32_t)floats);
 
     unsigned kept[QUADS];

@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""The CUDA kernels as nvcc compiles them: without a warning, and so that nothing of them lies in local memory and
+1,024 threads of each fit on a multiprocessor."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+
+from tap import check, finish, skip_all
+
+TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
+REGISTERS = 65536 // 1024
+KERNEL = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'.*?"
+                    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+                    r"Used (\d+) registers", re.S)
+
+
+def compile_kernels(nvcc, source):
+    flags = ["-O3", "-std=c++17", "-Iinclude", "-I.", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra"]
+    targets = [word for target in TARGETS for word in ("-gencode", target)]
+    command = [nvcc, *flags, *targets, "-Xptxas", "-v", "-c", "-o", "/dev/null", source]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def name_of(symbol):
+    return re.sub(r"^_Z\d+([a-z_]+_kernel).*", r"\1", symbol)
+
+
+nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+if nvcc is None:
+    skip_all("no nvcc on this machine")
+for source in sorted(pathlib.Path("kernels/cuda").glob("*.cu")):
+    compiled = compile_kernels(nvcc, source)
+    kernels = KERNEL.findall(compiled.stdout)
+    warned = [line for line in compiled.stdout.splitlines() if re.search(r"\b(warning|error)\b", line)]
+    check(compiled.returncode == 0 and not warned, f"{source.name}: compiles without a warning", compiled.stdout)
+    expected = 2 * len(re.findall(r"__global__", source.read_text()))  # or more: templates
+    check(len(kernels) >= expected, f"{source.name}: {len(kernels)} kernels for sm_80 and sm_90", compiled.stdout)
+    for symbol, target, stack, stores, loads, registers in kernels:
+        check(int(stack) == int(stores) == int(loads) == 0 and int(registers) <= REGISTERS,
+              f"{name_of(symbol)} for {target}: {registers} registers, nothing in local memory",
+              f"{symbol}: {stack} bytes of stack, {stores} + {loads} bytes spilled; at most {REGISTERS} registers")
+finish()
