@@ -114,7 +114,7 @@ found: # probes, printed once a run
 	  CUDA '$(CUDA_FOUND)'
 	@test -n '$(MPI_VERSION)' -a -n '$(CJSON_VERSION)' -a -n '$(XXHASH_VERSION)'
 
-unit: $(TESTS) ## build the unit tests
+unit: $(TESTS) $(EMULATED) ## build the unit tests
 
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
@@ -141,6 +141,41 @@ $(HOST_TESTS): $(HOST_KERNELS)
 $(HOST_TESTS): private CPPFLAGS += -Itests/shim
 $(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
 
+# The same tests with the kernels on a GPU; only the huge tensors need the host.
+DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS))))
+DEVICE_PARTS := $(GPU_KERNELS) tests/shim/cuda_device.c
+device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
+
+$(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
+	@mkdir -p $(@D)
+	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/shim $(CFLAGS) $(LDFLAGS) -o $@ $< $(DEVICE_PARTS) \
+	  $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
+
+# The program with a GPU part that computes on the host (tests/emulated/emulated.h), and an empty driver.
+EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1)))
+EMULATED_PARTS := $(filter-out $(BUILD)/src/engine/cudnn_graph.o $(BUILD)/src/engine/cudnn_choose.o,\
+	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
+	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp) \
+	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulated/*.c))
+emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
+
+$(BUILD)/emulated/dtrain: $(NAME)
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(BUILD)/emulated/libcuda.so.1:
+	@mkdir -p $(@D)
+	@$(CC) -shared -o $@ -x c /dev/null
+
+$(BUILD)/emulated/dtrain-cuda.so: $(EMULATED_PARTS)
+	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -lstdc++
+
+$(BUILD)/tests/emulated/%.o: CPPFLAGS += $(GPU_CFLAGS)
+
+$(BUILD)/emulated/%.o: % | found
+	@mkdir -p $(@D)
+	$(call say,CXX) $(HOST_CXX) -Itests/emulated -Itests/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC -MMD -MP -c -o $@ $<
+
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
 bench: $(BENCHES) ## build the benchmarks in build/.../bench
 $(BENCHES): $(BUILD)/%: %.c $(PARTS)
@@ -158,5 +193,6 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit test clean help found always
--include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d)
+.PHONY: all unit emulated device test clean help found always
+-include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
+	$(EMULATED_PARTS:.o=.d)

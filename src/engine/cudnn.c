@@ -11,7 +11,7 @@
 #include "src/gpu/device.h"
 
 enum {
-    EVALUATED = 512,     /* samples of a pass in predict mode */
+    EVALUATED = 512,     /* samples of a pass in predict mode, at most */
     BURST = 32,          /* steps queued at once; at most two bursts wait on the device */
     STEPS_A_CALL = 1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
 };
@@ -39,6 +39,7 @@ struct cudnn {
     struct cuda_evaluation *evaluation;
     struct shared *shared;
     int64_t sums[LENET5_WEIGHTS + SUM_SLOTS]; /* of the plain step */
+    const struct net_shape *evaluated; /* what passes at once in predict mode */
     struct step_graph full, tail;
     cudaEvent_t marks[2]; /* behind the bursts */
 };
@@ -176,25 +177,30 @@ static bool trains_on_device(const struct cudnn *cudnn)
     return comm_size(cudnn->base.setup.comm) == 1 || comm_sums_on_device(cudnn->base.setup.comm);
 }
 
+static size_t max_of(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static void close_cudnn(struct engine *engine);
 
 static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
 {
     struct cudnn *cudnn = calloc(1, sizeof *cudnn);
     struct net_batch full, tail;
-    size_t count = setup->data->train.count, position, most, most_tail;
+    size_t count = setup->data->train.count, test = setup->data->test.count, position, most, most_tail;
+    size_t evaluated = count + test < EVALUATED ? max_of(count, test) : EVALUATED;
     cudnn->base = (struct engine){&cudnn_engine, *setup, NULL, cudnn->sums, LENET5_WEIGHTS};
     device_use(comm_slot(setup->comm));
     cudnn->full.samples = count >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = count % setup->batch_size;
     share_of(cudnn, cudnn->full.samples, &position, &most);
     share_of(cudnn, cudnn->tail.samples, &position, &most_tail);
-    most = most > most_tail ? most : most_tail;
-    net_open(&cudnn->net, (uint32_t)(most > EVALUATED ? most : EVALUATED), setup->precision);
+    net_open(&cudnn->net, (uint32_t)max_of(evaluated, max_of(most, most_tail)), setup->precision);
     allocate(cudnn);
-    bool planned = find_batch(cudnn, cudnn->full.samples, &full, error) &&
-                   find_batch(cudnn, cudnn->tail.samples, &tail, error) &&
-                   net_find_shape(&cudnn->net, EVALUATED, false, error) != NULL;
+    cudnn->evaluated = net_find_shape(&cudnn->net, (uint32_t)evaluated, false, error);
+    bool planned = cudnn->evaluated != NULL && find_batch(cudnn, cudnn->full.samples, &full, error) &&
+                   find_batch(cudnn, cudnn->tail.samples, &tail, error);
     if (!comm_agree(setup->comm, error) || !planned) {
         close_cudnn(&cudnn->base);
         return NULL;
@@ -348,13 +354,12 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
                            struct evaluation *sum)
 {
     struct cudnn *cudnn = cudnn_of(engine);
-    struct error none = {0};
-    const struct net_shape *shape = net_find_shape(&cudnn->net, EVALUATED, false, &none);
+    const struct net_shape *shape = cudnn->evaluated;
     const uint8_t *records = split == &engine->setup.data->train ? cudnn->train : cudnn->test;
     CUDA_CHECK(cudaMemsetAsync(cudnn->evaluation, 0, sizeof *cudnn->evaluation, cudnn->net.stream));
-    for (size_t i = first; i < last; i += EVALUATED)
-        net_evaluate(&cudnn->net, shape, records, (uint32_t)i, (uint32_t)(last - i < EVALUATED ? last - i : EVALUATED),
-                     cudnn->evaluation);
+    for (size_t i = first; i < last; i += shape->count)
+        net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
+                     (uint32_t)(last - i < shape->count ? last - i : shape->count), cudnn->evaluation);
     copy(cudnn, &cudnn->shared->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation);
     sum->loss += cudnn->shared->evaluation.loss;
     sum->correct += cudnn->shared->evaluation.correct;

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""The GPU engine and NCCL's transport through the whole program, on a GPU that is emulated (tests/emulated):
+all but the libraries' own work."""
+
+import itertools
+import os
+import signal
+import struct
+import time
+from pathlib import Path
+
+from tap import check, finish, skip_all
+
+FOLDER_OF_PROGRAM = Path(__file__).resolve().parent.parent / "build" / "gcc-native" / "emulated"
+if not (FOLDER_OF_PROGRAM / "dtrain-cuda.so").exists():
+    skip_all("it is built where nvcc, cuDNN, cuBLAS and NCCL are installed (make emulated)")
+os.environ["DTRAIN"] = str(FOLDER_OF_PROGRAM / "dtrain")
+
+from dtrain import content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
+
+# 3 steps an epoch, the last of 8 pictures: on 4 ranks most of them have none of those.
+TRAIN = ["--data", "synthetic:40+20", "--batch-size", "16", "--lr", "0.05", "--eval-every", "2", "--timeout", "4"]
+LIBRARIES = {"LD_LIBRARY_PATH": str(FOLDER_OF_PROGRAM)}
+
+
+numbers = itertools.count()
+
+
+def emulated(np, *options, gpus=4):
+    out = [] if "--out" in options else ["--out", f"run-{next(numbers)}"]
+    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus)})
+
+
+def weights(directory):
+    """The weights and momentum in a checkpoint, as floats."""
+    data = content(directory, "checkpoint.safetensors")
+    body = data[8 + int.from_bytes(data[:8], "little"):]
+    return struct.unpack(f"<{len(body) // 4}f", body)
+
+
+def difference(a, b):
+    """Of two vectors, as a share of their length."""
+    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(x * x for x in a)) ** 0.5
+
+
+def check_close(name, result, out, reference, limit=1e-4):
+    """Losses and weights agree but for the rounding of single precision."""
+    if not check(result.code == 0, f"{name}: runs", result):
+        return
+    losses = [[line["loss"] for line in metrics(directory)] for directory in (out, reference)]
+    apart = max(abs(a - b) / b for a, b in zip(*losses))
+    check(len(losses[0]) == len(losses[1]) and apart < limit, f"{name}: the loss of every epoch", losses)
+    apart = difference(weights(reference), weights(out))
+    check(apart < limit, f"{name}: weights and momentum", apart)
+    checks = [[(line["train_accuracy"], line["test_accuracy"]) for line in metrics(directory)
+               if "test_accuracy" in line] for directory in (out, reference)]
+    check(checks[0] == checks[1] and checks[0], f"{name}: accuracies", checks)
+
+
+def parity():
+    for net in "AD":
+        options = ["--net", net, "--epochs", "4"]
+        run(1, *TRAIN, *options, "--engine", "cpu", "--out", f"cpu-{net}")
+        check_close(f"net {net} on one GPU as on the CPU", emulated(1, *options, "--out", f"gpu-{net}"), f"gpu-{net}",
+                    f"cpu-{net}")
+    for np, gpus, comm in (1, 1, "nccl"), (2, 4, "nccl"), (4, 4, "nccl"), (3, 2, "mpi"):
+        out = f"{comm}-{np}"
+        options = [] if np > 1 else ["--comm", comm]
+        result = emulated(np, "--epochs", "4", "--out", out, *options, gpus=gpus)
+        check_close(f"net D on {np} ranks and {gpus} GPUs", result, out, "cpu-D")
+        check(f"comm {comm}" in result.out, f"summed by {comm}", result)
+
+
+def checkpoints():
+    options = ["--net", "D", "--out", "mixed", "--resume", "--engine"]
+    run(2, *TRAIN, "--epochs", "2", *options, "cpu")
+    result = emulated(2, "--epochs", "4", "--max-steps", "8", *options, "cudnn")
+    check(result.code == 0 and progress("mixed")["step"] == "8", "a run goes from the CPU to GPUs", result)
+    check_close("and back, within an epoch", run(1, *TRAIN, "--epochs", "4", *options, "cpu"), "mixed", "cpu-D")
+    for options in ["--epochs", "4", "--max-steps", "7"], ["--epochs", "4", "--max-steps", "9"], ["--epochs", "4"]:
+        result = emulated(2, "--out", "split", "--resume", *options)
+    check(weights("split") == weights("nccl-2") and metrics("split") == metrics("nccl-2"),
+          "interrupted twice on 2 GPUs: the same bits", result)
+
+
+def choices():
+    result = emulated(2, "--max-steps", "1", gpus=1)
+    check(result.code == 0 and "comm mpi (ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
+          "--comm auto says why it is MPI", result)
+    check(result.out.count("GPU-00000000-0000-0000-0000-000000000000") >= 2, "the table shows both ranks there", result)
+    result = emulated(2, "--comm", "nccl", gpus=1)
+    check(result.code == 2 and len(result.messages) == 1 and all(
+        words in result.messages[0] for words in ("ranks 0 and 1", "no more ranks than GPUs", "--comm mpi")),
+          "--comm nccl with two ranks on one GPU is refused, with two ways out", result)
+    result = emulated(1, "--engine", "cpu", "--comm", "nccl")
+    check(result.code == 2 and "--engine cudnn" in result.err and "--comm mpi" in result.err,
+          "--comm nccl is refused to the CPU engine", result)
+    result = emulated(1, "--engine", "cpu", "--precision", "tf32")
+    check(result.code == 2 and "fp32" in result.err, "--precision tf32 is refused to the CPU engine", result)
+    result = emulated(2, "--max-steps", "1", gpus=0)
+    check(result.code == 0 and "engine cpu (cudnn: no GPU is visible" in " ".join(result.out.split()),
+          "without a GPU it is the CPU, and a line says why", result)
+    result = emulated(2, "--engine", "cudnn", gpus=0)
+    check(result.code == 2 and "no GPU is visible" in result.err, "--engine cudnn without a GPU is refused", result)
+    result = run(1, *TRAIN, "--max-steps", "1", "--out", "no-driver")
+    check(result.code == 0 and "no NVIDIA driver" in " ".join(result.out.split()), "nor does it need a driver", result)
+    result = run(1, "--doctor", "--data", "synthetic:40+20", env={**LIBRARIES, "EMULATED_GPUS": "2"})
+    check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs", result)
+    result = emulated(1, "--net", "all", "--epochs", "1", "--eval-on", "all")
+    check(result.code == 0, "four nets on one GPU", result)
+
+
+def ends():
+    result = emulated(2, "--lr", "1000000", "--epochs", "50")
+    check(result.code == 1 and "not finite" in result.err, "a loss that is not finite ends the run", result)
+    for rank in 0, 1:
+        running = start(2, *TRAIN, "--epochs", "100000", "--out", f"stop-{rank}",
+                        env={**LIBRARIES, "EMULATED_GPUS": "2"})
+        check(running.wait_for("epoch: 2"), "an endless run begins")
+        running.signal(signal.SIGUSR1, rank)
+        result = running.finish(20)
+        check(result.code == 75 and progress(f"stop-{rank}")["step"] == str(result.step),
+              f"a signal to rank {rank} stops both, saved", result)
+        result = emulated(2, "--epochs", "100000", "--max-steps", str(result.step + 2), "--resume", "--out",
+                          f"stop-{rank}", gpus=2)
+        check(result.code == 0, "and the run goes on", result)
+    for number, code in (signal.SIGKILL, 137), (signal.SIGSTOP, 4):
+        running = start(2, *TRAIN, "--epochs", "100000", "--out", number.name, env={**LIBRARIES, "EMULATED_GPUS": "2"})
+        check(running.wait_for("epoch: 2"), "an endless run begins")
+        running.signal(number, 1)
+        began = time.monotonic()
+        result = running.finish(30)
+        check(result.code == code and time.monotonic() - began < 10, f"{number.name}: the other ends in time", result)
+        check(number != signal.SIGSTOP or "rank 1" in result.err, "and names the rank that is lost", result)
+
+
+parity()
+checkpoints()
+choices()
+ends()
+finish()

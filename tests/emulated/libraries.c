@@ -1,0 +1,314 @@
+/* cuBLAS's product, cuDNN's convolutions in place of src/engine/cudnn_choose.c, NCCL over MPI. */
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+#include <mpi.h>
+#include <nccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "emulated.h"
+#include "kernels/reference/reference.h"
+#include "src/engine/cudnn_choose.h"
+
+/* --- cuBLAS ------------------------------------------------------------------------------------------ */
+
+struct product {
+    bool transposed_a, transposed_b;
+    int m, n, k, lda, ldb, ldc;
+    const float *a, *b;
+    float *c;
+};
+
+/* Columns first: element (i, j) of a matrix is at [i + j * ld]. */
+static bool run_product(void *context)
+{
+    const struct product *p = context;
+    for (int j = 0; j < p->n; j++)
+        for (int i = 0; i < p->m; i++) {
+            double sum = 0;
+            for (int l = 0; l < p->k; l++)
+                sum += (double)p->a[p->transposed_a ? l + i * p->lda : i + l * p->lda] *
+                       p->b[p->transposed_b ? j + l * p->ldb : l + j * p->ldb];
+            p->c[i + j * p->ldc] = (float)sum;
+        }
+    return true;
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
+                            const void *alpha, const void *a, cudaDataType type_a, int lda, const void *b,
+                            cudaDataType type_b, int ldb, const void *beta, void *c, cudaDataType type_c, int ldc,
+                            cublasComputeType_t compute, cublasGemmAlgo_t algorithm)
+{
+    (void)type_a, (void)type_b, (void)type_c, (void)compute, (void)algorithm;
+    struct product product = {op_a == CUBLAS_OP_T, op_b == CUBLAS_OP_T, m, n, k, lda, ldb, ldc, a, b, c};
+    if (*(const float *)alpha != 1 || *(const float *)beta != 0)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    emulated_queue(*(void **)handle, run_product, &product, sizeof product);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* A handle is its stream. */
+cublasStatus_t cublasCreate(cublasHandle_t *handle)
+{
+    *handle = calloc(1, sizeof(void *));
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasDestroy(cublasHandle_t handle)
+{
+    free(handle);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream)
+{
+    *(void **)handle = stream;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void *workspace, size_t bytes)
+{
+    (void)handle, (void)workspace, (void)bytes;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetAtomicsMode(cublasHandle_t handle, cublasAtomicsMode_t mode)
+{
+    (void)handle;
+    return mode == CUBLAS_ATOMICS_NOT_ALLOWED ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasGetProperty(libraryPropertyType type, int *value)
+{
+    (void)type;
+    *value = 0;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+const char *cublasGetStatusString(cublasStatus_t status)
+{
+    return status == CUBLAS_STATUS_SUCCESS ? "success" : "an error";
+}
+
+/* --- cuDNN ------------------------------------------------------------------------------------------- */
+
+struct convolution {
+    struct conv conv;
+    struct conv_tensors tensors;
+};
+
+/* One sample: x, dx (C, S, S), w, dw (K, C, 5, 5), y, dy (K, S-4, S-4). */
+struct sample {
+    struct reference_conv shape;
+    double *x, *w, *y, *bias;
+};
+
+static void convolve(const struct conv *conv, const struct sample *sample, double *dx, double *dw, double *db)
+{
+    size_t outputs = (size_t)conv->outputs * (size_t)(conv->side - 4) * (size_t)(conv->side - 4);
+    if (conv->pass != CONV_FORWARD) {
+        reference_conv_backward(sample->shape, sample->x, sample->w, sample->y, dx, dw, db);
+        return;
+    }
+    reference_conv_forward(sample->shape, sample->x, sample->w, sample->bias, sample->y);
+    for (size_t i = 0; i < outputs; i++)
+        sample->y[i] = sample->y[i] <= 0 ? 0 : sample->y[i];
+}
+
+/* What a pass does not use it may not be given: then it works on zeros. */
+static double *take(const float *from, size_t count, bool used)
+{
+    double *to = calloc(count, sizeof *to);
+    for (size_t i = 0; used && i < count; i++)
+        to[i] = from[i];
+    return to;
+}
+
+static void put(const double *from, size_t count, float *to)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] = (float)from[i];
+}
+
+static bool run_convolution(void *context)
+{
+    const struct convolution *c = context;
+    const struct conv *conv = &c->conv;
+    const struct conv_tensors *t = &c->tensors;
+    size_t side = (size_t)conv->side, channels = (size_t)conv->channels, outputs = (size_t)conv->outputs;
+    size_t xs = channels * side * side, ws = outputs * channels * 25, ys = outputs * (side - 4) * (side - 4);
+    double *w = take(t->w, ws, conv->pass != CONV_WGRAD), *bias = take(t->bias, outputs, conv->pass == CONV_FORWARD);
+    double *dx = calloc(xs, sizeof *dx), *dw = calloc(ws, sizeof *dw), *db = calloc(outputs, sizeof *db);
+    for (size_t n = 0; n < (size_t)conv->samples; n++) {
+        float *x_at = (float *)t->x + n * xs, *y_at = (float *)t->y + n * ys;
+        double *x = take(x_at, xs, conv->pass != CONV_DGRAD), *y = take(y_at, ys, conv->pass != CONV_FORWARD);
+        convolve(conv, &(struct sample){{channels, side, outputs}, x, w, y, bias}, dx, dw, db);
+        if (conv->pass == CONV_FORWARD)
+            put(y, ys, y_at);
+        else if (conv->pass == CONV_DGRAD)
+            put(dx, xs, x_at);
+        free(x);
+        free(y);
+    }
+    if (conv->pass == CONV_WGRAD)
+        put(dw, ws, t->w);
+    free(w);
+    free(bias);
+    free(dx);
+    free(dw);
+    free(db);
+    return true;
+}
+
+bool conv_choose(struct chooser *chooser, const struct conv *conv, const struct conv_tensors *tensors,
+                 struct conv_choice *choice, struct error *error)
+{
+    (void)chooser, (void)error;
+    struct convolution *bound = malloc(sizeof *bound);
+    *bound = (struct convolution){*conv, *tensors};
+    *choice = (struct conv_choice){.bound = bound};
+    return true;
+}
+
+void conv_run(const struct conv_choice *choice, cudnnHandle_t handle)
+{
+    emulated_queue(*(void **)handle, run_convolution, choice->bound, sizeof(struct convolution));
+}
+
+void conv_release(struct conv_choice *choice)
+{
+    free(choice->bound);
+    choice->bound = NULL;
+}
+
+void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream, enum precision precision,
+                  void *workspace, size_t workspace_bytes)
+{
+    (void)chooser, (void)handle, (void)stream, (void)precision, (void)workspace, (void)workspace_bytes;
+}
+
+void chooser_close(struct chooser *chooser)
+{
+    (void)chooser;
+}
+
+cudnnStatus_t cudnnCreate(cudnnHandle_t *handle)
+{
+    *handle = calloc(1, sizeof(void *));
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnDestroy(cudnnHandle_t handle)
+{
+    free(handle);
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream)
+{
+    *(void **)handle = stream;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+size_t cudnnGetVersion(void)
+{
+    return 0;
+}
+
+const char *cudnnGetErrorString(cudnnStatus_t status)
+{
+    return status == CUDNN_STATUS_SUCCESS ? "success" : "an error";
+}
+
+/* --- NCCL -------------------------------------------------------------------------------------------- */
+
+/* As one that does not block: every call answers "in progress". */
+struct ncclComm {
+    MPI_Comm mpi;
+};
+
+struct reduction {
+    MPI_Comm mpi;
+    float *buffer;
+    int count;
+    MPI_Request request; /* MPI_REQUEST_NULL: not begun */
+    bool begun;
+};
+
+static bool run_reduction(void *context)
+{
+    struct reduction *r = context;
+    int done;
+    if (!r->begun)
+        MPI_Iallreduce(MPI_IN_PLACE, r->buffer, r->count, MPI_FLOAT, MPI_SUM, r->mpi, &r->request);
+    r->begun = true;
+    MPI_Test(&r->request, &done, MPI_STATUS_IGNORE);
+    return done;
+}
+
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    struct reduction reduction = {.mpi = comm->mpi, .buffer = to, .count = (int)count};
+    if (from != to || type != ncclFloat || operation != ncclSum)
+        return ncclInvalidArgument;
+    emulated_queue(stream, run_reduction, &reduction, sizeof reduction);
+    return ncclInProgress;
+}
+
+/* The id is the root's rank in the world: the color of its group. */
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
+{
+    int rank;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    memcpy(id->internal, &rank, sizeof rank);
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank, ncclConfig_t *config)
+{
+    int color, size;
+    memcpy(&color, id.internal, sizeof color);
+    *comm = calloc(1, sizeof **comm);
+    MPI_Comm_split(MPI_COMM_WORLD, color, rank, &(*comm)->mpi);
+    MPI_Comm_size((*comm)->mpi, &size);
+    return size != count || config->blocking ? ncclInvalidArgument : ncclInProgress;
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
+{
+    (void)comm;
+    *state = ncclSuccess;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t comm)
+{
+    (void)comm;
+    return ncclInProgress;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm)
+{
+    MPI_Comm_free(&comm->mpi);
+    free(comm);
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGetVersion(int *version)
+{
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
+}
+
+const char *ncclGetErrorString(ncclResult_t result)
+{
+    return result == ncclSuccess ? "success" : "an error";
+}
+
+const char *ncclGetLastError(ncclComm_t comm)
+{
+    (void)comm;
+    return "";
+}

@@ -1,0 +1,277 @@
+/* CUDA's runtime: memory, streams, events and graphs. */
+#include <cuda_runtime_api.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "emulated.h"
+
+/* --- queues ------------------------------------------------------------------------------------------ */
+
+struct job {
+    bool (*run)(void *context);
+    void *context;
+    size_t bytes;
+};
+
+struct CUgraph_st {
+    struct job *jobs;
+    size_t count;
+};
+
+struct CUstream_st {
+    struct job *jobs; /* queued and not done are those from `done` on */
+    size_t done, count;
+    struct CUgraph_st *capturing;
+};
+
+struct CUevent_st {
+    cudaStream_t stream; /* NULL: never recorded */
+    size_t place;        /* behind as many jobs */
+};
+
+static void *copy_of(const void *data, size_t bytes)
+{
+    return memcpy(malloc(bytes), data, bytes);
+}
+
+static void append(struct job **jobs, size_t *count, struct job job)
+{
+    job.context = copy_of(job.context, job.bytes);
+    *jobs = realloc(*jobs, (*count + 1) * sizeof **jobs);
+    (*jobs)[(*count)++] = job;
+}
+
+void emulated_queue(void *stream, bool (*run)(void *context), const void *context, size_t bytes)
+{
+    cudaStream_t to = stream;
+    struct job job = {run, (void *)context, bytes};
+    if (to->capturing != NULL)
+        append(&to->capturing->jobs, &to->capturing->count, job);
+    else
+        append(&to->jobs, &to->count, job);
+}
+
+/* Runs what comes before `place` as far as it can. */
+static bool run_to(cudaStream_t stream, size_t place)
+{
+    while (stream->done < place) {
+        struct job *job = &stream->jobs[stream->done];
+        if (!job->run(job->context))
+            return false;
+        free(job->context);
+        stream->done++;
+    }
+    return true;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    (void)flags;
+    *stream = calloc(1, sizeof **stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    while (!run_to(stream, stream->count))
+        ;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    cudaStreamSynchronize(stream);
+    free(stream->jobs);
+    free(stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
+{
+    (void)flags;
+    *event = calloc(1, sizeof **event);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    *event = (struct CUevent_st){stream, stream->count};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    return event->stream == NULL || run_to(event->stream, event->place) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    free(event);
+    return cudaSuccess;
+}
+
+/* --- graphs ------------------------------------------------------------------------------------------ */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
+{
+    (void)mode;
+    stream->capturing = calloc(1, sizeof *stream->capturing);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    *graph = stream->capturing;
+    stream->capturing = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    for (size_t i = 0; i < graph->count; i++)
+        free(graph->jobs[i].context);
+    free(graph->jobs);
+    free(graph);
+    return cudaSuccess;
+}
+
+/* An executable graph is a copy, too. */
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
+{
+    (void)flags;
+    cudaGraph_t copy = calloc(1, sizeof *copy);
+    for (size_t i = 0; i < graph->count; i++)
+        append(&copy->jobs, &copy->count, graph->jobs[i]);
+    *exec = (cudaGraphExec_t)copy;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    (void)exec, (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    cudaGraph_t graph = (cudaGraph_t)exec;
+    for (size_t i = 0; i < graph->count; i++)
+        append(&stream->jobs, &stream->count, graph->jobs[i]);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    return cudaGraphDestroy((cudaGraph_t)exec);
+}
+
+/* --- memory ------------------------------------------------------------------------------------------ */
+
+/* Full of what nobody should read. */
+cudaError_t cudaMalloc(void **memory, size_t bytes)
+{
+    *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    memset(*memory, 0xff, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    return cudaMalloc(memory, bytes);
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    return cudaFree(memory);
+}
+
+struct copy {
+    void *to;
+    const void *from;
+    int value;
+    size_t bytes;
+};
+
+static bool run_copy(void *context)
+{
+    const struct copy *copy = context;
+    memcpy(copy->to, copy->from, copy->bytes);
+    return true;
+}
+
+static bool run_set(void *context)
+{
+    const struct copy *copy = context;
+    memset(copy->to, copy->value, copy->bytes);
+    return true;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    (void)kind;
+    emulated_queue(stream, run_copy, &(struct copy){to, from, 0, bytes}, sizeof(struct copy));
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
+{
+    emulated_queue(stream, run_set, &(struct copy){to, NULL, value, bytes}, sizeof(struct copy));
+    return cudaSuccess;
+}
+
+/* --- devices ----------------------------------------------------------------------------------------- */
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    const char *gpus = getenv("EMULATED_GPUS");
+    *count = gpus != NULL ? atoi(gpus) : 1;
+    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
+{
+    memset(properties, 0, sizeof *properties);
+    snprintf(properties->name, sizeof properties->name, "emulated GPU");
+    properties->major = 9;
+    properties->uuid.bytes[15] = (char)device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    int count;
+    cudaGetDeviceCount(&count);
+    return device >= 0 && device < count ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    static const char *const some[] = {[cudaErrorInvalidDevice] = "invalid device", [cudaErrorNoDevice] = "no device"};
+    return some[error] ? some[error] : "an error";
+}
