@@ -58,7 +58,7 @@ KERNEL void product_input(int stride, int out, int dy_stride, int block, int par
             for (int o = 0; o < out; o++) {
                 vec row[6];
                 UNROLL for (int k = 0; k < parts; k++)
-                    row[k] = vec_load(w + o * stride + first + k * LANES);
+                    row[k] = vec_keep(vec_load(w + o * stride + first + k * LANES));
                 UNROLL for (int r = 0; r < block; r++)
                     UNROLL for (int k = 0; k < parts; k++)
                         sum[r][k] += row[k] * dy[(s + r) * dy_stride + o];
@@ -84,7 +84,7 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int
             for (int s = 0; s < TILE; s++) {
                 vec row[6];
                 UNROLL for (int k = 0; k < parts; k++)
-                    row[k] = vec_load(x + s * stride + i + k * LANES);
+                    row[k] = vec_keep(vec_load(x + s * stride + i + k * LANES));
                 UNROLL for (int o = 0; o < block; o++)
                     UNROLL for (int k = 0; k < parts; k++)
                         sum[o][k] += row[k] * dy[s * dy_stride + first + o];

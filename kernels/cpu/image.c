@@ -55,8 +55,11 @@ static inline float normalise(uint8_t pixel)
 
 void image_pixels(const uint8_t *pixels, struct image_pixels *image)
 {
-    for (size_t y = 0; y < 32; y++)
-        for (size_t x = 0; x < 32; x++)
-            for (size_t c = 0; c < 3; c++)
-                image->at[y][x][c] = normalise(pixels[(c * 32 + y) * 32 + x]);
+    uint8_t bytes[32 * 32 * 3]; /* interleaving bytes moves a quarter of what interleaving floats would */
+    float *numbers = image->at[0][0];
+    for (size_t i = 0; i < 32 * 32; i++)
+        for (size_t c = 0; c < 3; c++)
+            bytes[i * 3 + c] = pixels[c * 32 * 32 + i];
+    for (size_t i = 0; i < 32 * 32 * 3; i++)
+        numbers[i] = normalise(bytes[i]);
 }
