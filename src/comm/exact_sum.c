@@ -11,7 +11,7 @@ size_t exact_sum_add(size_t count, const float *terms, int64_t *sums)
 {
     int64_t magic_bits;
     memcpy(&magic_bits, &MAGIC, sizeof magic_bits);
-    int64_t refused = 0;
+    uint32_t refused = 0; /* as wide as a term, so that both fill vectors alike */
     for (size_t i = 0; i < count; i++) {
         double shifted = (double)terms[i] * (1 / EXACT_UNIT) + MAGIC;
         int64_t bits;
@@ -19,7 +19,7 @@ size_t exact_sum_add(size_t count, const float *terms, int64_t *sums)
         sums[i] = (int64_t)((uint64_t)sums[i] + (uint64_t)bits - (uint64_t)magic_bits); /* refused ones wrap */
         refused += !(fabsf(terms[i]) < EXACT_LIMIT);
     }
-    return (size_t)refused;
+    return refused;
 }
 
 void exact_sum_read(size_t count, const int64_t *sums, double factor, float *values)
