@@ -12,8 +12,7 @@ TRAIN = ["--epochs", "1", "--batch-size", "16"]
 
 def refused(result, *words):
     """Exit 3, one line with the words, no run."""
-    return result.code == 3 and len(result.messages) == 1 and all(str(word) in result.messages[0] for word in words) \
-        and result.out == "" and not (FOLDER / "runs").exists()
+    return result.says(3, *words) and result.out == "" and not (FOLDER / "runs").exists()
 
 
 def damages():
@@ -39,14 +38,15 @@ def damages():
         (directory / "data_batch_2.bin").unlink()
         (directory / "data_batch_2.bin").mkdir()
 
+    first, *middle, last, test = DATA_FILES
     yield from ((f"{name} missing", remove(name), [name, "missing"]) for name in DATA_FILES)
-    yield "truncated within a record", truncate("data_batch_4.bin", 5 * RECORD + 7), ["data_batch_4.bin", 5 * RECORD]
-    yield "truncated by a record", truncate("data_batch_5.bin", 7 * RECORD), ["data_batch_5.bin", "7 records", 8]
-    yield "a record too many", write("data_batch_3.bin", bytes(9 * RECORD)), ["data_batch_3.bin", "9 records", 8]
-    yield "an empty training file", write("data_batch_1.bin", b""), ["data_batch_1.bin", "empty"]
-    yield "an empty test file", write("test_batch.bin", b""), ["test_batch.bin", "empty"]
-    yield "label 10", change("data_batch_2.bin", 3 * RECORD, 10), ["data_batch_2.bin", "label 10", 3 * RECORD, "0 to 9"]
-    yield "label 255 of the last test image", change("test_batch.bin", 7 * RECORD, 255), ["test_batch.bin", "label 255"]
+    yield "truncated within a record", truncate(middle[2], 5 * RECORD + 7), [middle[2], 5 * RECORD]
+    yield "truncated by a record", truncate(last, 7 * RECORD), [last, "7 records", 8]
+    yield "a record too many", write(middle[1], bytes(9 * RECORD)), [middle[1], "9 records", 8]
+    yield "an empty training file", write(first, b""), [first, "empty"]
+    yield "an empty test file", write(test, b""), [test, "empty"]
+    yield "label 10", change(middle[0], 3 * RECORD, 10), [middle[0], "label 10", 3 * RECORD, "0 to 9"]
+    yield "label 255 of the last test image", change(test, 7 * RECORD, 255), [test, "label 255"]
     yield "a directory in place of a file", make_directory, ["data_batch_2.bin", "regular file"]
 
 
@@ -60,7 +60,7 @@ def damaged():
     result = run(3, *TRAIN, "--data", FOLDER / "damaged-0")
     check(refused(result, "data_batch_1.bin"), "3 ranks say it once", result)
     result = run(2, *TRAIN, "--data", write_data("good"), "--out", "trained")
-    check(result.code == 0 and result.digest and "40 + 8 pictures" in result.out, "without damage it trains", result)
+    check(result.digest and "40 + 8 pictures" in result.out, "without damage it trains", result)
 
 
 def named():
@@ -69,11 +69,15 @@ def named():
     (FOLDER / "above" / "cifar-10-batches-bin").mkdir(parents=True)
     (FOLDER / "pickled").mkdir()
     (FOLDER / "pickled" / "data_batch_1").write_bytes(b"")
-    for data, words in ("nothing", ["fetch-cifar10", "--data synthetic"]), ("nowhere", ["No such file"]), \
-                       ("file", ["not a directory"]), ("above", ["cifar-10-batches-bin"]), \
-                       ("pickled", ["binary version", "fetch-cifar10"]):
+    for data, *words in (
+        ("nothing", "fetch-cifar10", "--data synthetic"),
+        ("nowhere", "No such file"),
+        ("file", "not a directory"),
+        ("above", "cifar-10-batches-bin"),
+        ("pickled", "binary version", "fetch-cifar10"),
+    ):
         result = run(0, *TRAIN, "--data", FOLDER / data)
-        check(refused(result, "--data", FOLDER / data, *words), f"--data with {data}: {', '.join(words)}", result)
+        check(refused(result, "--data", FOLDER / data, *words), f"--data {data}: {', '.join(words)}", result)
         result = run(0, *TRAIN, env={"DTRAIN_DATA": str(FOLDER / data)})
         check(refused(result, "DTRAIN_DATA", FOLDER / data, *words), "and DTRAIN_DATA alike", result)
 
@@ -98,7 +102,8 @@ def searched():
     found(places[0], run(0, *TRAIN, "--out", "2", env=here, cwd=empty))
     variable = {"DTRAIN_DATA": str(FOLDER / "good")}
     found(FOLDER / "good", run(0, *TRAIN, "--out", "3", env=here | variable, cwd=empty))
-    found(".", run(0, *TRAIN, "--out", empty / "4", "--data", ".", env=here | variable, cwd=empty / places[0]))
+    within = empty / places[0]
+    found(".", run(0, *TRAIN, "--out", empty / "4", "--data", ".", env=here | variable, cwd=within))
     (empty / places[0] / "test_batch.bin").unlink()
     result = run(0, *TRAIN, "--out", "5", env=here, cwd=empty)
     check(result.code == 3 and "data/cifar-10-batches-bin/test_batch.bin" in result.err,
@@ -118,7 +123,7 @@ def unlike():
     check(refused(result, "rank 1", "rank 0", "data"), "ranks with different pictures are refused", result)
     picture.unlink()
     result = start_unlike(options, options, settings=places).finish()
-    check(refused(result, "data_batch_4.bin"), "rank 0 says it when only another rank lacks a file", result)
+    check(refused(result, "data_batch_4.bin"), "rank 0 says it when rank 1 alone lacks a file", result)
 
 
 def drawn():
@@ -138,17 +143,17 @@ def drawn():
     after = (cache / "synthetic-2000-300" / "test_batch.bin").stat()
     check(result.digest == results[0].digest and (drawn_once.st_ino, drawn_once.st_mtime_ns) ==
           (after.st_ino, after.st_mtime_ns), "a set drawn once is used again", result)
-    result = run(2, *TRAIN, *data, "--out", "elsewhere", env={"XDG_CACHE_HOME": str(FOLDER / "elsewhere-cache")})
+    result = run(2, *TRAIN, *data, "--out", "other", env={"XDG_CACHE_HOME": str(FOLDER / "other-cache")})
     check(result.digest == results[0].digest, "drawn again it is the same set", result)
 
     result = run(2, *TRAIN, *data, "--out", "unwritable", env={"XDG_CACHE_HOME": str(FOLDER / "file")})
-    check(result.code == 1 and len(result.messages) == 1 and str(FOLDER / "file") in result.messages[0] and
-          "XDG_CACHE_HOME" in result.messages[0], "a cache that cannot be written is named, with the remedy", result)
+    check(result.says(1, FOLDER / "file", "XDG_CACHE_HOME"),
+          "a cache that cannot be written is named, with the remedy", result)
     os.truncate(cache / "synthetic-2000-300" / "data_batch_1.bin", 1000)
     result = run(1, *TRAIN, *data, "--out", "torn")
-    check(result.code == 3 and str(cache / "synthetic-2000-300" / "data_batch_1.bin") in result.err,
+    check(result.says(3, cache / "synthetic-2000-300" / "data_batch_1.bin"),
           "a set damaged later is not trusted", result)
-    check(content("unwritable", "run.json") is None and content("torn", "run.json") is None, "and no run began")
+    check(content("unwritable", "run.json") is content("torn", "run.json") is None, "and no run began")
 
 
 damaged()

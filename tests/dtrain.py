@@ -52,6 +52,11 @@ class Result:
         """What dtrain itself, not Open MPI, says on standard error."""
         return [line for line in self.err.splitlines() if "dtrain: " in line]
 
+    def says(self, code, *words):
+        """Whether it ended with the code and one line of dtrain's own, which has the words."""
+        one = len(self.messages) == 1
+        return self.code == code and one and all(str(word) in self.messages[0] for word in words)
+
     @property
     def step(self):
         """The last step done before a signal stopped the run."""
@@ -119,8 +124,8 @@ class Run:
             self.kill()
             _, err = self.process.communicate()
         _running.discard(self)
-        return Result(None if self.killed else self.process.returncode, self.out.read_text(errors="replace"), err,
-                      time.monotonic() - self.began)
+        code = None if self.killed else self.process.returncode
+        return Result(code, self.out.read_text(errors="replace"), err, time.monotonic() - self.began)
 
 
 def start(np, *options, env={}, cwd=FOLDER):

@@ -4,7 +4,7 @@
 import json
 import re
 
-from dtrain import FOLDER, content, run, run_all, start, start_unlike, write_data
+from dtrain import FOLDER, content, run, run_all, start_unlike, write_data
 from tap import check, finish
 
 NOT_WHOLE = [("", "whole number"), ("x", "whole number"), ("-1", "whole number"), ("1e99", "whole number")]
@@ -59,11 +59,6 @@ WRONG = [
 TINY = ["--data", "synthetic:40+10", "--batch-size", "16"]
 
 
-def says(result, *words):
-    """One line from us, with the words, and none of a run."""
-    return len(result.messages) == 1 and all(word in result.messages[0] for word in words) and result.out == ""
-
-
 def refusals():
     calls, wanted = [], []
     for name, values in REFUSED.items():
@@ -76,20 +71,19 @@ def refusals():
         wanted.append(words)
     for call, words, result in zip(calls, wanted, run_all(calls)):
         options = [word for word in call[1:] if word not in TINY]
-        check(result.code == 2 and says(result, *words) and result.err.count("\n") == 1,
+        check(result.says(2, *words) and result.err.count("\n") == 1 and result.out == "",
               f"{' '.join(options)} is refused in one line that says {' and '.join(words)}", result)
     check(not (FOLDER / "runs").exists(), "what is refused leaves no files")
 
 
 def once():
     """A line a job, not a line a rank."""
-    for options, words in (["--epochs", "ten"], ["--epochs", "whole number"]), (["--nonsense"], ["--nonsense"]), \
-                          (["stray"], ["stray"]), (["--net", "A", "--p-fc", "1"], ["--p-fc"]), \
-                          (["--engine", "abacus"], ["--engine", "cpu"]):
-        result = run(2, *TINY, *options)
-        check(result.code == 2 and says(result, *words), f"2 ranks say once what is wrong with {options[0]}", result)
+    for name, *options in ("--epochs", "=ten"), ("--nonsense", ""), ("stray", ""), ("--engine", "=abacus"), \
+                          ("--p-fc", "=1", "--net=A"):
+        result = run(2, *TINY, name + options[0], *options[1:])
+        check(result.says(2, name), f"2 ranks say once what is wrong with {name}", result)
     result = start_unlike(TINY, [*TINY, "--epochs", "x"]).finish(30)
-    check(result.code == 2 and says(result, "--epochs"), "a bad option of one rank ends the job", result)
+    check(result.says(2, "--epochs"), "a bad option of one rank ends the job", result)
 
 
 def help_and_version():
@@ -97,19 +91,19 @@ def help_and_version():
     listed = set(re.findall(r"^ +--([a-z-]+)", result.out, re.MULTILINE))
     check(result.code == 0 and listed == set(REFUSED) | FLAGS, "--help lists every option", (listed, result))
     check(result.out.count("Usage:") == 1 and result.err == "", "3 ranks print the help once", result)
-    check(all(f"{code} " in result.out.split("Exit codes:")[1] for code in (0, 1, 2, 3, 4, 5, 75)),
-          "--help names the exit codes", result)
-    check(max(len(line) for line in result.out.splitlines()) <= 80, "--help fits a terminal of 80 columns", result)
+    codes = re.findall(r"(\d+) [a-z]", result.out.partition("Exit codes:")[2])
+    check(codes == ["0", "1", "2", "3", "4", "5", "75"], "--help names the exit codes", result)
+    check(all(len(line) <= 80 for line in result.out.splitlines()), "--help fits 80 columns", result)
     result = run(2, "--version", "--data", "/nowhere")
-    check(result.code == 0 and re.fullmatch(r"dtrain \S+ \(.+\)\n", result.out), "2 ranks print the version once",
-          result)
+    check(result.code == 0 and re.fullmatch(r"dtrain \S+ \(.+\)\n", result.out),
+          "2 ranks print the version once", result)
 
 
 # Every option that takes a value, but --init-from.
 GIVEN = {"net": "D", "p-conv": 0.25, "p-fc": 0.125, "data": "synthetic:40+10", "seed": 9000000000000000000,
-         "epochs": 2, "batch-size": 7, "lr": 0.0625, "momentum": 0, "lr-step": 3, "lr-gamma": 1, "max-steps": 3,
-         "eval-every": 4, "eval-on": "all", "out": "given", "checkpoint-every": 5, "progress": "never",
-         "engine": "cpu", "comm": "mpi", "precision": "fp32", "timeout": 12.5}
+         "epochs": 2, "batch-size": 7, "lr": 0.0625, "momentum": 0, "lr-step": 3, "lr-gamma": 1,
+         "max-steps": 3, "eval-every": 4, "eval-on": "all", "out": "given", "checkpoint-every": 5,
+         "progress": "never", "engine": "cpu", "comm": "mpi", "precision": "fp32", "timeout": 12.5}
 
 
 def description():
@@ -118,14 +112,23 @@ def description():
     check(result.code == 0 and text, "every option can be given", result)
     described = json.loads(text or "{}")
     options = described.get("options", {})
-    check(options == {**GIVEN, "resume": True, "init-from": None}, "run.json has every option with its value", options)
+    wanted = {**GIVEN, "resume": True, "init-from": None}
+    check(options == wanted, "run.json has every option, as given", options)
     check(sum(described.get("hosts", {}).values()) == 2 and described["data"]["train"] == 40,
           "and the hosts and the data", described)
     result = run(0, *TINY, "--epochs", "1", "--max-steps", "1")
     options = json.loads(content("runs", "D-1", "run.json") or "{}").get("options", {})
-    check(result.code == 0 and options.get("seed") == 1 and options.get("lr") == 0.01 and options["p-conv"] is None,
-          "without mpirun one process trains, into runs/NET-SEED, and run.json has the defaults", result)
-    check(result.digest, "and the last line is the digest", result)
+    check(result.code == 0 and result.digest, "without mpirun one process trains", result)
+    check([options.get(name, "") for name in ("seed", "lr", "p-conv")] == [1, 0.01, None],
+          "into runs/NET-SEED, whose run.json has the defaults", options)
+
+
+def progress_line():
+    drawn = run(2, *TINY, "--epochs", "3", "--progress", "always", "--out", "drawn")
+    plain = run(2, *TINY, "--epochs", "3", "--out", "plain")
+    check("\033[K" in drawn.out and "###" in drawn.out, "--progress always draws to a file", drawn)
+    check("\033" not in plain.out and plain.digest, "by default nothing is drawn there", plain)
+    check(plain.digest and drawn.out.endswith(f"weights: {plain.digest}\n"), "drawing changes nothing", drawn)
 
 
 def doctor():
@@ -137,9 +140,12 @@ def doctor():
         check(result.out.count(words) == 1, f"--doctor says '{words}' once", result)
     data = write_data("torn")
     (data / "data_batch_3.bin").write_bytes(b"\1" * 3000)
-    for options, code, words in (["--data", data], 3, "data_batch_3.bin"), (["--data", "/nowhere"], 3, "/nowhere"), \
-                                ([*TINY, "--engine", "abacus"], 2, "abacus"), \
-                                ([*TINY, "--comm", "pigeon"], 2, "pigeon"):
+    for options, code, words in (
+        (["--data", data], 3, "data_batch_3.bin"),
+        (["--data", "/nowhere"], 3, "/nowhere"),
+        ([*TINY, "--engine", "abacus"], 2, "abacus"),
+        ([*TINY, "--comm", "pigeon"], 2, "pigeon"),
+    ):
         result = run(2, "--doctor", *options)
         problems = [line for line in result.out.splitlines() if line.startswith("PROBLEM")]
         check(result.code == code and len(problems) == 1 and words in problems[0],
@@ -152,5 +158,6 @@ refusals()
 once()
 help_and_version()
 description()
+progress_line()
 doctor()
 finish()

@@ -9,9 +9,10 @@ from dtrain import FOLDER, content, metrics, progress, run, run_all, start
 from tap import check, finish
 
 # 6 batches of 64 an epoch, the last of 15 pictures.
-TRAIN = ["--net", "D", "--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
+TRAIN = ["--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
 ENDLESS = [*TRAIN, "--epochs", "1000000"]
-FILES = ["checkpoint.safetensors", "checkpoint-previous.safetensors", "model-best.safetensors", "metrics.jsonl", "run.json"]
+FILES = ["checkpoint.safetensors", "checkpoint-previous.safetensors", "model-best.safetensors",
+         "metrics.jsonl", "run.json"]
 
 
 def tensors(directory):
@@ -33,8 +34,8 @@ def same(name, result, out, whole, whole_out):
     check(metrics(out) == metrics(whole_out), f"{name}: the metrics", f"{metrics(out)}\n{metrics(whole_out)}")
     check(content(out, "model-best.safetensors") == content(whole_out, "model-best.safetensors"),
           f"{name}: the best model")
-    check(tensors(out) == tensors(whole_out) and timeless(out) == timeless(whole_out), f"{name}: the checkpoint",
-          f"{progress(out)}\n{progress(whole_out)}")
+    check(tensors(out) == tensors(whole_out) and timeless(out) == timeless(whole_out),
+          f"{name}: the checkpoint", f"{progress(out)}\n{progress(whole_out)}")
 
 
 def stopped(name, result, signal_name):
@@ -48,15 +49,16 @@ def stopped(name, result, signal_name):
 
 def by_steps():
     whole = run(1, *TRAIN, "--epochs", "4", "--out", "whole")
-    for np, options in (2, ["--max-steps", "8"]), (3, ["--max-steps", "12"]), (1, ["--max-steps", "17"]), (4, []):
+    for np, *options in (2, "--max-steps", "8"), (3, "--max-steps", "12"), (1, "--max-steps", "17"), (4,):
         result = run(np, *TRAIN, "--epochs", "4", "--out", "split", "--resume", *options)
-        step = int(options[1]) if options else 24
-        check(result.code == 0 and progress("split")["step"] == str(step), f"--max-steps stops after step {step}", result)
+        step = options[1] if options else "24"
+        check(result.code == 0 and progress("split")["step"] == step, f"stopped after step {step}", result)
     same("within an epoch and between two, on 2, 3, 1 and 4 ranks", result, "split", whole, "whole")
 
     before = [content("split", file) for file in FILES[:4]]
     result = run(2, *TRAIN, "--epochs", "4", "--out", "split", "--resume")
-    check(result.code == 0 and result.digest == whole.digest and before == [content("split", file) for file in FILES[:4]],
+    after = [content("split", file) for file in FILES[:4]]
+    check(result.code == 0 and result.digest == whole.digest and before == after,
           "resuming a finished run changes nothing", result)
     whole = run(2, *TRAIN, "--epochs", "6", "--out", "longer")
     result = run(3, *TRAIN, "--epochs", "6", "--out", "split", "--resume")
@@ -77,8 +79,13 @@ def go_on(np, out, *options):
 
 
 def by_signals():
-    for np, number, rank in (2, signal.SIGUSR1, None), (3, signal.SIGUSR2, None), (2, signal.SIGTERM, 1), \
-                            (4, signal.SIGINT, 0), (3, signal.SIGUSR1, 2):
+    for np, number, rank in (
+        (2, signal.SIGUSR1, None),
+        (3, signal.SIGUSR2, None),
+        (2, signal.SIGTERM, 1),
+        (4, signal.SIGINT, 0),
+        (3, signal.SIGUSR1, 2),
+    ):
         running = go_on(np, "signals", "--checkpoint-every", "1000000")
         running.signal(number, rank)
         result = running.finish()
@@ -101,7 +108,7 @@ def by_signals():
     running.signal(signal.SIGTERM)
     result = running.finish()
     after = int(progress("signals")["step"])
-    check(result.code not in (0, None) and after > before, "SIGTERM to mpirun: saved before mpirun kills", result)
+    check(result.code not in (0, None) and after > before, "SIGTERM to mpirun: saved before it kills", result)
 
     end = str(after + 9)
     result = run(2, *ENDLESS, "--out", "signals", "--resume", "--max-steps", end)
@@ -121,8 +128,8 @@ def in_evaluation():
             result = running.finish()
             if result.code != 75 or progress(out)["in_epoch"] == "320":
                 break
-        check(progress(out)["in_epoch"] == "320", f"--eval-on {eval_on}: stopped between an epoch's steps and its end",
-              progress(out))
+        check(progress(out)["in_epoch"] == "320",
+              f"--eval-on {eval_on}: stopped between an epoch's steps and its end", progress(out))
         stopped(f"--eval-on {eval_on}: SIGUSR1 to rank {rank} while it evaluates", result, "")
         end = str(result.step + 7)
         result = run(3, *ENDLESS, *options, "--out", out, "--resume", "--max-steps", end)
@@ -133,38 +140,34 @@ def in_evaluation():
 # --- what is refused ----------------------------------------------------------------------------------
 
 
-def copies(directory, cases):
-    """A copy of the run's directory for each case: (its name, case)."""
-    for i, case in enumerate(cases):
-        if not (FOLDER / f"{directory}{i}").exists():
-            shutil.copytree(FOLDER / directory, FOLDER / f"{directory}{i}")
-        yield f"{directory}{i}", case
-
-
 def refusals():
     files = [content("whole", file) for file in FILES]
-
-    def untouched():
-        return files == [content("whole", file) for file in FILES]
-
     result = run(2, *TRAIN, "--epochs", "9", "--out", "whole")
-    check(result.code == 2 and len(result.messages) == 1 and "--resume" in result.messages[0] and
-          "whole" in result.messages[0] and untouched(), "without --resume a run is not overwritten", result)
+    check(result.says(2, "--resume", "whole") and files == [content("whole", file) for file in FILES],
+          "without --resume a run is not overwritten", result)
 
     changes = {
-        ("--net", "C"): "--net D C", ("--p-conv", "0.25"): "--p-conv 0.5 0.25", ("--p-fc", "0"): "--p-fc 0.5 0",
-        ("--seed", "2"): "--seed 1 2", ("--batch-size", "65"): "--batch-size 64 65", ("--lr", "0.01"): "--lr 0.05 0.01",
-        ("--momentum", "0.8"): "--momentum 0.9 0.8", ("--lr-step", "151"): "--lr-step 150 151",
-        ("--lr-gamma", "1"): "--lr-gamma 0.5 1", ("--data", "synthetic:340+70"): "--data 335 340",
+        ("--net", "C"): "--net D C",
+        ("--p-conv", "0.25"): "--p-conv 0.5 0.25",
+        ("--p-fc", "0"): "--p-fc 0.5 0",
+        ("--seed", "2"): "--seed 1 2",
+        ("--batch-size", "65"): "--batch-size 64 65",
+        ("--lr", "0.01"): "--lr 0.05 0.01",
+        ("--momentum", "0.8"): "--momentum 0.9 0.8",
+        ("--lr-step", "151"): "--lr-step 150 151",
+        ("--lr-gamma", "1"): "--lr-gamma 0.5 1",
+        ("--data", "synthetic:340+70"): "--data 335 340",
         ("--data", "synthetic:335+71"): "--data",
     }
-    for (change, words), result in zip(changes.items(), run_all(
-            [(1, *TRAIN, "--epochs", "9", "--out", path, "--resume", *change) for path, change in copies("whole", changes)])):
+    directories = [shutil.copytree(FOLDER / "whole", FOLDER / f"whole{i}") for i in range(len(changes))]
+    calls = [(0, *TRAIN, "--epochs", "9", "--out", directory, "--resume", *change)
+             for directory, change in zip(directories, changes)]
+    for (change, words), result in zip(changes.items(), run_all(calls)):
         said = [word.rstrip(":,;") for line in result.messages for word in line.split()]
         check(result.code == 3 and len(result.messages) == 1 and all(word in said for word in words.split()),
               f"{' '.join(change)} may not change: the message has {words}", result)
-    check(all(files == [content(path, file) for file in FILES] for path, _ in copies("whole", changes)),
-          "and the run is not touched")
+    check(all(files == [content(directory, file) for file in FILES] for directory in directories),
+          "and the files stay as they are")
 
 
 def damaged():
@@ -174,8 +177,7 @@ def damaged():
     data[-1000] ^= 1
     checkpoint.write_bytes(data)
     result = run(2, *TRAIN, "--epochs", "6", "--out", "damaged", "--resume")
-    check(result.code == 3 and len(result.messages) == 1 and
-          all(word in result.messages[0] for word in ("damaged/checkpoint.safetensors", previous.name, "rename", "epoch 3")),
+    check(result.says(3, "damaged/checkpoint.safetensors", previous.name, "epoch 3", "rename"),
           "a damaged checkpoint is refused and the previous one is named", result)
     check(checkpoint.read_bytes() == data, "and left as it is")
     previous.rename(checkpoint)
@@ -186,15 +188,15 @@ def damaged():
 
 def from_file():
     """--init-from starts a new run; a checkpoint of the run itself goes first."""
-    start_options = [*TRAIN, "--epochs", "2", "--init-from", FOLDER / "whole" / "checkpoint.safetensors"]
-    one = run(1, *start_options, "--out", "from-1")
-    two = run(2, *start_options, "--out", "from-2", "--max-steps", "7")
-    check(one.code == 0 and one.digest != run(0, *TRAIN, "--epochs", "2", "--out", "from-seed").digest,
-          "--init-from starts elsewhere than the seed", one)
-    two = run(3, *start_options, "--out", "from-2", "--resume")
-    same("--init-from, interrupted and resumed with the same options", two, "from-2", one, "from-1")
-    result = run(2, *TRAIN, "--epochs", "2", "--init-from", FOLDER / "nowhere.safetensors", "--out", "from-nowhere")
-    check(result.code == 3 and len(result.messages) == 1 and "nowhere.safetensors" in result.messages[0],
+    options = [*TRAIN, "--epochs", "2", "--init-from", FOLDER / "whole" / "checkpoint.safetensors"]
+    one = run(1, *options, "--out", "from1")
+    seeded = run(0, *TRAIN, "--epochs", "2", "--out", "seeded")
+    check(one.code == 0 and one.digest != seeded.digest, "--init-from starts elsewhere than the seed", one)
+    run(2, *options, "--out", "from2", "--max-steps", "7")
+    two = run(3, *options, "--out", "from2", "--resume")
+    same("--init-from, interrupted and resumed with the same options", two, "from2", one, "from1")
+    result = run(2, *TRAIN, "--epochs", "2", "--init-from", "nowhere.safetensors", "--out", "from3")
+    check(result.says(3, "nowhere.safetensors"),
           "--init-from names the file that is not there", result)
 
 
