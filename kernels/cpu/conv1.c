@@ -54,11 +54,13 @@ KERNEL void windows(int channels, int row, const float *image, const float *cons
         part[k / (ROWS * 4)][k / 4 % ROWS][k % 4] = (vec){0};
     for (int in = 0; in < 3; in++)
         for (int ky = 0; ky < 5; ky++) {
-            const float *line = image + (in * 32 + ky + row) * (7 * 16);
+            const float *line[ROWS];
+            UNROLL for (int r = 0; r < ROWS; r++)
+                line[r] = unrelated(image + (in * 32 + ky + row + r) * (7 * 16));
             UNROLL for (int k = 0; k < 7; k++) {
                 vec columns[ROWS];
                 UNROLL for (int r = 0; r < ROWS; r++)
-                    columns[r] = vec_keep(vec_load(line + (r * 7 + k) * 16));
+                    columns[r] = vec_keep(vec_load(line[r] + k * 16));
                 UNROLL for (int g = 0; g < channels; g++) {
                     float weight = w[g][(in * 5 + ky) * 8 + k];
                     UNROLL for (int r = 0; r < ROWS; r++)

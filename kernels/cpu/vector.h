@@ -50,8 +50,7 @@ KERNEL vec vec_all(float x)
     return x - (vec){0};
 }
 
-/* Forces v into a register here. Otherwise the compiler may load a vector that is used several times anew for each
- * use, or carry it over from the loop's last round, and spill sums to make room. */
+/* Forces v into a register here. Otherwise the compiler may load a vector anew for each of its uses. */
 KERNEL vec vec_keep(vec v)
 {
 #if defined(__AVX512F__)
@@ -62,6 +61,14 @@ KERNEL vec vec_keep(vec v)
     __asm__("" : "+w"(v));
 #endif
     return v;
+}
+
+/* The same pointer, but the compiler does not know. GCC otherwise sees that two pointers of a loop meet the same
+ * numbers a round apart, carries vectors from one round to the next, and spills sums to make room. */
+KERNEL const float *unrelated(const float *p)
+{
+    __asm__("" : "+r"(p));
+    return p;
 }
 
 /* Lane by lane: where ? a : b; the lanes of `where` are 0 or -1, as comparisons give. */
