@@ -14,15 +14,15 @@
         assert_int_equal(cudaDeviceSynchronize(), cudaSuccess); \
     } while (0)
 
-enum { GUARD_BYTES = 512, GUARD_ALIGN = 64, GUARD_BYTE = 0xa5, UNWRITTEN_BYTE = 0xff };
+enum { GUARD_BYTES = 512, GUARD_ALIGN = 64, GUARD_BYTE = 0xff };
 
 struct guarded {
     size_t bytes;
     uint8_t *data;
 };
 
-/* `bytes` that begin `skew` (below GUARD_ALIGN) bytes after a multiple of 64. Floats in it begin as NaN, so
- * that what nobody wrote is seen. */
+/* `bytes` that begin `skew` (below GUARD_ALIGN) bytes after a multiple of 64. Floats in it and beside it are
+ * NaN, so that what nobody wrote is seen, and what reads beside it too. */
 static inline void *guarded_new(size_t bytes, size_t skew)
 {
     void *block;
@@ -31,7 +31,7 @@ static inline void *guarded_new(size_t bytes, size_t skew)
     uint8_t *data = (uint8_t *)block + GUARD_ALIGN + GUARD_BYTES + skew;
     *(struct guarded *)block = (struct guarded){bytes, data};
     memset(data - GUARD_BYTES, GUARD_BYTE, GUARD_BYTES);
-    memset(data, UNWRITTEN_BYTE, bytes);
+    memset(data, GUARD_BYTE, bytes);
     memset(data + bytes, GUARD_BYTE, GUARD_BYTES);
     return data;
 }

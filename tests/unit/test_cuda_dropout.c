@@ -11,6 +11,7 @@
 
 #include "cuda_host.h"
 #include "guarded.h"
+#include "philox.h"
 
 static const struct dropout_stream some_stream = {
     .seed = 0x123456789abcdef, .step = 0xbeef00000007, .layer = 200, .position = 5};
@@ -51,7 +52,7 @@ static void assert_result(const struct dropout_numbers *f, bool kept, float x, f
         fail_msg("number %zu (%s) is %.9g, not %.9g", i, kept ? "kept" : "dropped", got, want);
 }
 
-enum place { APART, IN_PLACE, UNALIGNED, MISALIGNED_TO_EACH_OTHER, PLACES };
+enum place { IN_PLACE, ALIGNED, FROM_UNALIGNED, TO_UNALIGNED, UNALIGNED, PLACES };
 
 static void check(const struct dropout *dropout, bool backward, enum place place, const uint8_t *keep)
 {
@@ -61,11 +62,8 @@ static void check(const struct dropout *dropout, bool backward, enum place place
     float *first = NULL;
     for (uint32_t order = 0; order < 3; order++) {
         cuda_host.order = order;
-        float *x = guarded_new(bytes, place == UNALIGNED || place == MISALIGNED_TO_EACH_OTHER ? 4 : 0);
-        float *y = place == IN_PLACE ? x
-                                     : guarded_new(bytes, place == UNALIGNED ? 4
-                                                          : place == APART   ? 16
-                                                                             : 8);
+        float *x = guarded_new(bytes, place == FROM_UNALIGNED || place == UNALIGNED ? 4 : 0);
+        float *y = place == IN_PLACE ? x : guarded_new(bytes, place >= TO_UNALIGNED ? 8 : 16);
         for (size_t i = 0; i < count; i++)
             x[i] = number(i);
         apply(dropout, backward, some_stream, x, y);
@@ -116,6 +114,24 @@ static void every_shape_mode_and_place(void **state)
                 check(&dropout, !(r & 1), (place + 1) % PLACES, keep);
                 guarded_free(keep);
             }
+}
+
+/* An element whose number is the threshold itself is kept. */
+static void the_threshold_is_kept(void **state)
+{
+    (void)state;
+    struct philox_counter at =
+        philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step, some_stream.position, 0);
+    double p = philox4x32(at, some_stream.seed).c[0] * 0x1p-32;
+    for (int feature = 0; feature < 2; feature++) {
+        struct dropout dropout = describe(p, feature, false, 3, (size_t[]){1, 4, 4});
+        float *x = guarded_floats(16);
+        for (size_t i = 0; i < 16; i++)
+            x[i] = 1;
+        apply(&dropout, false, some_stream, x, x);
+        assert_true(x[0] == dropout_numbers(&dropout).scale);
+        guarded_free(x);
+    }
 }
 
 static void no_rate_copies_every_bit(void **state)
@@ -185,9 +201,8 @@ static void errors_are_those_of_the_cpu(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_shape_mode_and_place),
-        cmocka_unit_test(no_rate_copies_every_bit),
-        cmocka_unit_test(what_is_dropped_leaves_no_trace),
+        cmocka_unit_test(every_shape_mode_and_place),  cmocka_unit_test(the_threshold_is_kept),
+        cmocka_unit_test(no_rate_copies_every_bit),    cmocka_unit_test(what_is_dropped_leaves_no_trace),
         cmocka_unit_test(errors_are_those_of_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -264,11 +264,13 @@ static float one(uint32_t stream, size_t i)
 static void masks_are_those_of_masks_draw(void **state)
 {
     (void)state;
-    enum { COUNT = 40 };
+    enum { COUNT = 40, SEED = 12345 };
     cuda_host.order = 0;
-    for (size_t r = 0; r < RATES; r++)
+    for (size_t r = 0; r <= RATES; r++)
         for (enum dropout_layer layer = 0; layer < DROPOUT_LAYERS; layer++) {
-            struct masks masks = masks_make(0xfedcba9876543210, rates[r], rates[r]);
+            struct philox_counter at = philox_counter(PHILOX_DROPOUT, layer, some_step->step, FIRST, 0);
+            double p = r < RATES ? rates[r] : philox4x32(at, SEED).c[0] * 0x1p-32; /* the last: a tie */
+            struct masks masks = masks_make(SEED, p, p);
             struct sample_mask drawn[COUNT];
             masks_draw(&masks, some_step->step, FIRST, COUNT, drawn);
             size_t channels = channels_of[layer], each = layer < 2 ? side_of[layer] * side_of[layer] / 4 : 1;
