@@ -48,6 +48,9 @@ void comm_sum_on_device(struct comm *comm, float *buffer, size_t count, void *st
  * watched meanwhile. `what` is for the message when one is lost: "the gradient sum". */
 void comm_wait(struct comm *comm, bool (*done)(void *context), void *context, const char *what);
 
+/* Not collective: from now on comm_wait calls idle(context) as long as it waits (turns.h). NULL: nothing. */
+void comm_set_idle(struct comm *comm, void (*idle)(void *context), void *context);
+
 /* Control messages. */
 void comm_barrier(struct comm *comm);
 void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context); /* calls idle now

@@ -6,10 +6,14 @@
 
 #include "comm.h"
 #include "dataset.h"
+#include "devices.h"
 #include "options.h"
 
 /* A new JSON object the caller owns: options, revision, versions, data. `world` is asked for its hosts. */
 cJSON *describe_run(const struct options *options, const struct dataset *data, const struct comm *world);
+
+/* Adds "gpu": the versions of its libraries, who is on which GPU, and NCCL's settings in the environment. */
+void describe_gpus(cJSON *json, const struct device *devices, int count);
 
 /* Collective: all ranks run the same build with the same options, or *error (EXIT_USAGE) names the rank that
  * differs, and how. */

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <xxhash.h>
 
+#include "gpu.h"
 #include "version.h"
 
 void describe_mpi(char *text, size_t bytes)
@@ -62,6 +63,26 @@ cJSON *describe_run(const struct options *options, const struct dataset *data, c
     add_data(json, data);
     cJSON_AddItemToObject(json, "options", options_json(options));
     return json;
+}
+
+void describe_gpus(cJSON *json, const struct device *devices, int count)
+{
+    extern char **environ;
+    char text[400];
+    const struct gpu_part *part = gpu_load(text, sizeof text);
+    cJSON *object = cJSON_AddObjectToObject(json, "gpu");
+    if (part != NULL) {
+        part->versions(text, sizeof text);
+        cJSON_AddStringToObject(object, "versions", text);
+    }
+    cJSON *ranks = cJSON_AddArrayToObject(object, "ranks"), *settings = cJSON_AddArrayToObject(object, "nccl");
+    for (int i = 0; i < count; i++) {
+        devices_line(devices, i, text, sizeof text);
+        cJSON_AddItemToArray(ranks, cJSON_CreateString(text));
+    }
+    for (char **variable = environ; *variable != NULL; variable++)
+        if (strncmp(*variable, "NCCL_", 5) == 0)
+            cJSON_AddItemToArray(settings, cJSON_CreateString(*variable));
 }
 
 /* Ranks compare one text; on a difference all learn what the odd rank has. */

@@ -54,10 +54,10 @@ static enum exit_code run(const struct options *options, struct comm *world, str
 
 int main(int argc, char **argv)
 {
-    int rank;
+    int rank, threads;
     struct options options;
     struct error error = {0};
-    MPI_CHECK(MPI_Init(&argc, &argv));
+    MPI_CHECK(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &threads)); /* for turns.h */
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
 
     /* Ranks started with unlike command lines must not wait for each other either. */

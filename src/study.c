@@ -14,6 +14,7 @@
 #include "display.h"
 #include "signals.h"
 #include "trainer.h"
+#include "turns.h"
 
 /* How a net ended. Each group knows its own; at the end all ranks know all. */
 struct outcome {
@@ -28,6 +29,7 @@ struct study {
     const struct dataset *data;
     struct comm *world;
     const struct engine_ops *engine;
+    struct device *devices; /* every rank's, if the engine is on GPUs */
     char directory[PATH_MAX];                 /* of the run, or of the directories of several */
     char net_directories[NETS][PATH_MAX + 8]; /* of each net */
     struct net nets[NETS];
@@ -138,9 +140,21 @@ static void report(void *context, const struct event *event)
 
 /* --- training ------------------------------------------------------------------------------------- */
 
+/* Collective: which rank is on which GPU. */
+static void gather_devices(struct study *study)
+{
+    if (!study->engine->on_gpu)
+        return;
+    study->devices = calloc((size_t)comm_size(study->world), sizeof *study->devices);
+    devices_gather(study->world, study->devices);
+}
+
 static bool open_trainers(struct study *study, struct error *error)
 {
+    gather_devices(study);
     cJSON *description = describe_run(study->options, study->data, study->world);
+    if (study->devices != NULL)
+        describe_gpus(description, study->devices, comm_size(study->world));
     for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
         struct trainer_setup setup = {
             .options = study->options,
@@ -170,8 +184,8 @@ static void save_others(struct study *study, int stopped)
                                             : TRAINER_FAILED;
 }
 
-/* This rank's nets, an epoch of each in turn, until all have ended. */
-static void train(struct study *study)
+/* An epoch of each net in turn, until all have ended. */
+static void train_in_turn(struct study *study)
 {
     int running = study->last - study->first;
     while (running > 0) {
@@ -187,6 +201,29 @@ static void train(struct study *study)
                 return;
             }
         }
+    }
+}
+
+/* One net among several that go on while it waits for the GPU. A stop reaches each of them by itself. */
+static void train_one(void *context, int number, struct turns *turns)
+{
+    struct study *study = context;
+    struct outcome *outcome = &study->outcomes[study->first + number];
+    comm_set_idle(study->group, turns_pass, turns);
+    while (outcome->status == TRAINER_RUNNING)
+        outcome->status = trainer_epoch(study->trainers[study->first + number], &outcome->error);
+}
+
+/* This rank's nets. On a GPU several run at once: one alone does not fill it. Ranks of a group would have to
+ * agree on whose turn it is, so a group takes them in turn. */
+static void train(struct study *study)
+{
+    int nets = study->last - study->first;
+    if (nets > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
+        turns_run(nets, train_one, study);
+        comm_set_idle(study->group, NULL, NULL);
+    } else {
+        train_in_turn(study);
     }
 }
 
@@ -297,23 +334,17 @@ static enum exit_code conclude(struct study *study, struct error *error)
     return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
 }
 
-/* Collective: which rank is on which GPU. */
 static void introduce_devices(struct study *study)
 {
+    char line[400];
     int ranks = comm_size(study->world);
-    struct device *devices = calloc((size_t)ranks, sizeof *devices);
-    devices_gather(study->world, devices);
-    if (comm_rank(study->world) == 0) {
-        char line[400];
-        for (int i = 0; i < ranks; i++) {
-            devices_line(devices, i, line, sizeof line);
-            display_line(&study->display, "%s", line);
-        }
-        devices_advice(devices, ranks, line, sizeof line);
-        if (line[0] != '\0')
-            display_line(&study->display, "note: %s", line);
+    for (int i = 0; i < ranks; i++) {
+        devices_line(study->devices, i, line, sizeof line);
+        display_line(&study->display, "%s", line);
     }
-    free(devices);
+    devices_advice(study->devices, ranks, line, sizeof line);
+    if (line[0] != '\0')
+        display_line(&study->display, "note: %s", line);
 }
 
 static void introduce(struct study *study, const char *why)
@@ -332,6 +363,8 @@ static void introduce(struct study *study, const char *why)
     display_line(display, "data %s: %zu + %zu pictures", study->data->directory, study->data->train.count,
                  study->data->test.count);
     display_line(display, "files in %s", study->directory);
+    if (study->devices != NULL)
+        introduce_devices(study);
     for (int i = study->first; i < study->last; i++) {
         const struct progress *progress = trainer_progress(study->trainers[i]);
         if (progress->step > 0)
@@ -349,6 +382,7 @@ static void close_all(struct study *study)
             trainer_close(study->trainers[i]);
     if (study->group != NULL)
         comm_close(study->group);
+    free(study->devices);
     free(study);
 }
 
@@ -370,8 +404,6 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
         open_trainers(study, error)) {
         if (comm_rank(world) == 0)
             introduce(study, why);
-        if (study->engine->on_gpu)
-            introduce_devices(study);
         train(study);
         gather_outcomes(study);
         code = conclude(study, error);

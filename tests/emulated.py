@@ -3,6 +3,7 @@
 all but the libraries' own work."""
 
 import itertools
+import json
 import os
 import signal
 import struct
@@ -106,8 +107,24 @@ def choices():
     check(result.code == 0 and "no NVIDIA driver" in " ".join(result.out.split()), "nor does it need a driver", result)
     result = run(1, "--doctor", "--data", "synthetic:40+20", env={**LIBRARIES, "EMULATED_GPUS": "2"})
     check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs", result)
-    result = emulated(1, "--net", "all", "--epochs", "1", "--eval-on", "all")
-    check(result.code == 0, "four nets on one GPU", result)
+
+
+def four_nets():
+    result = emulated(1, "--net", "all", "--epochs", "4", "--out", "all")
+    check(result.code == 0 and all(weights(f"all/{net}") == weights(f"gpu-{net}") for net in "AD"),
+          "four nets at once on one GPU: the same bits as each alone", result)
+    first = [result.out.index(f"net: {net} epoch: 1 ") for net in "ABCD"]
+    last = [result.out.index(f"net: {net} epoch: 4 ") for net in "ABCD"]
+    check(max(first) < min(last), "and they do run at once", result)
+    described = json.loads(content("all", "A", "run.json"))["gpu"]
+    check("NCCL 2" in described["versions"] and "emulated GPU" in described["ranks"][0], "run.json has the GPUs",
+          described)
+    running = start(1, *TRAIN, "--net", "A,C,D", "--epochs", "100000", "--out", "stop-all", env=LIBRARIES)
+    check(running.wait_for("epoch: 2"), "three endless nets begin")
+    running.signal(signal.SIGUSR1, 0)
+    result = running.finish(20)
+    check(result.code == 75 and all(int(progress(f"stop-all/{net}")["step"]) > 0 for net in "ACD"),
+          "a signal stops all of them, saved", result)
 
 
 def ends():
@@ -137,5 +154,6 @@ def ends():
 parity()
 checkpoints()
 choices()
+four_nets()
 ends()
 finish()

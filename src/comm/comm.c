@@ -197,12 +197,21 @@ static bool look_at_device(void *context)
     const struct device_wait *task = context;
     if (task->comm->transport->poll != NULL)
         task->comm->transport->poll(task->comm);
-    return task->done(task->context);
+    bool done = task->done(task->context);
+    if (!done && task->comm->idle != NULL)
+        task->comm->idle(task->comm->idle_context);
+    return done;
 }
 
 void comm_wait(struct comm *comm, bool (*done)(void *context), void *context, const char *what)
 {
     watch_until(comm->watch, look_at_device, &(struct device_wait){comm, done, context}, &comm->group, what);
+}
+
+void comm_set_idle(struct comm *comm, void (*idle)(void *context), void *context)
+{
+    comm->idle = idle;
+    comm->idle_context = context;
 }
 
 void comm_barrier(struct comm *comm)

@@ -17,6 +17,8 @@ struct comm {
     const struct transport *transport;
     char why[300]; /* it was chosen */
     void *state; /* the transport's own */
+    void (*idle)(void *context); /* comm_set_idle */
+    void *idle_context;
 };
 
 struct transport {

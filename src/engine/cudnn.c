@@ -360,7 +360,10 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     for (size_t i = first; i < last; i += shape->count)
         net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
                      (uint32_t)(last - i < shape->count ? last - i : shape->count), cudnn->evaluation);
-    copy(cudnn, &cudnn->shared->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation);
+    CUDA_CHECK(cudaMemcpyAsync(&cudnn->shared->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
+                               cudaMemcpyDefault, cudnn->net.stream));
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
+    wait_for(cudnn, cudnn->marks[0], NULL);
     sum->loss += cudnn->shared->evaluation.loss;
     sum->correct += cudnn->shared->evaluation.correct;
     sum->samples += (int64_t)(last - first);
