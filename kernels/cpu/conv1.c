@@ -1,15 +1,15 @@
 /* conv1: image (3, 32, 32) -> 6 channels of 28x28 -> ReLU, dropout, max-pool -> (6, 14, 14).
  *
- * Forward. Lanes are pooled columns, 14 of 16 used: the four numbers of a pool window stand in the same lane of
- * four vectors. Dropped channels are not computed. The two neighbours of a row, y0 from columns d0..d4 and y1 from
- * d1..d5, share work (Winograd 1980; F(2,3) for taps 0-2 and F(2,2) for taps 3-4):
+ * Forward. Lanes are pooled columns, 14 of 16 used: the four numbers of a pool window stand in the same lane
+ * of four vectors. Dropped channels are not computed. The two neighbours of a row, y0 from columns d0..d4 and
+ * y1 from d1..d5, share work (Winograd 1980; F(2,3) for taps 0-2 and F(2,2) for taps 3-4):
  *
  *   A = (d0-d2) g0 + (d3-d4) g3               B = (d1+d2) (g0+g1+g2)/2 + d4 (g3+g4)
  *   D = (d1-d3) g2 + (d4-d5) g4               C = (d2-d1) (g0-g1+g2)/2
  *   y0 = A + B + C,  y1 = B - C - D
  *
- * 7 multiply-adds instead of 10: 246,960 a sample instead of 352,800. The sums of columns are made once per
- * image (image.c), those of weights once per step; A, B, C and D are summed over channels and rows first.
+ * 7 multiply-adds instead of 10: 246,960 a sample instead of 352,800. The sums of columns are made once an
+ * image (image.c), those of weights once a step; A, B, C and D are summed over channels and rows first.
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
@@ -21,9 +21,9 @@
 #include "vector.h"
 
 enum {
-    PARTS = 16 / LANES,                        /* vectors in a pooled row */
-    GROUP = 3,                                 /* channels computed together */
-    ROWS = VECTOR_REGISTERS == 32 ? 2 : 1,     /* rows of the pool window computed together */
+    PARTS = 16 / LANES,                    /* vectors in a pooled row */
+    GROUP = 3,                             /* channels computed together */
+    ROWS = VECTOR_REGISTERS == 32 ? 2 : 1, /* rows of a pool window computed together */
     PATCHES = 14 * 14,
 };
 
@@ -45,7 +45,7 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
             }
 }
 
-/* `rows` rows from `row` on of the windows of one vector of pooled columns, before bias: sum[channel][row][y0, y1]. */
+/* Rows [row, row + ROWS) of one vector of pool windows, before bias: sum[channel][row][y0, y1]. */
 KERNEL void windows(int channels, int row, const float *image, const float *const *w, vec sum[GROUP][2][2])
 {
     static const int into[7] = {0, 1, 2, 3, 0, 1, 3}; /* A, B, C or D */

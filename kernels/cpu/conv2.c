@@ -1,12 +1,13 @@
 /* conv2: pool1 (6, 14, 14) -> 16 channels of 10x10 -> ReLU, dropout, max-pool -> (16, 5, 5).
  *
- * Forward: 240,000 multiply-adds a sample. Lanes are output channels. A number of a row is
- * broadcast once and used by the five outputs that see it; dropped input channels are skipped.
+ * Forward. Lanes are output channels. A number of a row is broadcast once and used by the five outputs
+ * that see it. 240,000 multiply-adds a sample, less those of dropped input channels.
  *
- * Backward: of the four numbers of a pool window one gets a gradient: at most 60,000 multiply-adds for
- * the weights and as many for the input. Lanes are input channels, 6 of 8, for two neighbouring
- * pixels of a 512-bit vector. Weights: the sums of one output channel stay in registers over its 25
- * windows. Input: the 6x6 numbers that a pool window sees stay in registers over the 16 channels.
+ * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
+ * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input. The live winners are
+ * listed. Lanes are input channels, 6 of 8 used, and two neighbouring pixels in a 512-bit vector.
+ *   weights: channel by channel, its sums (5x5x8) in registers over the winners of its 25 windows;
+ *   input: window by window, the sums of all it saw (6x6x8) in registers over the winners of the 16 channels.
  */
 #include <string.h>
 
@@ -118,7 +119,8 @@ KERNEL void weights_backward(int ky, int rows, const float *pool1, const struct 
 }
 
 /* Adds what a pool window sends back to rows [row, row + WINDOW_ROWS) of the 6x6x8 numbers it saw. */
-KERNEL void window_backward(int row, const float *weights, const struct winner *list, int count, float *window)
+KERNEL void window_backward(int row, const float *weights, const struct winner *list, int count,
+                            float *window)
 {
     vec sum[WINDOW_ROWS][WINDOW_ROW];
     window += row * 16 * 8;
@@ -152,8 +154,8 @@ static void activation_backward(float pool2[25][16], float scale, float dpool2[2
     }
 }
 
-/* pool1, and pool1 one pixel to the left: patches that start in an odd column start in an even one there, so that
- * no 512-bit vector straddles two cache lines. */
+/* pool1, and pool1 one pixel to the left: patches that start in an odd column start in an even one there, so
+ * that no 512-bit vector straddles two cache lines. */
 static void copy_twice(const float *pool1, struct pool1_twice *twice)
 {
     memcpy(twice->at[0], pool1, PLANE * sizeof(float));

@@ -5,8 +5,8 @@
  *   forward   y[out][s]  = sum over in  of w[out][in] x[in][s]      lanes: the tile's samples
  *   input     dx[s][in]  = sum over out of dy[s][out] w[out][in]    lanes: inputs
  *   weights   dw[out][in] = sum over s  of dy[s][out] x[s][in]      lanes: inputs
- * so forward wants activations as [unit][sample] and backward as [sample][unit]; the former is
- * transposed into the latter once. The weight gradient of a few outputs is added to the exact sums
+ * so forward wants activations as [unit][sample] and backward as [sample][unit]; each is transposed
+ * once. Masks are applied, but save nothing here: a tile's samples drop different units. The weight gradient of a few outputs is added to the exact sums
  * while it is still in the first-level cache.
  */
 #include <string.h>
@@ -16,8 +16,8 @@
 #include "vector.h"
 
 enum {
-    SAMPLES = TILE / LANES,                            /* vectors in a tile */
-    SUMS = VECTOR_REGISTERS == 32 ? 24 : 12,           /* registers that hold sums */
+    SAMPLES = TILE / LANES,                  /* vectors in a tile */
+    SUMS = VECTOR_REGISTERS == 32 ? 24 : 12, /* registers that hold sums */
 };
 
 /* --- the three products; every size is a constant where they are used ----------------------------- */
@@ -98,7 +98,7 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int
     return refused;
 }
 
-/* --- between the products -------------------------------------------------------------------------- */
+/* --- between the products --------------------------------------------------------------------------- */
 
 /* y = ReLU(y + bias), times scale where the sample keeps the unit, else 0. [unit][sample]. */
 KERNEL void activate(int units, const float *bias, float scale, const int32_t kept[][TILE], float *y)
@@ -147,10 +147,11 @@ static size_t activation_backward(int stride, float scale, const float *y, float
     return exact_sum_add((size_t)stride, bias, bias_sums);
 }
 
-/* --- the layers -------------------------------------------------------------------------------------- */
+/* --- the layers ------------------------------------------------------------------------------------ */
 
 /* Outputs a block of the forward product takes: they divide the layer's, and fill SUMS. */
-#define BLOCK(wide, medium, narrow) (SUMS / SAMPLES >= 24 ? (wide) : SUMS / SAMPLES >= 6 ? (medium) : (narrow))
+#define BLOCK(wide, medium, narrow) \
+    (SUMS / SAMPLES >= 24 ? (wide) : SUMS / SAMPLES >= 6 ? (medium) : (narrow))
 
 /* Vectors of inputs a block of the backward products takes, and outputs or samples. */
 enum {

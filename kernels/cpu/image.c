@@ -1,5 +1,5 @@
-/* An image is read from its 3,072 bytes twice: for conv1 forward as sums of neighbouring columns, and for conv1
- * backward with the channels of a pixel together, so that a row of a patch is one run of 15 numbers. */
+/* An image is read from its 3,072 bytes twice: for conv1 forward as sums of neighbouring columns, and for
+ * conv1 backward with the channels of a pixel together, so that a row of a patch is one run of 15 numbers. */
 #include <string.h>
 
 #include "kernels.h"

@@ -60,8 +60,9 @@ void conv1_weights(const struct image_pixels *image, const struct features *feat
 /* The weights of conv2 in the two other orders its passes read them in. */
 struct conv2_packed {
     _Alignas(64) float forward[6][5][5][16]; /* [in][ky][kx][out] */
-    /* What a pool window's winner sends back to the 6x6 numbers the window saw, had it won in the left or the right
-     * column: [column][out][1 + ky][column + kx][in]. The row of zeros below is the next channel's above. */
+    /* What a winner sends back to the 6x6 numbers its pool window saw, when it stands in the left or in the
+     * right column: [column][out * 6 + 1 + ky][column + kx][in], else 0. The row of zeros above a channel is
+     * the one below the channel before. */
     _Alignas(64) float windows[2][16 * 6 + 1][6][8];
 };
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);

@@ -15,8 +15,8 @@ void tile_pack(struct tile *tile, const struct layout *weights)
     conv2_pack(weights, &tile->conv2);
 }
 
-/* Records lie anywhere in the data set: the next is fetched while one is worked on, in two parts, since a
- * core cannot wait for more than some twenty lines at a time. */
+/* Records lie anywhere in the data set: the next is fetched while one is worked on, in two parts, since
+ * a core cannot wait for more than some twenty lines at a time. */
 static void prefetch_half(const struct tile_input *input, int s, size_t half)
 {
     if (s >= input->count)
@@ -31,7 +31,8 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
     struct dense_tile *dense = &tile->dense;
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
-        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0], kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
+        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
+        unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         prefetch_half(input, s + 1, 0);
         labels[s] = input->records[s][0];
         image_columns(input->records[s] + 1, &tile->columns);
@@ -68,7 +69,8 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     memset(gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
-        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0], kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
+        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
+        unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
                       tile->dense.dpool2[s], &tile->twice, gradient);
         conv2_input(&tile->conv2, &tile->features[s], kept2, tile->dense.dpool2[s], tile->dpool1);

@@ -63,8 +63,8 @@ KERNEL vec vec_keep(vec v)
     return v;
 }
 
-/* The same pointer, but the compiler does not know. GCC otherwise sees that two pointers of a loop meet the same
- * numbers a round apart, carries vectors from one round to the next, and spills sums to make room. */
+/* The same pointer, but the compiler does not know. GCC otherwise sees that two pointers of a loop meet the
+ * same numbers a round apart, carries vectors from one round to the next, and spills sums to make room. */
 KERNEL const float *unrelated(const float *p)
 {
     __asm__("" : "+r"(p));

@@ -31,7 +31,8 @@ static bool available(char *why, size_t why_bytes)
 static struct engine *open_cpu(const struct engine_setup *setup, struct error *error)
 {
     if (setup->precision != PRECISION_FP32) {
-        error_set(error, EXIT_USAGE, "--precision: engine cpu computes in fp32 alone; leave it out, or --engine cudnn");
+        error_set(error, EXIT_USAGE,
+                  "--precision: engine cpu computes in fp32 alone; leave it out, or --engine cudnn");
         return NULL;
     }
     struct cpu *cpu = aligned_alloc(64, (sizeof *cpu + 63) / 64 * 64);
