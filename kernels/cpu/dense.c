@@ -6,8 +6,8 @@
  *   input     dx[s][in]  = sum over out of dy[s][out] w[out][in]    lanes: inputs
  *   weights   dw[out][in] = sum over s  of dy[s][out] x[s][in]      lanes: inputs
  * so forward wants activations as [unit][sample] and backward as [sample][unit]; each is transposed
- * once. Masks are applied, but save nothing here: a tile's samples drop different units. The weight gradient of a few outputs is added to the exact sums
- * while it is still in the first-level cache.
+ * once. Masks are applied, but save nothing here: a tile's samples drop different units. The weight
+ * gradient of a few outputs is added to the exact sums while it is still in the first-level cache.
  */
 #include <string.h>
 
