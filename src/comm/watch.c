@@ -247,12 +247,12 @@ static void quit(int number)
 
 void watch_abort(MPI_Comm comm, int code, const char *format, ...)
 {
+    char text[1000]; /* printed by one call: mpirun would put its own lines between two */
     va_list arguments;
     va_start(arguments, format);
-    fputs("dtrain: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    fprintf(stderr, "dtrain: %s\n", text);
     signal(SIGALRM, quit);
     alarm(5); /* MPI_Abort itself can hang when a host has vanished */
     MPI_Abort(comm, code);
