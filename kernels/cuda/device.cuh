@@ -29,6 +29,16 @@ template <typename T> static __device__ __forceinline__ T warp_sum(T value)
     return value;
 }
 
+/* The same for the largest; a NaN may go unseen. */
+static __device__ __forceinline__ float warp_max(float value)
+{
+    for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, value, mask);
+        value = other > value ? other : value;
+    }
+    return value;
+}
+
 /* 0 for what is not above 0; a NaN stays. */
 static __device__ __forceinline__ float relu(float x)
 {

@@ -87,6 +87,21 @@ cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct mask
 cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
                       float *losses, float *dlogits, float *sums, cudaStream_t stream);
 
+/* The dense layers of a training step in one launch, forward and backward: from conv3 without its bias to the
+ * loss, and back to the gradients before each bias. */
+struct cuda_head {
+    const float *weights;           /* (LENET5_WEIGHTS), canonical */
+    const uint8_t *labels;          /* (count) */
+    float *conv3;                   /* (count, 120): becomes y, after bias, ReLU and dropout */
+    float *fc1;                     /* (count, 84): y */
+    float *losses;                  /* (count) */
+    float *dlogits, *dfc1, *dconv3; /* (count, 10), (count, 84), (count, 120) */
+};
+
+/* Also clears sums[CUDA_SUMS_REFUSED]. */
+cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_head head, float *sums,
+                      cudaStream_t stream);
+
 /* In device memory; the host clears it. Integers: the order of addition does not matter. */
 struct cuda_evaluation {
     int64_t loss;    /* in EXACT_UNITs (exact_sum.h); a loss that is not finite counts as EXACT_LIMIT */

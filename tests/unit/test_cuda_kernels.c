@@ -368,6 +368,102 @@ static void losses_are_the_reference(void **state)
     guarded_free(bias);
 }
 
+/* ----- the head ------------------------------------------------------------------------------------ */
+
+/* The dense layers of one sample in double, by the reference. */
+struct dense {
+    double w1[10080], b1[84], w2[840], b2[10], unused[10080], db[84];
+    double x[120], y[84], z[10], dz[10], dy[84], dx[120], loss;
+};
+
+static void widen(const float *weights, int tensor, double *wide)
+{
+    for (size_t i = 0; i < lenet5_parameters[tensor].count; i++)
+        wide[i] = weights[lenet5_parameters[tensor].offset + i];
+}
+
+static void dense_reference(struct dense *d, const double *factors3, const double *factors1, uint8_t label)
+{
+    reference_activation_forward(120, 1, factors3, d->x);
+    reference_dense_forward(120, 84, d->x, d->w1, d->b1, d->y);
+    reference_activation_forward(84, 1, factors1, d->y);
+    reference_dense_forward(84, 10, d->y, d->w2, d->b2, d->z);
+    d->loss = reference_softmax_loss(10, d->z, label, d->dz);
+    reference_dense_backward(84, 10, d->y, d->w2, d->dz, d->dy, d->unused, d->db);
+    reference_activation_backward(84, 1, factors1, d->y, d->dy);
+    reference_dense_backward(120, 84, d->x, d->w1, d->dy, d->dx, d->unused, d->db);
+    reference_activation_backward(120, 1, factors3, d->x, d->dx);
+}
+
+static void assert_row(const char *what, size_t count, const float *got, const double *want)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_near(what, i, got[i], want[i], 1e-6 * (1 + fabs(want[i])));
+}
+
+static void check_heads(const struct masks *masks, uint32_t count, const struct cuda_head *head,
+                        const float *conv3)
+{
+    static struct dense d;
+    double factors3[CONV3_ELEMENTS], factors1[FC1_ELEMENTS];
+    widen(head->weights, 6, d.w1);
+    widen(head->weights, 7, d.b1);
+    widen(head->weights, 8, d.w2);
+    widen(head->weights, 9, d.b2);
+    for (uint32_t n = 0; n < count; n++) {
+        for (size_t k = 0; k < 120; k++)
+            d.x[k] = (double)conv3[n * 120 + k] + head->weights[lenet5_parameters[5].offset + k];
+        factors_of(masks, DROPOUT_CONV3, n, factors3);
+        factors_of(masks, DROPOUT_FC1, n, factors1);
+        dense_reference(&d, factors3, factors1, head->labels[n]);
+        assert_row("conv3", 120, head->conv3 + n * 120, d.x);
+        assert_row("fc1", 84, head->fc1 + n * 84, d.y);
+        assert_row("loss", 1, head->losses + n, &d.loss);
+        assert_row("dlogits", 10, head->dlogits + n * 10, d.dz);
+        assert_row("dfc1", 84, head->dfc1 + n * 84, d.dy);
+        assert_row("dconv3", 120, head->dconv3 + n * 120, d.dx);
+    }
+}
+
+static void heads_are_the_reference(void **state)
+{
+    (void)state;
+    const uint32_t counts[] = {0, 1, 2, 7, 12};
+    float *weights = guarded_floats(LENET5_WEIGHTS), *sums = guarded_floats(CUDA_SUMS);
+    lenet5_initialise(1, weights);
+    for (size_t r = 0; r <= RATES; r++) {
+        uint32_t count = counts[r % 5];
+        struct masks masks = masks_make(4, rates[r % RATES], rates[(r + 3) % RATES]);
+        float *conv3 = filled(fine, 14, count * 120), *first = NULL;
+        for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+            struct cuda_head head = {weights,
+                                     some_labels(count),
+                                     guarded_copy(conv3, count * 480),
+                                     guarded_floats(count * 84),
+                                     guarded_floats(count),
+                                     guarded_floats(count * 10),
+                                     guarded_floats(count * 84),
+                                     guarded_floats(count * 120)};
+            RUN(cuda_head(dropout_of(r < RATES ? &masks : NULL), count, head, sums, NULL));
+            check_heads(r < RATES ? &masks : NULL, count, &head, conv3);
+            assert_true(sums[CUDA_SUMS_REFUSED] == 0 && isnan(sums[CUDA_SUMS_STOP]));
+            if (cuda_host.order == 0)
+                first = guarded_copy(head.dconv3, count * 480);
+            assert_memory_equal(head.dconv3, first, count * 480);
+            void *buffers[] = {(void *)head.labels, head.conv3, head.fc1,   head.losses,
+                               head.dlogits,        head.dfc1,  head.dconv3};
+            for (size_t i = 0; i < 7; i++)
+                guarded_free(buffers[i]);
+        }
+        guarded_free(conv3);
+        guarded_free(first);
+    }
+    guarded_free(weights);
+    guarded_free(sums);
+}
+
+/* ----- evaluation ---------------------------------------------------------------------------------- */
+
 static void evaluation_counts_and_sums(void **state)
 {
     (void)state;
@@ -605,6 +701,7 @@ int main(void)
         cmocka_unit_test(masks_are_those_of_masks_draw),
         cmocka_unit_test(a_nan_is_never_swallowed_unless_dropped),
         cmocka_unit_test(losses_are_the_reference),
+        cmocka_unit_test(heads_are_the_reference),
         cmocka_unit_test(evaluation_counts_and_sums),
         cmocka_unit_test(biases_and_loss_are_sums_over_samples),
         cmocka_unit_test(what_is_not_finite_is_refused),

@@ -104,7 +104,8 @@ static void multiply_back(size_t in, size_t out, uint32_t count, const float *x,
         widen(in, x + n * in, wide_x);
         widen(out, dy + n * out, wide_dy);
         reference_dense_backward(in, out, wide_x, wide_w, wide_dy, wide_dx, dw, db);
-        narrow(in, wide_dx, dx + n * in);
+        if (dx)
+            narrow(in, wide_dx, dx + n * in);
     }
     narrow(in * out, dw, sums + lenet5_parameters[w].offset);
 }
@@ -116,31 +117,47 @@ static const float *bias_of(const struct replica *r, int parameter)
     return r->weights + lenet5_parameters[parameter].offset;
 }
 
-static void forward(struct replica *r, const struct masks *masks, uint32_t count)
+/* To conv3 without its bias. */
+static void forward(struct replica *r, struct cuda_dropout dropout, uint32_t count)
 {
-    struct cuda_dropout dropout = {masks, r->step, FIRST};
+    const float *bias1 = bias_of(r, CONV1_B), *bias2 = bias_of(r, CONV2_B);
     RUN(cuda_gather(r->records, r->order, r->step, FIRST, count, r->images, r->labels, NULL));
     convolve(conv1, count, r->images, r->weights, CONV1_W, r->conv1);
-    RUN(cuda_pool_forward(DROPOUT_CONV1, dropout, count, r->conv1, bias_of(r, CONV1_B), r->pool1, r->origin1,
-                          NULL));
+    RUN(cuda_pool_forward(DROPOUT_CONV1, dropout, count, r->conv1, bias1, r->pool1, r->origin1, NULL));
     convolve(conv2, count, r->pool1, r->weights, CONV2_W, r->conv2);
-    RUN(cuda_pool_forward(DROPOUT_CONV2, dropout, count, r->conv2, bias_of(r, CONV2_B), r->pool2, r->origin2,
-                          NULL));
+    RUN(cuda_pool_forward(DROPOUT_CONV2, dropout, count, r->conv2, bias2, r->pool2, r->origin2, NULL));
     convolve(conv3, count, r->pool2, r->weights, CONV3_W, r->conv3);
-    RUN(cuda_activation_forward(DROPOUT_CONV3, dropout, count, bias_of(r, CONV3_B), r->conv3, NULL));
-    multiply(120, 84, count, r->conv3, r->weights, FC1_W, r->fc1);
-    RUN(cuda_activation_forward(DROPOUT_FC1, dropout, count, bias_of(r, FC1_B), r->fc1, NULL));
-    multiply(84, 10, count, r->fc1, r->weights, FC2_W, r->logits);
 }
 
+/* To the gradient before conv3's bias, one kernel at a time. */
+static void head_in_parts(struct replica *r, struct cuda_dropout dropout, uint32_t count)
+{
+    const float *w = r->weights;
+    RUN(cuda_activation_forward(DROPOUT_CONV3, dropout, count, bias_of(r, CONV3_B), r->conv3, NULL));
+    multiply(120, 84, count, r->conv3, w, FC1_W, r->fc1);
+    RUN(cuda_activation_forward(DROPOUT_FC1, dropout, count, bias_of(r, FC1_B), r->fc1, NULL));
+    multiply(84, 10, count, r->fc1, w, FC2_W, r->logits);
+    RUN(cuda_loss(count, r->logits, bias_of(r, FC2_B), r->labels, r->losses, r->dlogits, r->sums, NULL));
+    multiply_back(84, 10, count, r->fc1, w, FC2_W, r->dlogits, r->dfc1, r->sums);
+    RUN(cuda_activation_backward(DROPOUT_FC1, dropout.masks, count, r->fc1, r->dfc1, NULL));
+    multiply_back(120, 84, count, r->conv3, w, FC1_W, r->dfc1, r->dconv3, r->sums);
+    RUN(cuda_activation_backward(DROPOUT_CONV3, dropout.masks, count, r->conv3, r->dconv3, NULL));
+}
+
+/* The same in one, but for the gradients of the weights. */
+static void head_at_once(struct replica *r, struct cuda_dropout dropout, uint32_t count)
+{
+    struct cuda_head head = {r->weights, r->labels,  r->conv3, r->fc1,
+                             r->losses,  r->dlogits, r->dfc1,  r->dconv3};
+    RUN(cuda_head(dropout, count, head, r->sums, NULL));
+    multiply_back(84, 10, count, r->fc1, r->weights, FC2_W, r->dlogits, NULL, r->sums);
+    multiply_back(120, 84, count, r->conv3, r->weights, FC1_W, r->dfc1, NULL, r->sums);
+}
+
+/* From the gradient before conv3's bias. */
 static void backward(struct replica *r, const struct masks *masks, uint32_t count)
 {
     const float *w = r->weights;
-    RUN(cuda_loss(count, r->logits, bias_of(r, FC2_B), r->labels, r->losses, r->dlogits, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, w, FC2_W, r->dlogits, r->dfc1, r->sums);
-    RUN(cuda_activation_backward(DROPOUT_FC1, masks, count, r->fc1, r->dfc1, NULL));
-    multiply_back(120, 84, count, r->conv3, w, FC1_W, r->dfc1, r->dconv3, r->sums);
-    RUN(cuda_activation_backward(DROPOUT_CONV3, masks, count, r->conv3, r->dconv3, NULL));
     convolve_back(conv3, count, r->pool2, w, CONV3_W, r->dconv3, r->dpool2, r->sums);
     RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, r->dbias2, NULL));
     convolve_back(conv2, count, r->pool1, w, CONV2_W, r->dconv2, r->dpool1, r->sums);
@@ -169,12 +186,14 @@ static double reference(const struct replica *r, const struct masks *masks, uint
 }
 
 static void check_step(struct replica *r, const struct masks *masks, uint64_t step, size_t position,
-                       uint32_t batch)
+                       uint32_t batch, void (*head)(struct replica *, struct cuda_dropout, uint32_t))
 {
     static double gradient[LENET5_WEIGHTS];
     uint32_t count = batch - FIRST;
     double loss = reference(r, masks, step, position, count, gradient), before = r->step->loss;
-    forward(r, masks, count);
+    struct cuda_dropout dropout = {masks, r->step, FIRST};
+    forward(r, dropout, count);
+    head(r, dropout, count);
     backward(r, masks, count);
     assert_true(fabs(r->sums[CUDA_SUMS_LOSS] - loss) <= 1e-6 * loss);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
@@ -260,24 +279,36 @@ static void replica_free(struct replica *r)
         guarded_free(all[i]);
 }
 
-/* A full batch, then the tail, whose masks are the next step's. */
-static void steps_of_every_net(void **state)
+/* A full batch, then the tail, whose masks are the next step's; of each net in another order of threads. */
+static void check_steps(void (*head)(struct replica *, struct cuda_dropout, uint32_t))
 {
-    (void)state;
-    for (cuda_host.order = 0; cuda_host.order < NETS; cuda_host.order++) {
-        struct masks masks =
-            masks_make(SEED, lenet5_nets[cuda_host.order].p_conv, lenet5_nets[cuda_host.order].p_fc);
+    for (uint32_t n = 0; n < NETS; n++) {
+        struct masks masks = masks_make(SEED, lenet5_nets[n].p_conv, lenet5_nets[n].p_fc);
         struct replica *r = replica_new();
-        check_step(r, &masks, 41, 0, BATCH);
-        check_step(r, &masks, 42, BATCH, RECORDS - BATCH);
+        cuda_host.order = n;
+        check_step(r, &masks, 41, 0, BATCH, head);
+        check_step(r, &masks, 42, BATCH, RECORDS - BATCH, head);
         replica_free(r);
     }
+}
+
+static void steps_with_the_head_in_parts(void **state)
+{
+    (void)state;
+    check_steps(head_in_parts);
+}
+
+static void steps_with_the_head_at_once(void **state)
+{
+    (void)state;
+    check_steps(head_at_once);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(steps_of_every_net),
+        cmocka_unit_test(steps_with_the_head_in_parts),
+        cmocka_unit_test(steps_with_the_head_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
