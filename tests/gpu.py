@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""The GPU engine on a real GPU, through the whole program: as the CPU engine computes, with NCCL, and in trouble.
+What needs no GPU of it is in emulated.py; all that needs one is run by tests/gpu."""
+
+import ctypes
+import os
+import signal
+import struct
+import time
+
+from tap import check, finish, skip_all
+
+
+def gpus():
+    """How many there are, by the driver alone."""
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    except OSError:
+        return 0
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+if not gpus():
+    skip_all("there is no GPU here: no driver, or no device")
+
+from dtrain import FOLDER, PROGRAM, content, metrics, progress, run, start  # noqa: E402: after the look for a GPU
+
+# 5 full batches and one of 10 an epoch; and an epoch that is one step.
+TRAIN = ["--data", "synthetic:1290+500", "--eval-every", "5", "--timeout", "10"]
+STEPS = ["--data", "synthetic:250+50", "--epochs", "100", "--eval-every", "100"]
+
+# Several ranks on one GPU: each poses as a host of its own, so NCCL takes them (slow, but NCCL's own path).
+POSE = FOLDER / "pose"
+POSE.write_text(f"""#!/bin/sh
+export NCCL_HOSTID=pose-$OMPI_COMM_WORLD_RANK NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_SOCKET_FAMILY=AF_INET
+export NCCL_IB_DISABLE=1 NCCL_MNNVL_ENABLE=0 NCCL_NVLS_ENABLE=0 NCCL_CUMEM_ENABLE=0 NCCL_RAS_ENABLE=0
+export NCCL_NET_PLUGIN=none NCCL_MAX_CTAS=1 NCCL_ALGO=Ring NCCL_PROTO=Simple
+exec {PROGRAM} "$@"
+""")
+POSE.chmod(0o755)
+POSING = {"env": {"DTRAIN": str(POSE)}}
+
+
+def weights(directory):
+    """The weights and momentum in a checkpoint, as floats."""
+    data = content(directory, "checkpoint.safetensors")
+    body = data[8 + int.from_bytes(data[:8], "little"):]
+    return struct.unpack(f"<{len(body) // 4}f", body)
+
+
+def losses(directory):
+    return [line["loss"] for line in metrics(directory)]
+
+
+def apart(one, other):
+    """The largest relative difference of two runs' losses."""
+    return max(abs(a - b) / b for a, b in zip(losses(one), losses(other)))
+
+
+def check_close(name, result, out, reference, limit=1e-4):
+    if check(result.code == 0 and len(losses(out)) == len(losses(reference)), f"{name}: runs", result):
+        check(apart(out, reference) < limit, f"{name}: losses within {limit}", apart(out, reference))
+
+
+def parity():
+    for net in "AD":
+        for engine in "cpu", "cudnn":
+            result = run(1, *STEPS, "--net", net, "--engine", engine, "--out", f"{engine}-steps-{net}")
+        check_close(f"net {net}: 100 steps as on the CPU", result, f"cudnn-steps-{net}", f"cpu-steps-{net}")
+    for net in "ABCD":
+        for engine in "cpu", "cudnn":
+            result = run(1, *TRAIN, "--net", net, "--epochs", "10", "--engine", engine, "--out", f"{engine}-{net}")
+        check_close(f"net {net}: full and short batches", result, f"cudnn-{net}", f"cpu-{net}")
+    again = run(1, *TRAIN, "--epochs", "10", "--engine", "cudnn", "--out", "again")
+    check(weights("again") == weights("cudnn-D"), "the same run twice gives the same bits", again)
+    for precision, limit in ("tf32", 0.02), ("bf16", 0.1):
+        result = run(1, *TRAIN, "--epochs", "10", "--precision", precision, "--out", precision)
+        check_close(precision, result, precision, "cpu-D", limit)
+
+
+def checkpoints():
+    for engine, steps in ("cpu", 9), ("cudnn", 20), ("cpu", 33), ("cudnn", 60):
+        result = run(1, *TRAIN, "--epochs", "10", "--max-steps", str(steps), "--engine", engine, "--resume", "--out",
+                     "mixed")
+        check(result.code == 0 and progress("mixed")["step"] == str(steps), f"the {engine} engine goes on to {steps}",
+              result)
+    check_close("checkpoints go from engine to engine", result, "mixed", "cpu-D")
+    for steps in 7, 28, 60:
+        result = run(1, *TRAIN, "--epochs", "10", "--max-steps", str(steps), "--engine", "cudnn", "--resume", "--out",
+                     "split")
+    check(weights("split") == weights("cudnn-D"), "interrupted twice: the same bits", result)
+
+
+def ranks():
+    result = run(1, *TRAIN, "--epochs", "10", "--comm", "nccl", "--out", "nccl-1")
+    check_close("NCCL with one rank", result, "nccl-1", "cpu-D")
+    for np in 2, 4:
+        result = run(np, *TRAIN, "--epochs", "10", "--out", f"nccl-{np}", **POSING)
+        check_close(f"NCCL with {np} ranks that pose as hosts", result, f"nccl-{np}", "cpu-D")
+        check("comm nccl" in result.out, f"and it is NCCL, on {np}", result)
+    np = gpus() + 1
+    result = run(np, *TRAIN, "--epochs", "10", "--out", "shared")
+    check_close(f"{np} ranks on {gpus()} GPUs, by MPI", result, "shared", "cpu-D")
+    check("comm mpi" in result.out and "share one GPU" in " ".join(result.out.split()), "and says why", result)
+    result = run(np, *TRAIN, "--comm", "nccl", "--out", "refused")
+    check(result.code == 2 and "ranks 0 and" in result.err and "--comm mpi" in result.err,
+          "--comm nccl with two ranks on one GPU is refused", result)
+    if gpus() > 1:
+        result = run(gpus(), *TRAIN, "--epochs", "10", "--out", "each")
+        check_close(f"{gpus()} ranks with a GPU each", result, "each", "cpu-D")
+        check("comm nccl (every rank" in result.out, "by NCCL", result)
+
+
+def four_nets():
+    result = run(1, *TRAIN, "--net", "all", "--epochs", "10", "--out", "all")
+    check(result.code == 0 and all(weights(f"all/{net}") == weights(f"cudnn-{net}") for net in "ABCD"),
+          "four nets at once: the same bits as each alone", result)
+
+
+def trouble():
+    result = run(1, *TRAIN, "--lr", "1000000", "--epochs", "50", "--out", "hot")
+    check(result.code == 1 and "not finite" in result.err, "a loss that is not finite ends the run", result)
+    for np, more in (1, {}), (2, POSING):
+        running = start(np, "--data", "synthetic:25000+500", "--epochs", "100000", "--out", f"stop-{np}", **more)
+        check(running.wait_for("epoch: 2"), "an endless run begins")
+        running.signal(signal.SIGUSR1, np - 1)
+        began = time.monotonic()
+        result = running.finish(30)
+        check(result.code == 75 and time.monotonic() - began < 5, f"a signal stops {np} ranks, saved", result)
+    for number, code in (signal.SIGKILL, 137), (signal.SIGSTOP, 4):
+        running = start(2, *TRAIN, "--epochs", "100000", "--out", number.name, **POSING)
+        check(running.wait_for("epoch: 2"), "an endless run begins")
+        running.signal(number, 1)
+        began = time.monotonic()
+        result = running.finish(60)
+        check(result.code == code and time.monotonic() - began < 25, f"{number.name} under NCCL: the other ends", result)
+        check(number != signal.SIGSTOP or "rank 1" in result.err, "and names the rank that is lost", result)
+
+
+os.environ.setdefault("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+parity()
+checkpoints()
+ranks()
+four_nets()
+trouble()
+finish()
