@@ -49,10 +49,11 @@ static double measure_peak(void)
             UNROLL for (int k = 0; k < CHAINS; k++)
                 sum[k] = sum[k] * factor + factor;
         double spent = seconds() - start;
-        volatile float used = 0;
+        float total = 0; /* used below, lest all of it be optimised away */
         UNROLL for (int k = 0; k < CHAINS; k++)
-            used += sum[k][0];
-        best = fmax(best, (double)LOOPS * CHAINS * LANES / spent);
+            total += sum[k][0];
+        if (total > 0)
+            best = fmax(best, (double)LOOPS * CHAINS * LANES / spent);
     }
     return best;
 }
