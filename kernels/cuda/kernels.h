@@ -58,8 +58,9 @@ struct cuda_dropout {
 
 /* y = maxpool2x2(dropout2d(relu(x + bias))) of layer DROPOUT_CONV1: x (count, 6, 28, 28) -> y (count, 6, 14,
  * 14), or DROPOUT_CONV2: x (count, 16, 10, 10) -> y (count, 16, 5, 5). bias NULL: x has it already; x may
- * also be after its ReLU. origin (like y, NULL: not wanted) says where in its window y came from: 0..3 row
- * by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient passes. */
+ * also be after its ReLU. origin, a byte for each number of y (NULL: not wanted), says where in its window
+ * that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient
+ * passes. */
 enum { CUDA_NOWHERE = 255 };
 cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
                               const float *x, const float *bias, float *y, uint8_t *origin,
