@@ -25,7 +25,7 @@ RECORD = 3073  # bytes: a label and an image
 MARK = "DTRAIN_TEST_RUN"  # in the environment of every process of a run: its number
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("DTRAIN")}
-ENVIRONMENT |= {"DTRAIN": PROGRAM, "XDG_CACHE_HOME": str(FOLDER / "cache"), "TMPDIR": str(FOLDER / "tmp")}
+ENVIRONMENT |= {"DTRAIN": PROGRAM, "XDG_CACHE_HOME": str(FOLDER / "cache")}
 for setting in ("ALLOW_RUN_AS_ROOT", "ALLOW_RUN_AS_ROOT_CONFIRM", "MCA_rmaps_base_oversubscribe",
                 "MCA_mpi_yield_when_idle"):
     ENVIRONMENT["OMPI_" + setting] = "1"
@@ -73,12 +73,15 @@ class Run:
     def __init__(self, command, env, cwd):
         self.mark = f"{os.getpid()}-{next(_numbers)}"
         self.out = FOLDER / f"{self.mark}.out"
+        temporary = FOLDER / "tmp" / self.mark  # mpiruns that share one remove it from under each other
+        temporary.mkdir(parents=True)
         self.killed = False
         self.began = time.monotonic()
+        environment = {**ENVIRONMENT, "TMPDIR": str(temporary), **env, MARK: self.mark}
         with self.out.open("w") as out:
             self.process = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE,
-                text=True, errors="replace", cwd=cwd, env={**ENVIRONMENT, **env, MARK: self.mark})
+                text=True, errors="replace", cwd=cwd, env=environment)
         _running.add(self)
 
     def wait_for(self, words, seconds=60):
@@ -190,5 +193,3 @@ def _clean():
         started.finish()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
-
-(FOLDER / "tmp").mkdir()

@@ -69,6 +69,7 @@ def gone():
     unharmed("a rank that hung", "gone2")
     # Here nearly all of the time goes into evaluating 20,000 pictures.
     evaluating = ["--timeout", TIMEOUT, "--data", "synthetic:320+20000", "--eval-every", "1"]
+    run(0, *TRAIN, *evaluating, "--epochs", "0", "--out", "drawn")  # the drawing may take longer than that
     lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *evaluating), rank)
           for rank in (0, 1)])
 
