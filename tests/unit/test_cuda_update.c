@@ -1,0 +1,206 @@
+/* The CUDA kernels that end a step: the whole gradient and the update, run on the host (tests/shim). Every
+ * launch is made in three orders of blocks and threads, which must give the same bits. */
+#include <float.h>
+
+#include "cuda_test.h"
+
+/* ----- gradient and update ------------------------------------------------------------------------- */
+
+enum { TABLES = 6 };
+static const size_t widths[TABLES] = {6, 16, 120, 84, 10, 1};
+
+/* Where table t's sums go. */
+static size_t into(int t)
+{
+    return t == 5 ? (size_t)CUDA_SUMS_LOSS : lenet5_parameters[2 * t + 1].offset;
+}
+
+static struct cuda_rows rows_of(float *const *tables)
+{
+    return (struct cuda_rows){tables[0], tables[1], tables[2], tables[3], tables[4], tables[5]};
+}
+
+static bool is_sum(size_t i)
+{
+    bool yes = i >= CUDA_SUMS_LOSS;
+    for (int t = 0; t < 5; t++)
+        yes |= i >= into(t) && i < into(t) + widths[t];
+    return yes;
+}
+
+static void check_finish(uint32_t count)
+{
+    float *tables[TABLES];
+    int32_t *wish = guarded_new(sizeof *wish, 0);
+    *wish = 3;
+    for (int t = 0; t < TABLES; t++)
+        tables[t] = filled(fine, 20 + (uint32_t)t, count * widths[t]);
+    float *first = NULL;
+    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+        float *sums = filled(fine, 30, CUDA_SUMS);
+        sums[CUDA_SUMS_REFUSED] = 0;
+        RUN(cuda_finish_gradient(rows_of(tables), count, count % 2 ? wish : NULL, sums, NULL));
+        for (int t = 0; t < TABLES; t++)
+            for (size_t c = 0; c < widths[t]; c++) {
+                double want = 0;
+                for (size_t n = 0; n < count; n++)
+                    want += tables[t][n * widths[t] + c];
+                assert_near("sum", into(t) + c, sums[into(t) + c], want, 1e-7 * (1 + count));
+            }
+        for (size_t i = 0; i < CUDA_SUMS; i++)
+            assert_true(is_sum(i) || sums[i] == fine(30, i));
+        assert_true(sums[CUDA_SUMS_REFUSED] == 0 && sums[CUDA_SUMS_STOP] == (float)(count % 2));
+        if (cuda_host.order == 0)
+            first = guarded_copy(sums, CUDA_SUMS * sizeof *sums);
+        assert_memory_equal(sums, first, CUDA_SUMS * sizeof *sums);
+        guarded_free(sums);
+    }
+    guarded_free(first);
+    guarded_free(wish);
+    for (int t = 0; t < TABLES; t++)
+        guarded_free(tables[t]);
+}
+
+static void biases_and_loss_are_sums_over_samples(void **state)
+{
+    (void)state;
+    const uint32_t counts[] = {0, 1, 31, 32, 33, 255, 256, 300};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        check_finish(counts[i]);
+}
+
+/* Whether a gradient with this number at one place of the weights, or else at the end of one table, is
+ * refused. */
+static bool refused(size_t place, int table, float number)
+{
+    enum { COUNT = 33 };
+    cuda_host.order = 0;
+    float *tables[TABLES], *sums = filled(fine, 30, CUDA_SUMS);
+    for (int t = 0; t < TABLES; t++)
+        tables[t] = filled(fine, 31, COUNT * widths[t]);
+    *(table < TABLES ? &tables[table][COUNT * widths[table] - 1] : &sums[place]) = number;
+    sums[CUDA_SUMS_REFUSED] = 0;
+    RUN(cuda_finish_gradient(rows_of(tables), COUNT, NULL, sums, NULL));
+    float slot = sums[CUDA_SUMS_REFUSED];
+    for (int t = 0; t < TABLES; t++)
+        guarded_free(tables[t]);
+    guarded_free(sums);
+    assert_true(slot == 0 || slot == 1);
+    return slot != 0;
+}
+
+static void what_is_not_finite_is_refused(void **state)
+{
+    (void)state;
+    const float numbers[] = {NAN, INFINITY, -INFINITY, 0x1.000002p100f, -FLT_MAX, 0x1p100f, -0x1p100f};
+    const size_t places[] = {0,     449,   456,   2855, 2872,
+                             50871, 61071, 61156, 61995}; /* weights, at their ends */
+    for (size_t i = 0; i < 7; i++)
+        assert_true(refused(places[i], TABLES, numbers[i]) == (i < 5));
+    for (size_t i = 0; i < 9; i++)
+        assert_true(refused(places[i], TABLES, NAN));
+    for (int t = 0; t < TABLES; t++)
+        assert_true(refused(0, t, INFINITY));
+}
+
+/* The state of an update: all that cuda_sgd reads and writes. */
+struct replica {
+    float *sums, *velocity, *weights;
+    struct cuda_step *step;
+};
+
+static struct replica replica_new(struct cuda_step step)
+{
+    struct replica r = {filled(fine, 40, CUDA_SUMS), filled(fine, 41, LENET5_WEIGHTS),
+                        filled(fine, 42, LENET5_WEIGHTS), guarded_copy(&step, sizeof step)};
+    r.sums[CUDA_SUMS_LOSS] = 590.25f;
+    r.sums[CUDA_SUMS_STOP] = r.sums[CUDA_SUMS_REFUSED] = 0;
+    return r;
+}
+
+static void replica_free(struct replica *r)
+{
+    guarded_free(r->sums);
+    guarded_free(r->velocity);
+    guarded_free(r->weights);
+    guarded_free(r->step);
+}
+
+/* Whether the update was applied, and to the right numbers. */
+static bool updated(const struct replica *r, float momentum, uint32_t samples, float learning_rate)
+{
+    if (r->weights[0] == fine(42, 0)) {
+        for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+            assert_true(r->weights[i] == fine(42, i) && r->velocity[i] == fine(41, i));
+        return false;
+    }
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++) {
+        double v = (double)momentum * fine(41, i) + fine(40, i) / (double)samples;
+        assert_near("velocity", i, r->velocity[i], v, 2e-7);
+        assert_near("weight", i, r->weights[i], fine(42, i) - (double)learning_rate * v, 2e-7);
+    }
+    return true;
+}
+
+static const struct cuda_step before = {
+    .step = 0xffffffff, .position = 512, .learning_rate = 0.01f, .loss = 100, .applied = 4};
+
+static void an_update_moves_the_step_on(void **state)
+{
+    (void)state;
+    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+        struct replica r = replica_new(before);
+        RUN(cuda_sgd(0.9f, 80, r.sums, r.velocity, r.weights, r.step, NULL));
+        assert_true(updated(&r, 0.9f, 80, 0.01f));
+        const struct cuda_step after = {
+            .step = 0x100000000, .position = 592, .learning_rate = 0.01f, .loss = 690.25, .applied = 5};
+        assert_memory_equal(r.step, &after, sizeof after);
+        replica_free(&r);
+    }
+}
+
+static void the_step_that_says_stop_is_the_last(void **state)
+{
+    (void)state;
+    cuda_host.order = 0;
+    struct replica r = replica_new(before);
+    r.sums[CUDA_SUMS_STOP] = 2;
+    RUN(cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL));
+    assert_true(updated(&r, 0.9f, 256, 0.01f));
+    struct cuda_step after = *r.step;
+    assert_true(after.stopped == 1 && after.applied == 5);
+    r.sums[CUDA_SUMS_STOP] = 0;
+    RUN(cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL));
+    assert_true(updated(&r, 0.9f, 256, 0.01f));
+    assert_memory_equal(r.step, &after, sizeof after);
+    replica_free(&r);
+}
+
+static void a_refused_step_is_not_applied_nor_any_after(void **state)
+{
+    (void)state;
+    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+        struct replica r = replica_new(before);
+        struct cuda_step after = before;
+        after.not_finite = 1;
+        for (int again = 0; again < 2; again++) {
+            r.sums[CUDA_SUMS_REFUSED] = again ? 0 : 1;
+            RUN(cuda_sgd(0.9f, 256, r.sums, r.velocity, r.weights, r.step, NULL));
+            assert_false(updated(&r, 0.9f, 256, 0.01f));
+            assert_memory_equal(r.step, &after, sizeof after);
+        }
+        replica_free(&r);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(biases_and_loss_are_sums_over_samples),
+        cmocka_unit_test(what_is_not_finite_is_refused),
+        cmocka_unit_test(an_update_moves_the_step_on),
+        cmocka_unit_test(the_step_that_says_stop_is_the_last),
+        cmocka_unit_test(a_refused_step_is_not_applied_nor_any_after),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
