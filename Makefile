@@ -29,14 +29,16 @@ PYTHON_NVIDIA := $(call probe,python3 -c 'import nvidia; print(*nvidia.__path__)
 CUDA_ROOTS := $(CUDA_HOME) $(patsubst %/bin/nvcc,%,$(realpath $(NVCC))) /usr/local/cuda /usr $(wildcard \
 	$(PYTHON_NVIDIA:%=%/*))
 header_in = $(firstword $(wildcard $(1)/include/$(2) $(1)/include/*-linux-gnu/$(2)))
-library_in = $(firstword $(wildcard $(foreach d,lib64 lib lib/*-linux-gnu,$(1)/$(d)/$(2) $(1)/$(d)/$(2).[0-9]*)))
-root_of = $(firstword $(foreach r,$(CUDA_ROOTS),$(if $(call header_in,$r,$(1)),$(if $(call library_in,$r,$(2)),$r))))
+library_in = $(firstword $(wildcard $(foreach d,lib64 lib lib/*-linux-gnu,$(addprefix $(1)/$d/,$(2) $(2).[0-9]*))))
+has_both = $(and $(call header_in,$(1),$(2)),$(call library_in,$(1),$(3)))
+root_of = $(firstword $(foreach r,$(CUDA_ROOTS),$(if $(call has_both,$r,$(1),$(2)),$r)))
 CUDA_NEEDS := cuda_runtime.h:libcudart_static.a cudnn.h:libcudnn.so cublas_v2.h:libcublas.so nccl.h:libnccl.so
-halves = $(subst :, ,$(1))
-part_root = $(call root_of,$(word 1,$(halves)),$(word 2,$(halves)))
-GPU_LIBS := $(foreach n,$(CUDA_NEEDS),$(call library_in,$(call part_root,$n),$(lastword $(call halves,$n))))
-GPU_INCLUDES := $(foreach n,$(CUDA_NEEDS),$(dir $(call header_in,$(call part_root,$n),$(firstword $(call halves,$n)))))
-CUDA_MISSING := $(strip $(foreach n,$(CUDA_NEEDS),$(if $(call part_root,$n),,$(lastword $(call halves,$n)))))
+header = $(firstword $(subst :, ,$(1)))
+library = $(lastword $(subst :, ,$(1)))
+root = $(call root_of,$(header),$(library))
+GPU_LIBS := $(foreach n,$(CUDA_NEEDS),$(call library_in,$(call root,$n),$(call library,$n)))
+GPU_INCLUDES := $(foreach n,$(CUDA_NEEDS),$(dir $(call header_in,$(call root,$n),$(call header,$n))))
+CUDA_MISSING := $(strip $(foreach n,$(CUDA_NEEDS),$(if $(call root,$n),,$(call library,$n))))
 endif
 CUDA_VERSION := $(if $(NVCC),$(call probe,$(NVCC) --version | grep -o 'release [0-9.]*' | cut -d' ' -f2))
 GPU := $(if $(CUDA_VERSION),$(if $(CUDA_MISSING),,yes))
@@ -56,7 +58,8 @@ CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
 CFLAGS += -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=fast -fno-math-errno $(WARNINGS)
 
 GPU_CFLAGS = -fPIC -fvisibility=hidden $(addprefix -isystem ,$(sort $(GPU_INCLUDES)))
-GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) $(GPU_LIBS) -lstdc++ -lpthread -lrt -ldl
+GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) $(GPU_LIBS) \
+	-lstdc++ -lpthread -lrt -ldl
 SM ?= 80 90 # machine code for these, and PTX of the last for what comes after
 NVCC_FLAGS = -O3 -std=c++17 -Xcompiler -fPIC$(comma)-Wall $(if $(WERROR),-Werror all-warnings) \
 	$(foreach s,$(SM),-gencode arch=compute_$s$(comma)code=sm_$s) \
@@ -174,7 +177,8 @@ $(BUILD)/tests/emulated/%.o: CPPFLAGS += $(GPU_CFLAGS)
 
 $(BUILD)/emulated/%.o: % | found
 	@mkdir -p $(@D)
-	$(call say,CXX) $(HOST_CXX) -Itests/emulated -Itests/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC -MMD -MP -c -o $@ $<
+	$(call say,CXX) $(HOST_CXX) -Itests/emulated -Itests/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC \
+	  -MMD -MP -c -o $@ $<
 
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
 bench: $(BENCHES) ## build the benchmarks in build/.../bench

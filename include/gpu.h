@@ -13,7 +13,7 @@
 
 /* What the shared object exports, under the name dtrain_gpu_part. */
 struct gpu_part {
-    const char *revision; /* it was built from; another than the program's is refused */
+    const char *revision;              /* it was built from; another than the program's is refused */
     const struct engine_ops *engine;   /* cudnn */
     const struct transport *transport; /* nccl */
 

@@ -1,5 +1,5 @@
-/* turns.h - several jobs at once that need no locks: each has a thread of its own, but only one runs at a time,
- * and it passes the turn on only where it waits. So the waits overlap, and nothing else.
+/* turns.h - several jobs at once that need no locks: each has a thread of its own, but only one runs at a
+ * time, and it passes the turn on only where it waits. So the waits overlap, and nothing else.
  */
 #ifndef DTRAIN_TURNS_H
 #define DTRAIN_TURNS_H

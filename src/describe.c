@@ -75,7 +75,8 @@ void describe_gpus(cJSON *json, const struct device *devices, int count)
         part->versions(text, sizeof text);
         cJSON_AddStringToObject(object, "versions", text);
     }
-    cJSON *ranks = cJSON_AddArrayToObject(object, "ranks"), *settings = cJSON_AddArrayToObject(object, "nccl");
+    cJSON *ranks = cJSON_AddArrayToObject(object, "ranks");
+    cJSON *settings = cJSON_AddArrayToObject(object, "nccl");
     for (int i = 0; i < count; i++) {
         devices_line(devices, i, text, sizeof text);
         cJSON_AddItemToArray(ranks, cJSON_CreateString(text));

@@ -39,10 +39,11 @@ bool devices_are_apart(const struct device *all, int count, char *why, size_t wh
     for (int i = 0; i < count; i++)
         for (int j = 0; j < i; j++)
             if (same_gpu(&all[i], &all[j])) {
-                snprintf(why, why_bytes,
-                         "ranks %d and %d share one GPU of host %s (%s), which NCCL refuses: start no more ranks "
-                         "than GPUs there, or sum by MPI (--comm mpi)",
-                         j, i, all[i].host, all[i].uuid);
+                snprintf(
+                    why, why_bytes,
+                    "ranks %d and %d share one GPU of host %s (%s), which NCCL refuses: start no more ranks "
+                    "than GPUs there, or sum by MPI (--comm mpi)",
+                    j, i, all[i].host, all[i].uuid);
                 return false;
             }
     snprintf(why, why_bytes, "every rank has a GPU of its own");
@@ -62,9 +63,9 @@ void devices_line(const struct device *all, int rank, char *text, size_t bytes)
 /* The ranks of one host, as its first rank sees them. */
 struct host_view {
     int ranks, first;
-    int gpus;          /* that they use together */
-    int most_present;  /* GPUs of the host */
-    int alone;         /* ranks that see one GPU only */
+    int gpus;         /* that they use together */
+    int most_present; /* GPUs of the host */
+    int alone;        /* ranks that see one GPU only */
 };
 
 static struct host_view view_host(const struct device *all, int count, int first)
@@ -102,15 +103,15 @@ void devices_advice(const struct device *all, int count, char *text, size_t byte
         struct host_view view = view_host(all, count, i);
         const struct device *first = &all[i];
         if (view.ranks > 1 && view.alone == view.ranks && view.gpus == 1 && view.most_present > 1)
-            snprintf(text, bytes,
-                     "all %d ranks of host %s see the same single GPU of its %d%s%s: %s", view.ranks, first->host,
-                     view.most_present, first->visible_list[0] ? ", by CUDA_VISIBLE_DEVICES=" : "",
-                     first->visible_list,
+            snprintf(text, bytes, "all %d ranks of host %s see the same single GPU of its %d%s%s: %s",
+                     view.ranks, first->host, view.most_present,
+                     first->visible_list[0] ? ", by CUDA_VISIBLE_DEVICES=" : "", first->visible_list,
                      first->visible_list[0]
                          ? "unset it, or ask SLURM for --gpus-per-node with --gpu-bind=none"
                          : "ask SLURM for --gpus-per-node with --gpu-bind=none instead of binding each task");
         else if (view.ranks > view.gpus && view.most_present > view.gpus)
-            snprintf(text, bytes, "%d ranks of host %s share %d of its %d GPUs: ask the launcher for %d GPUs on that host",
+            snprintf(text, bytes,
+                     "%d ranks of host %s share %d of its %d GPUs: ask the launcher for %d GPUs on that host",
                      view.ranks, first->host, view.gpus, view.most_present,
                      view.ranks < view.most_present ? view.ranks : view.most_present);
     }

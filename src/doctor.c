@@ -95,7 +95,8 @@ static void print_engines(const struct options *options, bool *on_gpu, struct er
     for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
         why[0] = '\0';
         bool available = (*engine)->available(why, sizeof why);
-        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available", *why ? ": " : "", why);
+        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available",
+            *why ? ": " : "", why);
     }
     const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
     if (chosen == NULL)

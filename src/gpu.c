@@ -26,7 +26,8 @@ static void explain_missing(const char *path, char *why, size_t why_bytes)
 {
     const char *reason = dlerror();
     if (access(path, F_OK) != 0)
-        snprintf(why, why_bytes, "this program was built without CUDA: there is no %s", strrchr(path, '/') + 1);
+        snprintf(why, why_bytes, "this program was built without CUDA: there is no %s",
+                 strrchr(path, '/') + 1);
     else
         snprintf(why, why_bytes, "%s", reason ? reason : "it cannot be loaded");
 }
@@ -46,8 +47,8 @@ const struct gpu_part *gpu_load(char *why, size_t why_bytes)
         return NULL;
     }
     if (strcmp(part->revision, version_revision) != 0) {
-        snprintf(why, why_bytes, "%s is of revision %s, this program of %s: run make again", strrchr(path, '/') + 1,
-                 part->revision, version_revision);
+        snprintf(why, why_bytes, "%s is of revision %s, this program of %s: run make again",
+                 strrchr(path, '/') + 1, part->revision, version_revision);
         return NULL;
     }
     return part;
@@ -66,8 +67,8 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     char why[300];
     const struct gpu_part *part = gpu_load(why, sizeof why);
     if (part == NULL || !part->engine->available(why, sizeof why)) {
-        error_set(error, EXIT_RUNTIME, "engine cudnn: rank %d on host %s cannot run it: %s", comm_rank(setup->comm),
-                  comm_host_name(setup->comm, comm_rank(setup->comm)), why);
+        error_set(error, EXIT_RUNTIME, "engine cudnn: rank %d on host %s cannot run it: %s",
+                  comm_rank(setup->comm), comm_host_name(setup->comm, comm_rank(setup->comm)), why);
         return NULL;
     }
     return part->engine->open(setup, error);
@@ -85,8 +86,9 @@ const struct engine_ops engine_cudnn = {
 static bool suits(struct comm *comm, bool on_gpu, char *why, size_t why_bytes)
 {
     if (!on_gpu) {
-        snprintf(why, why_bytes, "it sums on GPUs, but the engine computes on the CPU: give --engine cudnn, or "
-                                 "--comm mpi");
+        snprintf(why, why_bytes,
+                 "it sums on GPUs, but the engine computes on the CPU: give --engine cudnn, or "
+                 "--comm mpi");
         return false;
     }
     struct device *devices = calloc((size_t)comm->size, sizeof *devices);

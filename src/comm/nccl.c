@@ -24,9 +24,9 @@ static bool has_settled(void *context)
 static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
 {
     bool lost = result == ncclRemoteError || result == ncclSystemError;
-    watch_abort(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s", comm->rank,
-                comm_host_name(comm, comm->rank), what, ncclGetErrorString(result), ncclGetLastError(nccl),
-                lost ? "; start again with --resume" : "");
+    watch_abort(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s",
+                comm->rank, comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
+                ncclGetLastError(nccl), lost ? "; start again with --resume" : "");
 }
 
 static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
@@ -68,7 +68,8 @@ static void close_nccl(struct comm *comm)
 static void sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream)
 {
     ncclComm_t nccl = comm->state;
-    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclFloat, ncclSum, nccl, stream), "the gradient sum");
+    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclFloat, ncclSum, nccl, stream),
+           "the gradient sum");
 }
 
 static void poll(struct comm *comm)

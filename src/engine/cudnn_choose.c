@@ -72,8 +72,8 @@ static void write_cache(const struct chooser *chooser)
     free(text);
 }
 
-void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream, enum precision precision,
-                  void *workspace, size_t workspace_bytes)
+void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream,
+                  enum precision precision, void *workspace, size_t workspace_bytes)
 {
     *chooser = (struct chooser){.handle = handle,
                                 .stream = stream,
@@ -172,8 +172,8 @@ static void unbind(struct conv_choice *choice)
 }
 
 /* The fastest candidate, or -1. */
-static int time_all(const struct chooser *chooser, struct conv_choice *choice, const struct conv_tensors *tensors,
-                    float *best)
+static int time_all(const struct chooser *chooser, struct conv_choice *choice,
+                    const struct conv_tensors *tensors, float *best)
 {
     int fastest = -1;
     *best = INFINITY;
@@ -217,8 +217,8 @@ static void remember(struct chooser *chooser, const struct conv_graph *graph, co
 static void name_conv(const struct conv *conv, enum precision precision, char *key, size_t bytes)
 {
     static const char *const precisions[] = {"fp32", "tf32", "bf16"};
-    snprintf(key, bytes, "%s %dx%dx%dx%d -> %d %s", conv_pass_names[conv->pass], conv->samples, conv->channels,
-             conv->side, conv->side, conv->outputs, precisions[precision]);
+    snprintf(key, bytes, "%s %dx%dx%dx%d -> %d %s", conv_pass_names[conv->pass], conv->samples,
+             conv->channels, conv->side, conv->side, conv->outputs, precisions[precision]);
 }
 
 bool conv_choose(struct chooser *chooser, const struct conv *conv, const struct conv_tensors *tensors,
@@ -237,9 +237,11 @@ bool conv_choose(struct chooser *chooser, const struct conv *conv, const struct 
     if (candidate < 0) {
         int count = choice->graph->count;
         conv_release(choice);
-        return error_set(error, EXIT_RUNTIME,
-                         "engine cudnn: none of cuDNN's %d deterministic plans runs %s here; another --precision or "
-                         "--engine cpu may", count, key);
+        return error_set(
+            error, EXIT_RUNTIME,
+            "engine cudnn: none of cuDNN's %d deterministic plans runs %s here; another --precision or "
+            "--engine cpu may",
+            count, key);
     }
     remember(chooser, choice->graph, key, candidate, microseconds);
     return prepare(chooser, choice, candidate, tensors);

@@ -1,8 +1,8 @@
 /* cudnn_choose.h - which of a convolution's candidates to use.
  *
  * All are timed once, on the device and in a CUDA graph as they will run; the fastest is remembered in the
- * user's cache (cudnn.json), under the device, the versions, the shape and the precision. So a later run starts
- * faster and computes the same bits.
+ * user's cache (cudnn.json), under the device, the versions, the shape and the precision. So a later run
+ * starts faster and computes the same bits.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_CHOOSE_H
 #define DTRAIN_ENGINE_CUDNN_CHOOSE_H
@@ -24,8 +24,8 @@ struct chooser {
     bool changed;
 };
 
-void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream, enum precision precision,
-                  void *workspace, size_t workspace_bytes);
+void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream,
+                  enum precision precision, void *workspace, size_t workspace_bytes);
 void chooser_close(struct chooser *chooser); /* writes what is new to the cache */
 
 /* A convolution ready to run on its tensors. */

@@ -21,8 +21,8 @@ static descriptor create(cudnnBackendDescriptorType_t type)
     return made;
 }
 
-static void set(descriptor at, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
-                const void *values)
+static void set(descriptor at, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                int64_t count, const void *values)
 {
     CUDNN_CHECK(cudnnBackendSetAttribute(at, name, type, count, values));
 }
@@ -97,13 +97,14 @@ static const struct convolution_names {
     cudnnBackendDescriptorType_t type;
     cudnnBackendAttributeName_t kind, x, w, y, alpha, beta;
 } convolution_names[CONV_PASSES] = {
-#define NAMES(part, dx, dw, dy)                                                                                \
-    CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dx,       \
-        CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dw, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dy,        \
+#define NAMES(part, dx, dw, dy)                                                                              \
+    CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dx,     \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dw, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dy,      \
         CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_BETA
     [CONV_FORWARD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, NAMES(FORWARD, X, W, Y)},
     [CONV_DGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, NAMES(BWD_DATA, DX, W, DY)},
-    [CONV_WGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR, NAMES(BWD_FILTER, X, DW, DY)},
+    [CONV_WGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+                    NAMES(BWD_FILTER, X, DW, DY)},
 #undef NAMES
 };
 
@@ -123,8 +124,8 @@ static descriptor add_convolution(struct conv_graph *graph, descriptor x, descri
 }
 
 /* y = mode(x, b), with b NULL for a function of one number. */
-static descriptor add_pointwise(struct conv_graph *graph, cudnnPointwiseMode_t mode, descriptor x, descriptor b,
-                                descriptor y)
+static descriptor add_pointwise(struct conv_graph *graph, cudnnPointwiseMode_t mode, descriptor x,
+                                descriptor b, descriptor y)
 {
     descriptor kind = add(graph, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
     set(kind, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
@@ -150,7 +151,8 @@ static descriptor add_operations(struct conv_graph *graph)
     descriptor y = add_tensor(graph, UID_Y, n, k, side);
     if (conv->pass == CONV_FORWARD) {
         descriptor bias = add_tensor(graph, UID_BIAS, 1, k, 1);
-        descriptor sum = add_tensor(graph, UID_SUM, n, k, side), biased = add_tensor(graph, UID_BIASED, n, k, side);
+        descriptor sum = add_tensor(graph, UID_SUM, n, k, side),
+                   biased = add_tensor(graph, UID_BIASED, n, k, side);
         operations[count++] = add_convolution(graph, x, w, sum);
         operations[count++] = add_pointwise(graph, CUDNN_POINTWISE_ADD, sum, bias, biased);
         operations[count++] = add_pointwise(graph, CUDNN_POINTWISE_RELU_FWD, biased, NULL, y);
@@ -264,7 +266,8 @@ bool conv_graph_build(struct conv_graph *graph, int number)
 
 /* --- running --------------------------------------------------------------------------------------- */
 
-descriptor conv_graph_bind(const struct conv_graph *graph, const struct conv_tensors *tensors, void *workspace)
+descriptor conv_graph_bind(const struct conv_graph *graph, const struct conv_tensors *tensors,
+                           void *workspace)
 {
     static const int64_t uids[] = {UID_X, UID_W, UID_Y, UID_BIAS};
     void *data[] = {tensors->x, tensors->w, tensors->y, tensors->bias};

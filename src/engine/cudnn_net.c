@@ -11,7 +11,7 @@ enum {
     FC1 = 84,
     ALIGNMENT = 256,
 };
-static const size_t CUDNN_WORKSPACE = 64 << 20, CUBLAS_WORKSPACE = 32 << 20; /* the latter as cuBLAS asks on Hopper */
+static const size_t CUDNN_WORKSPACE = 64 << 20, CUBLAS_WORKSPACE = 32 << 20; /* as it asks on Hopper */
 
 /* Tensors of the canonical layout: even rows of lenet5_parameters are weights, odd ones biases. */
 enum tensor { CONV1_W, CONV1_B, CONV2_W, CONV2_B, CONV3_W, CONV3_B, FC1_W, FC1_B, FC2_W, FC2_B };
@@ -46,18 +46,30 @@ static void allocate(struct cudnn_net *net)
 {
     size_t n = net->most, f = sizeof(float);
     struct piece pieces[] = {
-        {(void **)&net->weights, LENET5_WEIGHTS * f},  {(void **)&net->velocity, LENET5_WEIGHTS * f},
-        {(void **)&net->sums, CUDA_SUMS * f},          {(void **)&net->images, n * LENET5_PIXELS * f},
-        {(void **)&net->conv1_y, n * 6 * 28 * 28 * f}, {(void **)&net->d_conv1_y, n * 6 * 28 * 28 * f},
-        {(void **)&net->pool1_y, n * POOL1 * f},       {(void **)&net->d_pool1_y, n * POOL1 * f},
-        {(void **)&net->conv2_y, n * 16 * 10 * 10 * f}, {(void **)&net->d_conv2_y, n * 16 * 10 * 10 * f},
-        {(void **)&net->pool2_y, n * POOL2 * f},       {(void **)&net->d_pool2_y, n * POOL2 * f},
-        {(void **)&net->conv3_y, n * CONV3 * f},       {(void **)&net->d_conv3_y, n * CONV3 * f},
-        {(void **)&net->fc1_y, n * FC1 * f},           {(void **)&net->d_fc1_y, n * FC1 * f},
-        {(void **)&net->logits, n * LENET5_CLASSES * f}, {(void **)&net->losses, n * f},
-        {(void **)&net->d_bias1, n * 6 * f},           {(void **)&net->d_bias2, n * 16 * f},
-        {(void **)&net->labels, n},                    {(void **)&net->origin1, n * POOL1},
-        {(void **)&net->origin2, n * POOL2},           {&net->workspace, CUDNN_WORKSPACE + CUBLAS_WORKSPACE},
+        {(void **)&net->weights, LENET5_WEIGHTS * f},
+        {(void **)&net->velocity, LENET5_WEIGHTS * f},
+        {(void **)&net->sums, CUDA_SUMS * f},
+        {(void **)&net->images, n * LENET5_PIXELS * f},
+        {(void **)&net->conv1_y, n * 6 * 28 * 28 * f},
+        {(void **)&net->d_conv1_y, n * 6 * 28 * 28 * f},
+        {(void **)&net->pool1_y, n * POOL1 * f},
+        {(void **)&net->d_pool1_y, n * POOL1 * f},
+        {(void **)&net->conv2_y, n * 16 * 10 * 10 * f},
+        {(void **)&net->d_conv2_y, n * 16 * 10 * 10 * f},
+        {(void **)&net->pool2_y, n * POOL2 * f},
+        {(void **)&net->d_pool2_y, n * POOL2 * f},
+        {(void **)&net->conv3_y, n * CONV3 * f},
+        {(void **)&net->d_conv3_y, n * CONV3 * f},
+        {(void **)&net->fc1_y, n * FC1 * f},
+        {(void **)&net->d_fc1_y, n * FC1 * f},
+        {(void **)&net->logits, n * LENET5_CLASSES * f},
+        {(void **)&net->losses, n * f},
+        {(void **)&net->d_bias1, n * 6 * f},
+        {(void **)&net->d_bias2, n * 16 * f},
+        {(void **)&net->labels, n},
+        {(void **)&net->origin1, n * POOL1},
+        {(void **)&net->origin2, n * POOL2},
+        {&net->workspace, CUDNN_WORKSPACE + CUBLAS_WORKSPACE},
     };
     carve(net, pieces, sizeof pieces / sizeof *pieces);
 }
@@ -106,33 +118,35 @@ void net_close(struct cudnn_net *net)
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
-static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser, struct error *error)
+static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser,
+                           struct error *error)
 {
     int n = (int)shape->count;
     float *w = net->weights;
-    return conv_choose(chooser, &(struct conv){CONV_FORWARD, n, 3, 32, 6},
-                       &(struct conv_tensors){net->images, tensor(w, CONV1_W), net->conv1_y, tensor(w, CONV1_B)},
-                       &shape->conv1_forward, error) &&
-           conv_choose(chooser, &(struct conv){CONV_FORWARD, n, 6, 14, 16},
-                       &(struct conv_tensors){net->pool1_y, tensor(w, CONV2_W), net->conv2_y, tensor(w, CONV2_B)},
-                       &shape->conv2_forward, error);
+    struct conv conv1 = {CONV_FORWARD, n, 3, 32, 6}, conv2 = {CONV_FORWARD, n, 6, 14, 16};
+    struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y, tensor(w, CONV1_B)};
+    struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y, tensor(w, CONV2_B)};
+    return conv_choose(chooser, &conv1, &on1, &shape->conv1_forward, error) &&
+           conv_choose(chooser, &conv2, &on2, &shape->conv2_forward, error);
 }
 
-static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser, struct error *error)
+static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser,
+                            struct error *error)
 {
     int n = (int)shape->count;
-    return conv_choose(chooser, &(struct conv){CONV_WGRAD, n, 3, 32, 6},
-                       &(struct conv_tensors){net->images, tensor(net->sums, CONV1_W), net->d_conv1_y, NULL},
-                       &shape->conv1_wgrad, error) &&
-           conv_choose(chooser, &(struct conv){CONV_DGRAD, n, 6, 14, 16},
-                       &(struct conv_tensors){net->d_pool1_y, tensor(net->weights, CONV2_W), net->d_conv2_y, NULL},
-                       &shape->conv2_dgrad, error) &&
-           conv_choose(chooser, &(struct conv){CONV_WGRAD, n, 6, 14, 16},
-                       &(struct conv_tensors){net->pool1_y, tensor(net->sums, CONV2_W), net->d_conv2_y, NULL},
-                       &shape->conv2_wgrad, error);
+    float *w = net->weights, *dw = net->sums;
+    struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
+    struct conv conv2_dgrad = {CONV_DGRAD, n, 6, 14, 16};
+    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y, NULL};
+    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y, NULL};
+    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y, NULL};
+    return conv_choose(chooser, &conv1, &on1, &shape->conv1_wgrad, error) &&
+           conv_choose(chooser, &conv2, &on2, &shape->conv2_wgrad, error) &&
+           conv_choose(chooser, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
 }
 
-const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error)
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward,
+                                       struct error *error)
 {
     for (struct net_shape *shape = net->shapes; shape != NULL; shape = shape->next)
         if (shape->count == count && shape->backward >= backward)
@@ -156,12 +170,12 @@ const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bo
 
 /* --- matrix products: cuBLAS counts columns first, so it sees every row-major matrix transposed -------- */
 
-static void multiply(struct cudnn_net *net, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-                     const float *a, int lda, const float *b, int ldb, float *c, int ldc)
+static void multiply(struct cudnn_net *net, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n,
+                     int k, const float *a, int lda, const float *b, int ldb, float *c, int ldc)
 {
     const float one = 1, zero = 0;
-    CUBLAS_CHECK(cublasGemmEx(net->blas, op_a, op_b, m, n, k, &one, a, CUDA_R_32F, lda, b, CUDA_R_32F, ldb, &zero, c,
-                              CUDA_R_32F, ldc, net->compute, CUBLAS_GEMM_DEFAULT));
+    CUBLAS_CHECK(cublasGemmEx(net->blas, op_a, op_b, m, n, k, &one, a, CUDA_R_32F, lda, b, CUDA_R_32F, ldb,
+                              &zero, c, CUDA_R_32F, ldc, net->compute, CUBLAS_GEMM_DEFAULT));
 }
 
 /* A dense layer of `count` samples: x (count, in), w (out, in), y (count, out). */
@@ -172,8 +186,8 @@ struct dense {
 
 static void dense_forward(struct cudnn_net *net, struct dense layer, const float *x, float *y)
 {
-    multiply(net, CUBLAS_OP_T, CUBLAS_OP_N, layer.out, layer.count, layer.in, tensor(net->weights, layer.w), layer.in,
-             x, layer.in, y, layer.out);
+    multiply(net, CUBLAS_OP_T, CUBLAS_OP_N, layer.out, layer.count, layer.in, tensor(net->weights, layer.w),
+             layer.in, x, layer.in, y, layer.out);
 }
 
 static void dense_wgrad(struct cudnn_net *net, struct dense layer, const float *x, const float *dy)
@@ -184,15 +198,15 @@ static void dense_wgrad(struct cudnn_net *net, struct dense layer, const float *
 
 static void dense_dgrad(struct cudnn_net *net, struct dense layer, const float *dy, float *dx)
 {
-    multiply(net, CUBLAS_OP_N, CUBLAS_OP_N, layer.in, layer.count, layer.out, tensor(net->weights, layer.w), layer.in,
-             dy, layer.out, dx, layer.in);
+    multiply(net, CUBLAS_OP_N, CUBLAS_OP_N, layer.in, layer.count, layer.out, tensor(net->weights, layer.w),
+             layer.in, dy, layer.out, dx, layer.in);
 }
 
 /* --- the passes: images and labels are in place -------------------------------------------------------- */
 
 /* To the logits, without fc2's bias. The first `count` of the shape's samples matter. origins: wanted. */
-static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32_t count, struct cuda_dropout dropout,
-                    bool origins)
+static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32_t count,
+                    struct cuda_dropout dropout, bool origins)
 {
     int n = (int)shape->count;
     float *w = net->weights;
@@ -204,7 +218,8 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
     CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, NULL, net->pool2_y,
                                  origins ? net->origin2 : NULL, stream));
     dense_forward(net, (struct dense){n, POOL2, CONV3, CONV3_W}, net->pool2_y, net->conv3_y);
-    CUDA_CHECK(cuda_activation_forward(DROPOUT_CONV3, dropout, count, tensor(w, CONV3_B), net->conv3_y, stream));
+    CUDA_CHECK(
+        cuda_activation_forward(DROPOUT_CONV3, dropout, count, tensor(w, CONV3_B), net->conv3_y, stream));
     dense_forward(net, (struct dense){n, CONV3, FC1, FC1_W}, net->conv3_y, net->fc1_y);
     CUDA_CHECK(cuda_activation_forward(DROPOUT_FC1, dropout, count, tensor(w, FC1_B), net->fc1_y, stream));
     dense_forward(net, (struct dense){n, FC1, LENET5_CLASSES, FC2_W}, net->fc1_y, net->logits);
@@ -216,7 +231,8 @@ static void backward(struct cudnn_net *net, const struct net_shape *shape, const
     uint32_t count = shape->count;
     int n = (int)count;
     cudaStream_t stream = net->stream;
-    struct dense fc2 = {n, FC1, LENET5_CLASSES, FC2_W}, fc1 = {n, CONV3, FC1, FC1_W}, conv3 = {n, POOL2, CONV3, CONV3_W};
+    struct dense fc2 = {n, FC1, LENET5_CLASSES, FC2_W}, fc1 = {n, CONV3, FC1, FC1_W},
+                 conv3 = {n, POOL2, CONV3, CONV3_W};
     dense_wgrad(net, fc2, net->fc1_y, net->logits);
     dense_dgrad(net, fc2, net->logits, net->d_fc1_y);
     CUDA_CHECK(cuda_activation_backward(DROPOUT_FC1, masks, count, net->fc1_y, net->d_fc1_y, stream));
@@ -240,22 +256,23 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
     uint32_t count = shape != NULL ? shape->count : 0;
     cudaStream_t stream = net->stream;
     if (shape != NULL) {
-        CUDA_CHECK(cuda_gather(batch->records, batch->order, batch->step, batch->first, count, net->images, net->labels,
-                               stream));
+        CUDA_CHECK(cuda_gather(batch->records, batch->order, batch->step, batch->first, count, net->images,
+                               net->labels, stream));
         forward(net, shape, count, (struct cuda_dropout){batch->masks, batch->step, batch->first}, true);
     } else {
         CUDA_CHECK(cudaMemsetAsync(net->sums, 0, LENET5_WEIGHTS * sizeof *net->sums, stream));
     }
-    CUDA_CHECK(cuda_loss(count, net->logits, tensor(net->weights, FC2_B), net->labels, net->losses, net->logits,
-                         net->sums, stream));
+    CUDA_CHECK(cuda_loss(count, net->logits, tensor(net->weights, FC2_B), net->labels, net->losses,
+                         net->logits, net->sums, stream));
     if (shape != NULL)
         backward(net, shape, batch->masks);
-    struct cuda_rows rows = {net->d_bias1, net->d_bias2, net->d_conv3_y, net->d_fc1_y, net->logits, net->losses};
+    struct cuda_rows rows = {net->d_bias1, net->d_bias2, net->d_conv3_y,
+                             net->d_fc1_y, net->logits,  net->losses};
     CUDA_CHECK(cuda_finish_gradient(rows, count, batch->stop, net->sums, stream));
 }
 
-void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
-                  uint32_t count, struct cuda_evaluation *sum)
+void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records,
+                  uint32_t first, uint32_t count, struct cuda_evaluation *sum)
 {
     CUDA_CHECK(cuda_gather(records, NULL, NULL, first, count, net->images, net->labels, net->stream));
     forward(net, shape, count, (struct cuda_dropout){NULL, NULL, 0}, false);

@@ -32,8 +32,8 @@ struct cudnn_net {
     float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
     float *sums;               /* (CUDA_SUMS) */
 
-    void *arena, *workspace; /* everything below lies in the arena */
-    float *images;           /* (N, 3, 32, 32) */
+    void *arena, *workspace;                          /* everything below lies in the arena */
+    float *images;                                    /* (N, 3, 32, 32) */
     float *conv1_y, *d_conv1_y, *pool1_y, *d_pool1_y; /* (N, 6, 28, 28), (N, 6, 14, 14) */
     float *conv2_y, *d_conv2_y, *pool2_y, *d_pool2_y; /* (N, 16, 10, 10), (N, 16, 5, 5) */
     float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y;     /* (N, 120), (N, 84) */
@@ -48,7 +48,8 @@ void net_close(struct cudnn_net *net);
 
 /* The shape of `count` samples (1..most): the one there is, or a new one. Choosing its plans overwrites the
  * buffers and waits. NULL with *error set when the device has no plan for it. */
-const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error);
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward,
+                                       struct error *error);
 
 /* A rank's part of a batch. */
 struct net_batch {
@@ -56,8 +57,8 @@ struct net_batch {
     const uint8_t *records;        /* the training set */
     const uint32_t *order;
     const struct cuda_step *step;
-    const struct masks *masks; /* host memory */
-    uint32_t first;            /* position of the part in the global batch */
+    const struct masks *masks;    /* host memory */
+    uint32_t first;               /* position of the part in the global batch */
     const volatile int32_t *stop; /* this rank's wish, or NULL */
 };
 
@@ -65,7 +66,7 @@ struct net_batch {
 void net_gradient(struct cudnn_net *net, const struct net_batch *batch);
 
 /* Predict mode on records [first, first + count), count at most the shape's: adds to *sum. */
-void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
-                  uint32_t count, struct cuda_evaluation *sum);
+void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records,
+                  uint32_t first, uint32_t count, struct cuda_evaluation *sum);
 
 #endif

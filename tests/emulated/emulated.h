@@ -1,7 +1,7 @@
-/* emulated.h - a GPU of which nothing is there: CUDA's runtime, cuBLAS, cuDNN's convolutions and NCCL, as far as
- * the GPU part of dtrain calls them, computed on the host. With the project's kernels compiled for the host
- * (tests/shim) it makes a dtrain-cuda.so that the whole program runs with, so that all of the engine and the
- * transport but the libraries themselves is tested where there is no GPU.
+/* emulated.h - a GPU of which nothing is there: CUDA's runtime, cuBLAS, cuDNN's convolutions and NCCL, as far
+ * as the GPU part of dtrain calls them, computed on the host. With the project's kernels compiled for the
+ * host (tests/shim) it makes a dtrain-cuda.so that the whole program runs with, so that all of the engine and
+ * the transport but the libraries themselves is tested where there is no GPU.
  *
  * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before:
  * who forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are; unset: 1.

@@ -35,10 +35,11 @@ static bool run_product(void *context)
     return true;
 }
 
-cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-                            const void *alpha, const void *a, cudaDataType type_a, int lda, const void *b,
-                            cudaDataType type_b, int ldb, const void *beta, void *c, cudaDataType type_c, int ldc,
-                            cublasComputeType_t compute, cublasGemmAlgo_t algorithm)
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m,
+                            int n, int k, const void *alpha, const void *a, cudaDataType type_a, int lda,
+                            const void *b, cudaDataType type_b, int ldb, const void *beta, void *c,
+                            cudaDataType type_c, int ldc, cublasComputeType_t compute,
+                            cublasGemmAlgo_t algorithm)
 {
     (void)type_a, (void)type_b, (void)type_c, (void)compute, (void)algorithm;
     struct product product = {op_a == CUBLAS_OP_T, op_b == CUBLAS_OP_T, m, n, k, lda, ldb, ldc, a, b, c};
@@ -138,7 +139,8 @@ static bool run_convolution(void *context)
     const struct conv_tensors *t = &c->tensors;
     size_t side = (size_t)conv->side, channels = (size_t)conv->channels, outputs = (size_t)conv->outputs;
     size_t xs = channels * side * side, ws = outputs * channels * 25, ys = outputs * (side - 4) * (side - 4);
-    double *w = take(t->w, ws, conv->pass != CONV_WGRAD), *bias = take(t->bias, outputs, conv->pass == CONV_FORWARD);
+    double *w = take(t->w, ws, conv->pass != CONV_WGRAD),
+           *bias = take(t->bias, outputs, conv->pass == CONV_FORWARD);
     double *dx = calloc(xs, sizeof *dx), *dw = calloc(ws, sizeof *dw), *db = calloc(outputs, sizeof *db);
     for (size_t n = 0; n < (size_t)conv->samples; n++) {
         float *x_at = (float *)t->x + n * xs, *y_at = (float *)t->y + n * ys;
@@ -182,8 +184,8 @@ void conv_release(struct conv_choice *choice)
     choice->bound = NULL;
 }
 
-void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream, enum precision precision,
-                  void *workspace, size_t workspace_bytes)
+void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream,
+                  enum precision precision, void *workspace, size_t workspace_bytes)
 {
     (void)chooser, (void)handle, (void)stream, (void)precision, (void)workspace, (void)workspace_bytes;
 }
@@ -247,8 +249,8 @@ static bool run_reduction(void *context)
     return done;
 }
 
-ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
-                           ncclComm_t comm, cudaStream_t stream)
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type,
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
 {
     struct reduction reduction = {.mpi = comm->mpi, .buffer = to, .count = (int)count};
     if (from != to || type != ncclFloat || operation != ncclSum)
@@ -266,7 +268,8 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
     return ncclSuccess;
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank, ncclConfig_t *config)
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config)
 {
     int color, size;
     memcpy(&color, id.internal, sizeof color);

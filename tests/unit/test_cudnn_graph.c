@@ -1,5 +1,5 @@
-/* The convolutions' graphs, planned for GPUs that are not here: every pass at every batch size of a rank finds
- * a plan that is deterministic and of the precision asked for, on each kind of GPU. */
+/* The convolutions' graphs, planned for GPUs that are not here: every pass at every batch size of a rank
+ * finds a plan that is deterministic and of the precision asked for, on each kind of GPU. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,13 +40,14 @@ static cudnnBackendDescriptor_t describe(const struct gpu *gpu)
     int length = snprintf(
         json, sizeof json,
         "{\"deviceVer\":%d,\"multiProcessorCount\":%d,\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,"
-        "\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":65536,"
+        "\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":"
+        "65536,"
         "\"maxCtasPerSM\":%d,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":%d,\"regsPerBlock\":65536,"
         "\"totalGlobalMem\":%lld,\"smClockRateKHz\":%d,\"l2CacheSize\":%d,\"maxBlockSize\":[1024,1024,64],"
         "\"memClockRateKHz\":%d,\"maxGridSize\":[2147483647,65535,65535],\"supportCoopLaunch\":1,"
         "\"pciDeviceId\":0,\"isTccDriver\":0,\"cudaDeviceId\":0,\"driverVer\":13000,\"deviceName\":\"%s\"}",
-        gpu->version, gpu->multiprocessors, gpu->shared_optin, gpu->blocks, gpu->threads, gpu->memory, gpu->sm_khz,
-        gpu->l2_bytes, gpu->memory_khz, gpu->name);
+        gpu->version, gpu->multiprocessors, gpu->shared_optin, gpu->blocks, gpu->threads, gpu->memory,
+        gpu->sm_khz, gpu->l2_bytes, gpu->memory_khz, gpu->name);
     assert_in_range(length, 1, sizeof json - 1);
     return conv_device_described(json);
 }
@@ -76,8 +77,8 @@ static void test_every_pass_has_plans(void **state)
                     struct conv_graph *graph = conv_graph_open(device, &conv, PRECISION_FP32);
                     assert_non_null(graph);
                     if (count_built(graph) == 0)
-                        fail_msg("%s: %s %s of %d samples: none of %d candidates", gpus[g].name, layers[l].name,
-                                 conv_pass_names[pass], sizes[s], graph->count);
+                        fail_msg("%s: %s %s of %d samples: none of %d candidates", gpus[g].name,
+                                 layers[l].name, conv_pass_names[pass], sizes[s], graph->count);
                     conv_graph_close(graph);
                 }
         CUDNN_CHECK(cudnnBackendDestroyDescriptor(device));
@@ -91,8 +92,8 @@ static bool has_note(const struct conv_candidate *candidate, cudnnBackendNumeric
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     cudnnBackendDescriptor_t engine;
     CUDNN_CHECK(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine));
-    CUDNN_CHECK(cudnnBackendGetAttribute(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                         1, &count, &engine));
+    CUDNN_CHECK(cudnnBackendGetAttribute(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                         CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &engine));
     CUDNN_CHECK(cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
                                          CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes));
     CUDNN_CHECK(cudnnBackendDestroyDescriptor(engine));
@@ -137,7 +138,8 @@ static void test_all_are_deterministic(void **state)
     (void)state;
     int candidates;
     for (int precision = PRECISION_FP32; precision <= PRECISION_BF16; precision++)
-        assert_int_equal(count_noted((enum precision)precision, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, &candidates), 0);
+        assert_int_equal(
+            count_noted((enum precision)precision, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, &candidates), 0);
 }
 
 /* Runs of one version must come to the same choice: the cache names a candidate by its place. */

@@ -119,7 +119,8 @@ static void test_the_same_gpu_seen_by_all(void **state)
         all[count + i] = rank_on("b", 0, 0, 1, 4);
     count += 4;
     expect_apart(all, count, false, "ranks 4 and 5 share");
-    expect_advice(all, count, "all 4 ranks of host b see the same single GPU of its 4: ask SLURM for --gpus-per-node");
+    expect_advice(all, count,
+                  "all 4 ranks of host b see the same single GPU of its 4: ask SLURM for --gpus-per-node");
     for (int i = 4; i < count; i++)
         snprintf(all[i].visible_list, sizeof all[i].visible_list, "0");
     expect_advice(all, count, "by CUDA_VISIBLE_DEVICES=0: unset it");

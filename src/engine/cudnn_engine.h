@@ -1,0 +1,63 @@
+/* cudnn_engine.h - the GPU engine's inside: its state, and the training half (cudnn_train.c) for the table of
+ * operations (cudnn.c).
+ */
+#ifndef DTRAIN_ENGINE_CUDNN_ENGINE_H
+#define DTRAIN_ENGINE_CUDNN_ENGINE_H
+
+#include "cudnn_net.h"
+#include "engine.h"
+
+/* Host memory that the device reads and writes. */
+struct shared {
+    struct cuda_step step;
+    struct cuda_evaluation evaluation;
+    float sums[CUDA_SUMS];
+    volatile int32_t stop; /* this rank's wish */
+};
+
+/* A whole step as a CUDA graph: what differs from step to step lies in device memory. */
+struct step_graph {
+    size_t samples; /* of the global batch; 0: there is no such batch */
+    cudaGraphExec_t exec;
+};
+
+struct cudnn {
+    struct engine base;
+    struct cudnn_net net;
+    uint8_t *train, *test; /* records */
+    uint32_t *order;
+    struct cuda_step *step;
+    struct cuda_evaluation *evaluation;
+    struct shared *shared;
+    int64_t sums[LENET5_WEIGHTS + SUM_SLOTS]; /* of the plain step */
+    const struct net_shape *evaluated;        /* what passes at once in predict mode */
+    struct step_graph full, tail;
+    cudaEvent_t marks[2]; /* behind the bursts */
+};
+
+/* The engine, with its GPU made the calling thread's. */
+struct cudnn *cudnn_of(struct engine *engine);
+
+/* Copies on the engine's stream; all before and the copy itself are done when it returns. */
+void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes);
+
+/* Until the work before the mark is done, which may wait for other ranks. stop: this rank's wish, handed on
+ * to the device meanwhile; or NULL. */
+void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop);
+
+/* Positions [*position, *position + *count) of a batch of `samples` are this rank's. */
+void cudnn_share(const struct cudnn *cudnn, size_t samples, size_t *position, size_t *count);
+
+/* Plans of this rank's parts in the batches that an epoch has. False with *error set where there are none. */
+bool cudnn_plan_steps(struct cudnn *cudnn, struct error *error);
+
+/* Collective: makes the graphs of whole steps, if the sums over ranks can be part of them. */
+void cudnn_capture_steps(struct cudnn *cudnn);
+
+/* As in engine.h. */
+void cudnn_train(struct engine *engine, const struct span *span, struct train_report *report);
+void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last);
+void cudnn_update(struct engine *engine, float learning_rate, size_t samples);
+void cudnn_read_gradient(struct engine *engine, size_t samples, float *gradient);
+
+#endif

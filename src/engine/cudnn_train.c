@@ -1,0 +1,253 @@
+#include "cudnn_engine.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "exact_sum.h"
+#include "sampler.h"
+#include "src/gpu/check.h"
+#include "src/gpu/device.h"
+
+enum {
+    BURST = 32, /* steps queued at once; at most two bursts wait on the device */
+    STEPS_A_CALL =
+        1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
+};
+
+struct cudnn *cudnn_of(struct engine *engine)
+{
+    device_use(comm_slot(engine->setup.comm));
+    return (struct cudnn *)engine; /* base is first */
+}
+
+/* --- waiting and copying ------------------------------------------------------------------------------- */
+
+/* Work on the device that may wait for other ranks. */
+struct pending {
+    struct cudnn *cudnn;
+    cudaEvent_t mark;
+    const volatile sig_atomic_t *stop; /* or NULL */
+};
+
+static bool is_done(void *context)
+{
+    struct pending *pending = context;
+    if (pending->stop != NULL)
+        pending->cudnn->shared->stop = *pending->stop;
+    cudaError_t status = cudaEventQuery(pending->mark);
+    if (status == cudaErrorNotReady)
+        return false;
+    CUDA_CHECK(status);
+    return true;
+}
+
+void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop)
+{
+    comm_wait(cudnn->base.setup.comm, is_done, &(struct pending){cudnn, mark, stop}, "the gradient sum");
+}
+
+void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes)
+{
+    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cudnn->net.stream));
+    CUDA_CHECK(cudaStreamSynchronize(cudnn->net.stream));
+}
+
+/* --- the parts of a step -------------------------------------------------------------------------------- */
+
+void cudnn_share(const struct cudnn *cudnn, size_t samples, size_t *position, size_t *count)
+{
+    size_t end;
+    struct comm *comm = cudnn->base.setup.comm;
+    sampler_share(samples, comm_rank(comm), comm_size(comm), position, &end);
+    *count = end - *position;
+}
+
+/* The part of this rank in a batch of `samples`. False with *error set when there is no plan for it. */
+static bool find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *batch, struct error *error)
+{
+    size_t position, count;
+    cudnn_share(cudnn, samples, &position, &count);
+    *batch = (struct net_batch){
+        .records = cudnn->train,
+        .order = cudnn->order,
+        .step = cudnn->step,
+        .masks = &cudnn->base.setup.masks,
+        .first = (uint32_t)position,
+    };
+    if (count > 0)
+        batch->shape = net_find_shape(&cudnn->net, (uint32_t)count, true, error);
+    return count == 0 || batch->shape != NULL;
+}
+
+bool cudnn_plan_steps(struct cudnn *cudnn, struct error *error)
+{
+    struct net_batch batch;
+    return find_batch(cudnn, cudnn->full.samples, &batch, error) &&
+           find_batch(cudnn, cudnn->tail.samples, &batch, error);
+}
+
+static void queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples)
+{
+    struct comm *comm = cudnn->base.setup.comm;
+    struct cudnn_net *net = &cudnn->net;
+    net_gradient(net, batch);
+    if (comm_sums_on_device(comm))
+        comm_sum_on_device(comm, net->sums, CUDA_SUMS, net->stream);
+    CUDA_CHECK(cuda_sgd(cudnn->base.setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
+                        cudnn->step, net->stream));
+}
+
+/* Collective. The first time for real, so that what the libraries do only once is not captured; it changes
+ * nothing, as if after a stop. */
+static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
+{
+    struct net_batch batch;
+    struct error none = {0};
+    cudaGraph_t captured;
+    cudaStream_t stream = cudnn->net.stream;
+    if (graph->samples == 0)
+        return;
+    find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
+    batch.stop = &cudnn->shared->stop;
+    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
+    queue_step(cudnn, &batch, graph->samples);
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
+    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+    CUDA_CHECK(
+        cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed)); /* NCCL works in other threads, too */
+    queue_step(cudnn, &batch, graph->samples);
+    CUDA_CHECK(cudaStreamEndCapture(stream, &captured));
+    CUDA_CHECK(cudaGraphInstantiate(&graph->exec, captured, 0));
+    CUDA_CHECK(cudaGraphDestroy(captured));
+    CUDA_CHECK(cudaGraphUpload(graph->exec, stream));
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+}
+
+/* Sums of one rank need no transport, and no copy to the host. */
+static bool trains_on_device(const struct cudnn *cudnn)
+{
+    return comm_size(cudnn->base.setup.comm) == 1 || comm_sums_on_device(cudnn->base.setup.comm);
+}
+
+void cudnn_capture_steps(struct cudnn *cudnn)
+{
+    if (trains_on_device(cudnn)) {
+        capture_step(cudnn, &cudnn->full);
+        capture_step(cudnn, &cudnn->tail);
+    }
+}
+
+/* --- training ------------------------------------------------------------------------------------------ */
+
+static void write_step(struct cudnn *cudnn, uint64_t step, size_t first, float learning_rate)
+{
+    cudnn->shared->step =
+        (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
+    cudnn_copy(cudnn, cudnn->step, &cudnn->shared->step, sizeof *cudnn->step);
+}
+
+static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t samples)
+{
+    const struct step_graph *graph = samples == cudnn->full.samples ? &cudnn->full : &cudnn->tail;
+    return graph->samples == samples ? graph : NULL;
+}
+
+/* Before a burst: until the one before the last is done, with a mark behind the last. */
+static void keep_pace(struct cudnn *cudnn, int burst, const volatile sig_atomic_t *stop)
+{
+    cudnn_wait(cudnn, cudnn->marks[burst % 2], stop);
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[burst % 2], cudnn->net.stream));
+}
+
+/* Queues steps to the end of the span, at most STEPS_A_CALL. Those after a stop or a refusal do nothing. */
+static void queue_steps(struct cudnn *cudnn, const struct span *span)
+{
+    size_t first = span->first, batch = cudnn->base.setup.batch_size;
+    for (int i = 0; i < STEPS_A_CALL && first < span->last; i++) {
+        size_t samples = span->last - first < batch ? span->last - first : batch;
+        const struct step_graph *graph = find_graph(cudnn, samples);
+        if (graph == NULL)
+            break; /* the next call does it without */
+        if (i % BURST == 0)
+            keep_pace(cudnn, i / BURST, span->stop);
+        CUDA_CHECK(cudaGraphLaunch(graph->exec, cudnn->net.stream));
+        first += samples;
+    }
+}
+
+void cudnn_train(struct engine *engine, const struct span *span, struct train_report *report)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    size_t left = span->last - span->first, batch = engine->setup.batch_size;
+    if (!trains_on_device(cudnn) || find_graph(cudnn, left < batch ? left : batch) == NULL) {
+        engine_train_one(engine, span, report);
+        return;
+    }
+    struct cuda_step *done = &cudnn->shared->step;
+    cudnn->shared->stop = *span->stop;
+    write_step(cudnn, span->step, span->first, span->learning_rate);
+    queue_steps(cudnn, span);
+    CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, cudnn->net.stream));
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
+    cudnn_wait(cudnn, cudnn->marks[0], span->stop);
+
+    report->steps = done->applied;
+    report->samples = done->applied * batch < left ? done->applied * batch : left;
+    report->loss = llround(done->loss / EXACT_UNIT);
+    report->stopped = done->stopped;
+    report->not_finite = done->not_finite;
+}
+
+/* --- the plain step: sums by way of the host ----------------------------------------------------------- */
+
+/* A float to fixed point, if it is finite and not too big. */
+static bool to_exact(float value, double limit, int64_t *sum)
+{
+    bool fits = fabs((double)value) < limit;
+    *sum = fits ? llrint((double)value / EXACT_UNIT) : 0;
+    return fits;
+}
+
+/* A rank's sums stand for as many terms as it has tiles, so that many limits are its share of the range. */
+static void export_sums(struct cudnn *cudnn, size_t samples)
+{
+    double limit = (double)EXACT_LIMIT * (double)((samples + TILE - 1) / TILE);
+    const float *sums = cudnn->shared->sums;
+    int64_t *slots = cudnn->sums + LENET5_WEIGHTS, refused = sums[CUDA_SUMS_REFUSED] != 0;
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        refused += !to_exact(sums[i], limit, &cudnn->sums[i]);
+    refused += !to_exact(sums[CUDA_SUMS_LOSS], limit, &slots[SLOT_LOSS]);
+    slots[SLOT_STOP] = 0;
+    slots[SLOT_REFUSED] = refused;
+}
+
+void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    struct net_batch batch;
+    struct error error = {0};
+    if (!find_batch(cudnn, last - first, &batch, &error))
+        gpu_failed("cuDNN", "a batch of another size", __FILE__, __LINE__, error.text);
+    write_step(cudnn, step, first, 0);
+    net_gradient(&cudnn->net, &batch);
+    cudnn_copy(cudnn, cudnn->shared->sums, cudnn->net.sums, sizeof cudnn->shared->sums);
+    export_sums(cudnn, batch.shape != NULL ? batch.shape->count : TILE);
+}
+
+void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    struct cudnn_net *net = &cudnn->net;
+    exact_sum_read(LENET5_WEIGHTS, cudnn->sums, 1, cudnn->shared->sums);
+    memset(cudnn->shared->sums + LENET5_WEIGHTS, 0, (CUDA_SUMS - LENET5_WEIGHTS) * sizeof(float));
+    cudnn_copy(cudnn, net->sums, cudnn->shared->sums, sizeof cudnn->shared->sums);
+    write_step(cudnn, 0, 0, learning_rate);
+    CUDA_CHECK(cuda_sgd(engine->setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
+                        cudnn->step, net->stream));
+    CUDA_CHECK(cudaStreamSynchronize(net->stream));
+}
+
+void cudnn_read_gradient(struct engine *engine, size_t samples, float *gradient)
+{
+    exact_sum_read(LENET5_WEIGHTS, cudnn_of(engine)->sums, 1 / (double)samples, gradient);
+}
