@@ -1,6 +1,6 @@
 /* The CUDA kernels of a training step up to the dense layers, run on the host (tests/shim), against the
- * double-precision reference. Every
- * launch is made in three orders of blocks and threads, which must give the same bits. */
+ * double-precision reference. Every launch is made in three orders of blocks and threads, which must give the
+ * same bits. */
 #include "cuda_test.h"
 #include "dataset.h"
 

@@ -5,10 +5,10 @@
 
 /* ----- loss ---------------------------------------------------------------------------------------- */
 
+/* Rows of ten from equal logits to far apart ones. */
 static float wide(uint32_t stream, size_t i)
 {
-    return fine(stream, i) *
-           (float)(i / 10 % 4 * i / 10 % 4 * 12); /* rows from equal logits to far apart ones */
+    return fine(stream, i) * (float)(i / 10 % 4 * 12);
 }
 
 static uint8_t *some_labels(size_t count)
@@ -187,7 +187,7 @@ static void evaluation_counts_and_sums(void **state)
     *sum = (struct cuda_evaluation){0};
     logits[5] = NAN;
     RUN(cuda_evaluate(1, logits, NULL, labels, sum, NULL));
-    assert_true(sum->loss == (int64_t)1 << 51);
+    assert_true(sum->loss == 0 && sum->refused == 1);
     guarded_free(sum);
     guarded_free(logits);
     guarded_free(labels);

@@ -4,8 +4,6 @@
 
 #include "cuda_test.h"
 
-/* ----- gradient and update ------------------------------------------------------------------------- */
-
 enum { TABLES = 6 };
 static const size_t widths[TABLES] = {6, 16, 120, 84, 10, 1};
 
