@@ -105,8 +105,9 @@ cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_h
 
 /* In device memory; the host clears it. Integers: the order of addition does not matter. */
 struct cuda_evaluation {
-    int64_t loss;    /* in EXACT_UNITs (exact_sum.h); a loss that is not finite counts as EXACT_LIMIT */
+    int64_t loss;    /* in EXACT_UNITs (exact_sum.h), without those refused */
     int64_t correct; /* samples whose largest output is their label (the first of equals) */
+    int64_t refused; /* losses that are not finite, or EXACT_LIMIT and more */
 };
 
 /* Adds count samples to *sum. */

@@ -57,10 +57,10 @@ static __global__ void __launch_bounds__(THREADS)
         row[k / 2] = make_float2(z[k] * inverse - (k == label), z[k + 1] * inverse - (k + 1 == label));
 }
 
-/* Rounded to nearest, ties to even, in units of 2^-36: see exact_sum.h. */
-static __device__ __forceinline__ int64_t fixed_point(float loss)
+/* Rounded to nearest, ties to even, in units of 2^-36: see exact_sum.h. 0 for what it refuses. */
+static __device__ __forceinline__ int64_t fixed_point(float loss, bool refused)
 {
-    return llrint((loss < 0x1p15f ? (double)loss : 0x1p15) * 0x1p36);
+    return refused ? 0 : llrint((double)loss * 0x1p36);
 }
 
 /* Every thread stays to the end, for the sums over its warp. */
@@ -70,7 +70,7 @@ static __global__ void __launch_bounds__(THREADS)
 {
     uint32_t n = blockIdx.x * THREADS + threadIdx.x;
     int64_t loss = 0;
-    int correct = 0;
+    int correct = 0, refused = 0;
     if (n < count) {
         float z[CLASSES], inverse, largest;
         uint8_t label = labels[n];
@@ -84,13 +84,17 @@ static __global__ void __launch_bounds__(THREADS)
                 best = k;
             }
         correct = best == label;
-        loss = fixed_point(cross_entropy(z, label, &inverse));
+        float entropy = cross_entropy(z, label, &inverse);
+        refused = !(entropy < 0x1p15f);
+        loss = fixed_point(entropy, refused);
     }
     loss = warp_sum(loss);
     correct = warp_sum(correct);
+    refused = warp_sum(refused);
     if (threadIdx.x % WARP == 0) {
         atomicAdd((unsigned long long *)&total->loss, (unsigned long long)loss);
         atomicAdd((unsigned long long *)&total->correct, (unsigned long long)correct);
+        atomicAdd((unsigned long long *)&total->refused, (unsigned long long)refused);
     }
 }
 
