@@ -121,6 +121,8 @@ def dropout():
         print(f"PyTorch {name:<13}   {both:9.1f} us  {rate(4, both):6.0f} GB/s  forward and backward", flush=True)
 
 
-print(f"# torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name() if GPU else 'no GPU'}")
-for part in sys.argv[1:] or ["steps", "dropout"]:
-    {"steps": steps, "dropout": dropout}[part]()
+if __name__ == "__main__":
+    device = torch.cuda.get_device_name() if GPU else "no GPU"
+    print(f"# torch {torch.__version__}, CUDA {torch.version.cuda}, {device}")
+    for part in sys.argv[1:] or ["steps", "dropout"]:
+        {"steps": steps, "dropout": dropout}[part]()

@@ -23,7 +23,8 @@ struct comm *comm_open_world(double timeout_seconds);
 /* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi" or
  * "nccl", as for --comm; on_gpu: the engine computes on this rank's GPU. On failure NULL and *error on every
  * rank. Close it before its parent, and what it sums on devices before it. */
-struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error);
+struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu,
+                        struct error *error);
 void comm_close(struct comm *comm);
 
 /* Local, not collective. */
@@ -53,8 +54,8 @@ void comm_set_idle(struct comm *comm, void (*idle)(void *context), void *context
 
 /* Control messages. */
 void comm_barrier(struct comm *comm);
-void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context); /* calls idle now
-                                                                                          and then while it waits */
+/* The same, calling idle (or NULL) now and then while it waits. */
+void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context);
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
 void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all); /* all: on rank 0 only */
 void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count); /* as comm_sum, always by MPI */
@@ -63,13 +64,15 @@ void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count); /* as c
  * when there is none. */
 bool comm_agree(struct comm *comm, struct error *error);
 
-/* True on every rank when all give the same number; *odd then is unset. Else *odd is the lowest rank that
+/* True on every rank when all give the same number; *odd is then -1. Else *odd is the lowest rank that
  * differs from the majority (from rank 0 if there is none). */
 bool comm_same(struct comm *comm, uint64_t number, int *odd);
 
-/* Not collective: a message of at most 1,024 bytes from one rank to another. Sending does not wait; receive
- * takes the next message there is, if any (of exactly `bytes`), and says whether there was one. */
+/* Not collective: a message of at most 1,024 bytes from one rank to another. One at a time is on its way: send
+ * waits until the one before has left; try_send says false instead, and sends nothing. receive takes the
+ * next message there is, if any (of exactly `bytes`), and says whether there was one. */
 void comm_send(struct comm *comm, int to, const void *data, size_t bytes);
+bool comm_try_send(struct comm *comm, int to, const void *data, size_t bytes);
 bool comm_receive(struct comm *comm, void *data, size_t bytes);
 
 /* Not collective: the step this rank is at, for the message when a rank is lost. */

@@ -11,13 +11,17 @@ struct display {
     const struct net *nets;
     int count;
     bool progress;            /* draw the progress line */
+    double goal;              /* epochs a net is to have at the end */
     struct event last[NETS];  /* the newest of each net */
-    double began;             /* seconds; 0 before the first event */
-    double done_at_beginning; /* epochs of all nets done by then */
+    double began;             /* seconds on clock.h's clock */
+    double done_at_beginning; /* epochs of all nets */
 };
 
 /* `when` is --progress: "always", "never", or "auto": when standard output is a terminal. */
-struct display display_open(const struct net *nets, int count, const char *when);
+struct display display_open(const struct net *nets, int count, double goal, const char *when);
+
+/* From here on time counts; done[i]: epochs that net i has already. */
+void display_begin(struct display *display, const double *done);
 
 /* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, redraws the progress line for a step. */
 void display_event(struct display *display, const struct event *event);

@@ -13,9 +13,11 @@ struct accuracy {
     double test_loss;   /* mean */
 };
 
-/* Collective: rank 0 alone evaluates, or every rank its share; the numbers are the same bits either way.
- * Returns false on every rank when a stop was asked for meanwhile (*accuracy is then not set). */
-bool evaluate(struct engine *engine, bool on_all_ranks, const volatile sig_atomic_t *stop,
-              struct accuracy *accuracy);
+enum evaluate_status { EVALUATE_DONE, EVALUATE_STOPPED, EVALUATE_NOT_FINITE };
+
+/* Collective: rank 0 alone evaluates, or every rank its share; the numbers are the same bits either way. All
+ * ranks return the same; *accuracy is set when DONE. STOPPED: a rank that evaluates was asked to stop. */
+enum evaluate_status evaluate(struct engine *engine, bool on_all_ranks, const volatile sig_atomic_t *stop,
+                              struct accuracy *accuracy);
 
 #endif

@@ -38,9 +38,10 @@ struct options {
     bool doctor, help, version;
 };
 
-/* Fills *options from the command line. `speak`: whether this rank prints help and the version (one rank
- * does). On bad input false and *error (EXIT_USAGE). */
-bool options_parse(int argc, char **argv, bool speak, struct options *options, struct error *error);
+/* Fills *options from the command line. On bad input false and *error (EXIT_USAGE). After --help or --version
+ * the rest is not looked at. */
+bool options_parse(int argc, char **argv, struct options *options, struct error *error);
+void options_print_help(void);
 
 /* The nets asked for, in the study's order, with --p-conv and --p-fc applied: nets[0..return). */
 int options_nets(const struct options *options, struct net nets[NETS]);

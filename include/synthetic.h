@@ -29,8 +29,9 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
 /* Makes the set once in the user's cache (dtrain/synthetic-TRAIN-TEST) and gives its directory; a set
  * already there is used as it is. Complete or absent: written aside, synced and renamed, safe when several
  * processes make it at once. 60,000 pictures take about two seconds. Errors (EXIT_RUNTIME: no space, no
- * permission) leave nothing behind. */
-bool synthetic_make(size_t train, size_t test, char directory[4096], struct error *error);
+ * permission) leave nothing behind. alive(context) is called often enough for those who wait. */
+bool synthetic_make(size_t train, size_t test, char directory[4096], void (*alive)(void *context), void *context,
+                    struct error *error);
 
 /* Draws record `index` of a set: 3,073 bytes as in dataset.h, a pure function of (test_set, index), the
  * same on every machine. */

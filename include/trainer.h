@@ -17,14 +17,14 @@
 
 /* What rank 0 of the group tells whoever displays it. */
 struct event {
-    enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_STOP } kind;
+    enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
     int net;                     /* index in the study */
-    uint64_t epochs;             /* to be done in all */
     double epochs_done;          /* closed, and the part of the open one */
     double images_per_second;    /* recently */
     double loss;                 /* EVENT_STEP: mean of the open epoch so far */
     double best_test;            /* per cent; -1 before the first check */
     struct epoch_metrics metrics; /* EVENT_EPOCH */
+    char text[500];               /* EVENT_FAILURE: why */
 };
 
 /* All pointers are borrowed and must outlive the trainer. */
@@ -46,8 +46,12 @@ enum trainer_status { TRAINER_RUNNING, TRAINER_DONE, TRAINER_STOPPED, TRAINER_FA
 
 struct trainer; /* opaque */
 
-/* Opens the run's directory, starts or resumes, opens the engine. NULL and *error on every rank. */
+/* Locks the run's directory, finds where to start or resume, opens the engine; writes nothing. NULL and
+ * *error on every rank. */
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error);
+
+/* Once nothing can be refused any more: run.json and metrics. Before the first epoch. */
+bool trainer_begin(struct trainer *trainer, struct error *error);
 
 /* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint. DONE: the
  * run has all its epochs (or --max-steps). STOPPED: saved, go on with --resume. FAILED: *error is set on

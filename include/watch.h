@@ -28,8 +28,8 @@ struct watch_group {
 };
 
 /* Until done(context). `what` is for the message: "the gradient sum". */
-void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,
-                 const char *what);
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context,
+                 const struct watch_group *group, const char *what);
 
 /* The same for a request to be complete. `idle` (or NULL) is called now and then meanwhile. */
 void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
@@ -40,6 +40,10 @@ void watch_answer(struct watch *watch);
 
 /* Where this rank stands, for the message. */
 void watch_set_step(struct watch *watch, uint64_t step);
+
+/* For what MPI does without a request to wait for: from now on this process ends with EXIT_PEER_LOST and one line
+ * once `seconds` have gone by; NULL, 0 calls it off. */
+void watch_guard(const char *what, double seconds);
 
 /* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. */
 _Noreturn void watch_abort(MPI_Comm comm, int code, const char *format, ...)

@@ -25,10 +25,19 @@ static bool on_terminal(void)
     return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
 }
 
-struct display display_open(const struct net *nets, int count, const char *when)
+struct display display_open(const struct net *nets, int count, double goal, const char *when)
 {
     bool progress = strcmp(when, "auto") == 0 ? on_terminal() : strcmp(when, "always") == 0;
-    return (struct display){.nets = nets, .count = count, .progress = progress};
+    return (struct display){.nets = nets, .count = count, .goal = goal, .progress = progress};
+}
+
+void display_begin(struct display *display, const double *done)
+{
+    display->began = clock_seconds();
+    for (int i = 0; i < display->count; i++) {
+        display->last[i].epochs_done = done[i];
+        display->done_at_beginning += done[i];
+    }
 }
 
 /* --- the progress line ----------------------------------------------------------------------------- */
@@ -52,17 +61,6 @@ static void append_time(char *line, double seconds)
         append(line, "%ld:%02ld", s / 60, s % 60);
 }
 
-static double epochs_done(const struct display *display, double *of)
-{
-    double done = 0;
-    *of = 0;
-    for (int i = 0; i < display->count; i++) {
-        done += display->last[i].epochs_done;
-        *of += (double)display->last[i].epochs;
-    }
-    return done;
-}
-
 static void append_bar(char *line, double part)
 {
     char bar[BAR + 1] = "";
@@ -75,11 +73,13 @@ static void append_bar(char *line, double part)
  * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12 */
 static void draw(struct display *display)
 {
-    double of, done = epochs_done(display, &of);
     const struct event *last = display->last;
+    double of = display->count * display->goal, done = 0;
     char line[WIDTH + 1] = "";
+    for (int i = 0; i < display->count; i++)
+        done += last[i].epochs_done;
     if (display->count == 1) {
-        append(line, "epoch %.0f/%.0f ", fmin(floor(done) + 1, of), of);
+        append(line, "epoch %.0f/%.0f ", fmin(floor(done) + 1, ceil(of)), ceil(of));
         append_bar(line, done / of);
         append(line, "  loss %.4f  %.0f img/s", last->loss, last->images_per_second);
     } else {
@@ -117,14 +117,13 @@ static void print_epoch(struct display *display, const struct event *event)
 
 void display_event(struct display *display, const struct event *event)
 {
+    if (event->kind == EVENT_FAILURE) {
+        display_line(display, "%s", event->text);
+        return;
+    }
     display->last[event->net] = *event;
     if (event->kind == EVENT_EPOCH) /* of the epoch just opened there is no loss yet */
         display->last[event->net].loss = event->metrics.loss;
-    if (display->began == 0) {
-        double of;
-        display->began = clock_seconds();
-        display->done_at_beginning = epochs_done(display, &of);
-    }
     if (event->kind == EVENT_EPOCH)
         print_epoch(display, event);
     if (display->progress)

@@ -17,24 +17,25 @@ static bool evaluate_share(struct engine *engine, const struct split *split, int
     return !*stop;
 }
 
-bool evaluate(struct engine *engine, bool on_all_ranks, const volatile sig_atomic_t *stop,
-              struct accuracy *accuracy)
+enum evaluate_status evaluate(struct engine *engine, bool on_all_ranks, const volatile sig_atomic_t *stop,
+                              struct accuracy *accuracy)
 {
     struct comm *comm = engine->setup.comm;
     const struct dataset *data = engine->setup.data;
-    struct {
-        struct evaluation train, test;
-        int64_t stopped;
-    } sum = {0};
+    struct evaluation train = {0}, test = {0};
     int rank = on_all_ranks ? comm_rank(comm) : 0, size = on_all_ranks ? comm_size(comm) : 1;
+    bool stopped = false;
     if (on_all_ranks || comm_rank(comm) == 0)
-        sum.stopped = !evaluate_share(engine, &data->train, rank, size, stop, &sum.train) ||
-                      !evaluate_share(engine, &data->test, rank, size, stop, &sum.test);
-    comm_sum_control(comm, (int64_t *)&sum, sizeof sum / sizeof(int64_t));
-    if (sum.stopped)
-        return false;
-    accuracy->train = 100.0 * (double)sum.train.correct / (double)sum.train.samples;
-    accuracy->test = 100.0 * (double)sum.test.correct / (double)sum.test.samples;
-    accuracy->test_loss = (double)sum.test.loss * EXACT_UNIT / (double)sum.test.samples;
-    return true;
+        stopped = !evaluate_share(engine, &data->train, rank, size, stop, &train) ||
+                  !evaluate_share(engine, &data->test, rank, size, stop, &test);
+    int64_t sums[] = {train.correct, test.correct, test.loss, train.refused + test.refused, stopped};
+    comm_sum_control(comm, sums, sizeof sums / sizeof *sums);
+    if (sums[4] != 0)
+        return EVALUATE_STOPPED;
+    if (sums[3] != 0)
+        return EVALUATE_NOT_FINITE;
+    accuracy->train = 100.0 * (double)sums[0] / (double)data->train.count;
+    accuracy->test = 100.0 * (double)sums[1] / (double)data->test.count;
+    accuracy->test_loss = (double)sums[2] * EXACT_UNIT / (double)data->test.count;
+    return EVALUATE_DONE;
 }

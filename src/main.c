@@ -13,7 +13,13 @@
 #include "signals.h"
 #include "study.h"
 #include "synthetic.h"
+#include "version.h"
 #include "watch.h"
+
+static void alive(void *world)
+{
+    comm_alive(world);
+}
 
 /* `--data synthetic` is made in the cache by one rank a host, then read like any other data. */
 static bool find_data(const struct options *options, struct comm *world, char directory[4096], struct error *error)
@@ -25,10 +31,8 @@ static bool find_data(const struct options *options, struct comm *world, char di
     if (!synthetic)
         return dataset_find(options->data, directory, error);
     if (comm_host_rank(world) == 0)
-        synthetic_make(train, test, directory, error);
-    if (!comm_agree(world, error))
-        return false;
-    return synthetic_make(train, test, directory, error);
+        synthetic_make(train, test, directory, alive, world, error);
+    return comm_agree(world, error) && synthetic_make(train, test, directory, alive, world, error);
 }
 
 static enum exit_code run(const struct options *options, struct comm *world, struct error *error)
@@ -37,7 +41,6 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     struct dataset data;
     if (options->doctor)
         return doctor(options, world);
-    signals_install();
     if (!describe_agree_options(options, world, error))
         return error->code;
     bool opened = find_data(options, world, directory, error) && dataset_open(&data, directory, error);
@@ -52,26 +55,47 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     return code;
 }
 
+/* What was asked for instead of training must be asked of all ranks, or they wait for each other. */
+static bool agree_on_action(const struct options *options, struct comm *world, struct error *error)
+{
+    int odd;
+    if (comm_same(world, (uint64_t)(options->help | options->version << 1 | options->doctor << 2), &odd))
+        return true;
+    return error_set(error, EXIT_USAGE,
+                     "rank %d on host %s was started with another of --help, --version, --doctor than the others: "
+                     "start all ranks alike",
+                     odd, comm_host_name(world, odd));
+}
+
 int main(int argc, char **argv)
 {
-    int rank, threads;
     struct options options;
     struct error error = {0};
-    MPI_CHECK(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &threads)); /* for turns.h */
-    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    signals_install();
+    double timeout = options_parse(argc, argv, &options, &error) ? options.timeout_seconds : 60;
 
-    /* Ranks started with unlike command lines must not wait for each other either. */
-    bool parsed = options_parse(argc, argv, rank == 0, &options, &error);
-    struct comm *world = comm_open_world(parsed ? options.timeout_seconds : 60);
+    watch_guard("starting MPI", 60 + timeout);
+    MPI_CHECK(MPI_Init(&argc, &argv));
+    struct comm *world = comm_open_world(timeout);
+    watch_guard(NULL, 0);
+
+    bool speaks = comm_rank(world) == 0;
     enum exit_code code = EXIT_DONE;
-    if (!comm_agree(world, &error))
+    if (!comm_agree(world, &error) || !agree_on_action(&options, world, &error))
         code = error.code;
+    else if (options.help && speaks)
+        options_print_help();
+    else if (options.version && speaks)
+        printf("dtrain %s (%s)\n", version_revision, version_build);
     else if (!options.help && !options.version)
         code = run(&options, world, &error);
-    comm_close(world);
-    if (rank == 0 && error.code != EXIT_DONE)
+    if (speaks && error.code != EXIT_DONE)
         fprintf(stderr, "dtrain: %s\n", error.text);
     fflush(stdout);
+
+    comm_barrier(world); /* a rank that stalls here is still noticed */
+    watch_guard("ending MPI", 60 + timeout);
+    comm_close(world);
     MPI_Finalize();
     return code;
 }

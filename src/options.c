@@ -11,7 +11,6 @@
 
 #include "exact_sum.h"
 #include "sampler.h"
-#include "version.h"
 
 /* An ACTION is a flag that is done instead of training: it is not recorded. */
 enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION };
@@ -209,7 +208,6 @@ static bool check(const struct options *options, struct error *error)
 struct parse {
     struct options *options;
     struct error *error;
-    bool speak;
 };
 
 /* What getopt could not take; said here, so that one line from one rank says it. */
@@ -222,7 +220,7 @@ static bool refuse(const char *word, struct error *error)
         const struct option_spec *spec = &specs[i];
         if (spec->name == NULL || strlen(spec->name) != length || strncmp(word + 2, spec->name, length) != 0)
             continue;
-        if (spec->kind == FLAG)
+        if (spec->argument == NULL)
             return error_set(error, EXIT_USAGE, "%s: --%s takes no value", word, spec->name);
         return error_set(error, EXIT_USAGE, "--%s: lacks its value; give %s", spec->name, spec->argument);
     }
@@ -243,18 +241,20 @@ static error_t parse_one(int key, char *argument, struct argp_state *state)
     const struct option_spec *spec = &specs[key - FIRST_KEY];
     if (!parse_value(spec, argument, parse->options, parse->error))
         return EINVAL;
-    if (parse->speak && parse->options->help)
-        argp_help(state->root_argp, stdout,
-                  ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
-    if (parse->speak && parse->options->version)
-        printf("dtrain %s (%s)\n", version_revision, version_build);
     return parse->options->help || parse->options->version ? ECANCELED : 0;
 }
 
-/* argp's own table, from ours. `docs` holds the texts. */
-static void describe(struct argp_option *table, char (*docs)[200])
+/* argp's description, from our table. */
+struct description {
+    struct argp argp;
+    struct argp_option table[SPECS + 1];
+    char docs[SPECS][200];
+};
+
+static void describe(struct description *description)
 {
     int group = 0;
+    struct argp_option *table = description->table;
     for (int i = 0; i < SPECS; i++) {
         const struct option_spec *spec = &specs[i];
         if (spec->kind == HEADING) {
@@ -262,19 +262,13 @@ static void describe(struct argp_option *table, char (*docs)[200])
             continue;
         }
         bool show = spec->initial != NULL;
-        snprintf(docs[i], sizeof docs[i], "%s%s%s%s", spec->doc, show ? " (default " : "",
+        char *doc = description->docs[i];
+        snprintf(doc, sizeof description->docs[i], "%s%s%s%s", spec->doc, show ? " (default " : "",
                  show ? spec->initial : "", show ? ")" : "");
-        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument, 0, docs[i], group};
+        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument, 0, doc, group};
     }
     table[SPECS] = (struct argp_option){0};
-}
-
-bool options_parse(int argc, char **argv, bool speak, struct options *options, struct error *error)
-{
-    struct argp_option table[SPECS + 1];
-    char docs[SPECS][200];
-    describe(table, docs);
-    struct argp argp = {
+    description->argp = (struct argp){
         .options = table,
         .parser = parse_one,
         .doc = "Trains LeNet-5 with dropout on CIFAR-10, data-parallel over MPI ranks: mpirun -np 4 ./dtrain --net D"
@@ -282,10 +276,25 @@ bool options_parse(int argc, char **argv, bool speak, struct options *options, s
                "Exit codes: 0 done; 1 the run failed; 2 wrong options; 3 bad data or checkpoint; 4 a rank was lost; "
                "5 replicas diverged; 75 stopped by a signal, saved: run again with --resume.",
     };
+}
+
+bool options_parse(int argc, char **argv, struct options *options, struct error *error)
+{
+    struct description description;
+    struct parse parse = {options, error};
+    describe(&description);
     set_initial(options);
-    struct parse parse = {options, error, speak};
-    error_t failed = argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
+    error_t failed =
+        argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
     return failed == ECANCELED || (!failed && check(options, error));
+}
+
+void options_print_help(void)
+{
+    struct description description;
+    describe(&description);
+    argp_help(&description.argp, stdout,
+              ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
 }
 
 cJSON *options_json(const struct options *options)

@@ -1,28 +1,18 @@
 #include "study.h"
 
 #include <limits.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <xxhash.h>
 
+#include "conclusion.h"
 #include "describe.h"
 #include "devices.h"
 #include "display.h"
 #include "signals.h"
 #include "trainer.h"
 #include "turns.h"
-
-/* How a net ended. Each group knows its own; at the end all ranks know all. */
-struct outcome {
-    enum trainer_status status;
-    struct progress progress;
-    uint64_t digest;
-    struct error error;
-};
 
 struct study {
     const struct options *options;
@@ -41,6 +31,7 @@ struct study {
     bool stop_announced; /* world rank 0 has told the leaders to stop */
 
     struct display display; /* used on world rank 0 */
+    cJSON *description;     /* of the run, for run.json */
     struct trainer *trainers[NETS];
     struct outcome outcomes[NETS];
 };
@@ -55,8 +46,8 @@ static bool agree_on_engine(struct study *study, struct error *error)
     if (comm_same(study->world, XXH64(name, strlen(name), 0), &odd))
         return true;
     return error_set(error, EXIT_USAGE,
-                     "rank %d on host %s chose another engine than the others, because not all machines are alike: "
-                     "name one for all (--engine cpu runs everywhere)",
+                     "rank %d on host %s chose another engine than the others, because not all machines are "
+                     "alike: name one for all (--engine cpu runs everywhere)",
                      odd, comm_host_name(study->world, odd));
 }
 
@@ -77,7 +68,8 @@ static bool open_group(struct study *study, struct error *error)
     }
     study->first = apart ? color : 0;
     study->last = apart ? color + 1 : study->count;
-    study->group = comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
+    study->group =
+        comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
     return comm_agree(study->world, error);
 }
 
@@ -133,9 +125,21 @@ static void report(void *context, const struct event *event)
         return;
     }
     struct event order;
-    comm_send(study->world, 0, event, sizeof *event);
+    if (event->kind == EVENT_STEP) /* the next tells the same */
+        comm_try_send(study->world, 0, event, sizeof *event);
+    else
+        comm_send(study->world, 0, event, sizeof *event);
     while (comm_receive(study->world, &order, sizeof order))
         signals_request_stop();
+}
+
+/* Said when it happens: other nets may go on for hours. */
+static void report_failure(struct study *study, int net)
+{
+    struct event event = {.kind = EVENT_FAILURE, .net = net};
+    snprintf(event.text, sizeof event.text, "%.*s", (int)sizeof event.text - 1, study->outcomes[net].error.text);
+    if (study->count > 1 && comm_rank(study->group) == 0)
+        report(study, &event);
 }
 
 /* --- training ------------------------------------------------------------------------------------- */
@@ -149,12 +153,19 @@ static void gather_devices(struct study *study)
     devices_gather(study->world, study->devices);
 }
 
+/* What each group knows of its nets, on every rank. */
+static void share_outcomes(struct study *study)
+{
+    for (int i = 0; i < study->count; i++)
+        comm_broadcast(study->world, &study->outcomes[i], sizeof study->outcomes[i], study->leaders[i]);
+}
+
 static bool open_trainers(struct study *study, struct error *error)
 {
     gather_devices(study);
-    cJSON *description = describe_run(study->options, study->data, study->world);
+    study->description = describe_run(study->options, study->data, study->world);
     if (study->devices != NULL)
-        describe_gpus(description, study->devices, comm_size(study->world));
+        describe_gpus(study->description, study->devices, comm_size(study->world));
     for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
         struct trainer_setup setup = {
             .options = study->options,
@@ -164,14 +175,23 @@ static bool open_trainers(struct study *study, struct error *error)
             .data = study->data,
             .comm = study->group,
             .engine = study->engine,
-            .description = description,
+            .description = study->description,
             .stop = signals_stop_flag(),
             .report = report,
             .context = study,
         };
         study->trainers[i] = trainer_open(&setup, error);
     }
-    cJSON_Delete(description);
+    return comm_agree(study->world, error);
+}
+
+static bool begin_trainers(struct study *study, struct error *error)
+{
+    for (int i = study->first; i < study->last; i++) {
+        trainer_begin(study->trainers[i], error);
+        study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
+    }
+    share_outcomes(study);
     return comm_agree(study->world, error);
 }
 
@@ -195,6 +215,8 @@ static void train_in_turn(struct study *study)
             if (outcome->status != TRAINER_RUNNING)
                 continue;
             outcome->status = trainer_epoch(study->trainers[i], &outcome->error);
+            if (outcome->status == TRAINER_FAILED)
+                report_failure(study, i);
             running += outcome->status == TRAINER_RUNNING;
             if (outcome->status == TRAINER_STOPPED) {
                 save_others(study, i);
@@ -212,6 +234,8 @@ static void train_one(void *context, int number, struct turns *turns)
     comm_set_idle(study->group, turns_pass, turns);
     while (outcome->status == TRAINER_RUNNING)
         outcome->status = trainer_epoch(study->trainers[study->first + number], &outcome->error);
+    if (outcome->status == TRAINER_FAILED)
+        report_failure(study, study->first + number);
 }
 
 /* This rank's nets. On a GPU several run at once: one alone does not fill it. Ranks of a group would have to
@@ -242,74 +266,10 @@ static void gather_outcomes(struct study *study)
     comm_barrier_serving(study->world, comm_rank(study->world) == 0 ? serve : NULL, study);
     if (comm_rank(study->world) == 0)
         serve(study);
-    for (int i = 0; i < study->count; i++)
-        comm_broadcast(study->world, &study->outcomes[i], sizeof study->outcomes[i], study->leaders[i]);
+    share_outcomes(study);
 }
 
-/* --- the end -------------------------------------------------------------------------------------- */
-
-static void print_accuracy(double accuracy)
-{
-    if (accuracy < 0)
-        printf("  %10s", "-");
-    else
-        printf("  %10.2f", accuracy);
-}
-
-static void print_table(const struct study *study)
-{
-    printf("\nnet  %-10s  %10s  %10s  %10s  weights\n", "dropout", "best train", "best test", "seconds");
-    for (int i = 0; i < study->count; i++) {
-        const struct outcome *outcome = &study->outcomes[i];
-        printf("%c    %-10s", study->nets[i].name, study->nets[i].dropout);
-        print_accuracy(outcome->progress.best_train);
-        print_accuracy(outcome->progress.best_test);
-        printf("  %10.1f  %016llx\n", outcome->progress.seconds, (unsigned long long)outcome->digest);
-    }
-    putchar('\n');
-}
-
-/* launch/plot lies beside the program. Figures are a courtesy: where it cannot run, how to draw them is
- * said instead. */
-static void draw_figures(const struct study *study)
-{
-    extern char **environ;
-    char program[PATH_MAX] = "", plot[PATH_MAX + 16];
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    char *slash = length > 0 ? strrchr(program, '/') : NULL;
-    if (slash != NULL)
-        *slash = '\0';
-    snprintf(plot, sizeof plot, "%s/launch/plot", program);
-    char *arguments[] = {plot, (char *)"--", (char *)study->directory, NULL};
-    pid_t child;
-    int status = -1;
-    fflush(stdout);
-    if (access(plot, X_OK) != 0 || posix_spawn(&child, plot, NULL, NULL, arguments, environ) != 0 ||
-        waitpid(child, &status, 0) != child || status != 0)
-        printf("The figures were not drawn; launch/plot %s draws them.\n", study->directory);
-}
-
-/* The last line of every run: of one net its digest, of several the digest of their digests. */
-static void print_digest(const struct study *study)
-{
-    uint64_t digests[NETS];
-    for (int i = 0; i < study->count; i++)
-        digests[i] = study->outcomes[i].digest;
-    uint64_t digest = study->count == 1 ? digests[0] : XXH64(digests, (size_t)study->count * sizeof *digests, 0);
-    printf("weights: %016llx\n", (unsigned long long)digest);
-    fflush(stdout);
-}
-
-static void print_stopped(const struct study *study)
-{
-    unsigned long long step = 0;
-    for (int i = 0; i < study->count; i++)
-        if (study->outcomes[i].progress.step > step)
-            step = study->outcomes[i].progress.step;
-    const char *name = signals_name();
-    printf("stopped by %s after step %llu, saved in %s: run again with --resume\n",
-           name ? name : "a signal to another rank", step, study->directory);
-}
+/* --- the beginning and the end ------------------------------------------------------------------------ */
 
 static enum exit_code conclude(struct study *study, struct error *error)
 {
@@ -322,14 +282,7 @@ static enum exit_code conclude(struct study *study, struct error *error)
     }
     if (comm_rank(study->world) == 0) {
         display_close(&study->display);
-        if (study->count > 1) {
-            print_table(study);
-            if (!stopped)
-                draw_figures(study);
-        }
-        if (stopped)
-            print_stopped(study);
-        print_digest(study);
+        conclusion_print(study->nets, study->outcomes, study->count, study->directory, study->world);
     }
     return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
 }
@@ -345,6 +298,21 @@ static void introduce_devices(struct study *study)
     devices_advice(study->devices, ranks, line, sizeof line);
     if (line[0] != '\0')
         display_line(&study->display, "note: %s", line);
+}
+
+static void introduce_resumption(struct study *study)
+{
+    for (int i = 0; i < study->count && study->options->resume; i++) {
+        const struct progress *progress = &study->outcomes[i].progress;
+        unsigned long long step = progress->step, epoch = progress->epoch;
+        char net = study->nets[i].name;
+        if (step == 0)
+            display_line(&study->display, "net %c has no checkpoint yet: it starts at epoch 1", net);
+        else if (epoch >= study->options->epochs)
+            display_line(&study->display, "net %c has its %llu epochs already", net, epoch);
+        else
+            display_line(&study->display, "net %c goes on after step %llu, epoch %llu", net, step, epoch);
+    }
 }
 
 static void introduce(struct study *study, const char *why)
@@ -365,14 +333,26 @@ static void introduce(struct study *study, const char *why)
     display_line(display, "files in %s", study->directory);
     if (study->devices != NULL)
         introduce_devices(study);
-    for (int i = study->first; i < study->last; i++) {
-        const struct progress *progress = trainer_progress(study->trainers[i]);
-        if (progress->step > 0)
-            display_line(display, "net %c goes on after step %llu, epoch %llu", study->nets[i].name,
-                         (unsigned long long)progress->step, (unsigned long long)progress->epoch);
-        else if (study->options->resume)
-            display_line(display, "net %c has no checkpoint yet: it starts at epoch 1", study->nets[i].name);
+    introduce_resumption(study);
+}
+
+/* Epochs that a net is to have at the end. */
+static double goal(const struct options *options, const struct dataset *data)
+{
+    double epochs = (double)options->epochs;
+    double most = (double)options->max_steps * (double)options->batch_size / (double)data->train.count;
+    return options->max_steps > 0 && most < epochs ? most : epochs;
+}
+
+/* The clock of the display starts here. */
+static void begin_display(struct study *study)
+{
+    double done[NETS];
+    for (int i = 0; i < study->count; i++) {
+        const struct progress *progress = &study->outcomes[i].progress;
+        done[i] = (double)progress->epoch + (double)progress->in_epoch / (double)study->data->train.count;
     }
+    display_begin(&study->display, done);
 }
 
 static void close_all(struct study *study)
@@ -382,6 +362,7 @@ static void close_all(struct study *study)
             trainer_close(study->trainers[i]);
     if (study->group != NULL)
         comm_close(study->group);
+    cJSON_Delete(study->description);
     free(study->devices);
     free(study);
 }
@@ -395,15 +376,16 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     study->data = data;
     study->world = world;
     study->count = options_nets(options, study->nets);
-    study->display = display_open(study->nets, study->count, options->progress);
+    study->display = display_open(study->nets, study->count, goal(options, data), options->progress);
     study->engine = engine_choose(options->engine, why, sizeof why, error);
     name_directories(study, error);
 
     enum exit_code code;
     if (comm_agree(world, error) && agree_on_engine(study, error) && open_group(study, error) &&
-        open_trainers(study, error)) {
+        open_trainers(study, error) && begin_trainers(study, error)) {
         if (comm_rank(world) == 0)
             introduce(study, why);
+        begin_display(study);
         train(study);
         gather_outcomes(study);
         code = conclude(study, error);

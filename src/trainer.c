@@ -19,7 +19,7 @@ struct trainer {
     struct progress progress;
     struct engine *engine;
     uint32_t *order;          /* of the open epoch */
-    float *weights, *momentum; /* canonical copies, for files */
+    float *weights, *momentum; /* canonical copies, for files and digests */
     struct run_directory directory;
     struct metrics *metrics;
     bool owns_directory;
@@ -57,7 +57,6 @@ static bool load_start(struct trainer *trainer, struct error *error)
     const struct options *options = trainer->setup.options;
     const char *path = trainer->directory.path;
     trainer->progress = (struct progress){.best_train = -1, .best_test = -1};
-    trainer->saved_step = UINT64_MAX;
     if (options->resume && checkpoint_exists(path)) {
         if (!checkpoint_read(path, &trainer->terms, &trainer->progress, trainer->weights, trainer->momentum,
                              error))
@@ -91,16 +90,13 @@ static bool describe(struct trainer *trainer, struct error *error)
     return done;
 }
 
-static bool open_files(struct trainer *trainer, struct error *error)
+static void open_files(struct trainer *trainer, struct error *error)
 {
     const struct trainer_setup *setup = &trainer->setup;
-    if (!run_directory_open(&trainer->directory, setup->directory, setup->options->resume, error))
-        return false;
-    trainer->owns_directory = true;
-    if (!load_start(trainer, error) || !describe(trainer, error))
-        return false;
-    trainer->metrics = metrics_open(trainer->directory.path, trainer->progress.epoch, error);
-    return trainer->metrics != NULL;
+    trainer->owns_directory =
+        run_directory_open(&trainer->directory, setup->directory, setup->options->resume, error);
+    if (trainer->owns_directory)
+        load_start(trainer, error);
 }
 
 static bool open_engine(struct trainer *trainer, struct error *error)
@@ -124,6 +120,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->setup = *setup;
     trainer->leader = comm_rank(setup->comm) == 0;
     trainer->terms = make_terms(setup);
+    trainer->saved_step = UINT64_MAX;
     trainer->weights = malloc(LENET5_WEIGHTS * sizeof *trainer->weights);
     trainer->momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->momentum);
     trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
@@ -140,6 +137,13 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     comm_broadcast(setup->comm, trainer->momentum, LENET5_WEIGHTS * sizeof(float), 0);
     trainer->engine->ops->write(trainer->engine, trainer->weights, trainer->momentum);
     return trainer;
+}
+
+bool trainer_begin(struct trainer *trainer, struct error *error)
+{
+    if (trainer->leader && describe(trainer, error))
+        trainer->metrics = metrics_open(trainer->directory.path, trainer->progress.epoch, error);
+    return comm_agree(trainer->setup.comm, error);
 }
 
 void trainer_close(struct trainer *trainer)
@@ -173,7 +177,6 @@ static void report(struct trainer *trainer, enum event_kind kind, const struct e
     struct event event = {
         .kind = kind,
         .net = trainer->setup.net_index,
-        .epochs = trainer->setup.options->epochs,
         .epochs_done = (double)progress->epoch + (double)progress->in_epoch / (double)trainer->terms.train_count,
         .images_per_second = trainer->images_per_second,
         .best_test = progress->best_test,
@@ -226,17 +229,18 @@ static double learning_rate(const struct trainer *trainer)
     return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->progress.epoch / terms->lr_step));
 }
 
-static enum trainer_status fail_not_finite(struct trainer *trainer, struct error *error)
+static enum trainer_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
 {
-    char kept[300] = "no checkpoint was written yet";
+    char kept[400] = "start again with a lower --lr";
     if (trainer->saved_step != UINT64_MAX)
-        snprintf(kept, sizeof kept, "the last good checkpoint, of step %llu, is in %.200s",
-                 (unsigned long long)trainer->saved_step, trainer->setup.directory);
+        snprintf(kept, sizeof kept,
+                 "the checkpoint in %.200s is of step %llu: start again with a lower --lr and another --out, "
+                 "from the seed or with --init-from that checkpoint",
+                 trainer->setup.directory, (unsigned long long)trainer->saved_step);
     error_set(error, EXIT_RUNTIME,
-              "net %c: step %llu (epoch %llu) met a loss or gradient that is not finite or over %g: "
-              "lower --lr; %s",
-              trainer->setup.net->name, (unsigned long long)trainer->progress.step,
-              (unsigned long long)trainer->progress.epoch + 1, (double)EXACT_LIMIT, kept);
+              "net %c: after %llu steps (epoch %llu) a %s is not finite or over %g; %s", trainer->setup.net->name,
+              (unsigned long long)trainer->progress.step, (unsigned long long)trainer->progress.epoch + 1, what,
+              (double)EXACT_LIMIT, kept);
     comm_agree(trainer->setup.comm, error);
     return TRAINER_FAILED;
 }
@@ -244,13 +248,13 @@ static enum trainer_status fail_not_finite(struct trainer *trainer, struct error
 /* Positions of the epoch that may be used before --max-steps is reached. */
 static size_t reachable(const struct trainer *trainer)
 {
-    uint64_t limit = trainer->setup.options->max_steps;
-    size_t count = trainer->terms.train_count;
+    const struct progress *progress = &trainer->progress;
+    uint64_t limit = trainer->setup.options->max_steps, batch = trainer->terms.batch_size;
+    size_t count = trainer->terms.train_count, steps_to_end = (count - progress->in_epoch + batch - 1) / batch;
     if (limit == 0)
         return count;
-    uint64_t left = limit > trainer->progress.step ? limit - trainer->progress.step : 0;
-    size_t reach = trainer->progress.in_epoch + left * trainer->terms.batch_size;
-    return reach < count ? reach : count;
+    uint64_t left = limit > progress->step ? limit - progress->step : 0;
+    return left < steps_to_end ? progress->in_epoch + left * batch : count;
 }
 
 /* RUNNING: the epoch's steps are done. */
@@ -278,7 +282,7 @@ static enum trainer_status train_epoch(struct trainer *trainer, struct error *er
         progress->loss += done.loss;
         trainer->saved = false;
         if (done.not_finite)
-            return fail_not_finite(trainer, error);
+            return fail_not_finite(trainer, "loss or gradient", error);
         report_step(trainer, start);
     }
     progress->epoch_seconds += clock_seconds() - start;
@@ -303,31 +307,41 @@ static bool compare_replicas(struct trainer *trainer, struct error *error)
                      comm_host_name(comm, odd));
 }
 
-static bool check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics, struct error *error)
+static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)
+{
+    struct progress *progress = &trainer->progress;
+    char path[4096];
+    progress->best_train = fmax(progress->best_train, accuracy->train);
+    if (accuracy->test <= progress->best_test)
+        return;
+    progress->best_test = accuracy->test;
+    if (trainer->leader && files_path(trainer->directory.path, "model-best.safetensors", path, error)) {
+        trainer->engine->ops->read(trainer->engine, trainer->weights, NULL);
+        checkpoint_write_model(path, trainer->weights, error);
+    }
+}
+
+/* RUNNING: checked, though rank 0 may have an *error of its own. */
+static enum trainer_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics,
+                                          struct error *error)
 {
     struct accuracy accuracy;
-    if (!evaluate(trainer->engine, strcmp(trainer->setup.options->eval_on, "all") == 0, trainer->setup.stop,
-                  &accuracy))
-        return false;
+    bool on_all = strcmp(trainer->setup.options->eval_on, "all") == 0;
+    switch (evaluate(trainer->engine, on_all, trainer->setup.stop, &accuracy)) {
+    case EVALUATE_STOPPED:
+        return save_and_leave(trainer, TRAINER_STOPPED, error);
+    case EVALUATE_NOT_FINITE:
+        return fail_not_finite(trainer, "loss in evaluation", error);
+    case EVALUATE_DONE:
+        break;
+    }
     metrics->checked = true;
     metrics->train_accuracy = accuracy.train;
     metrics->test_accuracy = accuracy.test;
     metrics->test_loss = accuracy.test_loss;
-    if (!compare_replicas(trainer, error))
-        return true;
-
-    struct progress *progress = &trainer->progress;
-    progress->best_train = fmax(progress->best_train, accuracy.train);
-    if (accuracy.test > progress->best_test) {
-        progress->best_test = accuracy.test;
-        if (trainer->leader) {
-            char path[4096];
-            trainer->engine->ops->read(trainer->engine, trainer->weights, NULL);
-            if (files_path(trainer->directory.path, "model-best.safetensors", path, error))
-                checkpoint_write_model(path, trainer->weights, error);
-        }
-    }
-    return true;
+    if (compare_replicas(trainer, error))
+        note_best(trainer, &accuracy, error);
+    return TRAINER_RUNNING;
 }
 
 static struct epoch_metrics summarise(const struct trainer *trainer)
@@ -363,8 +377,11 @@ static enum trainer_status close_epoch(struct trainer *trainer, struct error *er
     struct progress *progress = &trainer->progress;
     struct epoch_metrics metrics = summarise(trainer);
     bool last = metrics.epoch >= options->epochs;
-    if ((last || metrics.epoch % options->eval_every == 0) && !check_accuracy(trainer, &metrics, error))
-        return save_and_leave(trainer, TRAINER_STOPPED, error);
+    if (last || metrics.epoch % options->eval_every == 0) {
+        enum trainer_status status = check_accuracy(trainer, &metrics, error);
+        if (status != TRAINER_RUNNING)
+            return status;
+    }
     if (trainer->leader && error->code == EXIT_DONE)
         metrics_write(trainer->metrics, &metrics, error);
     if (!comm_agree(trainer->setup.comm, error))

@@ -82,13 +82,12 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     return refused + exact_sum_add(LAYOUT_OF(conv3), (const float *)gradient, sums);
 }
 
-int tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
-                  int64_t *loss)
+size_t tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                     int64_t *loss, int64_t *correct)
 {
     int32_t labels[TILE];
     forward(tile, weights, input, labels);
-    int correct = softmax_correct(tile->dense.logits, labels);
+    *correct += softmax_correct(tile->dense.logits, labels);
     float tile_loss = softmax_loss(tile->dense.logits, labels);
-    exact_sum_add(1, &tile_loss, loss);
-    return correct;
+    return exact_sum_add(1, &tile_loss, loss);
 }

@@ -41,8 +41,9 @@ struct tile_input {
 size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                      int64_t *sums, int64_t *loss);
 
-/* Forward: adds the loss to *loss (exact_sum.h), returns how many samples are classified right. */
-int tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
-                  int64_t *loss);
+/* Forward: adds the loss to *loss (exact_sum.h) and the samples classified right to *correct. Returns how many
+ * terms were refused. */
+size_t tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
+                     int64_t *loss, int64_t *correct);
 
 #endif

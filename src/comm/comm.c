@@ -58,6 +58,7 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
     comm->mpi = mpi;
     comm->watch = watch;
     comm->transport = &transport_mpi;
+    comm->outbox.request = MPI_REQUEST_NULL;
     MPI_CHECK(MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
     MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
@@ -84,7 +85,8 @@ static const struct transport *choose_best(struct comm *comm, bool on_gpu)
     return &transport_mpi;
 }
 
-static const struct transport *choose_named(struct comm *comm, const char *name, bool on_gpu, struct error *error)
+static const struct transport *choose_named(struct comm *comm, const char *name, bool on_gpu,
+                                            struct error *error)
 {
     char why[sizeof comm->why];
     for (size_t i = 0; i < sizeof transports / sizeof *transports; i++) {
@@ -99,14 +101,17 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
     return NULL;
 }
 
-struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error)
+struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu,
+                        struct error *error)
 {
     MPI_Comm mpi;
+    comm_barrier(parent); /* the split itself is not watched */
     MPI_CHECK(MPI_Comm_split(parent->mpi, color, parent->rank, &mpi));
     struct comm *comm = open_group(mpi, parent->watch);
     comm->slot = parent->slot;
-    const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, on_gpu)
-                                                                     : choose_named(comm, transport, on_gpu, error);
+    const struct transport *chosen = strcmp(transport, "auto") == 0
+                                         ? choose_best(comm, on_gpu)
+                                         : choose_named(comm, transport, on_gpu, error);
     if (chosen != NULL) {
         comm->transport = chosen;
         if (chosen->open == NULL || chosen->open(comm, error))
@@ -117,10 +122,29 @@ struct comm *comm_split(struct comm *parent, int color, const char *transport, b
     return NULL;
 }
 
+static bool has_left(struct outbox *outbox)
+{
+    int left;
+    MPI_CHECK(MPI_Test(&outbox->request, &left, MPI_STATUS_IGNORE));
+    return left;
+}
+
+/* Only the two ranks it concerns: the others need not be waiting. */
+static void wait_to_leave(struct comm *comm)
+{
+    struct outbox *outbox = &comm->outbox;
+    int ranks[] = {comm->rank, outbox->to};
+    int world_ranks[] = {comm->group.world_ranks[ranks[0]], comm->group.world_ranks[ranks[1]]};
+    const char *hosts[] = {comm->host_names[ranks[0]], comm->host_names[ranks[1]]};
+    struct watch_group group = {2, world_ranks, hosts};
+    watch_wait(comm->watch, &outbox->request, &group, "a message to leave", NULL, NULL);
+}
+
 void comm_close(struct comm *comm)
 {
     if (comm->transport->close != NULL)
         comm->transport->close(comm);
+    wait_to_leave(comm);
     if (comm->is_world)
         watch_close(comm->watch);
     MPI_CHECK(MPI_Comm_free(&comm->mpi));
@@ -251,7 +275,7 @@ static int largest(struct comm *comm, int value)
 
 void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
 {
-    transport_mpi.sum(comm, buffer, count);
+    transport_mpi_sum(comm, buffer, count, "the sum of an evaluation");
 }
 
 bool comm_agree(struct comm *comm, struct error *error)
@@ -294,10 +318,21 @@ bool comm_same(struct comm *comm, uint64_t number, int *odd)
     return found < 0;
 }
 
-/* Small enough to leave at once: MPI sends it eagerly. */
+bool comm_try_send(struct comm *comm, int to, const void *data, size_t bytes)
+{
+    struct outbox *outbox = &comm->outbox;
+    if (!has_left(outbox))
+        return false;
+    outbox->to = to;
+    memcpy(outbox->bytes, data, bytes);
+    MPI_CHECK(MPI_Isend(outbox->bytes, (int)bytes, MPI_BYTE, to, 0, comm->mpi, &outbox->request));
+    return true;
+}
+
 void comm_send(struct comm *comm, int to, const void *data, size_t bytes)
 {
-    MPI_CHECK(MPI_Send(data, (int)bytes, MPI_BYTE, to, 0, comm->mpi));
+    wait_to_leave(comm);
+    comm_try_send(comm, to, data, bytes);
 }
 
 bool comm_receive(struct comm *comm, void *data, size_t bytes)

@@ -5,6 +5,15 @@
 #include "comm.h"
 #include "watch.h"
 
+enum { MESSAGE_BYTES = 1024 };
+
+/* The message on its way, if any. */
+struct outbox {
+    MPI_Request request; /* MPI_REQUEST_NULL: none */
+    int to;
+    char bytes[MESSAGE_BYTES];
+};
+
 struct comm {
     MPI_Comm mpi;
     int rank, size;
@@ -17,6 +26,7 @@ struct comm {
     const struct transport *transport;
     char why[300]; /* it was chosen */
     void *state; /* the transport's own */
+    struct outbox outbox;
     void (*idle)(void *context); /* comm_set_idle */
     void *idle_context;
 };
@@ -38,6 +48,7 @@ struct transport {
 };
 
 extern const struct transport transport_mpi;
+void transport_mpi_sum(struct comm *comm, int64_t *buffer, size_t count, const char *what);
 extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
 
 #endif

@@ -1,5 +1,6 @@
 #include "watch.h"
 
+#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -149,8 +150,11 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
                                      count ? ", " : "", rank, group->hosts[i]);
         count++;
     }
-    for (unsigned left = watch->rank == speaker ? 0 : 10; left > 0;)
-        left = sleep(left); /* the end of the job begins with a SIGTERM, which wakes it */
+    double patience = clock_seconds() + (watch->rank == speaker ? 0 : 10 + 0.2 * watch->rank);
+    while (clock_seconds() < patience) {
+        answer_all(watch); /* the speaker may still be asking */
+        usleep(10000);
+    }
     watch_abort(watch->mpi, EXIT_PEER_LOST,
                 "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
                 "start again with --resume",
@@ -233,16 +237,41 @@ void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_gr
     wait_for(watch, &(struct wait){is_complete, request, idle, context, what}, group);
 }
 
-void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,
-                 const char *what)
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context,
+                 const struct watch_group *group, const char *what)
 {
     wait_for(watch, &(struct wait){.done = done, .done_context = context, .what = what}, group);
 }
 
+/* For the handler of SIGALRM, which has no other way to learn it. */
+static struct {
+    int code;
+    char line[200]; /* "" when the reason has been said */
+} last_words;
+
 static void quit(int number)
 {
     (void)number;
-    _exit(EXIT_PEER_LOST);
+    if (write(STDERR_FILENO, last_words.line, strlen(last_words.line)) < 0)
+        _exit(last_words.code); /* unheard */
+    _exit(last_words.code);
+}
+
+static void quit_after(double seconds, int code, const char *line)
+{
+    last_words.code = code;
+    snprintf(last_words.line, sizeof last_words.line, "%s", line);
+    signal(SIGALRM, quit);
+    alarm((unsigned)fmin(ceil(seconds), 1e9));
+}
+
+void watch_guard(const char *what, double seconds)
+{
+    char line[200] = "";
+    if (what != NULL)
+        snprintf(line, sizeof line, "dtrain: %s has taken %g s: a rank is stuck or was not started as dtrain\n", what,
+                 seconds);
+    quit_after(seconds, EXIT_PEER_LOST, line);
 }
 
 void watch_abort(MPI_Comm comm, int code, const char *format, ...)
@@ -253,8 +282,7 @@ void watch_abort(MPI_Comm comm, int code, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     fprintf(stderr, "dtrain: %s\n", text);
-    signal(SIGALRM, quit);
-    alarm(5); /* MPI_Abort itself can hang when a host has vanished */
+    quit_after(5, code, ""); /* MPI_Abort itself can hang when a host has vanished */
     MPI_Abort(comm, code);
     _exit(code);
 }

@@ -56,8 +56,14 @@ static void make_parents(const char *path)
     }
 }
 
+/* Who is told now and then that drawing goes on. */
+struct observer {
+    void (*alive)(void *context);
+    void *context;
+};
+
 /* Writes `count` records of a set, from `first` on, as a new file. On failure errno says why. */
-static bool write_file(const char *path, bool test_set, size_t first, size_t count)
+static bool write_file(const char *path, bool test_set, size_t first, size_t count, const struct observer *observer)
 {
     FILE *file = fopen(path, "wbx");
     if (!file)
@@ -67,6 +73,8 @@ static bool write_file(const char *path, bool test_set, size_t first, size_t cou
         uint8_t record[RECORD_BYTES];
         synthetic_draw(test_set, (uint32_t)i, record);
         good = fwrite(record, sizeof record, 1, file) == 1;
+        if (i % 1000 == 0)
+            observer->alive(observer->context);
     }
     good = good && fflush(file) == 0 && fsync(fileno(file)) == 0;
     int reason = errno;
@@ -75,7 +83,7 @@ static bool write_file(const char *path, bool test_set, size_t first, size_t cou
     return good;
 }
 
-static bool write_files(const char *directory, size_t train, size_t test)
+static bool write_files(const char *directory, size_t train, size_t test, const struct observer *observer)
 {
     bool good = true;
     for (size_t i = 0; good && i < DATA_FILES; i++) {
@@ -83,7 +91,7 @@ static bool write_files(const char *directory, size_t train, size_t test)
         size_t count = test_set ? test : train / TRAINING_FILES;
         char path[4096 + 32];
         snprintf(path, sizeof path, "%s/%s", directory, dataset_files[i]);
-        good = write_file(path, test_set, test_set ? 0 : i * count, count);
+        good = write_file(path, test_set, test_set ? 0 : i * count, count, observer);
     }
     return good;
 }
@@ -98,7 +106,8 @@ static void remove_files(const char *directory)
     rmdir(directory);
 }
 
-bool synthetic_make(size_t train, size_t test, char directory[4096], struct error *error)
+bool synthetic_make(size_t train, size_t test, char directory[4096], void (*alive)(void *context), void *context,
+                    struct error *error)
 {
     char name[64], aside[4096 + 16];
     snprintf(name, sizeof name, "synthetic-%zu-%zu", train, test);
@@ -112,7 +121,7 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
         return error_set(error, EXIT_RUNTIME,
                          "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache",
                          directory, strerror(errno));
-    bool made = write_files(aside, train, test);
+    bool made = write_files(aside, train, test, &(struct observer){alive, context});
     int reason = errno;
     if (made && rename(aside, directory) == 0)
         return true;

@@ -124,7 +124,8 @@ static void evaluate_cpu(struct engine *engine, const struct split *split, size_
         input->count = (int)(last - first < TILE ? last - first : TILE);
         for (int s = 0; s < input->count; s++)
             input->records[s] = split_record(split, first + (size_t)s);
-        sum->correct += tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss);
+        sum->refused +=
+            (int64_t)tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss, &sum->correct);
         sum->samples += input->count;
     }
 }

@@ -119,6 +119,7 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     cudnn_wait(cudnn, cudnn->marks[0], NULL);
     sum->loss += cudnn->shared->evaluation.loss;
     sum->correct += cudnn->shared->evaluation.correct;
+    sum->refused += cudnn->shared->evaluation.refused;
     sum->samples += (int64_t)(last - first);
 }
 

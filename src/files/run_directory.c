@@ -39,7 +39,14 @@ static bool take_lock(struct run_directory *directory, struct error *error)
         return error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s; give another --out", path,
                          strerror(errno));
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(directory->lock, F_OFD_SETLK, &whole) != 0) {
+    bool locked = fcntl(directory->lock, F_OFD_SETLK, &whole) == 0;
+    if (!locked && errno != EAGAIN && errno != EACCES) {
+        error_set(error, EXIT_RUNTIME, "%s: cannot be locked: %s; give an --out on another file system", path,
+                  strerror(errno));
+        close(directory->lock);
+        return false;
+    }
+    if (!locked) {
         ssize_t length = read(directory->lock, owner, sizeof owner - 1);
         owner[length > 0 ? length : 0] = '\0';
         close(directory->lock);
@@ -50,8 +57,9 @@ static bool take_lock(struct run_directory *directory, struct error *error)
     gethostname(host, sizeof host - 1);
     int length = snprintf(owner, sizeof owner, "process %ld on %s", (long)getpid(), host);
     if (ftruncate(directory->lock, 0) != 0 || pwrite(directory->lock, owner, (size_t)length, 0) != length) {
+        error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));
         close(directory->lock);
-        return error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));
+        return false;
     }
     return true;
 }

@@ -9,6 +9,11 @@
 #include "dataset.h"
 #include "synthetic.h"
 
+static void ignore(void *context)
+{
+    (void)context;
+}
+
 /* --- its name --------------------------------------------------------------------------------- */
 
 static void test_sizes_are_read(void **state)
@@ -170,17 +175,17 @@ static void test_set_is_made_once(void **state)
 {
     char directory[4096], expected[4096];
     struct error error = {0};
-    assert_true(synthetic_make(50, 7, directory, &error));
+    assert_true(synthetic_make(50, 7, directory, ignore, NULL, &error));
     snprintf(expected, sizeof expected, "%s/dtrain/synthetic-50-7", (char *)*state);
     assert_string_equal(directory, expected);
     assert_is_set(directory, 50, 7);
     assert_int_equal(count_names("dtrain"), 1);
     struct stat before, after;
     assert_int_equal(stat("dtrain/synthetic-50-7/test_batch.bin", &before), 0);
-    assert_true(synthetic_make(50, 7, directory, &error));
+    assert_true(synthetic_make(50, 7, directory, ignore, NULL, &error));
     assert_int_equal(stat("dtrain/synthetic-50-7/test_batch.bin", &after), 0);
     assert_int_equal(before.st_ino, after.st_ino);
-    assert_true(synthetic_make(5, 1, directory, &error)); /* another size, beside it */
+    assert_true(synthetic_make(5, 1, directory, ignore, NULL, &error)); /* another size, beside it */
     assert_is_set(directory, 5, 1);
 }
 
@@ -199,7 +204,7 @@ static void test_several_processes_make_it_at_once(void **state)
                 struct error error = {0};
                 close(start[1]);
                 (void)!read(start[0], &go, 1); /* returns for all as the parent closes its end */
-                _exit(synthetic_make(100 * round, 10, directory, &error) ? EXIT_DONE : error.code);
+                _exit(synthetic_make(100 * round, 10, directory, ignore, NULL, &error) ? EXIT_DONE : error.code);
             }
         }
         close(start[0]);
@@ -213,7 +218,7 @@ static void test_several_processes_make_it_at_once(void **state)
     }
     char directory[4096];
     struct error error = {0};
-    assert_true(synthetic_make(1000, 10, directory, &error));
+    assert_true(synthetic_make(1000, 10, directory, ignore, NULL, &error));
     assert_is_set(directory, 1000, 10);
 }
 
@@ -223,7 +228,7 @@ static void test_full_disk_leaves_nothing(void **state)
     char directory[4096];
     struct error error = {0};
     scratch_limit(10 * RECORD_BYTES - 1);
-    assert_false(synthetic_make(50, 10, directory, &error));
+    assert_false(synthetic_make(50, 10, directory, ignore, NULL, &error));
     scratch_limit(RLIM_INFINITY);
     assert_non_null(strstr(error.text, "synthetic-50-10"));
     assert_error(&error, EXIT_RUNTIME, "XDG_CACHE_HOME");
@@ -237,12 +242,12 @@ static void test_cache_that_cannot_be(void **state)
     snprintf(file, sizeof file, "%s/file", (char *)*state);
     scratch_write(file, "x", 1);
     setenv("XDG_CACHE_HOME", file, 1);
-    assert_false(synthetic_make(50, 10, directory, &error));
+    assert_false(synthetic_make(50, 10, directory, ignore, NULL, &error));
     assert_non_null(strstr(error.text, file));
     assert_error(&error, EXIT_RUNTIME, "XDG_CACHE_HOME");
     unsetenv("XDG_CACHE_HOME");
     unsetenv("HOME");
-    assert_false(synthetic_make(50, 10, directory, &error));
+    assert_false(synthetic_make(50, 10, directory, ignore, NULL, &error));
     assert_error(&error, EXIT_RUNTIME, "neither XDG_CACHE_HOME nor HOME");
 }
 
