@@ -85,10 +85,14 @@ TESTS := $(filter-out $(GPU_TESTS),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/un
 all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
 	@$(if $(GPU),,rm -f $(NAME)-cuda.so)
 
-$(NAME): $(OBJECTS)
+# What lies here is what this CC, MARCH and DEBUG make, also when another was built in between.
+$(NAME) $(NAME)-cuda.so: %: $(BUILD)/% always
+	@cmp -s $< $@ || cp --remove-destination $< $@
+
+$(BUILD)/$(NAME): $(OBJECTS)
 	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
-$(NAME)-cuda.so: $(GPU_OBJECTS)
+$(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)
 	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(GPU_LDFLAGS)
 
 $(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
@@ -191,7 +195,7 @@ test: ## run every test (installs what they need)
 	tests/run
 
 clean: ## remove what was built
-	rm -rf build dtrain dtrain-debug dtrain-cuda.so dtrain-debug-cuda.so
+	rm -rf build dtrain dtrain-debug dtrain-clang *-cuda.so
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

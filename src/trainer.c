@@ -231,7 +231,7 @@ static double learning_rate(const struct trainer *trainer)
 
 static enum trainer_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
 {
-    char kept[400] = "start again with a lower --lr";
+    char kept[400] = "there is no checkpoint yet: start again with a lower --lr";
     if (trainer->saved_step != UINT64_MAX)
         snprintf(kept, sizeof kept,
                  "the checkpoint in %.200s is of step %llu: start again with a lower --lr and another --out, "

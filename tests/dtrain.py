@@ -108,6 +108,9 @@ class Run:
 
     def signal(self, number, rank=None):
         """To one rank, or to mpirun."""
+        deadline = time.monotonic() + 5  # a busy /proc may leave one out
+        while rank is not None and rank not in self.ranks() and time.monotonic() < deadline:
+            time.sleep(0.1)
         os.kill(self.process.pid if rank is None else self.ranks()[rank], number)
 
     def kill(self):

@@ -117,10 +117,10 @@ def not_finite():
     step = progress("infinite2")["step"]
     kept = run(1, *options, "--max-steps", step, "--out", "infinite2", "--resume")
     good = run(1, *options, "--max-steps", step, "--out", "finite")
-    check(f"of step {step}," in said[0] and kept.code == 0 and kept.digest == good.digest and int(step) > 0,
+    check(f"of step {step}:" in said[0] and kept.code == 0 and kept.digest == good.digest and int(step) > 0,
           "the checkpoint named is of the last good step, and loads", f"{kept}{good}")
     result = run(1, *options, "--batch-size", "5", "--epochs", "9", "--out", "at-once")
-    check(result.says(1, "no checkpoint was written yet"), "within the first epoch there is none", result)
+    check(result.says(1, "no checkpoint yet"), "within the first epoch there is none", result)
 
 
 # --- files --------------------------------------------------------------------------------------------

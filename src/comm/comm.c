@@ -129,22 +129,11 @@ static bool has_left(struct outbox *outbox)
     return left;
 }
 
-/* Only the two ranks it concerns: the others need not be waiting. */
-static void wait_to_leave(struct comm *comm)
-{
-    struct outbox *outbox = &comm->outbox;
-    int ranks[] = {comm->rank, outbox->to};
-    int world_ranks[] = {comm->group.world_ranks[ranks[0]], comm->group.world_ranks[ranks[1]]};
-    const char *hosts[] = {comm->host_names[ranks[0]], comm->host_names[ranks[1]]};
-    struct watch_group group = {2, world_ranks, hosts};
-    watch_wait(comm->watch, &outbox->request, &group, "a message to leave", NULL, NULL);
-}
-
 void comm_close(struct comm *comm)
 {
     if (comm->transport->close != NULL)
         comm->transport->close(comm);
-    wait_to_leave(comm);
+    wait(comm, &comm->outbox.request, "a message to leave");
     if (comm->is_world)
         watch_close(comm->watch);
     MPI_CHECK(MPI_Comm_free(&comm->mpi));
@@ -323,7 +312,6 @@ bool comm_try_send(struct comm *comm, int to, const void *data, size_t bytes)
     struct outbox *outbox = &comm->outbox;
     if (!has_left(outbox))
         return false;
-    outbox->to = to;
     memcpy(outbox->bytes, data, bytes);
     MPI_CHECK(MPI_Isend(outbox->bytes, (int)bytes, MPI_BYTE, to, 0, comm->mpi, &outbox->request));
     return true;
@@ -331,7 +319,7 @@ bool comm_try_send(struct comm *comm, int to, const void *data, size_t bytes)
 
 void comm_send(struct comm *comm, int to, const void *data, size_t bytes)
 {
-    wait_to_leave(comm);
+    wait(comm, &comm->outbox.request, "a message to leave");
     comm_try_send(comm, to, data, bytes);
 }
 

@@ -10,7 +10,6 @@ enum { MESSAGE_BYTES = 1024 };
 /* The message on its way, if any. */
 struct outbox {
     MPI_Request request; /* MPI_REQUEST_NULL: none */
-    int to;
     char bytes[MESSAGE_BYTES];
 };
 
