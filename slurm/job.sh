@@ -1,0 +1,122 @@
+# job.sh - what the batch scripts share: dtrain on all that the job was given, saved in time, gone on with later.
+#
+# Settings, from the environment you submit in:
+#   LAUNCHER      mpirun (the default) or srun, for which `srun --mpi=list` must have pmix
+#   DTRAIN_HOME   the folder dtrain was built in, unless you submit from there
+#   OUT           the run's directory, runs/JOBNAME unless given: jobs of one name go on with one run
+# srun's own (SLURM_MPI_TYPE, ...) and Open MPI's (OMPI_MCA_...) are honoured. What the site needs first, modules
+# for instance, load before you submit: the job has your environment.
+#
+# How a job ends:
+#   a time limit or preemption is near    USR1, as --signal asks: saved, then requeued
+#   scancel, scontrol requeue             TERM: saved; SLURM knows what becomes of the job
+#   a rank or a host is lost              requeued; later, only if the run has come further since the job was started
+#   all else                              dtrain's exit code, see README
+# Where requeueing is off, the job submits its successor instead.
+
+# shellcheck shell=bash
+set -uo pipefail
+home=${DTRAIN_HOME:-$SLURM_SUBMIT_DIR}
+launcher=${LAUNCHER:-mpirun}
+pid='' code=0
+warned=''     # USR1 has come: there is little time left
+terminated='' # TERM has come, to the ranks as well
+
+warn() {
+    warned=1
+    [[ -z $pid ]] || kill -USR1 "$pid" 2>/dev/null
+}
+trap warn USR1
+trap 'terminated=1' TERM
+
+fail() { # MESSAGE
+    printf 'job.sh: %s\n' "$1" >&2
+    exit 2
+}
+
+# dtrain on so many hosts, with so many ranks in all: those of the job unless given.
+launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
+    local hosts=$SLURM_JOB_NUM_NODES ranks=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
+    if [[ ${1-} == -hosts ]]; then
+        hosts=$2 ranks=$4
+        shift 4
+    fi
+    case $launcher in
+    srun)
+        # Ranks that save end together; after one that is killed the others have a little time, then end too.
+        # The tree: with SLURM 22.05's own choice a rank was seen to crash in MPI_Init, one start in twenty on a busy host.
+        SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix} SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree} srun --nodes="$hosts" --ntasks="$ranks" --input=none --wait=5 \
+            --kill-on-bad-exit=0 "${DTRAIN:-$home/dtrain}" "$@" &
+        ;;
+    mpirun) "$home/launch/run" -np "$ranks" "$@" & ;;
+    *) fail "LAUNCHER=$launcher: give srun or mpirun" ;;
+    esac
+    pid=$!
+    [[ -z $warned ]] || kill -USR1 "$pid"
+    # A signal that is trapped ends bash's wait, not the launcher.
+    while :; do
+        wait "$pid"
+        code=$?
+        kill -0 "$pid" 2>/dev/null || break
+    done
+    pid=''
+}
+
+# Changes whenever the run, or one of several nets, has come further.
+checkpoints() {
+    stat --format='%n %i %z' -- "$out"/checkpoint.safetensors "$out"/?/checkpoint.safetensors 2>/dev/null
+}
+
+# The same job once more. What you gave to sbatch beside the usual options belongs into the #SBATCH lines.
+submit_successor() { # SCRIPT OPTIONS...
+    local script=$1
+    shift
+    # shellcheck disable=SC2046 # options without spaces
+    sbatch --dependency="afterany:$SLURM_JOB_ID" --job-name="$SLURM_JOB_NAME" --no-requeue \
+        --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$SLURM_JOB_ID" --format=%l)" \
+        --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
+        ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+        ${SLURM_GPUS_PER_NODE:+--gpus-per-node="$SLURM_GPUS_PER_NODE"} \
+        ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
+        ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"} \
+        "$home/slurm/$script" "$@"
+}
+
+go_on_later() { # SCRIPT OPTIONS...
+    if [[ $(scontrol show job "$SLURM_JOB_ID") == *Requeue=1* ]]; then
+        while [[ -z $terminated ]] && ! scontrol requeue "$SLURM_JOB_ID"; do
+            sleep 10
+        done
+        sleep 300 # SLURM ends this script
+    elif [[ -z $terminated ]]; then
+        submit_successor "$@"
+    fi
+    exit 75
+}
+
+# A batch script is its #SBATCH lines and this.
+train() { # SCRIPT OPTIONS of dtrain...
+    local script=$1 before i
+    shift
+    out=${OUT:-runs/$SLURM_JOB_NAME}
+    for ((i = 1; i <= $#; i++)); do
+        [[ ${!i} != --out* ]] || fail "--out: set OUT instead"
+    done
+    before=$(checkpoints)
+    while :; do
+        launch --out "$out" --resume "$@"
+        # After a requeue a rank of the run before may hold the directory yet, until it finds itself alone.
+        ((code == 2 && ${SLURM_RESTART_COUNT:-0} > 0 && SECONDS < 180)) && [[ -z $warned$terminated ]] || break
+        sleep 5
+    done
+    [[ -z $terminated ]] || exit "$code"
+    case $code in
+    0 | 1 | 2 | 3 | 5) exit "$code" ;;
+    75) go_on_later "$script" "$@" ;;
+    esac
+    if [[ $warned || ${SLURM_RESTART_COUNT:-0} = 0 || $(checkpoints) != "$before" ]]; then
+        printf 'job.sh: exit code %s; the run goes on from its last checkpoint\n' "$code" >&2
+        go_on_later "$script" "$@"
+    fi
+    exit "$code"
+}
