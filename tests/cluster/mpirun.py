@@ -1,0 +1,153 @@
+"""launch/run over four hosts, and what mpirun's hosts and processes suffer. Started by tests/cluster.py."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hosts as cluster  # which makes tests/ known
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, metrics, progress, run
+from hosts import SHARED, eventually, rank_of
+from tap import check, finish
+
+NAME = Path(PROGRAM).name[:15]
+TRAIN = ["--net", "D", "--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
+ENDLESS = [*TRAIN, "--epochs", "1000000", "--checkpoint-every", "4"]
+KEEPALIVE = 10  # seconds after which Open MPI gives a silent host up at the latest, as launch/run sets it
+
+hosts = cluster.start(4)
+n1, n2, n3, n4 = hosts
+ENVIRONMENT |= {"OMPI_MCA_plm": "rsh", "OMPI_MCA_plm_rsh_agent": str(SHARED / "agent")}
+
+
+def start(np, out, *options, env={}, using="n1,n2,n3,n4"):
+    """By launch/run, from the head."""
+    slots = max(1, np // 4)
+    where = ",".join(f"{name}:{slots}" for name in using.split(","))
+    return Run([ROOT / "launch" / "run", "-np", np, "-H", where, *options, "--out", FOLDER / out], env, FOLDER)
+
+
+def go_on(out, *options):
+    """An endless run on four hosts, some epochs on its way."""
+    running = start(4, out, *ENDLESS, "--resume", *options)
+    if not running.wait_for("epoch: 5 ", 120):
+        check(False, f"{out}: gets on its way", running.out.read_text())
+    return running
+
+
+def unharmed(name, out, result):
+    """What the fault left goes on, on one host, to the weights of an undisturbed run."""
+    end = str(int(progress(out)["step"]) + 9)
+    resumed = run(2, *ENDLESS, "--out", out, "--resume", "--max-steps", end)
+    whole = run(1, *ENDLESS, "--out", f"{out}-undisturbed", "--max-steps", end)
+    check(resumed.digest and resumed.digest == whole.digest and metrics(out) == metrics(f"{out}-undisturbed"),
+          f"{name}: --resume goes on as if nothing had been", f"{result}{resumed}{whole}")
+
+
+def nothing_left(name):
+    check(eventually(lambda: not any(cluster.processes(process) for process in (NAME, "orted", "mpirun")), 20),
+          f"{name}: no process is left on any host")
+
+
+def ended(name, running, codes, seconds, *words):
+    """Within so many seconds, with one of the codes and these words; prints how long it took."""
+    began = time.monotonic()
+    result = running.finish(seconds + 20)
+    took = time.monotonic() - began
+    print(f"# {name}: exit {result.code} after {took:.1f} s")
+    check(result.code in codes and took < seconds, f"{name}: ends within {seconds} s, exit {' or '.join(map(str, codes))}",
+          f"{took:.1f} s\n{result}")
+    check(all(word in result.err for word in words), f"{name}: the message has {', '.join(words)}", result)
+    return result
+
+
+# --- several hosts ------------------------------------------------------------------------------------
+
+
+def agreement():
+    one = run(1, *TRAIN, "--epochs", "4", "--out", "one")
+    four = start(4, "four", *TRAIN, "--epochs", "4").finish()
+    check(four.code == 0 and "on 4 ranks, 4 hosts" in four.out and four.digest == one.digest,
+          "four hosts train as one rank does", f"{four}{one}")
+    (FOLDER / "hostfile").write_text("# a host and its ranks a line\nn1 slots=1\nn2 slots=2\nn3 slots=1\n")
+    file = Run([ROOT / "launch" / "run", "--hostfile", FOLDER / "hostfile", *TRAIN, "--epochs", "4", "--out", "file"],
+               {}, FOLDER).finish()
+    check(file.code == 0 and "on 4 ranks, 3 hosts" in file.out and file.digest == one.digest, "so do those of a hostfile",
+          f"{file}{one}")
+
+    for host in hosts:  # a network that seems to be common to all, but leads nowhere
+        subprocess.run(host.command("sh", "-c", "ip link add docker0 type veth peer name docker1; ip addr add 172.17.0.1/16"
+                                    " dev docker0; ip link set docker0 up; ip link set docker1 up"), check=True)
+    for network in "eth0", "10.77.0.0/24":
+        named = Run([ROOT / "launch" / "run", "-np", "4", "-H", "n1,n2,n3,n4", "--interface", network, *TRAIN, "--epochs",
+                     "4", "--out", network.replace("/", "-")], {}, FOLDER).finish()
+        check(named.code == 0 and named.digest == one.digest, f"--interface {network} goes past one that leads nowhere", named)
+    for host in hosts:
+        subprocess.run(host.command("ip", "link", "del", "docker0"), check=True)
+
+
+def killed():
+    running = go_on("killed")
+    (victim,) = n3.processes(NAME, "/killed ")
+    rank = rank_of(victim)
+    os.kill(victim, signal.SIGKILL)
+    result = ended("a rank killed on another host", running, (137,), 10, f"rank {rank} ", "on node n3")
+    unharmed("a rank killed on another host", "killed", result)
+
+    running = go_on("orted")
+    os.kill(n2.processes("orted")[0], signal.SIGKILL)
+    result = ended("orted killed", running, (205,), 10, "n2")
+    unharmed("orted killed", "orted", result)
+
+    running = go_on("mpirun")
+    running.signal(signal.SIGKILL)
+    running.finish()
+    nothing_left("mpirun killed")
+    left = [path for host in hosts for path in Path(f"/proc/{host.init}/root/dev/shm").iterdir()]
+    check(not left, "mpirun killed: no shared memory is left", left)
+    unharmed("mpirun killed", "mpirun", "")
+
+
+def unplugged():
+    running = go_on("pause")
+    n3.unplug()
+    time.sleep(3)
+    n3.join()
+    before = running.out.read_text().count("epoch: ")
+    check(eventually(lambda: running.out.read_text().count("epoch: ") > before + 3), "a host unplugged for 3 s: goes on")
+    running.signal(signal.SIGUSR1)
+    result = running.finish()
+    check(result.code == 75, "a host unplugged for 3 s: to a normal end", result)
+    unharmed("a host unplugged for 3 s", "pause", result)
+
+    running = go_on("unplugged")
+    n2.unplug()
+    result = ended("a host unplugged", running, (205,), KEEPALIVE + 8, "n2")
+    nothing_left("a host unplugged")
+    n2.join()
+    unharmed("a host unplugged", "unplugged", result)
+
+    running = go_on("off")
+    n4.power_off()
+    result = ended("a host powered off", running, (205,), KEEPALIVE + 8, "n4")
+    nothing_left("a host powered off")
+    unharmed("a host powered off", "off", result)
+
+
+def scale():
+    options = [*TRAIN, "--data", "synthetic:3200+70", "--batch-size", "1024", "--epochs", "1"]
+    for host in hosts:
+        host.limit("10gbit")
+    one = run(1, *options, "--out", "scale-1")
+    many = start(64, "scale-64", *options).finish(200)
+    print(f"# 64 ranks on 4 hosts: {many.seconds:.1f} s")
+    check(many.code == 0 and "on 64 ranks, 4 hosts" in many.out and many.digest == one.digest,
+          "64 ranks on 4 hosts train as one does", f"{many}{one}")
+
+
+for part in {"agree": (agreement, scale), "kill": (killed,), "unplug": (unplugged,)}[sys.argv[1]]:
+    part()
+finish()
