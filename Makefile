@@ -191,6 +191,16 @@ $(BENCHES): $(BUILD)/%: %.c $(PARTS)
 	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -ldl
 .PHONY: bench
 
+# Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
+FUZZED := src/error.c src/options.c src/version.c $(wildcard src/files/*.c src/data/*.c src/model/*.c)
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
+fuzz: $(FUZZERS) ## build the fuzzers; tests/fuzz.py SECONDS runs them
+
+$(FUZZERS): build/fuzz/%: tests/fuzz/%.c tests/fuzz/fuzz.h $(FUZZED)
+	@mkdir -p $(@D)
+	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g $(WARNINGS) \
+	  -fsanitize=fuzzer$(comma)address$(comma)undefined -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
+
 test: ## run every test (installs what they need)
 	tests/run
 
