@@ -25,7 +25,7 @@ if check(built.returncode == 0, "make fuzz", built.stdout):
             own = found / source.stem / "new"
             own.mkdir(parents=True, exist_ok=True)
             running.append((source.stem, subprocess.Popen(
-                [ROOT / "build" / "fuzz" / source.stem, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2000",
+                [ROOT / "build" / "fuzz" / source.stem, f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=2000",
                  "-max_len=20000", "-print_final_stats=1", own, Path(seeds, source.stem)], cwd=seeds, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, text=True, errors="replace")))
         for name, process in running:
