@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         words[count++] = word;
     struct options options;
     struct error error = {0};
-    bool good = options_parse(count, words, false, &options, &error);
+    bool good = options_parse(count, words, &options, &error);
     fuzz_check_verdict(good, &error);
     if (!good || options.help || options.version)
         return 0;
