@@ -188,7 +188,8 @@ static bool open_trainers(struct study *study, struct error *error)
 static bool begin_trainers(struct study *study, struct error *error)
 {
     for (int i = study->first; i < study->last; i++) {
-        trainer_begin(study->trainers[i], error);
+        if (error->code == EXIT_DONE) /* the group agrees on it */
+            trainer_begin(study->trainers[i], error);
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
     }
     share_outcomes(study);
