@@ -203,8 +203,24 @@ static void report_step(struct trainer *trainer, double epoch_start)
 
 /* --- saving --------------------------------------------------------------------------------------- */
 
+/* Every replica must hold the same weights, above all before rank 0's are saved. */
+static bool compare_replicas(struct trainer *trainer, struct error *error)
+{
+    int odd;
+    struct comm *comm = trainer->setup.comm;
+    if (comm_same(comm, trainer_digest(trainer), &odd))
+        return true;
+    return error_set(error, EXIT_DIVERGED,
+                     "net %c: after step %llu the weights of rank %d (host %s) differ from the other replicas'; "
+                     "go on from the last checkpoint with --resume",
+                     trainer->setup.net->name, (unsigned long long)trainer->progress.step, odd,
+                     comm_host_name(comm, odd));
+}
+
 bool trainer_save(struct trainer *trainer, struct error *error)
 {
+    if (!compare_replicas(trainer, error))
+        return false;
     if (trainer->leader && !trainer->saved) {
         trainer->engine->ops->read(trainer->engine, trainer->weights, trainer->momentum);
         trainer->saved = checkpoint_write(trainer->directory.path, &trainer->terms, &trainer->progress,
@@ -291,20 +307,6 @@ static enum trainer_status train_epoch(struct trainer *trainer, struct error *er
     if (progress->in_epoch < trainer->terms.train_count)
         return save_and_leave(trainer, TRAINER_DONE, error);
     return TRAINER_RUNNING;
-}
-
-/* Every replica must hold the same weights. */
-static bool compare_replicas(struct trainer *trainer, struct error *error)
-{
-    int odd;
-    struct comm *comm = trainer->setup.comm;
-    if (comm_same(comm, trainer_digest(trainer), &odd))
-        return true;
-    return error_set(error, EXIT_DIVERGED,
-                     "net %c: after epoch %llu the weights of rank %d (host %s) differ from the other replicas'; "
-                     "go on from the last checkpoint with --resume",
-                     trainer->setup.net->name, (unsigned long long)trainer->progress.epoch + 1, odd,
-                     comm_host_name(comm, odd));
 }
 
 static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 from dtrain import FOLDER, content, metrics, progress, run, run_all, start, start_unlike
+from safetensors_reader import read
 from tap import check, finish, skip
 
 TRAIN = ["--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
@@ -123,6 +124,45 @@ def not_finite():
     check(result.says(1, "no checkpoint yet"), "within the first epoch there is none", result)
 
 
+def flip_weights(pid, weights):
+    """In a process that stands still: another sign bit wherever these bytes lie in its own memory."""
+    found = 0
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps, open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for line in maps:
+            words = line.split()
+            first, last = (int(address, 16) for address in words[0].split("-"))
+            if words[1] != "rw-p" or last - first > 1 << 26:
+                continue
+            memory.seek(first)
+            at = (block := memory.read(last - first)).find(weights)
+            while at >= 0:
+                memory.seek(first + at + 3)
+                memory.write(bytes([block[at + 3] ^ 0x80]))
+                found += 1
+                at = block.find(weights, at + 1)
+    return found
+
+
+def diverged():
+    """At a learning rate of 0 the weights stand still, so they are found in memory by their values."""
+    options = ["--lr", "0", "--eval-every", "1000000"]
+    for rank in 1, 0:
+        out = f"diverged{rank}"
+        running = go_on(3, out, *options)
+        weights = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
+        running.signal(signal.SIGSTOP, rank)
+        found = flip_weights(running.ranks()[rank], weights)
+        running.signal(signal.SIGCONT, rank)
+        result = running.finish(30)
+        check(found > 0 and result.says(5, f"rank {rank} (host {HOST})", "differ"),
+              f"a flipped bit in the weights of rank {rank}: exit 5, and the rank is named", f"{found}{result}")
+        kept = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
+        check(kept == weights, "and is not saved")
+        resumed = run(2, *ENDLESS, *options, "--out", out, "--resume", "--max-steps",
+                      str(int(progress(out)["step"]) + 9))
+        check(resumed.code == 0, "--resume goes on", resumed)
+
+
 # --- files --------------------------------------------------------------------------------------------
 
 
@@ -194,6 +234,7 @@ def unlike():
 
 
 not_finite()
+diverged()
 unwritable()
 disk_full()
 unlike()
