@@ -121,7 +121,7 @@ found: # probes, printed once a run
 	  CUDA '$(CUDA_FOUND)'
 	@test -n '$(MPI_VERSION)' -a -n '$(CJSON_VERSION)' -a -n '$(XXHASH_VERSION)'
 
-unit: $(TESTS) $(EMULATED) ## build the unit tests
+unit: $(TESTS) ## build the unit tests
 
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
@@ -164,6 +164,7 @@ EMULATED_PARTS := $(filter-out $(BUILD)/src/engine/cudnn_graph.o $(BUILD)/src/en
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp) \
 	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulated/*.c))
+unit: $(EMULATED)
 emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
 
 $(BUILD)/emulated/dtrain: $(NAME)
