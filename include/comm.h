@@ -37,10 +37,21 @@ int comm_host_rank(const struct comm *comm);         /* rank among the ranks of 
 int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 
-/* buffer[i] = sum over ranks, in place, on every rank. Host memory. */
-void comm_sum(struct comm *comm, int64_t *buffer, size_t count);
+/* Numbers that are summed over the ranks, again and again, in host memory. */
+struct comm_sums {
+    size_t count;
+    int64_t *terms;        /* this rank's, 0 at first: written before comm_sum, of no meaning after it */
+    const int64_t *totals; /* totals[i] = sum of terms[i] over the ranks, after comm_sum and until terms are written
+                              again; may be terms itself, and is where there is one rank */
+};
 
-/* The same of device memory, where the transport can (comm_sums_on_device; local): queued on a CUDA stream,
+/* For comm NULL: one rank, alone. Never NULL. Close before the comm; closing is not collective. */
+struct comm_sums *comm_sums_open(struct comm *comm, size_t count);
+void comm_sums_close(struct comm_sums *sums);
+
+void comm_sum(struct comm_sums *sums);
+
+/* buffer[i] = sum over ranks, in place, in device memory, where the transport can (comm_sums_on_device; local): queued on a CUDA stream,
  * also while it is captured into a graph. Every rank gets the same bits. */
 bool comm_sums_on_device(const struct comm *comm);
 void comm_sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream);
@@ -58,7 +69,7 @@ void comm_barrier(struct comm *comm);
 void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context);
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
 void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all); /* all: on rank 0 only */
-void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count); /* as comm_sum, always by MPI */
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count); /* in place, on every rank */
 
 /* Ranks agree on an error: if any rank has one, all leave with that of the lowest such rank. Returns true
  * when there is none. */

@@ -71,10 +71,10 @@ struct engine_ops {
     void (*begin_epoch)(struct engine *engine, const uint32_t *order);
 
     /* Forward and backward over this rank's share of the batch at [first, last) of the order: leaves
-     * in engine->sums the sums over the share. Not yet summed over ranks. */
+     * in engine->sums->terms the sums over the share. */
     void (*gradient)(struct engine *engine, uint64_t step, size_t first, size_t last);
 
-    /* v = momentum v + g, w -= learning_rate v, with g = engine->sums / samples. */
+    /* v = momentum v + g, w -= learning_rate v, with g = engine->sums->totals / samples. */
     void (*update)(struct engine *engine, float learning_rate, size_t samples);
 
     /* As many steps of the span as suit the engine, at least one; every rank does as many. NULL:
@@ -90,7 +90,7 @@ struct engine_ops {
     void (*read)(struct engine *engine, float *weights, float *momentum);
     void (*write)(struct engine *engine, const float *weights, const float *momentum);
 
-    /* The gradient part of engine->sums in canonical layout, as averages over `samples`: for tests. */
+    /* The gradient part of engine->sums->totals in canonical layout, as averages over `samples`: for tests. */
     void (*read_gradient)(struct engine *engine, size_t samples, float *gradient);
 };
 
@@ -99,10 +99,10 @@ struct engine {
     const struct engine_ops *ops;
     struct engine_setup setup;
     const uint32_t *order;
-    int64_t *sums; /* one all-reduce: n_gradient numbers in the engine's own layout, then the slots */
+    struct comm_sums *sums; /* one all-reduce: n_gradient numbers in the engine's own layout, then the slots */
     size_t n_gradient;
 };
-enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at sums[n_gradient + slot] */
+enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradient + slot] */
 
 /* The engine called `name`, or for "auto" the best available. NULL with *error set (EXIT_USAGE) if
  * there is none of that name or this machine cannot run it. `why` says why it was chosen. */

@@ -6,6 +6,8 @@
 
 #include "transport.h"
 
+static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
+
 /* Best first: "auto" takes the first that suits. */
 static const struct transport *const transports[] = {&transport_nccl, &transport_mpi};
 
@@ -136,6 +138,7 @@ void comm_close(struct comm *comm)
     wait(comm, &comm->outbox.request, "a message to leave");
     if (comm->is_world)
         watch_close(comm->watch);
+    neighbours_close(comm->neighbours);
     MPI_CHECK(MPI_Comm_free(&comm->mpi));
     free((void *)comm->group.world_ranks);
     free((void *)comm->group.hosts);
@@ -181,12 +184,6 @@ int comm_host_count(const struct comm *comm)
 const char *comm_host_name(const struct comm *comm, int rank)
 {
     return comm->host_names[rank];
-}
-
-void comm_sum(struct comm *comm, int64_t *buffer, size_t count)
-{
-    if (comm->size > 1)
-        comm->transport->sum(comm, buffer, count);
 }
 
 bool comm_sums_on_device(const struct comm *comm)
@@ -260,11 +257,6 @@ static int largest(struct comm *comm, int value)
     MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, &value, 1, MPI_INT, MPI_MAX, comm->mpi, &request));
     wait(comm, &request, "an agreement");
     return value;
-}
-
-void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
-{
-    transport_mpi_sum(comm, buffer, count, "the sum of an evaluation");
 }
 
 bool comm_agree(struct comm *comm, struct error *error)

@@ -22,8 +22,19 @@ size_t exact_sum_add(size_t count, const float *terms, int64_t *sums)
     return refused;
 }
 
+/* (double)x for vector units without a conversion of 64-bit integers: the halves of x + 2^63 become the mantissas of
+ * 2^84 + ... and 2^52 + ..., from which both offsets are taken away again. One rounding, that of the last addition. */
+static inline double to_double(int64_t x)
+{
+    uint64_t bits = (uint64_t)x ^ 1ull << 63, high = bits >> 32 | 0x453ull << 52, low = (uint32_t)bits | 0x433ull << 52;
+    double high_part, low_part;
+    memcpy(&high_part, &high, sizeof high_part);
+    memcpy(&low_part, &low, sizeof low_part);
+    return high_part - (0x1p84 + 0x1p63 + 0x1p52) + low_part;
+}
+
 void exact_sum_read(size_t count, const int64_t *sums, double factor, float *values)
 {
     for (size_t i = 0; i < count; i++)
-        values[i] = (float)((double)sums[i] * (EXACT_UNIT * factor));
+        values[i] = (float)(to_double(sums[i]) * (EXACT_UNIT * factor));
 }

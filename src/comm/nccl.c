@@ -80,17 +80,10 @@ static void poll(struct comm *comm)
         fail(comm, comm->state, state, "the gradient sum");
 }
 
-/* Host memory goes by MPI. */
-static void sum(struct comm *comm, int64_t *buffer, size_t count)
-{
-    transport_mpi.sum(comm, buffer, count);
-}
-
 const struct transport nccl_transport = {
     .name = "nccl",
     .open = open_nccl,
     .close = close_nccl,
-    .sum = sum,
     .sum_on_device = sum_on_device,
     .poll = poll,
 };

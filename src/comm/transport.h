@@ -1,4 +1,5 @@
-/* transport.h - how a comm sums gradients: one table a transport, added to the list in comm.c. */
+/* transport.h - what a comm is made of, and how it sums device memory: one table a transport, added to the list in
+ * comm.c. Host memory is summed the same way whatever the transport: sums.c. */
 #ifndef DTRAIN_TRANSPORT_H
 #define DTRAIN_TRANSPORT_H
 
@@ -22,6 +23,7 @@ struct comm {
     char (*host_names)[64];   /* by rank */
     int host_rank, host_count;
     int slot; /* host_rank in the world */
+    struct neighbours *neighbours; /* sums.c's own; NULL until the first comm_sums_open */
     const struct transport *transport;
     char why[300]; /* it was chosen */
     void *state; /* the transport's own */
@@ -39,15 +41,15 @@ struct transport {
 
     bool (*open)(struct comm *comm, struct error *error); /* NULL: nothing to do */
     void (*close)(struct comm *comm);                     /* NULL: nothing to do */
-    void (*sum)(struct comm *comm, int64_t *buffer, size_t count);
 
     /* For device memory (comm.h); NULL where it cannot. poll ends the job if a sum has failed meanwhile. */
     void (*sum_on_device)(struct comm *comm, float *buffer, size_t count, void *stream);
     void (*poll)(struct comm *comm);
 };
 
-extern const struct transport transport_mpi;
-void transport_mpi_sum(struct comm *comm, int64_t *buffer, size_t count, const char *what);
 extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
+
+/* Of sums.c; NULL is fine. */
+void neighbours_close(struct neighbours *neighbours);
 
 #endif

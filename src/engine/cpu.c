@@ -13,7 +13,6 @@ struct cpu {
     struct tile tile;
     struct tile_input input;
     uint32_t index[LENET5_WEIGHTS]; /* layout_index */
-    int64_t sums[LAYOUT_COUNT + SUM_SLOTS];
 };
 
 static struct cpu *cpu_of(struct engine *engine)
@@ -45,13 +44,14 @@ static struct engine *open_cpu(const struct engine_setup *setup, struct error *e
     layout_index(cpu->index);
     cpu->base.ops = &engine_cpu;
     cpu->base.setup = *setup;
-    cpu->base.sums = cpu->sums;
+    cpu->base.sums = comm_sums_open(setup->comm, LAYOUT_COUNT + SUM_SLOTS);
     cpu->base.n_gradient = LAYOUT_COUNT;
     return &cpu->base;
 }
 
 static void close_cpu(struct engine *engine)
 {
+    comm_sums_close(engine->sums);
     free(engine);
 }
 
@@ -65,7 +65,7 @@ static void begin_epoch(struct engine *engine, const uint32_t *order)
 void cpu_prepare(struct engine *engine)
 {
     struct cpu *cpu = cpu_of(engine);
-    memset(cpu->sums, 0, sizeof cpu->sums);
+    memset(engine->sums->terms, 0, engine->sums->count * sizeof *engine->sums->terms);
     tile_pack(&cpu->tile, &cpu->weights);
 }
 
@@ -80,9 +80,8 @@ void cpu_add_tile(struct engine *engine, uint64_t step, size_t first, size_t pos
     memcpy(input->scales, masks->scale, sizeof input->scales);
     masks_draw(masks, step, (uint32_t)position, (uint32_t)count, input->masks);
 
-    int64_t *slots = cpu->sums + LAYOUT_COUNT;
-    slots[SLOT_REFUSED] +=
-        (int64_t)tile_gradient(&cpu->tile, &cpu->weights, input, cpu->sums, &slots[SLOT_LOSS]);
+    int64_t *sums = engine->sums->terms, *slots = sums + LAYOUT_COUNT;
+    slots[SLOT_REFUSED] += (int64_t)tile_gradient(&cpu->tile, &cpu->weights, input, sums, &slots[SLOT_LOSS]);
 }
 
 static void gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
@@ -101,11 +100,17 @@ static void update(struct engine *engine, float learning_rate, size_t samples)
 {
     struct cpu *cpu = cpu_of(engine);
     float *weights = (float *)&cpu->weights, *momentum = (float *)&cpu->momentum;
+    const int64_t *sums = engine->sums->totals;
     float keep = engine->setup.momentum;
-    for (size_t i = 0; i < LAYOUT_COUNT; i++) {
-        float g = (float)((double)cpu->sums[i] * (EXACT_UNIT / (double)samples));
-        momentum[i] = keep * momentum[i] + g;
-        weights[i] -= learning_rate * momentum[i];
+    enum { BLOCK = 512 };
+    for (size_t first = 0; first < LAYOUT_COUNT; first += BLOCK) {
+        float gradient[BLOCK];
+        size_t count = LAYOUT_COUNT - first < BLOCK ? LAYOUT_COUNT - first : BLOCK;
+        exact_sum_read(count, sums + first, 1 / (double)samples, gradient);
+        for (size_t i = 0; i < count; i++) {
+            momentum[first + i] = keep * momentum[first + i] + gradient[i];
+            weights[first + i] -= learning_rate * momentum[first + i];
+        }
     }
 }
 
@@ -168,7 +173,7 @@ static void read_gradient(struct engine *engine, size_t samples, float *gradient
 {
     struct cpu *cpu = cpu_of(engine);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        exact_sum_read(1, &cpu->sums[cpu->index[i]], 1 / (double)samples, &gradient_out[i]);
+        exact_sum_read(1, &engine->sums->totals[cpu->index[i]], 1 / (double)samples, &gradient_out[i]);
 }
 
 const struct engine_ops engine_cpu = {

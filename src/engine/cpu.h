@@ -4,12 +4,12 @@
 
 #include "engine.h"
 
-/* Adds to engine->sums the tile of `count` samples (1..TILE) at `position` (a multiple of TILE) of the
+/* Adds to engine->sums->terms the tile of `count` samples (1..TILE) at `position` (a multiple of TILE) of the
  * global batch that begins at `first` of the order. cpu_prepare comes before, after every change of
  * the weights. */
 void cpu_add_tile(struct engine *engine, uint64_t step, size_t first, size_t position, size_t count);
 
-/* Zeroes engine->sums and prepares the kernels for the weights. */
+/* Zeroes engine->sums->terms and prepares the kernels for the weights. */
 void cpu_prepare(struct engine *engine);
 
 #endif

@@ -60,6 +60,7 @@ static void close_cudnn(struct engine *engine)
     CUDA_CHECK(cudaFree(cudnn->test));
     CUDA_CHECK(cudaFree(cudnn->train));
     net_close(&cudnn->net);
+    comm_sums_close(cudnn->base.sums);
     free(cudnn);
 }
 
@@ -77,7 +78,8 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     struct cudnn *cudnn = calloc(1, sizeof *cudnn);
     size_t train = setup->data->train.count, test = setup->data->test.count;
     size_t evaluated = max_of(train, test) < EVALUATED ? max_of(train, test) : EVALUATED;
-    cudnn->base = (struct engine){&cudnn_engine, *setup, NULL, cudnn->sums, LENET5_WEIGHTS};
+    struct comm_sums *sums = comm_sums_open(setup->comm, LENET5_WEIGHTS + SUM_SLOTS);
+    cudnn->base = (struct engine){&cudnn_engine, *setup, NULL, sums, LENET5_WEIGHTS};
     cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_slot(setup->comm));

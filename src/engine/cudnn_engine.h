@@ -29,7 +29,6 @@ struct cudnn {
     struct cuda_step *step;
     struct cuda_evaluation *evaluation;
     struct shared *shared;
-    int64_t sums[LENET5_WEIGHTS + SUM_SLOTS]; /* of the plain step */
     const struct net_shape *evaluated;        /* what passes at once in predict mode */
     struct step_graph full, tail;
     cudaEvent_t marks[2]; /* behind the bursts */

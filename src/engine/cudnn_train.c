@@ -213,9 +213,9 @@ static void export_sums(struct cudnn *cudnn, size_t samples)
 {
     double limit = (double)EXACT_LIMIT * (double)((samples + TILE - 1) / TILE);
     const float *sums = cudnn->shared->sums;
-    int64_t *slots = cudnn->sums + LENET5_WEIGHTS, refused = sums[CUDA_SUMS_REFUSED] != 0;
+    int64_t *terms = cudnn->base.sums->terms, *slots = terms + LENET5_WEIGHTS, refused = sums[CUDA_SUMS_REFUSED] != 0;
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        refused += !to_exact(sums[i], limit, &cudnn->sums[i]);
+        refused += !to_exact(sums[i], limit, &terms[i]);
     refused += !to_exact(sums[CUDA_SUMS_LOSS], limit, &slots[SLOT_LOSS]);
     slots[SLOT_STOP] = 0;
     slots[SLOT_REFUSED] = refused;
@@ -238,7 +238,7 @@ void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     struct cudnn_net *net = &cudnn->net;
-    exact_sum_read(LENET5_WEIGHTS, cudnn->sums, 1, cudnn->shared->sums);
+    exact_sum_read(LENET5_WEIGHTS, engine->sums->totals, 1, cudnn->shared->sums);
     memset(cudnn->shared->sums + LENET5_WEIGHTS, 0, (CUDA_SUMS - LENET5_WEIGHTS) * sizeof(float));
     cudnn_copy(cudnn, net->sums, cudnn->shared->sums, sizeof cudnn->shared->sums);
     write_step(cudnn, 0, 0, learning_rate);
@@ -249,5 +249,5 @@ void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
 
 void cudnn_read_gradient(struct engine *engine, size_t samples, float *gradient)
 {
-    exact_sum_read(LENET5_WEIGHTS, cudnn_of(engine)->sums, 1 / (double)samples, gradient);
+    exact_sum_read(LENET5_WEIGHTS, engine->sums->totals, 1 / (double)samples, gradient);
 }

@@ -57,11 +57,11 @@ void engine_train_one(struct engine *engine, const struct span *span, struct tra
     size_t last = span->first + engine->setup.batch_size;
     if (last > span->last)
         last = span->last;
-    int64_t *slots = engine->sums + engine->n_gradient;
 
     engine->ops->gradient(engine, span->step, span->first, last);
-    slots[SLOT_STOP] = *span->stop;
-    comm_sum(engine->setup.comm, engine->sums, engine->n_gradient + SUM_SLOTS);
+    engine->sums->terms[engine->n_gradient + SLOT_STOP] = *span->stop;
+    comm_sum(engine->sums);
+    const int64_t *slots = engine->sums->totals + engine->n_gradient;
     if (slots[SLOT_REFUSED] != 0) {
         report->not_finite = true;
         return;

@@ -16,19 +16,26 @@ static void expect(bool good, const char *what)
     faults += !good;
 }
 
+/* Rounds follow each other at once: a rank writes its next terms while others still read the totals. */
 static void sum(struct comm *world)
 {
     static const size_t counts[] = {1, 3, 1000, 62009};
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-        int64_t *buffer = malloc(counts[c] * sizeof *buffer);
+        struct comm_sums *sums = comm_sums_open(world, counts[c]);
+        bool good = sums->count == counts[c];
         for (size_t i = 0; i < counts[c]; i++)
-            buffer[i] = ((int64_t)i << 40) * (rank + 1) - rank;
-        comm_sum(world, buffer, counts[c]);
-        bool good = true;
-        for (size_t i = 0; i < counts[c]; i++)
-            good &= buffer[i] == ((int64_t)i << 40) * size * (size + 1) / 2 - size * (size - 1) / 2;
+            good &= sums->terms[i] == 0;
+        expect(good, "terms do not begin as 0");
+        for (int64_t round = 1; round <= 50; round++) {
+            for (size_t i = 0; i < counts[c]; i++)
+                sums->terms[i] = ((int64_t)i << 40) * (rank + 1) - round * rank;
+            comm_sum(sums);
+            for (size_t i = 0; i < counts[c]; i++)
+                good &= sums->totals[i] ==
+                        ((int64_t)i << 40) * size * (size + 1) / 2 - round * size * (size - 1) / 2;
+        }
         expect(good, "a sum is wrong");
-        free(buffer);
+        comm_sums_close(sums);
     }
 }
 
@@ -54,13 +61,15 @@ static void split(struct comm *world)
 {
     struct error error = {0};
     struct comm *half = comm_split(world, rank % 2, "auto", false, &error);
-    int64_t number = rank;
     expect(half != NULL && comm_size(half) == (size + 1 - rank % 2) / 2, "a part has the wrong size");
-    comm_sum(half, &number, 1);
+    struct comm_sums *sums = comm_sums_open(half, 1);
+    *sums->terms = rank;
+    comm_sum(sums);
     int64_t right = 0;
     for (int i = rank % 2; i < size; i += 2)
         right += i;
-    expect(number == right, "a part sums wrongly");
+    expect(*sums->totals == right, "a part sums wrongly");
+    comm_sums_close(sums);
     expect(comm_host_rank(world) == rank && comm_host_count(world) == 1, "hosts are counted wrongly");
     comm_close(half);
     expect(comm_split(world, 0, "pigeon", false, &error) == NULL && error.code == EXIT_USAGE, "an unknown transport");

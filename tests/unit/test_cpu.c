@@ -83,7 +83,7 @@ static void add_share(struct engine *engine, uint64_t step, size_t first, size_t
 
 static int64_t slot(const struct engine *engine, enum sum_slot which)
 {
-    return engine->sums[engine->n_gradient + which];
+    return engine->sums->terms[engine->n_gradient + which];
 }
 
 static double relative_error(const double *expected, const float *actual, size_t count)
@@ -178,7 +178,7 @@ static void sums_do_not_depend_on_the_number_of_ranks(void **state)
     int64_t *alone = malloc(bytes), *together = malloc(bytes);
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
         add_share(engine, 7, 16, 0, counts[c]);
-        memcpy(alone, engine->sums, bytes);
+        memcpy(alone, engine->sums->terms, bytes);
         for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++) {
             memset(together, 0, bytes);
             for (int rank = sizes[n] - 1; rank >= 0; rank--) {
@@ -186,7 +186,7 @@ static void sums_do_not_depend_on_the_number_of_ranks(void **state)
                 sampler_share(counts[c], rank, sizes[n], &first, &last);
                 add_share(engine, 7, 16, first, last);
                 for (size_t i = 0; i < bytes / sizeof(int64_t); i++)
-                    together[i] += engine->sums[i];
+                    together[i] += engine->sums->terms[i];
             }
             assert_memory_equal(alone, together, bytes);
         }
@@ -221,10 +221,10 @@ static void padding_has_no_gradient(void **state)
     layout_index(index);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++) {
         assert_true(index[i] < LAYOUT_COUNT);
-        engine->sums[index[i]] = 0;
+        engine->sums->terms[index[i]] = 0;
     }
     for (size_t i = 0; i < LAYOUT_COUNT; i++)
-        assert_int_equal(engine->sums[i], 0);
+        assert_int_equal(engine->sums->terms[i], 0);
     engine_cpu.close(engine);
 }
 

@@ -192,6 +192,25 @@ static void read_scales_and_rounds(void **state)
     assert_true(values[COUNT] == 42);
 }
 
+/* Bit for bit what the compiler's own conversion to double gives, for sums of every magnitude and sign. */
+static void read_converts_as_the_compiler_does(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    static int64_t sums[COUNT];
+    static float values[COUNT];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        struct philox_counter r = philox4x32((struct philox_counter){{i, 0, 0, 0}}, 9);
+        sums[i] = (int64_t)((uint64_t)r.c[0] << 32 | r.c[1]) >> r.c[2] % 64;
+    }
+    memcpy(sums, (int64_t[]){INT64_MIN, INT64_MAX, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1}, 4 * sizeof *sums);
+    exact_sum_read(COUNT, sums, 1.0 / 80, values);
+    for (size_t i = 0; i < COUNT; i++) {
+        volatile int64_t sum = sums[i];
+        assert_true(values[i] == (float)((double)sum * (EXACT_UNIT * (1.0 / 80))));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -204,6 +223,7 @@ int main(void)
         cmocka_unit_test(the_largest_sum_does_not_wrap),
         cmocka_unit_test(odd_counts_and_alignments),
         cmocka_unit_test(read_scales_and_rounds),
+        cmocka_unit_test(read_converts_as_the_compiler_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

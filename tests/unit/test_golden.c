@@ -250,7 +250,7 @@ static void check_gradient(struct run *run, bool tail)
     read_row(run, "losses", 2, losses);
     struct engine *engine = run->engine;
     engine_cpu.gradient(engine, step, first, first + samples);
-    const int64_t *slots = engine->sums + engine->n_gradient;
+    const int64_t *slots = engine->sums->totals + engine->n_gradient;
     assert_int_equal(slots[SLOT_REFUSED], 0);
     assert_loss(tail ? "loss of the tail" : "loss", slots[SLOT_LOSS], samples, losses[tail]);
     engine_cpu.read_gradient(engine, samples, gradient);

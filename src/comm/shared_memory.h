@@ -1,0 +1,34 @@
+/* shared_memory.h - memory that the ranks of one host share.
+ *
+ * It has no name in any file system: one process makes it, the others open it through that one's /proc, and it ends
+ * with the last process that maps it. So nothing stays behind, whatever is killed when, and no limit of /dev/shm
+ * applies.
+ */
+#ifndef DTRAIN_COMM_SHARED_MEMORY_H
+#define DTRAIN_COMM_SHARED_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Where it is found. nonce tells it from what a process of the same number in another container may have there. */
+struct shared_memory {
+    pid_t process;
+    int descriptor; /* -1: nowhere */
+    uint64_t nonce;
+    size_t bytes;
+};
+
+/* Makes `bytes` of zeroes and maps them, from the start of a page. NULL when it cannot. */
+void *shared_memory_make(size_t bytes, struct shared_memory *memory);
+
+/* Once all have opened it, or failed to: nobody else can. */
+void shared_memory_hide(struct shared_memory *memory);
+
+/* Maps what another process has made. NULL when it cannot. */
+void *shared_memory_open(const struct shared_memory *memory);
+
+/* Ends this process's mapping; NULL is fine. */
+void shared_memory_close(void *mapping, size_t bytes);
+
+#endif
