@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The fuzzers of tests/fuzz, briefly: what reads files and options meets input nobody wrote.
 
-tests/fuzz.py SECONDS runs each so long, on what it found before too (build/fuzz/found)."""
+tests/fuzz.py SECONDS [NAME...] runs each, or those, so long, on what it found before too (build/fuzz/found)."""
 
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from tap import check, finish, skip_all
 
 ROOT = Path(__file__).resolve().parent.parent
 seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+names = sys.argv[2:] or sorted(source.stem for source in (ROOT / "tests" / "fuzz").glob("*.c"))
 
 built = subprocess.run(["make", "-s", "-C", ROOT, "fuzz"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 if built.returncode != 0 and ("clang" in built.stdout and "fuzzer" in built.stdout):
@@ -21,12 +22,12 @@ if check(built.returncode == 0, "make fuzz", built.stdout):
         subprocess.run([sys.executable, ROOT / "tests" / "fuzz" / "seeds.py", seeds], check=True)
         found = ROOT / "build" / "fuzz" / "found" if len(sys.argv) > 1 else Path(seeds)
         running = []
-        for source in sorted((ROOT / "tests" / "fuzz").glob("*.c")):
-            own = found / source.stem / "new"
+        for name in names:
+            own = found / name / "new"
             own.mkdir(parents=True, exist_ok=True)
-            running.append((source.stem, subprocess.Popen(
-                [ROOT / "build" / "fuzz" / source.stem, f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=2000",
-                 "-max_len=20000", "-print_final_stats=1", own, Path(seeds, source.stem)], cwd=seeds, stdout=subprocess.PIPE,
+            running.append((name, subprocess.Popen(
+                [ROOT / "build" / "fuzz" / name, f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=2000",
+                 "-max_len=20000", "-print_final_stats=1", own, Path(seeds, name)], cwd=seeds, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, text=True, errors="replace")))
         for name, process in running:
             out, _ = process.communicate()
