@@ -26,9 +26,9 @@ if check(built.returncode == 0, "make fuzz", built.stdout):
             own = found / name / "new"
             own.mkdir(parents=True, exist_ok=True)
             running.append((name, subprocess.Popen(
-                [ROOT / "build" / "fuzz" / name, f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=2000",
-                 "-max_len=20000", "-print_final_stats=1", own, Path(seeds, name)], cwd=seeds, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True, errors="replace")))
+                [ROOT / "build" / "fuzz" / name, f"-max_total_time={seconds}", f"-timeout={max(60, seconds)}",
+                 "-rss_limit_mb=2000", "-max_len=20000", "-print_final_stats=1", own, Path(seeds, name)], cwd=seeds,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")))
         for name, process in running:
             out, _ = process.communicate()
             runs = [line.split()[-1] for line in out.splitlines() if "number_of_executed_units" in line]
