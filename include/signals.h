@@ -3,6 +3,7 @@
 #define DTRAIN_SIGNALS_H
 
 #include <signal.h>
+#include <stdbool.h>
 
 /* From now on the first such signal raises the flag; another, half a second later or more, ends the
  * process at once (signals come in pairs when a launcher forwards what the terminal has sent already). */
@@ -10,6 +11,9 @@ void signals_install(void);
 
 /* Not 0 once this rank is asked to stop. */
 const volatile sig_atomic_t *signals_stop_flag(void);
+
+/* Whether it was SIGTERM, which may be a launcher's notice that it is about to kill. */
+bool signals_terminated(void);
 
 /* Raises the flag without a signal: another group of ranks was asked to stop. */
 void signals_request_stop(void);

@@ -6,6 +6,9 @@
  * and their hosts, and the job ends with EXIT_PEER_LOST. When all answer, the wait goes on: slow is not
  * lost. Should no rank of the group have moved on between one round of questions and the next, three
  * times in a row, nothing is coming any more, and the job ends as well.
+ *
+ * mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later: a rank whose wait does not end then
+ * says where it stands.
  */
 #ifndef DTRAIN_WATCH_H
 #define DTRAIN_WATCH_H

@@ -42,6 +42,11 @@ const volatile sig_atomic_t *signals_stop_flag(void)
     return &stop;
 }
 
+bool signals_terminated(void)
+{
+    return received == SIGTERM;
+}
+
 void signals_request_stop(void)
 {
     stop = 1;

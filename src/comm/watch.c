@@ -13,9 +13,11 @@
 
 #include "clock.h"
 #include "error.h"
+#include "signals.h"
 
 enum tag { TAG_ASK = 1, TAG_ANSWER };
 enum { STILL_ROUNDS = 3 };
+static const double LAST_WORDS_SECONDS = 0.3; /* after SIGTERM */
 
 /* Both directions carry the asker's round, so that a late answer is told from a new one. */
 struct word {
@@ -31,6 +33,7 @@ struct watch {
     int round;         /* of questions this rank has asked */
     unsigned moves;    /* waits ended and looks taken between work: grows while this rank gets on */
     double next_probe; /* time from which watch_answer looks for questions again */
+    bool last_words_said;
 };
 
 struct watch *watch_open(MPI_Comm world, double timeout_seconds)
@@ -186,6 +189,21 @@ static void inquire(struct watch *watch, const struct watch_group *group, struct
     }
 }
 
+/* Ranks 0 and 1 of the group and the first on another host: whatever rank or host is gone, one of them is there. They ask
+ * nobody, as Open MPI ends a process that turns to a dead one it has no connection with. launch/run makes one line of
+ * theirs and mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
+static void say_last_words(struct watch *watch, const struct watch_group *group, const char *what)
+{
+    int other = 0;
+    while (other < group->size && strcmp(group->hosts[other], group->hosts[0]) == 0)
+        other++;
+    for (int i = 0; i < group->size; i++)
+        if (group->world_ranks[i] == watch->rank && (i <= 1 || i == other))
+            fprintf(stderr, "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n",
+                    watch->rank, group->hosts[i], what, (unsigned long long)watch->step);
+    watch->last_words_said = true;
+}
+
 /* Ranks often outnumber cores, so a waiting rank gives way: it spins for microseconds, yields for a
  * millisecond, then sleeps a little between looks. */
 static void give_way(unsigned looks)
@@ -208,13 +226,17 @@ struct wait {
 static void wait_for(struct watch *watch, const struct wait *wait, const struct watch_group *group)
 {
     struct inquiry inquiry = {0};
-    double quiet_until = 0;
+    double quiet_until = 0, end = INFINITY;
     for (unsigned looks = 1; !wait->done(wait->done_context); looks++) {
         if (looks % 500 == 0) {
             if (quiet_until == 0)
                 quiet_until = clock_seconds() + watch->timeout_seconds / 2;
             if (wait->idle != NULL)
                 wait->idle(wait->idle_context);
+            if (signals_terminated() && end == INFINITY)
+                end = clock_seconds() + LAST_WORDS_SECONDS;
+            if (clock_seconds() > end && !watch->last_words_said)
+                say_last_words(watch, group, wait->what);
             answer_all(watch);
             inquire(watch, group, &inquiry, wait->what, &quiet_until);
         }
