@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """launch/run, plot, variants and quickstart, with nets that train for a second."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -46,6 +48,10 @@ def wait_for(condition, seconds=60):
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def parent(pid):
+    return int(re.search(r"PPid:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
 def said(done):
@@ -121,30 +127,72 @@ def test_hostile_place():
 
 
 def test_stop():
-    run = begin("run", "-np", 2, *DATA, "--out", "stopped", "--progress", "never")
-    wait_for((SCRATCH / "stopped/checkpoint.safetensors").exists)
-    run.send_signal(signal.SIGUSR1)
-    output, errors = run.communicate(timeout=60)
-    check(
-        run.returncode == 75 and "SIGUSR1" in output,
-        "run: USR1 saves and stops, exit 75",
-        output[-500:] + errors,
-    )
-    check(errors == "", "run: without a banner", errors)
+    for number in signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        out = f"stopped-{number.name}"
+        run = begin("run", "-np", 2, *DATA, "--out", out, "--progress", "never")
+        wait_for((SCRATCH / out / "checkpoint.safetensors").exists)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=60)
+        check(
+            run.returncode == 75 and "stopped by SIGUSR1" in output,
+            f"run: {number.name} saves and stops, exit 75",
+            f"exit {run.returncode}\n{output[-500:]}{errors}",
+        )
+        check(errors == "", f"run: {number.name}: without a banner", errors)
 
-    done_epochs = len((SCRATCH / "stopped/metrics.jsonl").read_text().splitlines())
-    done = launch("run", "-np", 1, *DATA, "--out", "stopped", "--epochs", done_epochs + 2, "--resume")
+    done_epochs = len((SCRATCH / "stopped-SIGINT/metrics.jsonl").read_text().splitlines())
+    done = launch("run", "-np", 1, *DATA, "--out", "stopped-SIGINT", "--epochs", done_epochs + 2, "--resume")
     check(done.returncode == 0, "run: --resume goes on", said(done))
+
+
+def test_terminal():
+    """Ctrl-C on a terminal, where it reaches everything in the foreground."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(SCRATCH)
+        os.execv(LAUNCH / "run", ["run", "-np", "2", *DATA, "--out", "terminal"])
+    wait_for((SCRATCH / "terminal/checkpoint.safetensors").exists)
+    os.write(terminal, b"\x03")
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while block := os.read(terminal, 65536):
+            output += block
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    check(code == 75 and b"run again with --resume" in output, "run: Ctrl-C on a terminal saves and stops, exit 75",
+          f"exit {code}\n{output[-500:].decode(errors='replace')}")
+
+
+def rank_processes(run):
+    """Of a job that runs on this machine, in the order of the ranks."""
+    (mpirun,) = (pid for pid in children(run.pid) if os.readlink(f"/proc/{pid}/exe").endswith(("/mpirun", "/orterun")))
+    return sorted(pid for pid in children(mpirun) if os.readlink(f"/proc/{pid}/exe").endswith("/dtrain"))
 
 
 def test_lost_rank():
     run = begin("run", "-np", 2, *DATA, "--out", "lost", "--progress", "never")
     wait_for((SCRATCH / "lost/checkpoint.safetensors").exists)
-    ranks = [pid for pid in children(run.pid) if os.readlink(f"/proc/{pid}/exe").endswith("/dtrain")]
-    os.kill(max(ranks), signal.SIGKILL)
+    os.kill(rank_processes(run)[1], signal.SIGKILL)
     output, errors = run.communicate(timeout=60)
-    check(run.returncode == 137, "run: a killed rank is exit 137", f"exit {run.returncode}\n{errors}")
-    check("rank 1" in errors and "signal 9" in errors, "run: and mpirun's word on it is kept", errors)
+    words = rf"launch/run: lost rank 1 on host \S+, ended by signal 9 \(Killed\), while rank 0 waited for .* of step \d+; .*"
+    check(run.returncode == 4 and re.fullmatch(words + "\n", errors),
+          "run: a rank killed is exit 4 and a line with rank, host, signal and step", f"exit {run.returncode}\n{errors}")
+
+
+def test_killed_launcher():
+    """Whichever of the two processes that hold a job together goes, the ranks go too."""
+    for victim in "run", "mpirun":
+        run = begin("run", "-np", 2, *DATA, "--out", f"orphans-{victim}", "--progress", "never")
+        wait_for((SCRATCH / f"orphans-{victim}/checkpoint.safetensors").exists)
+        ranks = rank_processes(run)
+        os.kill(run.pid if victim == "run" else parent(ranks[0]), signal.SIGKILL)
+        output, errors = run.communicate(timeout=60)
+        check(wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks)),
+              f"{victim} killed: the ranks end", ranks)
+        if victim == "mpirun":
+            check(run.returncode == 4 and "mpirun was killed" in errors, "mpirun killed: exit 4, and told",
+                  f"exit {run.returncode}\n{errors}")
+        done = launch("run", "-np", 1, *DATA, "--out", f"orphans-{victim}", "--epochs", 1, "--resume")
+        check(done.returncode == 0, f"{victim} killed: --resume goes on", said(done))
 
 
 # --- plot ----------------------------------------------------------------------------------------------
@@ -446,7 +494,9 @@ try:
     test_run()
     test_hostile_place()
     test_stop()
+    test_terminal()
     test_lost_rank()
+    test_killed_launcher()
     if shutil.which("gnuplot"):
         test_plot_one()
         test_plot_study()
