@@ -62,6 +62,12 @@ def fields(message):
         yield key >> 3, value
 
 
+def wall_times(directory):
+    """Of all events, in the order they were written."""
+    return [dict(fields(record))[1] for path in sorted(directory.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+            for record in records(path.read_bytes())]
+
+
 def read(directory):
     """{tag: {step: value}} as TensorBoard shows it: the START of a session forgets what earlier files hold
     from its step on."""

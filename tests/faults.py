@@ -1,36 +1,24 @@
 #!/usr/bin/env python3
-"""What goes wrong is told in one line, ends the job soon, and costs no more than the last checkpoint."""
+"""What goes wrong with ranks is told in one line, ends the job soon, and costs no more than the last checkpoint."""
 
-import shutil
+import json
+import os
+import re
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
-from dtrain import FOLDER, content, metrics, progress, run, run_all, start, start_unlike
+from dtrain import FOLDER, PROGRAM, Run, content, progress, run, start, start_unlike
+from endless import ENDLESS, TRAIN, go_on, unharmed
+from events_reader import wall_times
 from safetensors_reader import read
 from tap import check, finish, skip
 
-TRAIN = ["--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
-ENDLESS = [*TRAIN, "--epochs", "1000000"]
 HOST = socket.gethostname()
 TIMEOUT = 3
-
-
-def go_on(np, out, *options):
-    """An endless run, begun and surely past its first checkpoint."""
-    running = start(np, *ENDLESS, "--out", out, *options)
-    running.wait_for("epoch: 2 ")
-    return running
-
-
-def unharmed(name, out):
-    """What the fault left in directory `out` goes on, on 3 ranks, to the weights of an undisturbed run."""
-    end = str(int(progress(out)["step"]) + 9)
-    resumed = run(3, *ENDLESS, "--out", out, "--resume", "--max-steps", end)
-    whole = run(1, *ENDLESS, "--out", f"{out}-undisturbed", "--max-steps", end)
-    check(resumed.digest and resumed.digest == whole.digest and metrics(out) == metrics(f"{out}-undisturbed"),
-          f"{name}: --resume goes on as if nothing had been", f"{resumed}{whole}")
+EVALUATING = ["--data", "synthetic:320+20000", "--eval-every", "1"]  # nearly all of the time
 
 
 # --- ranks that stall and die -------------------------------------------------------------------------
@@ -68,25 +56,70 @@ def gone():
     lost([(f"rank {rank} of 3 hangs", go_on(3, f"gone{rank}", "--timeout", TIMEOUT), rank)
           for rank in (0, 2)])
     unharmed("a rank that hung", "gone2")
-    # Here nearly all of the time goes into evaluating 20,000 pictures.
-    evaluating = ["--timeout", TIMEOUT, "--data", "synthetic:320+20000", "--eval-every", "1"]
-    run(0, *TRAIN, *evaluating, "--epochs", "0", "--out", "drawn")  # the drawing may take longer than that
-    lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *evaluating), rank)
+    run(0, *TRAIN, *EVALUATING, "--epochs", "0", "--out", "drawn")
+    lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *EVALUATING, "--timeout", TIMEOUT), rank)
           for rank in (0, 1)])
 
 
-def killed():
-    running = go_on(3, "killed")
+def kill(phase, running, rank):
+    """Kills a rank; the one line there is then has who and what, and what another rank waited for, which this returns."""
+    running.signal(signal.SIGKILL, rank)
     began = time.monotonic()
-    running.signal(signal.SIGKILL, 2)
     result = running.finish(30)
     took = time.monotonic() - began
-    check(result.code not in (0, None) and took < 10, "a rank killed ends the job", result)
-    unharmed("a rank killed", "killed")
+    said = re.fullmatch(rf"launch/run: lost rank {rank} on host {HOST}, ended by signal 9 \(Killed\), while rank "
+                        rf"[^{rank}] waited for (.*) of step \d+; start again with --resume\n", result.err)
+    check(result.code == 4 and said and took < 10,
+          f"rank {rank} killed {phase}: exit 4, and one line names it, its host and the step", f"{took:.1f} s\n{result}")
+    return said and said[1]
+
+
+def killed_mostly(phase, out, rank, awaited, *options):
+    """In a run that is nearly always in this phase: when the others wait for that."""
+    run(0, *ENDLESS, *options, "--max-steps", "10", "--out", out)
+    for _ in range(6):
+        running = start(3, *ENDLESS, *options, "--out", out, "--resume")
+        running.wait_for("epoch: ")
+        time.sleep(0.1)
+        if hit := kill(phase, running, rank) == awaited:
+            break
+    check(hit, f"rank {rank} killed {phase}: the others waited for {awaited}")
+    unharmed(f"rank {rank} killed {phase}", out, *options)
+
+
+def killed():
+    """In every phase."""
+    killed_mostly("in its forward or backward pass", "killed-computing", 2, "the gradient sum", "--data", "synthetic:5000+70",
+                  "--batch-size", "5000", "--eval-every", "1000000", "--checkpoint-every", "1000000")
+    killed_mostly("while it evaluates", "killed-evaluating", 0, "the sum of an evaluation", *EVALUATING)
+
+    running = go_on(3, "killed-summing")
+    running.signal(signal.SIGSTOP, 2)
+    time.sleep(0.5)  # now the others wait for it
+    kill("in the all-reduce", running, 1)
+    unharmed("rank 1 killed in the all-reduce", "killed-summing")
+
+    running = go_on(3, "killed-saving")
+    rank, deadline = running.ranks()[0], time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if half_a_checkpoint("killed-saving"):
+            os.kill(rank, signal.SIGSTOP)
+            if half_a_checkpoint("killed-saving"):
+                break
+            os.kill(rank, signal.SIGCONT)
+    kill("while it saves", running, 0)
+    check(half_a_checkpoint("killed-saving"), "rank 0 killed while it saves: leaves half a checkpoint")
+    unharmed("rank 0 killed while it saves", "killed-saving")
+    check(not half_a_checkpoint("killed-saving"), "rank 0 killed while it saves: the half is removed")
+
     running = go_on(3, "all-killed")
     running.kill()
     running.finish()
-    unharmed("every process killed at once", "all-killed")
+    unharmed("every rank killed at once", "all-killed")
+
+
+def half_a_checkpoint(out):
+    return [file for file in os.listdir(FOLDER / out) if "checkpoint" in file and ".tmp-" in file]
 
 
 def impatient():
@@ -163,50 +196,38 @@ def diverged():
         check(resumed.code == 0, "--resume goes on", resumed)
 
 
-# --- files --------------------------------------------------------------------------------------------
+# --- clocks -------------------------------------------------------------------------------------------
 
 
-def unwritable():
-    (FOLDER / "file").write_text("not a directory")
-    places = [FOLDER / "file" / "below", "/proc/none", FOLDER / "file"]
-    for out, result in zip(places, run_all([(2, *TRAIN, "--epochs", "1", "--out", out) for out in places])):
-        check(result.says(1, out, "--out") and result.out == "", f"--out {out} is refused before any work",
-              result)
-    result = run(0, *TRAIN, "--epochs", "1", "--out", "x" * 5000)
-    check(result.says(2, "--out"), "so is a path too long", result)
-
-
-def disk_full():
-    small = FOLDER / "small"
-    small.mkdir()
-    mount = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1300k", "dtrain-test", small], stderr=subprocess.DEVNULL)
-    if not mount or mount.returncode != 0:
-        skip("a disk that is full", "no small file system can be mounted here")
+def clocks():
+    """The clocks of two ranks jump, a day ahead and three back, on the way."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        skip("clocks that jump", "no libfaketime here; apt-get install libfaketime")
         return
-    try:
-        result = run(2, *TRAIN, "--epochs", "9", "--out", small / "run")
-        check(result.says(1, small / "run", "No space left"), "a full disk: the file is named", result)
-        left = {file.name for file in (small / "run").iterdir()}
-        check(not any("tmp" in name for name in left), "nothing half-written stays", left)
-        shutil.copytree(small / "run", FOLDER / "saved")
-    finally:
-        subprocess.run(["umount", small], check=True)
-    unharmed("moved to another disk", "saved")
-
-
-def shared():
-    first = go_on(2, "shared")
-    second = run(3, *ENDLESS, "--out", "shared", "--resume")
-    pid = first.ranks()[0]
-    check(second.says(2, "shared", "in use", f"process {pid} on {HOST}"),
-          "a second run on one directory is refused, and the first named", second)
-    second = run(2, *ENDLESS, "--out", "shared")
-    check(second.says(2, "in use"), "without --resume too", second)
-    first.signal(signal.SIGUSR1)
-    result = first.finish()
-    check(result.code == 75, "the first is not disturbed", result)
-    unharmed("the first", "shared")
+    fake = {"LD_PRELOAD": library, "FAKETIME_NO_CACHE": 1, "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+    jumps = [("ahead", "+1d"), ("back", "-3d"), ("still", "+0d")]
+    settings = []
+    for name, _ in jumps:
+        (FOLDER / name).write_text("+0d\n")
+        settings.append([word for key, value in {**fake, "FAKETIME_TIMESTAMP_FILE": FOLDER / name}.items()
+                         for word in ("-x", f"{key}={value}")])
+    began = time.time()
+    running = start_unlike(*[[*ENDLESS, "--out", "clocks", "--timeout", TIMEOUT]] * 3, settings=settings)
+    running.wait_for("epoch: 2 ")
+    for name, jump in jumps:
+        (FOLDER / name).write_text(jump + "\n")
+    time.sleep(2.5 * TIMEOUT)
+    last = running.out.read_text().count("epoch: ")
+    check(running.wait_for(f"epoch: {last + 2} ", 20), "clocks that jump: the run goes on")
+    running.signal(signal.SIGUSR1)
+    result = running.finish()
+    times = wall_times(FOLDER / "clocks")
+    check(result.code == 75, "clocks that jump: to a normal end", result)
+    check(times[-1] > began + 86400, "clocks that jump: they did", times[-1] - began)
+    seconds = [json.loads(line)["seconds"] for line in content("clocks", "metrics.jsonl").splitlines()]
+    check(all(0 < second < 60 for second in seconds), "clocks that jump: no epoch took a day, or less than nothing", seconds)
+    unharmed("clocks that jump", "clocks")
 
 
 # --- ranks that are not alike -------------------------------------------------------------------------
@@ -227,6 +248,14 @@ def unlike():
         result = running.finish(60)
         check(result.says(2, "rank 2", HOST, *words),
               f"a rank with {' '.join(theirs) or 'none'} instead of {' '.join(ours)} is refused", result)
+    revision = subprocess.run([PROGRAM, "--version"], stdout=subprocess.PIPE, check=True).stdout.split()[1]
+    other = b"0123456789ab"[:len(revision)].ljust(len(revision), b"x")
+    build = FOLDER / "dtrain-of-another-revision"
+    build.write_bytes(Path(PROGRAM).read_bytes().replace(revision, other))
+    build.chmod(0o755)
+    result = Run(["mpirun", "-np", 2, PROGRAM, *base, ":", "-np", 1, build, *base], {}, FOLDER).finish(60)
+    check(result.says(2, "rank 2", HOST, "code", revision.decode(), other.decode()),
+          "a rank of another revision is refused", result)
     for flag in "--doctor", "--help":
         result = start_unlike([*base, flag], base).finish(60)
         check(result.code is not None, f"{flag} on one rank only ends as well", result)
@@ -235,10 +264,8 @@ def unlike():
 
 not_finite()
 diverged()
-unwritable()
-disk_full()
+clocks()
 unlike()
-shared()
 killed()
 impatient()
 stalls()
