@@ -106,9 +106,17 @@ static bool agree(struct comm *world, const char *text, enum exit_code code, con
 bool describe_agree_options(const struct options *options, struct comm *world, struct error *error)
 {
     char build[300];
+    int odd;
     snprintf(build, sizeof build, "%s, %s", version_revision, version_build);
-    bool same = agree(world, build, EXIT_USAGE, "code", error);
     cJSON *json = options_json(options);
+    char *all = cJSON_PrintUnformatted(json);
+    bool alike = comm_same(world, XXH64(all, strlen(all), XXH64(build, strlen(build), 0)), &odd);
+    free(all);
+    if (alike) {
+        cJSON_Delete(json);
+        return true;
+    }
+    bool same = agree(world, build, EXIT_USAGE, "code", error);
     for (cJSON *item = json->child; item != NULL && same; item = item->next) {
         char *value = cJSON_PrintUnformatted(item), what[40];
         snprintf(what, sizeof what, "--%s", item->string);

@@ -41,13 +41,13 @@ static void learn_group(struct comm *comm, MPI_Comm world)
         hosts[i] = comm->host_names[i];
     comm->group = (struct watch_group){comm->size, world_ranks, hosts};
 
-    MPI_Request request;
-    MPI_CHECK(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_BYTE, comm->host_names, sizeof *comm->host_names, MPI_BYTE,
-                             comm->mpi, &request));
+    MPI_Request request; /* a sum, as Open MPI's gathers that do not block send a message a rank */
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, comm->host_names, comm->size * (int)sizeof *comm->host_names, MPI_BYTE,
+                             MPI_BOR, comm->mpi, &request));
     wait(comm, &request, "the host names");
     for (int i = 0; i < comm->size; i++) {
         bool seen = false;
-        for (int j = 0; j < i && !seen; j++)
+        for (int j = i - 1; j >= 0 && !seen; j--) /* mostly the one before */
             seen = strcmp(hosts[i], hosts[j]) == 0;
         comm->host_count += !seen;
         comm->host_rank += i < comm->rank && strcmp(hosts[i], hosts[comm->rank]) == 0;
@@ -290,6 +290,15 @@ static int find_odd(const uint64_t *all, int count)
 
 bool comm_same(struct comm *comm, uint64_t number, int *odd)
 {
+    uint64_t largest_and_least[] = {number, ~number};
+    MPI_Request request;
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, largest_and_least, 2, MPI_UINT64_T, MPI_MAX, comm->mpi, &request));
+    wait(comm, &request, "a comparison");
+    *odd = -1;
+    if (largest_and_least[0] == ~largest_and_least[1])
+        return true;
+
+    /* Only to find the odd one does rank 0 hear of every rank. */
     uint64_t *all = comm->rank == 0 ? malloc((size_t)comm->size * sizeof *all) : NULL;
     comm_gather(comm, &number, sizeof number, all);
     int found = comm->rank == 0 ? find_odd(all, comm->size) : 0;
