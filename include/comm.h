@@ -54,7 +54,7 @@ void comm_sum(struct comm_sums *sums);
 /* buffer[i] = sum over ranks, in place, in device memory, where the transport can (comm_sums_on_device; local): queued on a CUDA stream,
  * also while it is captured into a graph. Every rank gets the same bits. */
 bool comm_sums_on_device(const struct comm *comm);
-void comm_sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream);
+void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream);
 
 /* Not collective: waits until done(context), for work on a device that may wait for other ranks; they are
  * watched meanwhile. `what` is for the message when one is lost: "the gradient sum". */

@@ -70,6 +70,8 @@ def parity():
         result = emulated(np, "--epochs", "2", "--out", out, *options, gpus=gpus)
         check_close(f"net D on {np} ranks and {gpus} GPUs", result, out, "cpu-D")
         check(f"comm {comm}" in result.out, f"summed by {comm}", result)
+    result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
+    check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
 
 
 def checkpoints():

@@ -98,6 +98,10 @@ def ranks():
         result = run(np, *TRAIN, "--epochs", "10", "--out", f"nccl-{np}", **POSING)
         check_close(f"NCCL with {np} ranks that pose as hosts", result, f"nccl-{np}", "cpu-D")
         check("comm nccl" in result.out, f"and it is NCCL, on {np}", result)
+        again = run(np, *TRAIN, "--epochs", "10", "--out", f"nccl-{np}-again", **POSING)
+        check(weights(f"nccl-{np}-again") == weights(f"nccl-{np}"), f"twice on {np} ranks: the same bits", again)
+        again = run(np, *TRAIN, "--epochs", "10", "--comm", "mpi", "--out", f"mpi-{np}")
+        check(weights(f"mpi-{np}") == weights(f"nccl-{np}"), f"MPI and NCCL sum to the same bits on {np}", again)
     np = gpus() + 1
     result = run(np, *TRAIN, "--epochs", "10", "--out", "shared")
     check_close(f"{np} ranks on {gpus()} GPUs, by MPI", result, "shared", "cpu-D")

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "exact_sum.h"
 #include "kernels.h"
 #include "philox.h"
 
@@ -43,6 +44,12 @@ static __device__ __forceinline__ float warp_max(float value)
 static __device__ __forceinline__ float relu(float x)
 {
     return x <= 0 ? 0 : x;
+}
+
+/* A multiple of EXACT_UNIT, rounded to nearest, ties to even: exact_sum.h. 0 for what is refused. */
+static __device__ __forceinline__ int64_t fixed_point(float number, bool refused)
+{
+    return refused ? 0 : llrint((double)number * (1 / EXACT_UNIT));
 }
 
 /* struct cuda_dropout as the kernels take it: one layer of it, all by value. */

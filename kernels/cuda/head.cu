@@ -167,7 +167,7 @@ static __device__ void conv3_gradient(const struct head &head, struct memory &m,
     head.at.dconv3[(first + s) * IN + k] = m.x[k][s] == 0 ? 0 : sum * head.mask3.scale;
 }
 
-static __global__ void __launch_bounds__(THREADS) head_kernel(struct head head, float *refused)
+static __global__ void __launch_bounds__(THREADS) head_kernel(struct head head, int64_t *refused)
 {
     __shared__ struct memory m;
     uint32_t first = blockIdx.x * SAMPLES;
@@ -188,7 +188,7 @@ static __global__ void __launch_bounds__(THREADS) head_kernel(struct head head, 
     conv3_gradient(head, m, first);
 }
 
-cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_head at, float *sums,
+cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_head at, int64_t *sums,
                       cudaStream_t stream)
 {
     const float *tensors[LENET5_PARAMETERS];

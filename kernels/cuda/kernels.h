@@ -27,15 +27,16 @@ struct cuda_step {
     uint64_t step;       /* number of the coming step: the masks' */
     uint32_t position;   /* where the coming batch begins in the epoch's order */
     float learning_rate; /* of the coming step */
-    double loss;         /* sum of the losses of the samples of all steps applied; the host clears it */
+    int64_t loss;        /* sum of the losses of the samples of all steps applied, in EXACT_UNITs
+                            (exact_sum.h); the host clears it */
     uint32_t applied;    /* steps applied; the host clears it */
     uint32_t stopped;    /* 1: a rank wished to stop. The step that said so was applied */
     uint32_t not_finite; /* 1: a loss or gradient was not finite. The step was not applied */
     uint32_t arrived;    /* blocks of cuda_sgd that are through; 0 between launches */
 };
 
-/* What the ranks sum: LENET5_WEIGHTS gradients in canonical layout, then these, as floats, in the order of
- * enum sum_slot (engine.h). */
+/* What the ranks sum, int64: LENET5_WEIGHTS gradients in canonical layout, in EXACT_UNITs, then these in the
+ * order of enum sum_slot (engine.h). Integers, so that no order of summation changes a bit. */
 enum { CUDA_SUMS_LOSS = LENET5_WEIGHTS, CUDA_SUMS_STOP, CUDA_SUMS_REFUSED, CUDA_SUMS };
 
 /* --- input ----------------------------------------------------------------------------------------- */
@@ -86,7 +87,7 @@ cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct mask
 /* Softmax cross-entropy: losses[count] and the gradient of their sum, dlogits (count, 10), from logits
  * (count, 10) + bias (10; NULL: they have it already). In place allowed. Clears sums[CUDA_SUMS_REFUSED]. */
 cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
-                      float *losses, float *dlogits, float *sums, cudaStream_t stream);
+                      float *losses, float *dlogits, int64_t *sums, cudaStream_t stream);
 
 /* The dense layers of a training step in one launch, forward and backward: from conv3 without its bias to the
  * loss, and back to the gradients before each bias. */
@@ -100,7 +101,7 @@ struct cuda_head {
 };
 
 /* Also clears sums[CUDA_SUMS_REFUSED]. */
-cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_head head, float *sums,
+cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_head head, int64_t *sums,
                       cudaStream_t stream);
 
 /* In device memory; the host clears it. Integers: the order of addition does not matter. */
@@ -124,18 +125,19 @@ struct cuda_rows {
     const float *losses;        /* (count) */
 };
 
-/* The last kernel before the sums over ranks. Into sums: the biases' gradients, the loss and the stop wish
- * (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). Then
- * sums[CUDA_SUMS_REFUSED] is set if any number of the gradient or the loss is over 2^100 or not finite: if
- * it is 0 after the sum over ranks, all of their sums are finite. The weights' gradients must be in place,
- * as zeros when count is 0. */
-cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const volatile int32_t *stop,
-                                 float *sums, cudaStream_t stream);
+/* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the weights'
+ * gradients from `gradient` (LENET5_WEIGHTS, canonical; the biases' places are not read; nothing is when
+ * count is 0), the biases' from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
+ * stop wish (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). A number
+ * that is not finite or as large as EXACT_LIMIT for each TILE of samples is refused: it sets
+ * sums[CUDA_SUMS_REFUSED], and its own place is then 0. */
+cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const float *gradient,
+                                 const volatile int32_t *stop, int64_t *sums, cudaStream_t stream);
 
 /* After the sums over ranks: v = momentum v + g, w -= learning_rate v with g = sums / samples (of the global
  * batch), then *step moves on to the next batch. If anything was refused it only sets step->not_finite; if
  * stopped or not_finite was set before, it does nothing: steps queued after the end change nothing. */
-cudaError_t cuda_sgd(float momentum, uint32_t samples, const float *sums, float *velocity, float *weights,
+cudaError_t cuda_sgd(float momentum, uint32_t samples, const int64_t *sums, float *velocity, float *weights,
                      struct cuda_step *step, cudaStream_t stream);
 
 #ifdef __cplusplus

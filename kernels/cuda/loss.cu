@@ -40,7 +40,7 @@ static __device__ __forceinline__ float cross_entropy(float *z, uint8_t label, f
 
 static __global__ void __launch_bounds__(THREADS)
     loss_kernel(uint32_t count, const float *logits, const float *bias, const uint8_t *labels, float *losses,
-                float *dlogits, float *refused)
+                float *dlogits, int64_t *refused)
 {
     uint32_t n = blockIdx.x * THREADS + threadIdx.x;
     if (n == 0)
@@ -55,12 +55,6 @@ static __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int k = 0; k < CLASSES; k += 2)
         row[k / 2] = make_float2(z[k] * inverse - (k == label), z[k + 1] * inverse - (k + 1 == label));
-}
-
-/* Rounded to nearest, ties to even, in units of 2^-36: see exact_sum.h. 0 for what it refuses. */
-static __device__ __forceinline__ int64_t fixed_point(float loss, bool refused)
-{
-    return refused ? 0 : llrint((double)loss * 0x1p36);
 }
 
 /* Every thread stays to the end, for the sums over its warp. */
@@ -85,7 +79,7 @@ static __global__ void __launch_bounds__(THREADS)
             }
         correct = best == label;
         float entropy = cross_entropy(z, label, &inverse);
-        refused = !(entropy < 0x1p15f);
+        refused = !(entropy < EXACT_LIMIT);
         loss = fixed_point(entropy, refused);
     }
     loss = warp_sum(loss);
@@ -99,7 +93,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
-                      float *losses, float *dlogits, float *sums, cudaStream_t stream)
+                      float *losses, float *dlogits, int64_t *sums, cudaStream_t stream)
 {
     return LAUNCH(loss_kernel, blocks_for(count + 1, THREADS), THREADS, stream, count, logits, bias, labels,
                   losses, dlogits, sums + CUDA_SUMS_REFUSED);

@@ -3,7 +3,7 @@
 
 enum { THREADS = 1024 };
 
-static __device__ void move_on(uint32_t samples, const float *sums, struct cuda_step *step)
+static __device__ void move_on(uint32_t samples, const int64_t *sums, struct cuda_step *step)
 {
     if (sums[CUDA_SUMS_REFUSED] != 0) {
         step->not_finite = 1;
@@ -17,13 +17,14 @@ static __device__ void move_on(uint32_t samples, const float *sums, struct cuda_
 }
 
 static __global__ void __launch_bounds__(THREADS)
-    sgd_kernel(float momentum, uint32_t samples, const float *sums, float *velocity, float *weights,
-               struct cuda_step *step)
+    sgd_kernel(float momentum, double average, uint32_t samples, const int64_t *sums, float *velocity,
+               float *weights, struct cuda_step *step)
 {
     uint32_t i = blockIdx.x * THREADS + threadIdx.x;
     bool over = step->stopped || step->not_finite;
     if (!over && sums[CUDA_SUMS_REFUSED] == 0 && i < LENET5_WEIGHTS) {
-        float v = momentum * velocity[i] + sums[i] / (float)samples;
+        float g = (float)((double)sums[i] * average);
+        float v = momentum * velocity[i] + g;
         velocity[i] = v;
         weights[i] -= step->learning_rate * v;
     }
@@ -38,9 +39,9 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-cudaError_t cuda_sgd(float momentum, uint32_t samples, const float *sums, float *velocity, float *weights,
+cudaError_t cuda_sgd(float momentum, uint32_t samples, const int64_t *sums, float *velocity, float *weights,
                      struct cuda_step *step, cudaStream_t stream)
 {
-    return LAUNCH(sgd_kernel, blocks_for(LENET5_WEIGHTS, THREADS), THREADS, stream, momentum, samples, sums,
-                  velocity, weights, step);
+    return LAUNCH(sgd_kernel, blocks_for(LENET5_WEIGHTS, THREADS), THREADS, stream, momentum,
+                  EXACT_UNIT / samples, samples, sums, velocity, weights, step);
 }

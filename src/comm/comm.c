@@ -191,7 +191,7 @@ bool comm_sums_on_device(const struct comm *comm)
     return comm->transport->sum_on_device != NULL;
 }
 
-void comm_sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream)
+void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
 {
     comm->transport->sum_on_device(comm, buffer, count, stream);
 }

@@ -65,10 +65,10 @@ static void close_nccl(struct comm *comm)
     ncclCommDestroy(nccl); /* local from here on */
 }
 
-static void sum_on_device(struct comm *comm, float *buffer, size_t count, void *stream)
+static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
 {
     ncclComm_t nccl = comm->state;
-    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclFloat, ncclSum, nccl, stream),
+    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclInt64, ncclSum, nccl, stream),
            "the gradient sum");
 }
 

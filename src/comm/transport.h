@@ -43,7 +43,7 @@ struct transport {
     void (*close)(struct comm *comm);                     /* NULL: nothing to do */
 
     /* For device memory (comm.h); NULL where it cannot. poll ends the job if a sum has failed meanwhile. */
-    void (*sum_on_device)(struct comm *comm, float *buffer, size_t count, void *stream);
+    void (*sum_on_device)(struct comm *comm, int64_t *buffer, size_t count, void *stream);
     void (*poll)(struct comm *comm);
 };
 

@@ -1,5 +1,9 @@
 /* cudnn.h - the GPU engine: cuDNN, cuBLAS and the project's kernels, a step as one CUDA graph. Inside the GPU
  * part; the program knows it as engine_cudnn (gpu.h).
+ *
+ * A rank's gradients are rounded once to fixed point and summed as integers, by NCCL as by MPI. So a run on as
+ * many ranks gives the same bits each time, whatever algorithm sums. On another number of ranks it gives others:
+ * cuDNN and cuBLAS add up a rank's whole part of a batch in fp32, not a tile at a time as the CPU engine does.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_H
 #define DTRAIN_ENGINE_CUDNN_H

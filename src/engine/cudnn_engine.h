@@ -11,7 +11,6 @@
 struct shared {
     struct cuda_step step;
     struct cuda_evaluation evaluation;
-    float sums[CUDA_SUMS];
     volatile int32_t stop; /* this rank's wish */
 };
 

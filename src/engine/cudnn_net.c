@@ -48,7 +48,8 @@ static void allocate(struct cudnn_net *net)
     struct piece pieces[] = {
         {(void **)&net->weights, LENET5_WEIGHTS * f},
         {(void **)&net->velocity, LENET5_WEIGHTS * f},
-        {(void **)&net->sums, CUDA_SUMS * f},
+        {(void **)&net->gradient, LENET5_WEIGHTS * f},
+        {(void **)&net->sums, CUDA_SUMS * sizeof *net->sums},
         {(void **)&net->images, n * LENET5_PIXELS * f},
         {(void **)&net->conv1_y, n * 6 * 28 * 28 * f},
         {(void **)&net->d_conv1_y, n * 6 * 28 * 28 * f},
@@ -134,7 +135,7 @@ static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, stru
                             struct error *error)
 {
     int n = (int)shape->count;
-    float *w = net->weights, *dw = net->sums;
+    float *w = net->weights, *dw = net->gradient;
     struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
     struct conv conv2_dgrad = {CONV_DGRAD, n, 6, 14, 16};
     struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y, NULL};
@@ -193,7 +194,7 @@ static void dense_forward(struct cudnn_net *net, struct dense layer, const float
 static void dense_wgrad(struct cudnn_net *net, struct dense layer, const float *x, const float *dy)
 {
     multiply(net, CUBLAS_OP_N, CUBLAS_OP_T, layer.in, layer.out, layer.count, x, layer.in, dy, layer.out,
-             tensor(net->sums, layer.w), layer.in);
+             tensor(net->gradient, layer.w), layer.in);
 }
 
 static void dense_dgrad(struct cudnn_net *net, struct dense layer, const float *dy, float *dx)
@@ -259,8 +260,6 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
         CUDA_CHECK(cuda_gather(batch->records, batch->order, batch->step, batch->first, count, net->images,
                                net->labels, stream));
         forward(net, shape, count, (struct cuda_dropout){batch->masks, batch->step, batch->first}, true);
-    } else {
-        CUDA_CHECK(cudaMemsetAsync(net->sums, 0, LENET5_WEIGHTS * sizeof *net->sums, stream));
     }
     CUDA_CHECK(cuda_loss(count, net->logits, tensor(net->weights, FC2_B), net->labels, net->losses,
                          net->logits, net->sums, stream));
@@ -268,7 +267,7 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
         backward(net, shape, batch->masks);
     struct cuda_rows rows = {net->d_bias1, net->d_bias2, net->d_conv3_y,
                              net->d_fc1_y, net->logits,  net->losses};
-    CUDA_CHECK(cuda_finish_gradient(rows, count, batch->stop, net->sums, stream));
+    CUDA_CHECK(cuda_finish_gradient(rows, count, net->gradient, batch->stop, net->sums, stream));
 }
 
 void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records,

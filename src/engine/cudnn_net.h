@@ -30,7 +30,8 @@ struct cudnn_net {
     struct net_shape *shapes;
 
     float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
-    float *sums;               /* (CUDA_SUMS) */
+    float *gradient;           /* (LENET5_WEIGHTS), of this rank's part, canonical; without the biases' */
+    int64_t *sums;             /* (CUDA_SUMS) */
 
     void *arena, *workspace;                          /* everything below lies in the arena */
     float *images;                                    /* (N, 3, 32, 32) */

@@ -1,8 +1,5 @@
 #include "cudnn_engine.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "exact_sum.h"
 #include "sampler.h"
 #include "src/gpu/check.h"
@@ -13,6 +10,11 @@ enum {
     STEPS_A_CALL =
         1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
 };
+
+_Static_assert((int)CUDA_SUMS == LENET5_WEIGHTS + (int)SUM_SLOTS &&
+                   (int)CUDA_SUMS_LOSS == LENET5_WEIGHTS + (int)SLOT_LOSS &&
+                   (int)CUDA_SUMS_STOP == LENET5_WEIGHTS + (int)SLOT_STOP,
+               "the device sums what the engine sums");
 
 struct cudnn *cudnn_of(struct engine *engine)
 {
@@ -152,11 +154,11 @@ static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t sam
     return graph->samples == samples ? graph : NULL;
 }
 
-/* Before a burst: until the one before the last is done, with a mark behind the last. */
+/* Before a burst: a mark behind the last one, and a wait for the one before that. */
 static void keep_pace(struct cudnn *cudnn, int burst, const volatile sig_atomic_t *stop)
 {
-    cudnn_wait(cudnn, cudnn->marks[burst % 2], stop);
     CUDA_CHECK(cudaEventRecord(cudnn->marks[burst % 2], cudnn->net.stream));
+    cudnn_wait(cudnn, cudnn->marks[(burst + 1) % 2], stop);
 }
 
 /* Queues steps to the end of the span, at most STEPS_A_CALL. Those after a stop or a refusal do nothing. */
@@ -193,33 +195,12 @@ void cudnn_train(struct engine *engine, const struct span *span, struct train_re
 
     report->steps = done->applied;
     report->samples = done->applied * batch < left ? done->applied * batch : left;
-    report->loss = llround(done->loss / EXACT_UNIT);
+    report->loss = done->loss;
     report->stopped = done->stopped;
     report->not_finite = done->not_finite;
 }
 
 /* --- the plain step: sums by way of the host ----------------------------------------------------------- */
-
-/* A float to fixed point, if it is finite and not too big. */
-static bool to_exact(float value, double limit, int64_t *sum)
-{
-    bool fits = fabs((double)value) < limit;
-    *sum = fits ? llrint((double)value / EXACT_UNIT) : 0;
-    return fits;
-}
-
-/* A rank's sums stand for as many terms as it has tiles, so that many limits are its share of the range. */
-static void export_sums(struct cudnn *cudnn, size_t samples)
-{
-    double limit = (double)EXACT_LIMIT * (double)((samples + TILE - 1) / TILE);
-    const float *sums = cudnn->shared->sums;
-    int64_t *terms = cudnn->base.sums->terms, *slots = terms + LENET5_WEIGHTS, refused = sums[CUDA_SUMS_REFUSED] != 0;
-    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        refused += !to_exact(sums[i], limit, &terms[i]);
-    refused += !to_exact(sums[CUDA_SUMS_LOSS], limit, &slots[SLOT_LOSS]);
-    slots[SLOT_STOP] = 0;
-    slots[SLOT_REFUSED] = refused;
-}
 
 void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
 {
@@ -230,17 +211,14 @@ void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t l
         gpu_failed("cuDNN", "a batch of another size", __FILE__, __LINE__, error.text);
     write_step(cudnn, step, first, 0);
     net_gradient(&cudnn->net, &batch);
-    cudnn_copy(cudnn, cudnn->shared->sums, cudnn->net.sums, sizeof cudnn->shared->sums);
-    export_sums(cudnn, batch.shape != NULL ? batch.shape->count : TILE);
+    cudnn_copy(cudnn, engine->sums->terms, cudnn->net.sums, CUDA_SUMS * sizeof *cudnn->net.sums);
 }
 
 void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     struct cudnn_net *net = &cudnn->net;
-    exact_sum_read(LENET5_WEIGHTS, engine->sums->totals, 1, cudnn->shared->sums);
-    memset(cudnn->shared->sums + LENET5_WEIGHTS, 0, (CUDA_SUMS - LENET5_WEIGHTS) * sizeof(float));
-    cudnn_copy(cudnn, net->sums, cudnn->shared->sums, sizeof cudnn->shared->sums);
+    cudnn_copy(cudnn, net->sums, engine->sums->totals, CUDA_SUMS * sizeof *net->sums);
     write_step(cudnn, 0, 0, learning_rate);
     CUDA_CHECK(cuda_sgd(engine->setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
                         cudnn->step, net->stream));

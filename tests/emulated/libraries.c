@@ -232,7 +232,7 @@ struct ncclComm {
 
 struct reduction {
     MPI_Comm mpi;
-    float *buffer;
+    int64_t *buffer;
     int count;
     MPI_Request request; /* MPI_REQUEST_NULL: not begun */
     bool begun;
@@ -243,7 +243,7 @@ static bool run_reduction(void *context)
     struct reduction *r = context;
     int done;
     if (!r->begun)
-        MPI_Iallreduce(MPI_IN_PLACE, r->buffer, r->count, MPI_FLOAT, MPI_SUM, r->mpi, &r->request);
+        MPI_Iallreduce(MPI_IN_PLACE, r->buffer, r->count, MPI_INT64_T, MPI_SUM, r->mpi, &r->request);
     r->begun = true;
     MPI_Test(&r->request, &done, MPI_STATUS_IGNORE);
     return done;
@@ -253,7 +253,7 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
 {
     struct reduction reduction = {.mpi = comm->mpi, .buffer = to, .count = (int)count};
-    if (from != to || type != ncclFloat || operation != ncclSum)
+    if (from != to || type != ncclInt64 || operation != ncclSum)
         return ncclInvalidArgument;
     emulated_queue(stream, run_reduction, &reduction, sizeof reduction);
     return ncclInProgress;

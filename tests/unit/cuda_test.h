@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "cuda_host.h"
+#include "exact_sum.h"
 #include "guarded.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/reference/reference.h"
@@ -41,6 +42,18 @@ static inline float *filled(float (*number)(uint32_t, size_t), uint32_t stream, 
     for (size_t i = 0; i < count; i++)
         x[i] = number(stream, i);
     return x;
+}
+
+/* What the ranks sum, unwritten. */
+static inline int64_t *sums_new(void)
+{
+    return guarded_new(CUDA_SUMS * sizeof(int64_t), 0);
+}
+
+/* A number in EXACT_UNITs, rounded as the kernels must. */
+static inline int64_t units(double number)
+{
+    return llrint(number / EXACT_UNIT);
 }
 
 static inline void assert_near(const char *what, size_t i, double got, double want, double tolerance)

@@ -24,9 +24,10 @@ static void check_loss(uint32_t count, const float *bias, bool in_place)
     uint8_t *labels = some_labels(count);
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *logits = filled(wide, 11, count * 10), *losses = guarded_floats(count);
-        float *dlogits = in_place ? logits : guarded_floats(count * 10), *sums = guarded_floats(CUDA_SUMS);
+        float *dlogits = in_place ? logits : guarded_floats(count * 10);
+        int64_t *sums = sums_new();
         RUN(cuda_loss(count, logits, bias, labels, losses, dlogits, sums, NULL));
-        assert_true(sums[CUDA_SUMS_REFUSED] == 0 && isnan(sums[CUDA_SUMS_STOP]));
+        assert_true(sums[CUDA_SUMS_REFUSED] == 0 && sums[CUDA_SUMS_STOP] == -1);
         for (size_t n = 0; n < count; n++) {
             double z[10], dz[10];
             for (size_t k = 0; k < 10; k++)
@@ -118,7 +119,8 @@ static void heads_are_the_reference(void **state)
     (void)state;
     struct cuda_step *step = step_new();
     const uint32_t counts[] = {0, 1, 2, 7, 12};
-    float *weights = guarded_floats(LENET5_WEIGHTS), *sums = guarded_floats(CUDA_SUMS);
+    float *weights = guarded_floats(LENET5_WEIGHTS);
+    int64_t *sums = sums_new();
     lenet5_initialise(1, weights);
     for (size_t r = 0; r <= RATES; r++) {
         uint32_t count = counts[r % 5];
@@ -135,7 +137,7 @@ static void heads_are_the_reference(void **state)
                                      guarded_floats(count * 120)};
             RUN(cuda_head(dropout_of(r < RATES ? &masks : NULL, step), count, head, sums, NULL));
             check_heads(r < RATES ? &masks : NULL, count, &head, conv3);
-            assert_true(sums[CUDA_SUMS_REFUSED] == 0 && isnan(sums[CUDA_SUMS_STOP]));
+            assert_true(sums[CUDA_SUMS_REFUSED] == 0 && sums[CUDA_SUMS_STOP] == -1);
             if (cuda_host.order == 0)
                 first = guarded_copy(head.dconv3, count * 480);
             assert_memory_equal(head.dconv3, first, count * 480);

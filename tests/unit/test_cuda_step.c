@@ -11,6 +11,7 @@
 
 #include "cuda_host.h"
 #include "dataset.h"
+#include "exact_sum.h"
 #include "guarded.h"
 #include "kernels/reference/reference.h"
 #include "philox.h"
@@ -25,7 +26,8 @@ struct replica {
     uint8_t *records, *labels, *origin1, *origin2;
     uint32_t *order;
     struct cuda_step *step;
-    float *weights, *velocity, *sums;
+    float *weights, *velocity, *gradient;
+    int64_t *sums;
     float *images, *conv1, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
     float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *dconv1, *dbias1, *dbias2;
 };
@@ -63,7 +65,7 @@ static void convolve(struct reference_conv shape, uint32_t count, const float *x
 
 /* The gradients of x (unless NULL) and of the weights from that of y. */
 static void convolve_back(struct reference_conv shape, uint32_t count, const float *x, const float *weights,
-                          int w, const float *dy, float *dx, float *sums)
+                          int w, const float *dy, float *dx, float *gradient)
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
@@ -79,7 +81,7 @@ static void convolve_back(struct reference_conv shape, uint32_t count, const flo
         if (dx)
             narrow(in, wide_dx, dx + n * in);
     }
-    narrow(weight->count, dw, sums + weight->offset);
+    narrow(weight->count, dw, gradient + weight->offset);
 }
 
 static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
@@ -95,7 +97,7 @@ static void multiply(size_t in, size_t out, uint32_t count, const float *x, cons
 }
 
 static void multiply_back(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
-                          const float *dy, float *dx, float *sums)
+                          const float *dy, float *dx, float *gradient)
 {
     static double wide_x[120], wide_w[10080], wide_dy[84], wide_dx[120], dw[10080], db[84];
     memset(dw, 0, sizeof dw);
@@ -107,7 +109,7 @@ static void multiply_back(size_t in, size_t out, uint32_t count, const float *x,
         if (dx)
             narrow(in, wide_dx, dx + n * in);
     }
-    narrow(in * out, dw, sums + lenet5_parameters[w].offset);
+    narrow(in * out, dw, gradient + lenet5_parameters[w].offset);
 }
 
 /* ----- a step -------------------------------------------------------------------------------------- */
@@ -138,9 +140,9 @@ static void head_in_parts(struct replica *r, struct cuda_dropout dropout, uint32
     RUN(cuda_activation_forward(DROPOUT_FC1, dropout, count, bias_of(r, FC1_B), r->fc1, NULL));
     multiply(84, 10, count, r->fc1, w, FC2_W, r->logits);
     RUN(cuda_loss(count, r->logits, bias_of(r, FC2_B), r->labels, r->losses, r->dlogits, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, w, FC2_W, r->dlogits, r->dfc1, r->sums);
+    multiply_back(84, 10, count, r->fc1, w, FC2_W, r->dlogits, r->dfc1, r->gradient);
     RUN(cuda_activation_backward(DROPOUT_FC1, dropout.masks, count, r->fc1, r->dfc1, NULL));
-    multiply_back(120, 84, count, r->conv3, w, FC1_W, r->dfc1, r->dconv3, r->sums);
+    multiply_back(120, 84, count, r->conv3, w, FC1_W, r->dfc1, r->dconv3, r->gradient);
     RUN(cuda_activation_backward(DROPOUT_CONV3, dropout.masks, count, r->conv3, r->dconv3, NULL));
 }
 
@@ -150,21 +152,21 @@ static void head_at_once(struct replica *r, struct cuda_dropout dropout, uint32_
     struct cuda_head head = {r->weights, r->labels,  r->conv3, r->fc1,
                              r->losses,  r->dlogits, r->dfc1,  r->dconv3};
     RUN(cuda_head(dropout, count, head, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, r->weights, FC2_W, r->dlogits, NULL, r->sums);
-    multiply_back(120, 84, count, r->conv3, r->weights, FC1_W, r->dfc1, NULL, r->sums);
+    multiply_back(84, 10, count, r->fc1, r->weights, FC2_W, r->dlogits, NULL, r->gradient);
+    multiply_back(120, 84, count, r->conv3, r->weights, FC1_W, r->dfc1, NULL, r->gradient);
 }
 
 /* From the gradient before conv3's bias. */
 static void backward(struct replica *r, const struct masks *masks, uint32_t count)
 {
     const float *w = r->weights;
-    convolve_back(conv3, count, r->pool2, w, CONV3_W, r->dconv3, r->dpool2, r->sums);
+    convolve_back(conv3, count, r->pool2, w, CONV3_W, r->dconv3, r->dpool2, r->gradient);
     RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, r->dbias2, NULL));
-    convolve_back(conv2, count, r->pool1, w, CONV2_W, r->dconv2, r->dpool1, r->sums);
+    convolve_back(conv2, count, r->pool1, w, CONV2_W, r->dconv2, r->dpool1, r->gradient);
     RUN(cuda_pool_backward(DROPOUT_CONV1, masks, count, r->dpool1, r->origin1, r->dconv1, r->dbias1, NULL));
-    convolve_back(conv1, count, r->images, w, CONV1_W, r->dconv1, NULL, r->sums);
+    convolve_back(conv1, count, r->images, w, CONV1_W, r->dconv1, NULL, r->gradient);
     struct cuda_rows rows = {r->dbias1, r->dbias2, r->dconv3, r->dfc1, r->dlogits, r->losses};
-    RUN(cuda_finish_gradient(rows, count, NULL, r->sums, NULL));
+    RUN(cuda_finish_gradient(rows, count, r->gradient, NULL, r->sums, NULL));
 }
 
 /* What the reference says of the batch at `position`. Returns the loss. */
@@ -190,15 +192,18 @@ static void check_step(struct replica *r, const struct masks *masks, uint64_t st
 {
     static double gradient[LENET5_WEIGHTS];
     uint32_t count = batch - FIRST;
-    double loss = reference(r, masks, step, position, count, gradient), before = r->step->loss;
+    double loss = reference(r, masks, step, position, count, gradient);
+    int64_t before = r->step->loss;
     struct cuda_dropout dropout = {masks, r->step, FIRST};
     forward(r, dropout, count);
     head(r, dropout, count);
     backward(r, masks, count);
-    assert_true(fabs(r->sums[CUDA_SUMS_LOSS] - loss) <= 1e-6 * loss);
-    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        if (!(fabs(r->sums[i] - gradient[i]) <= 2e-6 * (1 + fabs(gradient[i]))))
-            fail_msg("step %d: gradient[%zu] is %.9g, not %.9g", (int)step, i, r->sums[i], gradient[i]);
+    assert_true(fabs((double)r->sums[CUDA_SUMS_LOSS] * EXACT_UNIT - loss) <= 1e-6 * loss);
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++) {
+        double got = (double)r->sums[i] * EXACT_UNIT;
+        if (!(fabs(got - gradient[i]) <= 2e-6 * (1 + fabs(gradient[i]))))
+            fail_msg("step %d: gradient[%zu] is %.9g, not %.9g", (int)step, i, got, gradient[i]);
+    }
     RUN(cuda_sgd(0.9f, batch, r->sums, r->velocity, r->weights, r->step, NULL));
     assert_true(r->step->step == step + 1 && r->step->position == position + batch);
     assert_true(r->step->loss == before + r->sums[CUDA_SUMS_LOSS]);
@@ -265,7 +270,8 @@ static struct replica *replica_new(void)
     lenet5_initialise(SEED, r->weights);
     r->velocity = guarded_floats(LENET5_WEIGHTS);
     memset(r->velocity, 0, LENET5_WEIGHTS * sizeof(float));
-    r->sums = guarded_floats(CUDA_SUMS);
+    r->gradient = guarded_floats(LENET5_WEIGHTS);
+    r->sums = guarded_new(CUDA_SUMS * sizeof *r->sums, 0);
     visit_buffers(r, make);
     return r;
 }
@@ -273,7 +279,7 @@ static struct replica *replica_new(void)
 static void replica_free(struct replica *r)
 {
     void *all[] = {r->records, r->labels,   r->origin1, r->origin2, r->order,
-                   r->step,    r->velocity, r->weights, r->sums,    r};
+                   r->step,    r->velocity, r->weights, r->gradient, r->sums, r};
     visit_buffers(r, drop);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         guarded_free(all[i]);

@@ -3,6 +3,7 @@
 #include <float.h>
 
 #include "cuda_test.h"
+#include "sampler.h"
 
 enum { TABLES = 6 };
 static const size_t widths[TABLES] = {6, 16, 120, 84, 10, 1};
@@ -18,36 +19,45 @@ static struct cuda_rows rows_of(float *const *tables)
     return (struct cuda_rows){tables[0], tables[1], tables[2], tables[3], tables[4], tables[5]};
 }
 
-static bool is_sum(size_t i)
+static bool is_weight(size_t i)
 {
-    bool yes = i >= CUDA_SUMS_LOSS;
+    bool bias = false;
     for (int t = 0; t < 5; t++)
-        yes |= i >= into(t) && i < into(t) + widths[t];
-    return yes;
+        bias |= i >= into(t) && i < into(t) + widths[t];
+    return i < LENET5_WEIGHTS && !bias;
+}
+
+static void check_sums(uint32_t count, float *const *tables, const int64_t *sums)
+{
+    for (int t = 0; t < TABLES; t++)
+        for (size_t c = 0; c < widths[t]; c++) {
+            double want = 0;
+            for (size_t n = 0; n < count; n++)
+                want += tables[t][n * widths[t] + c];
+            assert_near("sum", into(t) + c, (double)sums[into(t) + c] * EXACT_UNIT, want, 1e-7 * (1 + count));
+        }
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        if (is_weight(i))
+            assert_int_equal(sums[i], count > 0 ? units(fine(30, i)) : 0);
+    assert_int_equal(sums[CUDA_SUMS_REFUSED], 0);
+    assert_int_equal(sums[CUDA_SUMS_STOP], count % 2);
 }
 
 static void check_finish(uint32_t count)
 {
     float *tables[TABLES];
+    float *gradient = filled(fine, 30, LENET5_WEIGHTS); /* of no samples there is none */
     int32_t *wish = guarded_new(sizeof *wish, 0);
     *wish = 3;
     for (int t = 0; t < TABLES; t++)
         tables[t] = filled(fine, 20 + (uint32_t)t, count * widths[t]);
-    float *first = NULL;
+    int64_t *first = NULL;
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
-        float *sums = filled(fine, 30, CUDA_SUMS);
+        int64_t *sums = sums_new();
         sums[CUDA_SUMS_REFUSED] = 0;
-        RUN(cuda_finish_gradient(rows_of(tables), count, count % 2 ? wish : NULL, sums, NULL));
-        for (int t = 0; t < TABLES; t++)
-            for (size_t c = 0; c < widths[t]; c++) {
-                double want = 0;
-                for (size_t n = 0; n < count; n++)
-                    want += tables[t][n * widths[t] + c];
-                assert_near("sum", into(t) + c, sums[into(t) + c], want, 1e-7 * (1 + count));
-            }
-        for (size_t i = 0; i < CUDA_SUMS; i++)
-            assert_true(is_sum(i) || sums[i] == fine(30, i));
-        assert_true(sums[CUDA_SUMS_REFUSED] == 0 && sums[CUDA_SUMS_STOP] == (float)(count % 2));
+        RUN(cuda_finish_gradient(rows_of(tables), count, count > 0 ? gradient : NULL, count % 2 ? wish : NULL,
+                                 sums, NULL));
+        check_sums(count, tables, sums);
         if (cuda_host.order == 0)
             first = guarded_copy(sums, CUDA_SUMS * sizeof *sums);
         assert_memory_equal(sums, first, CUDA_SUMS * sizeof *sums);
@@ -55,6 +65,7 @@ static void check_finish(uint32_t count)
     }
     guarded_free(first);
     guarded_free(wish);
+    guarded_free(gradient);
     for (int t = 0; t < TABLES; t++)
         guarded_free(tables[t]);
 }
@@ -67,51 +78,71 @@ static void biases_and_loss_are_sums_over_samples(void **state)
         check_finish(counts[i]);
 }
 
+enum { REFUSED_COUNT = 2 * TILE + 1 }; /* three tiles */
+
 /* Whether a gradient with this number at one place of the weights, or else at the end of one table, is
  * refused. */
 static bool refused(size_t place, int table, float number)
 {
-    enum { COUNT = 33 };
     cuda_host.order = 0;
-    float *tables[TABLES], *sums = filled(fine, 30, CUDA_SUMS);
+    float *tables[TABLES], *gradient = filled(fine, 30, LENET5_WEIGHTS);
+    int64_t *sums = sums_new();
     for (int t = 0; t < TABLES; t++)
-        tables[t] = filled(fine, 31, COUNT * widths[t]);
-    *(table < TABLES ? &tables[table][COUNT * widths[table] - 1] : &sums[place]) = number;
+        tables[t] = filled(fine, 31, REFUSED_COUNT * widths[t]);
+    *(table < TABLES ? &tables[table][REFUSED_COUNT * widths[table] - 1] : &gradient[place]) = number;
     sums[CUDA_SUMS_REFUSED] = 0;
-    RUN(cuda_finish_gradient(rows_of(tables), COUNT, NULL, sums, NULL));
-    float slot = sums[CUDA_SUMS_REFUSED];
+    RUN(cuda_finish_gradient(rows_of(tables), REFUSED_COUNT, gradient, NULL, sums, NULL));
+    int64_t slot = sums[CUDA_SUMS_REFUSED], sum = sums[place];
     for (int t = 0; t < TABLES; t++)
         guarded_free(tables[t]);
+    guarded_free(gradient);
     guarded_free(sums);
     assert_true(slot == 0 || slot == 1);
+    if (table == TABLES)
+        assert_int_equal(sum, slot != 0 ? 0 : units(number));
     return slot != 0;
 }
 
-static void what_is_not_finite_is_refused(void **state)
+static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
-    const float numbers[] = {NAN, INFINITY, -INFINITY, 0x1.000002p100f, -FLT_MAX, 0x1p100f, -0x1p100f};
+    const float limit = 3 * EXACT_LIMIT, below = nextafterf(limit, 0);
+    const float numbers[] = {NAN, INFINITY, -INFINITY, -FLT_MAX, limit, -limit, below, -below, EXACT_LIMIT};
     const size_t places[] = {0,     449,   456,   2855, 2872,
                              50871, 61071, 61156, 61995}; /* weights, at their ends */
-    for (size_t i = 0; i < 7; i++)
-        assert_true(refused(places[i], TABLES, numbers[i]) == (i < 5));
+    for (size_t i = 0; i < 9; i++)
+        assert_true(refused(places[i], TABLES, numbers[i]) == (i < 6));
     for (size_t i = 0; i < 9; i++)
         assert_true(refused(places[i], TABLES, NAN));
     for (int t = 0; t < TABLES; t++)
         assert_true(refused(0, t, INFINITY));
 }
 
+static void numbers_are_rounded_to_even(void **state)
+{
+    (void)state;
+    const float halves[] = {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 0x1p-30f}; /* of a unit */
+    const int64_t want[] = {0, 2, 2, 0, -2, 0};
+    for (size_t i = 0; i < 6; i++) {
+        assert_int_equal(units(halves[i] * EXACT_UNIT), want[i]);
+        assert_false(refused(0, TABLES, halves[i] * (float)EXACT_UNIT));
+    }
+}
+
 /* The state of an update: all that cuda_sgd reads and writes. */
 struct replica {
-    float *sums, *velocity, *weights;
+    int64_t *sums;
+    float *velocity, *weights;
     struct cuda_step *step;
 };
 
 static struct replica replica_new(struct cuda_step step)
 {
-    struct replica r = {filled(fine, 40, CUDA_SUMS), filled(fine, 41, LENET5_WEIGHTS),
-                        filled(fine, 42, LENET5_WEIGHTS), guarded_copy(&step, sizeof step)};
-    r.sums[CUDA_SUMS_LOSS] = 590.25f;
+    struct replica r = {sums_new(), filled(fine, 41, LENET5_WEIGHTS), filled(fine, 42, LENET5_WEIGHTS),
+                        guarded_copy(&step, sizeof step)};
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        r.sums[i] = units(fine(40, i));
+    r.sums[CUDA_SUMS_LOSS] = 590;
     r.sums[CUDA_SUMS_STOP] = r.sums[CUDA_SUMS_REFUSED] = 0;
     return r;
 }
@@ -151,7 +182,7 @@ static void an_update_moves_the_step_on(void **state)
         RUN(cuda_sgd(0.9f, 80, r.sums, r.velocity, r.weights, r.step, NULL));
         assert_true(updated(&r, 0.9f, 80, 0.01f));
         const struct cuda_step after = {
-            .step = 0x100000000, .position = 592, .learning_rate = 0.01f, .loss = 690.25, .applied = 5};
+            .step = 0x100000000, .position = 592, .learning_rate = 0.01f, .loss = 690, .applied = 5};
         assert_memory_equal(r.step, &after, sizeof after);
         replica_free(&r);
     }
@@ -195,7 +226,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(biases_and_loss_are_sums_over_samples),
-        cmocka_unit_test(what_is_not_finite_is_refused),
+        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(numbers_are_rounded_to_even),
         cmocka_unit_test(an_update_moves_the_step_on),
         cmocka_unit_test(the_step_that_says_stop_is_the_last),
         cmocka_unit_test(a_refused_step_is_not_applied_nor_any_after),
