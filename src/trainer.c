@@ -46,6 +46,7 @@ static struct terms make_terms(const struct trainer_setup *setup)
         .momentum = options->momentum,
         .lr_gamma = options->lr_gamma,
         .lr_step = options->lr_step,
+        .precision = options->precision,
     };
 }
 

@@ -15,36 +15,38 @@ static const char PREVIOUS[] = "checkpoint-previous.safetensors";
 static const char FORMAT_KEY[] = "dtrain-checkpoint", FORMAT[] = "1";
 
 /* Both structs as text, for the file's metadata: one table each says how. */
-enum kind { LETTER, COUNT, SIGNED, HASH, NUMBER };
+enum kind { LETTER, WORD, COUNT, SIGNED, HASH, NUMBER };
 struct field {
     const char *key;
     enum kind kind;
     size_t offset;      /* in its struct */
     const char *option; /* for people: the option that sets it */
+    const char *once;   /* what files that lack it were written with; NULL: none may lack it */
 };
 
 static const struct field terms_fields[] = {
-    {"net", LETTER, offsetof(struct terms, net), "--net"},
-    {"p_conv", NUMBER, offsetof(struct terms, p_conv), "--p-conv"},
-    {"p_fc", NUMBER, offsetof(struct terms, p_fc), "--p-fc"},
-    {"seed", COUNT, offsetof(struct terms, seed), "--seed"},
-    {"batch_size", COUNT, offsetof(struct terms, batch_size), "--batch-size"},
-    {"train_count", COUNT, offsetof(struct terms, train_count), "--data with a training set of"},
-    {"data_hash", HASH, offsetof(struct terms, data_hash), "--data with xxh64"},
-    {"learning_rate", NUMBER, offsetof(struct terms, learning_rate), "--lr"},
-    {"momentum", NUMBER, offsetof(struct terms, momentum), "--momentum"},
-    {"lr_step", COUNT, offsetof(struct terms, lr_step), "--lr-step"},
-    {"lr_gamma", NUMBER, offsetof(struct terms, lr_gamma), "--lr-gamma"},
+    {"net", LETTER, offsetof(struct terms, net), "--net", NULL},
+    {"p_conv", NUMBER, offsetof(struct terms, p_conv), "--p-conv", NULL},
+    {"p_fc", NUMBER, offsetof(struct terms, p_fc), "--p-fc", NULL},
+    {"seed", COUNT, offsetof(struct terms, seed), "--seed", NULL},
+    {"batch_size", COUNT, offsetof(struct terms, batch_size), "--batch-size", NULL},
+    {"train_count", COUNT, offsetof(struct terms, train_count), "--data with a training set of", NULL},
+    {"data_hash", HASH, offsetof(struct terms, data_hash), "--data with xxh64", NULL},
+    {"learning_rate", NUMBER, offsetof(struct terms, learning_rate), "--lr", NULL},
+    {"momentum", NUMBER, offsetof(struct terms, momentum), "--momentum", NULL},
+    {"lr_step", COUNT, offsetof(struct terms, lr_step), "--lr-step", NULL},
+    {"lr_gamma", NUMBER, offsetof(struct terms, lr_gamma), "--lr-gamma", NULL},
+    {"precision", WORD, offsetof(struct terms, precision), "--precision", "fp32"},
 };
 static const struct field progress_fields[] = {
-    {"epoch", COUNT, offsetof(struct progress, epoch), NULL},
-    {"step", COUNT, offsetof(struct progress, step), NULL},
-    {"in_epoch", COUNT, offsetof(struct progress, in_epoch), NULL},
-    {"loss", SIGNED, offsetof(struct progress, loss), NULL},
-    {"seconds", NUMBER, offsetof(struct progress, seconds), NULL},
-    {"epoch_seconds", NUMBER, offsetof(struct progress, epoch_seconds), NULL},
-    {"best_train", NUMBER, offsetof(struct progress, best_train), NULL},
-    {"best_test", NUMBER, offsetof(struct progress, best_test), NULL},
+    {"epoch", COUNT, offsetof(struct progress, epoch), NULL, NULL},
+    {"step", COUNT, offsetof(struct progress, step), NULL, NULL},
+    {"in_epoch", COUNT, offsetof(struct progress, in_epoch), NULL, NULL},
+    {"loss", SIGNED, offsetof(struct progress, loss), NULL, NULL},
+    {"seconds", NUMBER, offsetof(struct progress, seconds), NULL, NULL},
+    {"epoch_seconds", NUMBER, offsetof(struct progress, epoch_seconds), NULL, NULL},
+    {"best_train", NUMBER, offsetof(struct progress, best_train), NULL, NULL},
+    {"best_test", NUMBER, offsetof(struct progress, best_test), NULL, NULL},
 };
 enum {
     TERMS_FIELDS = sizeof terms_fields / sizeof *terms_fields,
@@ -72,6 +74,7 @@ static void print_field(const struct field *field, const void *record, char text
     const void *value = (const char *)record + field->offset;
     switch (field->kind) {
     case LETTER: snprintf(text, VALUE_BYTES, "%c", *(const char *)value); break;
+    case WORD: snprintf(text, VALUE_BYTES, "%s", *(const char *const *)value); break;
     case COUNT: snprintf(text, VALUE_BYTES, "%" PRIu64, *(const uint64_t *)value); break;
     case SIGNED: snprintf(text, VALUE_BYTES, "%" PRId64, *(const int64_t *)value); break;
     case HASH: snprintf(text, VALUE_BYTES, "%016" PRIx64, *(const uint64_t *)value); break;
@@ -88,6 +91,7 @@ static bool parse_field(const struct field *field, const char *text, void *recor
     case SIGNED: *(int64_t *)value = strtoll(text, NULL, 10); break;
     case NUMBER: *(double *)value = strtod(text, NULL); break;
     case LETTER:
+    case WORD:
     case HASH: return false; /* only terms have these: compared as text, not parsed */
     }
     char canonical[VALUE_BYTES];
@@ -184,6 +188,8 @@ static bool check_terms(const struct safetensors *file, const char *path, const 
         const char *theirs = safetensors_metadata(file, field->key);
         char ours[VALUE_BYTES];
         print_field(field, terms, ours);
+        if (!theirs)
+            theirs = field->once;
         if (!theirs)
             return error_set(error, EXIT_INPUT, "%s: damaged: its metadata lacks '%s'", path, field->key);
         if (strcmp(theirs, ours) != 0)

@@ -46,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", fuzz_folder());
 
     static float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
-    struct terms terms = {'D', 0.5, 0.5, 1, 64, 0x1234, 335, 0.05, 0.9, 0.5, 150};
+    struct terms terms = {'D', 0.5, 0.5, 1, 64, 0x1234, 335, 0.05, 0.9, 0.5, 150, "fp32"};
     struct progress progress;
     struct error lacking = {0}, error = {0};
     write_checkpoint(path, 0, metadata, count);

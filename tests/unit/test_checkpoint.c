@@ -17,7 +17,7 @@ static const char CURRENT[] = "checkpoint.safetensors", PREVIOUS[] = "checkpoint
 static const struct terms terms = {
     .net = 'D', .p_conv = 0.5, .p_fc = 0.1, .seed = UINT64_MAX, .batch_size = 256,
     .data_hash = 0x0123456789abcdef, .train_count = 50000, .learning_rate = 0.01, .momentum = 0.9,
-    .lr_gamma = 1.0 / 3, .lr_step = 150,
+    .lr_gamma = 1.0 / 3, .lr_step = 150, .precision = "fp32",
 };
 
 /* Everything in a state tells its number. */
@@ -120,6 +120,7 @@ static void test_other_terms_are_named(void **unused)
         {terms, "--momentum 0.9, but this one has 0"},
         {terms, "--lr-step 150, but this one has 20"},
         {terms, "--lr-gamma 0.3333333333333333, but this one has 0.5"},
+        {terms, "--precision fp32, but this one has tf32"},
     };
     cases[0].terms.net = 'A';
     cases[1].terms.p_conv = 0.25;
@@ -132,6 +133,7 @@ static void test_other_terms_are_named(void **unused)
     cases[8].terms.momentum = 0;
     cases[9].terms.lr_step = 20;
     cases[10].terms.lr_gamma = 0.5;
+    cases[11].terms.precision = "tf32";
 
     struct error error = {0};
     assert_true(write_state(".", 1, &error));
@@ -214,14 +216,15 @@ static void forge(const char *key, const char *value)
 {
     static const char *const keys[] = {
         "dtrain-checkpoint", "net", "p_conv", "p_fc", "seed", "batch_size", "train_count", "data_hash",
-        "learning_rate", "momentum", "lr_step", "lr_gamma", "epoch", "step", "in_epoch", "loss", "seconds",
-        "epoch_seconds", "best_train", "best_test"};
+        "learning_rate", "momentum", "lr_step", "lr_gamma", "precision", "epoch", "step", "in_epoch",
+        "loss", "seconds", "epoch_seconds", "best_train", "best_test"};
+    enum { KEYS = sizeof keys / sizeof *keys };
     struct error error = {0};
     assert_true(write_state(".", 1, &error));
     struct safetensors *file = safetensors_open(CURRENT, &error);
-    struct metadata metadata[20];
+    struct metadata metadata[KEYS];
     size_t n = 0;
-    for (size_t i = 0; i < 20; i++) {
+    for (size_t i = 0; i < KEYS; i++) {
         const char *old = safetensors_metadata(file, keys[i]);
         assert_non_null(old);
         metadata[n] = (struct metadata){keys[i], strcmp(keys[i], key) == 0 ? value : old};
@@ -246,6 +249,8 @@ static void test_contents_that_cannot_be(void **unused)
         {"seconds", "inf", "'seconds' is inf"},
         {"loss", "", "'loss' is "},
         {"in_epoch", "50001", "50001 samples used of an epoch of 50000"},
+        {"precision", "bf16", "--precision bf16, but this one has fp32"},
+        {"precision", NULL, "has no tensor 'conv1.weight'"}, /* an older file: it was fp32, so the terms hold */
         {"none", NULL, "has no tensor 'conv1.weight'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
