@@ -160,7 +160,7 @@ $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 
 # The program with a GPU part that computes on the host (tests/emulated/emulated.h), and an empty driver.
 EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1)))
-EMULATED_PARTS := $(filter-out $(BUILD)/src/engine/cudnn_graph.o $(BUILD)/src/engine/cudnn_choose.o,\
+EMULATED_PARTS := $(filter-out $(BUILD)/src/engine/cudnn_graph.o $(BUILD)/src/engine/cudnn_conv.o,\
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp) \
 	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulated/*.c))

@@ -20,7 +20,9 @@
 /* What the operands of sums of products may be rounded to: nothing less than fp32; TF32 (10 bits of
  * mantissa); bfloat16 (7 bits). Sums are fp32 or better in all. */
 enum precision { PRECISION_FP32, PRECISION_TF32, PRECISION_BF16 };
-enum precision engine_precision(const char *name); /* "fp32", "tf32", "bf16": --precision */
+/* "fp32", "tf32", "bf16": --precision */
+enum precision engine_precision(const char *name);
+const char *engine_precision_name(enum precision precision);
 
 /* All pointers are borrowed and must outlive the engine. */
 struct engine_setup {
@@ -57,6 +59,7 @@ struct evaluation {
                         meaningless */
 };
 
+struct cJSON;
 struct engine;
 struct engine_ops {
     const char *name; /* --engine NAME */
@@ -89,6 +92,9 @@ struct engine_ops {
     /* Canonical layout, LENET5_WEIGHTS floats each; either may be NULL. */
     void (*read)(struct engine *engine, float *weights, float *momentum);
     void (*write)(struct engine *engine, const float *weights, const float *momentum);
+
+    /* What it chose among several ways, for run.json: a new object. NULL: there is nothing to choose. */
+    struct cJSON *(*describe)(struct engine *engine);
 
     /* The gradient part of engine->sums->totals in canonical layout, as averages over `samples`: for tests. */
     void (*read_gradient)(struct engine *engine, size_t samples, float *gradient);

@@ -85,6 +85,8 @@ static bool describe(struct trainer *trainer, struct error *error)
     cJSON_AddNumberToObject(net, "ranks", comm_size(setup->comm));
     cJSON_AddStringToObject(net, "engine", setup->engine->name);
     cJSON_AddStringToObject(net, "comm", comm_transport(setup->comm));
+    if (trainer->engine->ops->describe != NULL)
+        cJSON_AddItemToObject(net, "choices", trainer->engine->ops->describe(trainer->engine));
     cJSON_AddNumberToObject(net, "first_epoch", (double)trainer->progress.epoch + 1);
     bool done = run_directory_describe(&trainer->directory, json, error);
     cJSON_Delete(json);

@@ -17,7 +17,7 @@ if not (FOLDER_OF_PROGRAM / "dtrain-cuda.so").exists():
     skip_all("it is built where nvcc, cuDNN, cuBLAS and NCCL are installed (make emulated)")
 os.environ["DTRAIN"] = str(FOLDER_OF_PROGRAM / "dtrain")
 
-from dtrain import content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
+from dtrain import FOLDER, content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
 
 # 3 steps an epoch, the last of 8 pictures: on 4 ranks most of them have none of those.
 TRAIN = ["--data", "synthetic:40+20", "--batch-size", "16", "--lr", "0.05", "--eval-every", "2"]
@@ -84,6 +84,26 @@ def checkpoints():
         result = emulated(2, "--epochs", "2", "--max-steps", steps, "--out", "split", "--resume")
     check(weights("split") == weights("nccl-2") and metrics("split") == metrics("nccl-2"),
           "interrupted twice on 2 GPUs: the same bits", result)
+
+
+def both_ways():
+    """The dense layers by one kernel and by many, whichever this machine finds faster."""
+    cache = FOLDER / "cache" / "dtrain" / "cudnn.json"
+    found = cache.read_text()
+    taken = {choice["one_kernel"] for device in json.loads(found).values() for choice in device.values()}
+    for one_kernel in False, True:
+        chosen = json.loads(found)
+        for choice in itertools.chain(*(device.values() for device in chosen.values())):
+            choice["one_kernel"] = one_kernel
+        cache.write_text(json.dumps(chosen))
+        out = f"one-kernel-{one_kernel}"
+        check_close(f"one kernel: {one_kernel}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
+        described = json.loads(content(out, "run.json"))["net"]["choices"]
+        check(described["dense layers, 16 samples fp32"]["one_kernel"] == one_kernel, "as the cache says", described)
+    check(taken == {True} and weights("one-kernel-True") == weights("gpu-D") or
+          taken == {False} and weights("one-kernel-False") == weights("gpu-D") or len(taken) == 2,
+          "what was chosen at first computed the same bits", taken)
+    cache.write_text(found)
 
 
 def choices():
@@ -156,6 +176,7 @@ def ends():
 
 parity()
 checkpoints()
+both_ways()
 choices()
 four_nets()
 ends()

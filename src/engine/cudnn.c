@@ -59,6 +59,7 @@ static void close_cudnn(struct engine *engine)
     CUDA_CHECK(cudaFree(cudnn->order));
     CUDA_CHECK(cudaFree(cudnn->test));
     CUDA_CHECK(cudaFree(cudnn->train));
+    chooser_close(&cudnn->chooser);
     net_close(&cudnn->net);
     comm_sums_close(cudnn->base.sums);
     free(cudnn);
@@ -73,6 +74,11 @@ static uint32_t most_samples(const struct cudnn *cudnn, size_t evaluated)
     return (uint32_t)max_of(evaluated, max_of(full, tail));
 }
 
+static void say_alive(void *comm)
+{
+    comm_alive(comm);
+}
+
 static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
 {
     struct cudnn *cudnn = calloc(1, sizeof *cudnn);
@@ -84,10 +90,9 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_slot(setup->comm));
     net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision);
+    chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
     allocate(cudnn);
-    cudnn->evaluated = net_find_shape(&cudnn->net, (uint32_t)evaluated, false, error);
-    if (cudnn->evaluated != NULL)
-        cudnn_plan_steps(cudnn, error);
+    cudnn_plan(cudnn, evaluated, error);
     if (!comm_agree(setup->comm, error)) {
         close_cudnn(&cudnn->base);
         return NULL;
@@ -143,6 +148,11 @@ static void write_state(struct engine *engine, const float *weights, const float
         cudnn_copy(cudnn, cudnn->net.velocity, momentum, LENET5_WEIGHTS * sizeof *momentum);
 }
 
+static cJSON *describe(struct engine *engine)
+{
+    return cJSON_Duplicate(cudnn_of(engine)->chooser.choices, true);
+}
+
 const struct engine_ops cudnn_engine = {
     .name = "cudnn",
     .on_gpu = true,
@@ -156,5 +166,6 @@ const struct engine_ops cudnn_engine = {
     .evaluate = evaluate_cudnn,
     .read = read_state,
     .write = write_state,
+    .describe = describe,
     .read_gradient = cudnn_read_gradient,
 };

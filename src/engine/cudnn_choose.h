@@ -1,44 +1,39 @@
-/* cudnn_choose.h - which of a convolution's candidates to use.
+/* cudnn_choose.h - which of several ways to do the same is the fastest on this device.
  *
- * All are timed once, on the device and in a CUDA graph as they will run; the fastest is remembered in the
- * user's cache (cudnn.json), under the device, the versions, the shape and the precision. So a later run
- * starts faster and computes the same bits.
+ * Each is timed once, on the device and in a CUDA graph as it will run. What was chosen is remembered in the
+ * user's cache (cudnn.json) under the device, the versions and a key, so that a later run starts faster and
+ * computes the same bits: the ways differ in how they round.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_CHOOSE_H
 #define DTRAIN_ENGINE_CUDNN_CHOOSE_H
 
 #include <cjson/cJSON.h>
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 
-#include "cudnn_graph.h"
-
-/* The tools for it. Workspace is scratch memory that everything on the stream shares. */
 struct chooser {
-    cudnnHandle_t handle; /* set to the stream */
     cudaStream_t stream;
-    cudnnBackendDescriptor_t device;
-    enum precision precision;
-    void *workspace;
-    size_t workspace_bytes;
-    cJSON *cache, *choices; /* the file; in it, the choices for this device */
+    char device[400];       /* with the versions that the choices depend on */
+    cJSON *cache, *choices; /* the file; in it, what was chosen on this device, by key */
     bool changed;
+    void (*alive)(void *context); /* called between timings */
+    void *alive_context;
 };
 
-void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream,
-                  enum precision precision, void *workspace, size_t workspace_bytes);
-void chooser_close(struct chooser *chooser); /* writes what is new to the cache */
+void chooser_open(struct chooser *chooser, cudaStream_t stream, void (*alive)(void *context), void *context);
+void chooser_save(struct chooser *chooser); /* what is new, to the cache */
+void chooser_close(struct chooser *chooser);
 
-/* A convolution ready to run on its tensors. */
-struct conv_choice {
-    struct conv_graph *graph;
-    int candidate;
-    cudnnBackendDescriptor_t bound;
-};
+/* Microseconds of what `run` queues on the stream; infinite when it says false or cannot be captured. */
+float chooser_time(struct chooser *chooser, bool (*run)(const void *context), const void *context);
 
-/* False, with *error (EXIT_RUNTIME), when the device has no way to do it. Overwrites what the pass writes. */
-bool conv_choose(struct chooser *chooser, const struct conv *conv, const struct conv_tensors *tensors,
-                 struct conv_choice *choice, struct error *error);
-void conv_run(const struct conv_choice *choice, cudnnHandle_t handle);
-void conv_release(struct conv_choice *choice); /* an empty one too */
+/* What was noted under the key, or NULL; a new note there. Both belong to the chooser. */
+const cJSON *chooser_recall(const struct chooser *chooser, const char *key);
+cJSON *chooser_note(struct chooser *chooser, const char *key);
+
+/* All choices as text, which the caller frees; and those of another rank. Of another kind of device they are
+ * passed over; of the same one they count, so that ranks choose alike. */
+char *chooser_export(const struct chooser *chooser);
+void chooser_import(struct chooser *chooser, const char *text);
 
 #endif

@@ -23,12 +23,13 @@ struct step_graph {
 struct cudnn {
     struct engine base;
     struct cudnn_net net;
+    struct chooser chooser;
     uint8_t *train, *test; /* records */
     uint32_t *order;
     struct cuda_step *step;
     struct cuda_evaluation *evaluation;
     struct shared *shared;
-    const struct net_shape *evaluated;        /* what passes at once in predict mode */
+    const struct net_shape *evaluated; /* what passes at once in predict mode */
     struct step_graph full, tail;
     cudaEvent_t marks[2]; /* behind the bursts */
 };
@@ -46,8 +47,9 @@ void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic
 /* Positions [*position, *position + *count) of a batch of `samples` are this rank's. */
 void cudnn_share(const struct cudnn *cudnn, size_t samples, size_t *position, size_t *count);
 
-/* Plans of this rank's parts in the batches that an epoch has. False with *error set where there are none. */
-bool cudnn_plan_steps(struct cudnn *cudnn, struct error *error);
+/* Collective: plans for this rank's parts in the batches that an epoch has, and for `evaluated` samples at
+ * once in predict mode. *error set where there are none. */
+void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error);
 
 /* Collective: makes the graphs of whole steps, if the sums over ranks can be part of them. */
 void cudnn_capture_steps(struct cudnn *cudnn);

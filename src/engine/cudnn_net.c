@@ -2,24 +2,17 @@
 
 #include <stdlib.h>
 
+#include "cudnn_dense.h"
 #include "src/gpu/check.h"
 
 enum {
     POOL1 = 6 * 14 * 14,
-    POOL2 = 16 * 5 * 5, /* also one window of conv3: a matrix product */
+    POOL2 = 16 * 5 * 5,
     CONV3 = 120,
     FC1 = 84,
     ALIGNMENT = 256,
 };
 static const size_t CUDNN_WORKSPACE = 64 << 20, CUBLAS_WORKSPACE = 32 << 20; /* as it asks on Hopper */
-
-/* Tensors of the canonical layout: even rows of lenet5_parameters are weights, odd ones biases. */
-enum tensor { CONV1_W, CONV1_B, CONV2_W, CONV2_B, CONV3_W, CONV3_B, FC1_W, FC1_B, FC2_W, FC2_B };
-
-static float *tensor(float *canonical, enum tensor which)
-{
-    return canonical + lenet5_parameters[which].offset;
-}
 
 /* --- memory ------------------------------------------------------------------------------------------ */
 
@@ -119,7 +112,7 @@ void net_close(struct cudnn_net *net)
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
-static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser,
+static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, const struct conv_planner *planner,
                            struct error *error)
 {
     int n = (int)shape->count;
@@ -127,11 +120,11 @@ static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struc
     struct conv conv1 = {CONV_FORWARD, n, 3, 32, 6}, conv2 = {CONV_FORWARD, n, 6, 14, 16};
     struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y, tensor(w, CONV1_B)};
     struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y, tensor(w, CONV2_B)};
-    return conv_choose(chooser, &conv1, &on1, &shape->conv1_forward, error) &&
-           conv_choose(chooser, &conv2, &on2, &shape->conv2_forward, error);
+    return conv_choose(planner, &conv1, &on1, &shape->conv1_forward, error) &&
+           conv_choose(planner, &conv2, &on2, &shape->conv2_forward, error);
 }
 
-static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser,
+static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, const struct conv_planner *planner,
                             struct error *error)
 {
     int n = (int)shape->count;
@@ -141,26 +134,33 @@ static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, stru
     struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y, NULL};
     struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y, NULL};
     struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y, NULL};
-    return conv_choose(chooser, &conv1, &on1, &shape->conv1_wgrad, error) &&
-           conv_choose(chooser, &conv2, &on2, &shape->conv2_wgrad, error) &&
-           conv_choose(chooser, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
+    return conv_choose(planner, &conv1, &on1, &shape->conv1_wgrad, error) &&
+           conv_choose(planner, &conv2, &on2, &shape->conv2_wgrad, error) &&
+           conv_choose(planner, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
 }
 
-const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward,
-                                       struct error *error)
+static bool choose(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser, struct error *error)
+{
+    struct conv_planner planner;
+    conv_planner_open(&planner, chooser, net->dnn, net->precision, net->workspace, CUDNN_WORKSPACE);
+    bool chosen = choose_forward(net, shape, &planner, error) &&
+                  (!shape->backward || choose_backward(net, shape, &planner, error));
+    conv_planner_close(&planner);
+    if (shape->backward)
+        shape->one_kernel = dense_choose_fused(net, chooser, shape->count);
+    return chosen;
+}
+
+const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *chooser, uint32_t count,
+                                       bool backward, struct error *error)
 {
     for (struct net_shape *shape = net->shapes; shape != NULL; shape = shape->next)
         if (shape->count == count && shape->backward >= backward)
             return shape;
-    struct chooser chooser;
     struct net_shape *shape = calloc(1, sizeof *shape);
     shape->count = count;
     shape->backward = backward;
-    chooser_open(&chooser, net->dnn, net->stream, net->precision, net->workspace, CUDNN_WORKSPACE);
-    bool chosen = choose_forward(net, shape, &chooser, error) &&
-                  (!backward || choose_backward(net, shape, &chooser, error));
-    chooser_close(&chooser);
-    if (!chosen) {
+    if (!choose(net, shape, chooser, error)) {
         free_shape(shape);
         return NULL;
     }
@@ -169,111 +169,78 @@ const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bo
     return shape;
 }
 
-/* --- matrix products: cuBLAS counts columns first, so it sees every row-major matrix transposed -------- */
-
-static void multiply(struct cudnn_net *net, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n,
-                     int k, const float *a, int lda, const float *b, int ldb, float *c, int ldc)
-{
-    const float one = 1, zero = 0;
-    CUBLAS_CHECK(cublasGemmEx(net->blas, op_a, op_b, m, n, k, &one, a, CUDA_R_32F, lda, b, CUDA_R_32F, ldb,
-                              &zero, c, CUDA_R_32F, ldc, net->compute, CUBLAS_GEMM_DEFAULT));
-}
-
-/* A dense layer of `count` samples: x (count, in), w (out, in), y (count, out). */
-struct dense {
-    int count, in, out;
-    enum tensor w;
-};
-
-static void dense_forward(struct cudnn_net *net, struct dense layer, const float *x, float *y)
-{
-    multiply(net, CUBLAS_OP_T, CUBLAS_OP_N, layer.out, layer.count, layer.in, tensor(net->weights, layer.w),
-             layer.in, x, layer.in, y, layer.out);
-}
-
-static void dense_wgrad(struct cudnn_net *net, struct dense layer, const float *x, const float *dy)
-{
-    multiply(net, CUBLAS_OP_N, CUBLAS_OP_T, layer.in, layer.out, layer.count, x, layer.in, dy, layer.out,
-             tensor(net->gradient, layer.w), layer.in);
-}
-
-static void dense_dgrad(struct cudnn_net *net, struct dense layer, const float *dy, float *dx)
-{
-    multiply(net, CUBLAS_OP_N, CUBLAS_OP_N, layer.in, layer.count, layer.out, tensor(net->weights, layer.w),
-             layer.in, dy, layer.out, dx, layer.in);
-}
-
 /* --- the passes: images and labels are in place -------------------------------------------------------- */
 
-/* To the logits, without fc2's bias. The first `count` of the shape's samples matter. origins: wanted. */
+/* To conv3 without its bias. The first `count` of the shape's samples matter. origins: wanted. */
 static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32_t count,
                     struct cuda_dropout dropout, bool origins)
 {
-    int n = (int)shape->count;
-    float *w = net->weights;
     cudaStream_t stream = net->stream;
     conv_run(&shape->conv1_forward, net->dnn);
+    net_mark(net, "conv1", "forward");
     CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, NULL, net->pool1_y,
                                  origins ? net->origin1 : NULL, stream));
+    net_mark(net, "pool1", "forward");
     conv_run(&shape->conv2_forward, net->dnn);
+    net_mark(net, "conv2", "forward");
     CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, NULL, net->pool2_y,
                                  origins ? net->origin2 : NULL, stream));
-    dense_forward(net, (struct dense){n, POOL2, CONV3, CONV3_W}, net->pool2_y, net->conv3_y);
-    CUDA_CHECK(
-        cuda_activation_forward(DROPOUT_CONV3, dropout, count, tensor(w, CONV3_B), net->conv3_y, stream));
-    dense_forward(net, (struct dense){n, CONV3, FC1, FC1_W}, net->conv3_y, net->fc1_y);
-    CUDA_CHECK(cuda_activation_forward(DROPOUT_FC1, dropout, count, tensor(w, FC1_B), net->fc1_y, stream));
-    dense_forward(net, (struct dense){n, FC1, LENET5_CLASSES, FC2_W}, net->fc1_y, net->logits);
+    net_mark(net, "pool2", "forward");
+    dense_conv3(net, (int)shape->count);
 }
 
-/* From the gradient by the logits, in their place, to the gradients of all weights. */
+/* From the gradients before the biases of the dense layers to the gradients of all weights. */
 static void backward(struct cudnn_net *net, const struct net_shape *shape, const struct masks *masks)
 {
     uint32_t count = shape->count;
-    int n = (int)count;
     cudaStream_t stream = net->stream;
-    struct dense fc2 = {n, FC1, LENET5_CLASSES, FC2_W}, fc1 = {n, CONV3, FC1, FC1_W},
-                 conv3 = {n, POOL2, CONV3, CONV3_W};
-    dense_wgrad(net, fc2, net->fc1_y, net->logits);
-    dense_dgrad(net, fc2, net->logits, net->d_fc1_y);
-    CUDA_CHECK(cuda_activation_backward(DROPOUT_FC1, masks, count, net->fc1_y, net->d_fc1_y, stream));
-    dense_wgrad(net, fc1, net->conv3_y, net->d_fc1_y);
-    dense_dgrad(net, fc1, net->d_fc1_y, net->d_conv3_y);
-    CUDA_CHECK(cuda_activation_backward(DROPOUT_CONV3, masks, count, net->conv3_y, net->d_conv3_y, stream));
-    dense_wgrad(net, conv3, net->pool2_y, net->d_conv3_y);
-    dense_dgrad(net, conv3, net->d_conv3_y, net->d_pool2_y);
+    dense_weights(net, (int)count);
+    dense_conv3_input(net, (int)count);
     CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV2, masks, count, net->d_pool2_y, net->origin2, net->d_conv2_y,
                                   net->d_bias2, stream));
+    net_mark(net, "pool2", "backward");
     conv_run(&shape->conv2_wgrad, net->dnn);
+    net_mark(net, "conv2", "weights");
     conv_run(&shape->conv2_dgrad, net->dnn);
+    net_mark(net, "conv2", "input");
     CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV1, masks, count, net->d_pool1_y, net->origin1, net->d_conv1_y,
                                   net->d_bias1, stream));
+    net_mark(net, "pool1", "backward");
     conv_run(&shape->conv1_wgrad, net->dnn);
+    net_mark(net, "conv1", "weights");
+}
+
+static void pass(struct cudnn_net *net, const struct net_batch *batch)
+{
+    const struct net_shape *shape = batch->shape;
+    struct cuda_dropout dropout = {batch->masks, batch->step, batch->first};
+    CUDA_CHECK(cuda_gather(batch->records, batch->order, batch->step, batch->first, shape->count, net->images,
+                           net->labels, net->stream));
+    net_mark(net, "images", "gather");
+    forward(net, shape, shape->count, dropout, true);
+    dense_step(net, shape->one_kernel, shape->count, dropout);
+    backward(net, shape, batch->masks);
 }
 
 void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
 {
-    const struct net_shape *shape = batch->shape;
-    uint32_t count = shape != NULL ? shape->count : 0;
-    cudaStream_t stream = net->stream;
-    if (shape != NULL) {
-        CUDA_CHECK(cuda_gather(batch->records, batch->order, batch->step, batch->first, count, net->images,
-                               net->labels, stream));
-        forward(net, shape, count, (struct cuda_dropout){batch->masks, batch->step, batch->first}, true);
-    }
-    CUDA_CHECK(cuda_loss(count, net->logits, tensor(net->weights, FC2_B), net->labels, net->losses,
-                         net->logits, net->sums, stream));
-    if (shape != NULL)
-        backward(net, shape, batch->masks);
+    uint32_t count = batch->shape != NULL ? batch->shape->count : 0;
+    if (count > 0)
+        pass(net, batch);
+    else /* nothing but the slot of what is refused */
+        CUDA_CHECK(cuda_loss(0, NULL, NULL, NULL, NULL, NULL, net->sums, net->stream));
     struct cuda_rows rows = {net->d_bias1, net->d_bias2, net->d_conv3_y,
                              net->d_fc1_y, net->logits,  net->losses};
-    CUDA_CHECK(cuda_finish_gradient(rows, count, net->gradient, batch->stop, net->sums, stream));
+    CUDA_CHECK(cuda_finish_gradient(rows, count, net->gradient, batch->stop, net->sums, net->stream));
+    net_mark(net, "sums", "finish");
 }
 
 void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records,
                   uint32_t first, uint32_t count, struct cuda_evaluation *sum)
 {
+    struct cuda_dropout none = {NULL, NULL, 0};
     CUDA_CHECK(cuda_gather(records, NULL, NULL, first, count, net->images, net->labels, net->stream));
-    forward(net, shape, count, (struct cuda_dropout){NULL, NULL, 0}, false);
+    forward(net, shape, count, none, false);
+    dense_logits(net, (int)shape->count, count, none);
     CUDA_CHECK(cuda_evaluate(count, net->logits, tensor(net->weights, FC2_B), net->labels, sum, net->stream));
 }

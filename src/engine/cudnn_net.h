@@ -7,7 +7,7 @@
 
 #include <cublas_v2.h>
 
-#include "cudnn_choose.h"
+#include "cudnn_conv.h"
 #include "kernels/cuda/kernels.h"
 
 /* What depends on how many samples pass at once: made once for each such number. */
@@ -15,8 +15,17 @@ struct net_shape {
     struct net_shape *next;
     uint32_t count;
     bool backward; /* it can go back, too */
+    bool one_kernel; /* for the dense layers of a step: dense_step */
     struct conv_choice conv1_forward, conv1_wgrad, conv2_forward, conv2_dgrad, conv2_wgrad;
 };
+
+/* Tensors of the canonical layout: even rows of lenet5_parameters are weights, odd ones biases. */
+enum tensor { CONV1_W, CONV1_B, CONV2_W, CONV2_B, CONV3_W, CONV3_B, FC1_W, FC1_B, FC2_W, FC2_B };
+
+static inline float *tensor(float *canonical, enum tensor which)
+{
+    return canonical + lenet5_parameters[which].offset;
+}
 
 /* Device memory, N = most samples at once. Names: a layer's x (input), y (output before its pool or dropout),
  * d_ of the loss by it. */
@@ -28,6 +37,8 @@ struct cudnn_net {
     enum precision precision;
     uint32_t most;
     struct net_shape *shapes;
+    void (*mark)(void *context, const char *layer, const char *pass); /* behind each node of a step; or NULL */
+    void *mark_context;
 
     float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
     float *gradient;           /* (LENET5_WEIGHTS), of this rank's part, canonical; without the biases' */
@@ -49,8 +60,15 @@ void net_close(struct cudnn_net *net);
 
 /* The shape of `count` samples (1..most): the one there is, or a new one. Choosing its plans overwrites the
  * buffers and waits. NULL with *error set when the device has no plan for it. */
-const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward,
-                                       struct error *error);
+const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *chooser, uint32_t count,
+                                       bool backward, struct error *error);
+
+/* Something of a step has been queued: for whoever looks what takes how long. */
+static inline void net_mark(const struct cudnn_net *net, const char *layer, const char *pass)
+{
+    if (net->mark != NULL)
+        net->mark(net->mark_context, layer, pass);
+}
 
 /* A rank's part of a batch. */
 struct net_batch {

@@ -1,5 +1,8 @@
 #include "cudnn_engine.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "exact_sum.h"
 #include "sampler.h"
 #include "src/gpu/check.h"
@@ -77,15 +80,67 @@ static bool find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *ba
         .first = (uint32_t)position,
     };
     if (count > 0)
-        batch->shape = net_find_shape(&cudnn->net, (uint32_t)count, true, error);
+        batch->shape = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)count, true, error);
     return count == 0 || batch->shape != NULL;
 }
 
-bool cudnn_plan_steps(struct cudnn *cudnn, struct error *error)
+static void plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct net_batch batch;
-    return find_batch(cudnn, cudnn->full.samples, &batch, error) &&
-           find_batch(cudnn, cudnn->tail.samples, &batch, error);
+    cudnn->evaluated = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)evaluated, false, error);
+    if (cudnn->evaluated != NULL && find_batch(cudnn, cudnn->full.samples, &batch, error))
+        find_batch(cudnn, cudnn->tail.samples, &batch, error);
+}
+
+static size_t part_of(const struct cudnn *cudnn, size_t samples, int rank)
+{
+    size_t first, last;
+    sampler_share(samples, rank, comm_size(cudnn->base.setup.comm), &first, &last);
+    return last - first;
+}
+
+/* Whether no rank before it has parts of the same sizes. */
+static bool is_first_of_kind(const struct cudnn *cudnn, int rank)
+{
+    size_t full = cudnn->full.samples, tail = cudnn->tail.samples;
+    for (int i = 0; i < rank; i++)
+        if (part_of(cudnn, full, i) == part_of(cudnn, full, rank) &&
+            part_of(cudnn, tail, i) == part_of(cudnn, tail, rank))
+            return false;
+    return true;
+}
+
+/* Collective: all have what the rank has chosen. */
+static void share_choices(struct cudnn *cudnn, int rank)
+{
+    struct comm *comm = cudnn->base.setup.comm;
+    char *text = comm_rank(comm) == rank ? chooser_export(&cudnn->chooser) : NULL;
+    size_t bytes = text != NULL ? strlen(text) + 1 : 0;
+    comm_broadcast(comm, &bytes, sizeof bytes, rank);
+    if (text == NULL)
+        text = calloc(1, bytes);
+    comm_broadcast(comm, text, bytes, rank);
+    if (comm_rank(comm) != rank)
+        chooser_import(&cudnn->chooser, text);
+    free(text);
+}
+
+/* One rank of each kind chooses for all: clocks differ, and where the ranks' choices did, so would the bits of
+ * the next run, which finds but one of them in the cache. */
+void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
+{
+    struct comm *comm = cudnn->base.setup.comm;
+    for (int rank = 0; rank < comm_size(comm); rank++) {
+        if (!is_first_of_kind(cudnn, rank))
+            continue;
+        if (rank == comm_rank(comm))
+            plan(cudnn, evaluated, error);
+        if (comm_size(comm) > 1)
+            share_choices(cudnn, rank);
+    }
+    if (error->code == EXIT_DONE)
+        plan(cudnn, evaluated, error); /* of the same kind as another: recalled */
+    chooser_save(&cudnn->chooser);
 }
 
 static void queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples)

@@ -13,11 +13,19 @@ const struct engine_ops *const *engine_list(void)
     return engines;
 }
 
+static const char *const precisions[] = {"fp32", "tf32", "bf16"};
+
 enum precision engine_precision(const char *name)
 {
-    return strcmp(name, "tf32") == 0   ? PRECISION_TF32
-           : strcmp(name, "bf16") == 0 ? PRECISION_BF16
-                                       : PRECISION_FP32;
+    int precision = PRECISION_BF16;
+    while (precision > PRECISION_FP32 && strcmp(name, precisions[precision]) != 0)
+        precision--;
+    return (enum precision)precision;
+}
+
+const char *engine_precision_name(enum precision precision)
+{
+    return precisions[precision];
 }
 
 static void list_names(char *names, size_t bytes)

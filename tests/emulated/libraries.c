@@ -1,4 +1,4 @@
-/* cuBLAS's product, cuDNN's convolutions in place of src/engine/cudnn_choose.c, NCCL over MPI. */
+/* cuBLAS's product, cuDNN's convolutions in place of src/engine/cudnn_conv.c, NCCL over MPI. */
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <mpi.h>
@@ -9,7 +9,7 @@
 
 #include "emulated.h"
 #include "kernels/reference/reference.h"
-#include "src/engine/cudnn_choose.h"
+#include "src/engine/cudnn_conv.h"
 
 /* --- cuBLAS ------------------------------------------------------------------------------------------ */
 
@@ -163,10 +163,10 @@ static bool run_convolution(void *context)
     return true;
 }
 
-bool conv_choose(struct chooser *chooser, const struct conv *conv, const struct conv_tensors *tensors,
-                 struct conv_choice *choice, struct error *error)
+bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
+                 const struct conv_tensors *tensors, struct conv_choice *choice, struct error *error)
 {
-    (void)chooser, (void)error;
+    (void)planner, (void)error;
     struct convolution *bound = malloc(sizeof *bound);
     *bound = (struct convolution){*conv, *tensors};
     *choice = (struct conv_choice){.bound = bound};
@@ -184,15 +184,15 @@ void conv_release(struct conv_choice *choice)
     choice->bound = NULL;
 }
 
-void chooser_open(struct chooser *chooser, cudnnHandle_t handle, cudaStream_t stream,
-                  enum precision precision, void *workspace, size_t workspace_bytes)
+void conv_planner_open(struct conv_planner *planner, struct chooser *chooser, cudnnHandle_t handle,
+                       enum precision precision, void *workspace, size_t workspace_bytes)
 {
-    (void)chooser, (void)handle, (void)stream, (void)precision, (void)workspace, (void)workspace_bytes;
+    (void)planner, (void)chooser, (void)handle, (void)precision, (void)workspace, (void)workspace_bytes;
 }
 
-void chooser_close(struct chooser *chooser)
+void conv_planner_close(struct conv_planner *planner)
 {
-    (void)chooser;
+    (void)planner;
 }
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *handle)

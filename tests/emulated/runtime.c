@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "emulated.h"
 
 /* --- queues ------------------------------------------------------------------------------------------ */
@@ -13,6 +14,7 @@ struct job {
     bool (*run)(void *context);
     void *context;
     size_t bytes;
+    double ended; /* seconds, once done */
 };
 
 struct CUgraph_st {
@@ -46,7 +48,7 @@ static void append(struct job **jobs, size_t *count, struct job job)
 void emulated_queue(void *stream, bool (*run)(void *context), const void *context, size_t bytes)
 {
     cudaStream_t to = stream;
-    struct job job = {run, (void *)context, bytes};
+    struct job job = {.run = run, .context = (void *)context, .bytes = bytes};
     if (to->capturing != NULL)
         append(&to->capturing->jobs, &to->capturing->count, job);
     else
@@ -61,6 +63,7 @@ static bool run_to(cudaStream_t stream, size_t place)
         if (!job->run(job->context))
             return false;
         free(job->context);
+        job->ended = clock_seconds();
         stream->done++;
     }
     return true;
@@ -109,6 +112,30 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
         return cudaSuccess;
     run_to(stream, stream->done + 1);
     return stream->done >= event->place ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    while (cudaEventQuery(event) != cudaSuccess)
+        ;
+    return cudaSuccess;
+}
+
+/* When what comes before it was done. */
+static double time_of(cudaEvent_t event)
+{
+    return event->place > 0 ? event->stream->jobs[event->place - 1].ended : 0;
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end)
+{
+    *milliseconds = (float)(1e3 * (time_of(end) - time_of(begin)));
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
