@@ -1,7 +1,7 @@
 /* comm.h - what the ranks tell each other.
  *
- * A comm is a group of ranks. Control messages go by MPI; the sums of the training step go by the
- * comm's transport (mpi, nccl). Every function is collective over the group unless it says otherwise,
+ * A comm is a group of ranks. Control messages go by MPI; the sums of the training step go through memory where
+ * ranks share a host, by MPI between hosts, and on devices by the comm's transport. Every function is collective over the group unless it says otherwise,
  * and none waits for ever: a rank that neither arrives nor answers within the timeout ends the whole
  * job with EXIT_PEER_LOST and a message that names it and its host (see watch.h).
  */
@@ -41,19 +41,20 @@ const char *comm_host_name(const struct comm *comm, int rank);
 struct comm_sums {
     size_t count;
     int64_t *terms;        /* this rank's, 0 at first: written before comm_sum, of no meaning after it */
-    const int64_t *totals; /* totals[i] = sum of terms[i] over the ranks, after comm_sum and until terms are written
-                              again; may be terms itself, and is where there is one rank */
+    const int64_t *totals; /* the sums; may be terms itself, and is where there is one rank */
 };
 
-/* For comm NULL: one rank, alone. Never NULL. Close before the comm; closing is not collective. */
+/* All ranks give the same count, below 2^31. comm NULL: one rank, alone, and not collective. Close before the comm;
+ * closing is not collective. */
 struct comm_sums *comm_sums_open(struct comm *comm, size_t count);
 void comm_sums_close(struct comm_sums *sums);
 
+/* totals[i] = sum of terms[i] over the ranks, on every rank, until terms are written again. */
 void comm_sum(struct comm_sums *sums);
 
-/* buffer[i] = sum over ranks, in place, in device memory, where the transport can (comm_sums_on_device; local): queued on a CUDA stream,
- * also while it is captured into a graph. Every rank gets the same bits. */
-bool comm_sums_on_device(const struct comm *comm);
+/* buffer[i] = sum over ranks, in place, in device memory, where the transport can (comm_can_sum_on_device; local):
+ * queued on a CUDA stream, also while it is captured into a graph. Every rank gets the same bits. */
+bool comm_can_sum_on_device(const struct comm *comm);
 void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream);
 
 /* Not collective: waits until done(context), for work on a device that may wait for other ranks; they are

@@ -67,6 +67,8 @@ struct engine_ops {
 
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
     bool (*available)(char *why, size_t why_bytes);
+
+    /* Collective over setup->comm, as comm_sums_open is: that comes before anything in which one rank may fail. */
     struct engine *(*open)(const struct engine_setup *setup, struct error *error);
     void (*close)(struct engine *engine);
 

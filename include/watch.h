@@ -1,6 +1,6 @@
 /* watch.h - nobody waits for ever.
  *
- * Every wait for other ranks goes through watch_wait. A rank that has waited for half the timeout asks
+ * Every wait for other ranks goes through watch_wait or watch_until. A rank that has waited for half the timeout asks
  * all ranks of its group whether they live; a rank answers from its own waits and, while it computes,
  * from watch_answer. Those who have not answered by the full timeout are lost: one message names them
  * and their hosts, and the job ends with EXIT_PEER_LOST. When all answer, the wait goes on: slow is not
@@ -22,6 +22,7 @@ struct watch; /* opaque: one a process */
 /* Collective over `world`. */
 struct watch *watch_open(MPI_Comm world, double timeout_seconds);
 void watch_close(struct watch *watch);
+double watch_timeout(const struct watch *watch); /* in seconds, as given to watch_open */
 
 /* The ranks one waits for, as ranks of the world. Borrowed arrays. */
 struct watch_group {

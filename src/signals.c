@@ -35,6 +35,7 @@ void signals_install(void)
         sigaddset(&action.sa_mask, handled[i].number);
     for (int i = 0; i < HANDLED; i++)
         sigaction(handled[i].number, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
 }
 
 const volatile sig_atomic_t *signals_stop_flag(void)

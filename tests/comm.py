@@ -27,7 +27,7 @@ def run(ranks, scenario, program=PROGRAM):
 
 
 for ranks in (3, 4):
-    for scenario in ("sum", "agree", "same", "split", "messages", "busy"):
+    for scenario in ("sum", "turns", "agree", "same", "split", "messages", "busy"):
         code, output, _ = run(ranks, scenario)
         check(code == 0, f"{scenario} on {ranks} ranks", output)
 

@@ -16,6 +16,15 @@ static void wait(struct comm *comm, MPI_Request *request, const char *what)
     watch_wait(comm->watch, request, &comm->group, what, NULL, NULL);
 }
 
+/* How many of the first ranks are on this host. */
+static int count_host(const char *const *hosts, int ranks, const char *host)
+{
+    int count = 0;
+    for (int i = 0; i < ranks; i++)
+        count += strcmp(hosts[i], host) == 0;
+    return count;
+}
+
 /* Fills in who is where. Expects mpi, rank, size and watch. */
 static void learn_group(struct comm *comm, MPI_Comm world)
 {
@@ -45,13 +54,16 @@ static void learn_group(struct comm *comm, MPI_Comm world)
     MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, comm->host_names, comm->size * (int)sizeof *comm->host_names, MPI_BYTE,
                              MPI_BOR, comm->mpi, &request));
     wait(comm, &request, "the host names");
+    comm->slices = comm->size;
     for (int i = 0; i < comm->size; i++) {
-        bool seen = false;
-        for (int j = i - 1; j >= 0 && !seen; j--) /* mostly the one before */
-            seen = strcmp(hosts[i], hosts[j]) == 0;
-        comm->host_count += !seen;
-        comm->host_rank += i < comm->rank && strcmp(hosts[i], hosts[comm->rank]) == 0;
+        if (count_host(hosts, i, hosts[i]) > 0) /* not the first of its host */
+            continue;
+        int here = count_host(hosts, comm->size, hosts[i]);
+        comm->host_count++;
+        comm->slices = here < comm->slices ? here : comm->slices;
     }
+    comm->host_rank = count_host(hosts, comm->rank, hosts[comm->rank]);
+    comm->host_size = count_host(hosts, comm->size, hosts[comm->rank]);
 }
 
 static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
@@ -61,6 +73,7 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
     comm->watch = watch;
     comm->transport = &transport_mpi;
     comm->outbox.request = MPI_REQUEST_NULL;
+    comm->across = MPI_COMM_NULL;
     MPI_CHECK(MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
     MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
@@ -103,13 +116,20 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
     return NULL;
 }
 
+MPI_Comm comm_split_mpi(struct comm *comm, int color)
+{
+    MPI_Comm part;
+    comm_barrier(comm);
+    watch_guard("a split of the ranks", watch_timeout(comm->watch)); /* MPI has no request for it to watch */
+    MPI_CHECK(MPI_Comm_split(comm->mpi, color, comm->rank, &part));
+    watch_guard(NULL, 0);
+    return part;
+}
+
 struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu,
                         struct error *error)
 {
-    MPI_Comm mpi;
-    comm_barrier(parent); /* the split itself is not watched */
-    MPI_CHECK(MPI_Comm_split(parent->mpi, color, parent->rank, &mpi));
-    struct comm *comm = open_group(mpi, parent->watch);
+    struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch);
     comm->slot = parent->slot;
     const struct transport *chosen = strcmp(transport, "auto") == 0
                                          ? choose_best(comm, on_gpu)
@@ -138,7 +158,8 @@ void comm_close(struct comm *comm)
     wait(comm, &comm->outbox.request, "a message to leave");
     if (comm->is_world)
         watch_close(comm->watch);
-    neighbours_close(comm->neighbours);
+    if (comm->across != MPI_COMM_NULL)
+        MPI_CHECK(MPI_Comm_free(&comm->across));
     MPI_CHECK(MPI_Comm_free(&comm->mpi));
     free((void *)comm->group.world_ranks);
     free((void *)comm->group.hosts);
@@ -186,7 +207,7 @@ const char *comm_host_name(const struct comm *comm, int rank)
     return comm->host_names[rank];
 }
 
-bool comm_sums_on_device(const struct comm *comm)
+bool comm_can_sum_on_device(const struct comm *comm)
 {
     return comm->transport->sum_on_device != NULL;
 }
@@ -250,8 +271,7 @@ void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all)
     wait(comm, &request, "a gather");
 }
 
-/* The largest of all ranks' values. */
-static int largest(struct comm *comm, int value)
+int comm_largest(struct comm *comm, int value)
 {
     MPI_Request request;
     MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, &value, 1, MPI_INT, MPI_MAX, comm->mpi, &request));
@@ -261,7 +281,7 @@ static int largest(struct comm *comm, int value)
 
 bool comm_agree(struct comm *comm, struct error *error)
 {
-    int first = comm->size - largest(comm, error->code == EXIT_DONE ? 0 : comm->size - comm->rank);
+    int first = comm->size - comm_largest(comm, error->code == EXIT_DONE ? 0 : comm->size - comm->rank);
     if (first == comm->size)
         return true;
     comm_broadcast(comm, error, sizeof *error, first);

@@ -31,14 +31,14 @@ void *shared_memory_make(size_t bytes, struct shared_memory *memory)
         header = map(descriptor, bytes);
     memory->descriptor = descriptor;
     if (header == NULL) {
-        shared_memory_hide(memory);
+        shared_memory_unpublish(memory);
         return NULL;
     }
     *header = memory->nonce;
     return behind(header);
 }
 
-void shared_memory_hide(struct shared_memory *memory)
+void shared_memory_unpublish(struct shared_memory *memory)
 {
     if (memory->descriptor >= 0)
         close(memory->descriptor);
@@ -49,14 +49,13 @@ void *shared_memory_open(const struct shared_memory *memory)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)memory->process, memory->descriptor);
-    int descriptor = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK); /* whatever else may be there: a pipe, say */
+    struct stat status; /* before it is opened, as it may be anything: a terminal, a pipe */
+    if (stat(path, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size != (off_t)(HEADER_BYTES + memory->bytes))
+        return NULL;
+    int descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (descriptor < 0)
         return NULL;
-    struct stat status;
-    uint64_t *header = NULL;
-    if (fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) &&
-        status.st_size == (off_t)(HEADER_BYTES + memory->bytes))
-        header = map(descriptor, memory->bytes);
+    uint64_t *header = map(descriptor, memory->bytes);
     close(descriptor);
     if (header != NULL && *header == memory->nonce)
         return behind(header);

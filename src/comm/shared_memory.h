@@ -19,16 +19,16 @@ struct shared_memory {
     size_t bytes;
 };
 
-/* Makes `bytes` of zeroes and maps them, from the start of a page. NULL when it cannot. */
+/* Makes `bytes` of zeroes and maps them, from the start of a page of 4 KB. NULL when it cannot. */
 void *shared_memory_make(size_t bytes, struct shared_memory *memory);
 
 /* Once all have opened it, or failed to: nobody else can. */
-void shared_memory_hide(struct shared_memory *memory);
+void shared_memory_unpublish(struct shared_memory *memory);
 
 /* Maps what another process has made. NULL when it cannot. */
 void *shared_memory_open(const struct shared_memory *memory);
 
-/* Ends this process's mapping; NULL is fine. */
+/* Ends this process's mapping. NULL is fine. */
 void shared_memory_close(void *mapping, size_t bytes);
 
 #endif

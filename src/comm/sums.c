@@ -13,18 +13,13 @@
  */
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "shared_memory.h"
 #include "transport.h"
-
-/* The ranks of this host, and those of other hosts that hold the same slice. */
-struct neighbours {
-    MPI_Comm host, across; /* across: MPI_COMM_NULL for ranks without a slice */
-    int rank, size;        /* in host */
-    int hosts, slices;     /* slices: as many as the smallest host has ranks, so that each is held on every host */
-};
 
 /* How far a rank has come, in a cache line of its own. */
 struct seat {
@@ -33,108 +28,85 @@ struct seat {
 
 struct sums {
     struct comm_sums base;
-    struct comm *comm; /* NULL: alone */
-    void *mapping;     /* NULL: the terms are this rank's own memory */
-    size_t bytes;
-    struct seat *seats;  /* by rank of the host */
-    int64_t *all_terms;  /* the same */
-    size_t stride;       /* between two ranks' terms */
-    int64_t *totals;
-    uint64_t arrivals; /* of this rank */
+    struct comm *comm;  /* NULL: alone */
+    struct seat *seats; /* by rank of the host: the shared memory begins with them; NULL: none is shared */
+    size_t bytes;       /* of it */
+    int64_t *totals, *all_terms; /* the terms of all ranks of the host */
+    size_t stride;               /* between two ranks' */
+    uint64_t arrivals;           /* of this rank */
 };
-
-/* --- neighbours ------------------------------------------------------------------------------------- */
-
-static int agree_on(struct comm *comm, int value, MPI_Op op)
-{
-    MPI_Request request;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, &value, 1, MPI_INT, op, comm->mpi, &request));
-    watch_wait(comm->watch, &request, &comm->group, "an agreement on neighbours", NULL, NULL);
-    return value;
-}
-
-/* Collective, as are all below up to the sum itself. */
-static struct neighbours *find_neighbours(struct comm *comm)
-{
-    struct neighbours *n = calloc(1, sizeof *n);
-    comm_barrier(comm); /* the splits themselves are not watched */
-    MPI_CHECK(MPI_Comm_split_type(comm->mpi, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &n->host));
-    MPI_CHECK(MPI_Comm_rank(n->host, &n->rank));
-    MPI_CHECK(MPI_Comm_size(n->host, &n->size));
-    n->slices = agree_on(comm, n->size, MPI_MIN);
-    n->hosts = agree_on(comm, n->rank == 0, MPI_SUM);
-    MPI_CHECK(MPI_Comm_split(comm->mpi, n->rank < n->slices ? n->rank : MPI_UNDEFINED, comm->rank, &n->across));
-    MPI_CHECK(MPI_Comm_set_errhandler(n->host, MPI_ERRORS_RETURN));
-    if (n->across != MPI_COMM_NULL)
-        MPI_CHECK(MPI_Comm_set_errhandler(n->across, MPI_ERRORS_RETURN));
-    return n;
-}
-
-void neighbours_close(struct neighbours *n)
-{
-    if (n == NULL)
-        return;
-    if (n->across != MPI_COMM_NULL)
-        MPI_CHECK(MPI_Comm_free(&n->across));
-    MPI_CHECK(MPI_Comm_free(&n->host));
-    free(n);
-}
 
 /* --- opening ------------------------------------------------------------------------------------------ */
 
-/* Whole pages, so that each rank's terms lie in memory next to its core: it is the first to touch them. */
+/* In pages, so that each rank's terms lie in memory next to its core: it is the first to touch them. */
 static size_t page_up(size_t bytes)
 {
-    return (bytes + 4095) / 4096 * 4096;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
 }
 
-/* The mapping: seats, totals, then each rank's terms. */
-static void share(struct sums *s)
+static int first_of_host(const struct comm *comm)
+{
+    int first = 0;
+    while (strcmp(comm->host_names[first], comm->host_names[comm->rank]) != 0)
+        first++;
+    return first;
+}
+
+/* The first rank of each host makes the memory; all learn where it is. NULL on every rank if any fails. */
+static void *share(struct comm *comm, size_t bytes)
+{
+    struct shared_memory *places = calloc((size_t)comm->size, sizeof *places);
+    void *memory = comm->host_rank == 0 ? shared_memory_make(bytes, &places[comm->rank]) : NULL;
+    MPI_Request request;
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, places, comm->size * (int)sizeof *places, MPI_BYTE, MPI_BOR, comm->mpi,
+                             &request));
+    watch_wait(comm->watch, &request, &comm->group, "the places of shared memory", NULL, NULL);
+    if (comm->host_rank > 0)
+        memory = shared_memory_open(&places[first_of_host(comm)]);
+    bool failed = comm_largest(comm, memory == NULL) > 0;
+    if (comm->host_rank == 0)
+        shared_memory_unpublish(&places[comm->rank]);
+    free(places);
+    if (!failed)
+        return memory;
+    shared_memory_close(memory, bytes);
+    if (comm->rank == 0)
+        fprintf(stderr, "dtrain: ranks of a host cannot share memory (is each in a container of its own?): "
+                        "MPI sums, which takes longer\n");
+    return NULL;
+}
+
+/* The seats, the totals, then each rank's terms. */
+static void open_shared(struct sums *s)
 {
     struct comm *comm = s->comm;
-    const struct neighbours *n = comm->neighbours;
-    size_t seats_bytes = page_up((size_t)n->size * sizeof *s->seats);
+    size_t seats_bytes = page_up((size_t)comm->host_size * sizeof *s->seats);
     size_t row_bytes = page_up(s->base.count * sizeof(int64_t));
-    struct shared_memory memory;
-    s->bytes = seats_bytes + row_bytes * ((size_t)n->size + 1);
-    if (n->rank == 0)
-        s->mapping = shared_memory_make(s->bytes, &memory);
-    MPI_Request request;
-    MPI_CHECK(MPI_Ibcast(&memory, sizeof memory, MPI_BYTE, 0, n->host, &request));
-    watch_wait(comm->watch, &request, &comm->group, "a broadcast on a host", NULL, NULL);
-    if (n->rank > 0)
-        s->mapping = shared_memory_open(&memory);
-    bool all = agree_on(comm, s->mapping != NULL, MPI_MIN);
-    if (n->rank == 0)
-        shared_memory_hide(&memory);
-    if (!all) {
-        shared_memory_close(s->mapping, s->bytes);
-        s->mapping = NULL;
+    s->bytes = seats_bytes + row_bytes * ((size_t)comm->host_size + 1);
+    s->seats = share(comm, s->bytes);
+    if (s->seats == NULL)
         return;
-    }
-    s->seats = s->mapping;
-    s->totals = (int64_t *)((char *)s->mapping + seats_bytes);
     s->stride = row_bytes / sizeof(int64_t);
+    s->totals = (int64_t *)((char *)s->seats + seats_bytes);
     s->all_terms = s->totals + s->stride;
-    s->base.terms = s->all_terms + (size_t)n->rank * s->stride;
+    s->base.terms = s->all_terms + (size_t)comm->host_rank * s->stride;
     s->base.totals = s->totals;
+    if (comm->host_count > 1 && comm->across == MPI_COMM_NULL)
+        comm->across = comm_split_mpi(comm, comm->host_rank < comm->slices ? comm->host_rank : MPI_UNDEFINED);
 }
 
 struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
 {
     struct sums *s = calloc(1, sizeof *s);
     s->base.count = count;
-    if (comm != NULL && comm->size > 1) {
+    if (comm != NULL && comm->size > 1)
         s->comm = comm;
-        if (comm->neighbours == NULL)
-            comm->neighbours = find_neighbours(comm);
-        if (comm->neighbours->hosts < comm->size)
-            share(s);
-    }
-    if (s->mapping == NULL) {
+    if (s->comm != NULL && comm->host_count < comm->size)
+        open_shared(s);
+    if (s->seats == NULL) {
         s->base.terms = aligned_alloc(64, (count * sizeof(int64_t) + 63) / 64 * 64);
-        for (size_t i = 0; i < count; i++)
-            s->base.terms[i] = 0;
+        memset(s->base.terms, 0, count * sizeof *s->base.terms);
         s->base.totals = s->base.terms;
     }
     return &s->base;
@@ -143,39 +115,31 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
 void comm_sums_close(struct comm_sums *sums)
 {
     struct sums *s = (struct sums *)sums; /* base is first */
-    if (s == NULL)
-        return;
-    if (s->mapping == NULL)
+    if (s->seats != NULL)
+        shared_memory_close(s->seats, s->bytes);
+    else
         free(s->base.terms);
-    shared_memory_close(s->mapping, s->bytes);
     free(s);
 }
 
 /* --- the sum -------------------------------------------------------------------------------------------- */
 
-struct arrival {
-    const struct sums *sums;
-    int next; /* the ranks before it have arrived */
-};
-
-static bool have_all_arrived(void *context)
+static bool have_all_arrived(void *sums)
 {
-    struct arrival *arrival = context;
-    const struct sums *s = arrival->sums;
-    while (arrival->next < s->comm->neighbours->size &&
-           atomic_load_explicit(&s->seats[arrival->next].arrivals, memory_order_acquire) >= s->arrivals)
-        arrival->next++;
-    return arrival->next == s->comm->neighbours->size;
+    const struct sums *s = sums;
+    for (int r = 0; r < s->comm->host_size; r++)
+        if (atomic_load_explicit(&s->seats[r].arrivals, memory_order_acquire) < s->arrivals)
+            return false;
+    return true;
 }
 
 /* Until every rank of the host has come as far. What they wrote before is then seen. */
 static void meet(struct sums *s)
 {
     struct comm *comm = s->comm;
-    struct arrival arrival = {s, 0};
     s->arrivals++;
-    atomic_store_explicit(&s->seats[comm->neighbours->rank].arrivals, s->arrivals, memory_order_release);
-    watch_until(comm->watch, have_all_arrived, &arrival, &comm->group, "the gradient sum");
+    atomic_store_explicit(&s->seats[comm->host_rank].arrivals, s->arrivals, memory_order_release);
+    watch_until(comm->watch, have_all_arrived, s, &comm->group, "the gradient sum");
 }
 
 static void sum_by_mpi(const struct comm *comm, MPI_Comm among, int64_t *numbers, size_t count, const char *what)
@@ -194,7 +158,7 @@ static void add_terms(const struct sums *s, size_t first, size_t last)
         size_t count = last - first < BLOCK ? last - first : BLOCK;
         int64_t *total = s->totals + first;
         memcpy(total, s->all_terms + first, count * sizeof *total);
-        for (int r = 1; r < s->comm->neighbours->size; r++) {
+        for (int r = 1; r < s->comm->host_size; r++) {
             const int64_t *terms = s->all_terms + first + (size_t)r * s->stride;
             for (size_t i = 0; i < count; i++)
                 total[i] = (int64_t)((uint64_t)total[i] + (uint64_t)terms[i]);
@@ -205,19 +169,19 @@ static void add_terms(const struct sums *s, size_t first, size_t last)
 /* Where slice `number` begins: on a cache line. */
 static size_t slice_begin(const struct sums *s, int number)
 {
-    size_t slices = (size_t)s->comm->neighbours->slices;
+    size_t slices = (size_t)s->comm->slices;
     return number == (int)slices ? s->base.count : s->base.count * (size_t)number / slices / 8 * 8;
 }
 
 static void sum_by_slices(struct sums *s)
 {
-    const struct neighbours *n = s->comm->neighbours;
+    const struct comm *comm = s->comm;
     meet(s);
-    if (n->rank < n->slices) {
-        size_t first = slice_begin(s, n->rank), last = slice_begin(s, n->rank + 1);
+    if (comm->host_rank < comm->slices) {
+        size_t first = slice_begin(s, comm->host_rank), last = slice_begin(s, comm->host_rank + 1);
         add_terms(s, first, last);
-        if (n->hosts > 1)
-            sum_by_mpi(s->comm, n->across, s->totals + first, last - first, "the gradient sum");
+        if (comm->host_count > 1)
+            sum_by_mpi(comm, comm->across, s->totals + first, last - first, "the gradient sum");
     }
     meet(s);
 }
@@ -225,7 +189,7 @@ static void sum_by_slices(struct sums *s)
 void comm_sum(struct comm_sums *sums)
 {
     struct sums *s = (struct sums *)sums;
-    if (s->mapping != NULL)
+    if (s->seats != NULL)
         sum_by_slices(s);
     else if (s->comm != NULL)
         sum_by_mpi(s->comm, s->comm->mpi, s->base.terms, s->base.count, "the gradient sum");

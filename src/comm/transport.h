@@ -21,9 +21,11 @@ struct comm {
     bool is_world;            /* owns the watch */
     struct watch_group group; /* of this comm's ranks */
     char (*host_names)[64];   /* by rank */
-    int host_rank, host_count;
+    int host_rank, host_size; /* among the ranks of this host */
+    int host_count;
+    int slices;      /* of a sum: as many as the smallest host has ranks, so that each is somebody's on every host */
+    MPI_Comm across; /* the ranks with the same slice on all hosts; MPI_COMM_NULL without one, or before the first sum */
     int slot; /* host_rank in the world */
-    struct neighbours *neighbours; /* sums.c's own; NULL until the first comm_sums_open */
     const struct transport *transport;
     char why[300]; /* it was chosen */
     void *state; /* the transport's own */
@@ -49,7 +51,9 @@ struct transport {
 
 extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
 
-/* Of sums.c; NULL is fine. */
-void neighbours_close(struct neighbours *neighbours);
+/* For the files of this folder. The largest of all ranks' values; a split as MPI_Comm_split makes it, in order of
+ * rank. */
+int comm_largest(struct comm *comm, int value);
+MPI_Comm comm_split_mpi(struct comm *comm, int color);
 
 #endif

@@ -53,6 +53,11 @@ void watch_close(struct watch *watch)
     free(watch);
 }
 
+double watch_timeout(const struct watch *watch)
+{
+    return watch->timeout_seconds;
+}
+
 void watch_set_step(struct watch *watch, uint64_t step)
 {
     watch->step = step;
@@ -204,7 +209,7 @@ static void say_last_words(struct watch *watch, const struct watch_group *group,
     watch->last_words_said = true;
 }
 
-/* Ranks often outnumber cores, so a waiting rank gives way: it spins for microseconds, yields for a
+/* Ranks often outnumber cores, so a waiting rank gives way: it spins for a moment, yields for about a
  * millisecond, then sleeps a little between looks. */
 static void give_way(unsigned looks)
 {

@@ -34,8 +34,10 @@ static struct engine *open_cpu(const struct engine_setup *setup, struct error *e
                   "--precision: engine cpu computes in fp32 alone; leave it out, or --engine cudnn");
         return NULL;
     }
+    struct comm_sums *sums = comm_sums_open(setup->comm, LAYOUT_COUNT + SUM_SLOTS);
     struct cpu *cpu = aligned_alloc(64, (sizeof *cpu + 63) / 64 * 64);
     if (cpu == NULL) {
+        comm_sums_close(sums);
         error_set(error, EXIT_RUNTIME, "engine cpu: no memory for its %zu bytes", sizeof *cpu);
         return NULL;
     }
@@ -44,7 +46,7 @@ static struct engine *open_cpu(const struct engine_setup *setup, struct error *e
     layout_index(cpu->index);
     cpu->base.ops = &engine_cpu;
     cpu->base.setup = *setup;
-    cpu->base.sums = comm_sums_open(setup->comm, LAYOUT_COUNT + SUM_SLOTS);
+    cpu->base.sums = sums;
     cpu->base.n_gradient = LAYOUT_COUNT;
     return &cpu->base;
 }
@@ -90,6 +92,7 @@ static void gradient(struct engine *engine, uint64_t step, size_t first, size_t 
     size_t position, end;
     sampler_share(last - first, comm_rank(comm), comm_size(comm), &position, &end);
     cpu_prepare(engine);
+    comm_alive(comm); /* a rank without a tile too */
     for (; position < end; position += TILE) {
         cpu_add_tile(engine, step, first, position, end - position < TILE ? end - position : TILE);
         comm_alive(comm);

@@ -148,7 +148,7 @@ static void queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_
     struct comm *comm = cudnn->base.setup.comm;
     struct cudnn_net *net = &cudnn->net;
     net_gradient(net, batch);
-    if (comm_sums_on_device(comm))
+    if (comm_can_sum_on_device(comm))
         comm_sum_on_device(comm, net->sums, CUDA_SUMS, net->stream);
     CUDA_CHECK(cuda_sgd(cudnn->base.setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
                         cudnn->step, net->stream));
@@ -183,7 +183,7 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
 /* Sums of one rank need no transport, and no copy to the host. */
 static bool trains_on_device(const struct cudnn *cudnn)
 {
-    return comm_size(cudnn->base.setup.comm) == 1 || comm_sums_on_device(cudnn->base.setup.comm);
+    return comm_size(cudnn->base.setup.comm) == 1 || comm_can_sum_on_device(cudnn->base.setup.comm);
 }
 
 void cudnn_capture_steps(struct cudnn *cudnn)

@@ -74,10 +74,10 @@ def agreement():
     four = start(4, "four", *TRAIN, "--epochs", "4").finish()
     check(four.code == 0 and "on 4 ranks, 4 hosts" in four.out and four.digest == one.digest,
           "four hosts train as one rank does", f"{four}{one}")
-    (FOLDER / "hostfile").write_text("# a host and its ranks a line\nn1 slots=1\nn2 slots=2\nn3 slots=1\n")
+    (FOLDER / "hostfile").write_text("# a host and its ranks a line\nn1 slots=2\nn2 slots=3\nn3 slots=2\n")
     file = Run([ROOT / "launch" / "run", "--hostfile", FOLDER / "hostfile", *TRAIN, "--epochs", "4", "--out", "file"],
                {}, FOLDER).finish()
-    check(file.code == 0 and "on 4 ranks, 3 hosts" in file.out and file.digest == one.digest, "so do those of a hostfile",
+    check(file.code == 0 and "on 7 ranks, 3 hosts" in file.out and file.digest == one.digest, "so do those of a hostfile",
           f"{file}{one}")
 
     for host in hosts:  # a network that seems to be common to all, but leads nowhere

@@ -39,6 +39,25 @@ static void sum(struct comm *world)
     }
 }
 
+/* Two nets of a study that take turns: each has sums of its own. */
+static void turns(struct comm *world)
+{
+    enum { COUNT = 100 };
+    struct comm_sums *nets[] = {comm_sums_open(world, COUNT), comm_sums_open(world, COUNT)};
+    for (int64_t round = 0; round < 20; round++)
+        for (int64_t net = 0; net < 2; net++) {
+            for (int i = 0; i < COUNT; i++)
+                nets[net]->terms[i] = round * (net + 1) + i;
+            comm_sum(nets[net]);
+            bool good = true;
+            for (int i = 0; i < COUNT; i++)
+                good &= nets[net]->totals[i] == size * (round * (net + 1) + i);
+            expect(good, "sums that take turns are mixed up");
+        }
+    comm_sums_close(nets[0]);
+    comm_sums_close(nets[1]);
+}
+
 static void agree(struct comm *world)
 {
     struct error none = {0}, error = {0};
@@ -110,7 +129,7 @@ static void stuck(struct comm *world)
 static const struct {
     const char *name;
     void (*run)(struct comm *world);
-} scenarios[] = {{"sum", sum},           {"agree", agree}, {"same", same},  {"split", split},
+} scenarios[] = {{"sum", sum},           {"turns", turns}, {"agree", agree}, {"same", same},  {"split", split},
                  {"messages", messages}, {"busy", busy},   {"stuck", stuck}};
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 

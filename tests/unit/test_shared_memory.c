@@ -41,7 +41,7 @@ static void others_see_what_is_written(void **state)
     assert_true(other_process_finds(&memory, 'a'));
     assert_int_equal(here[0], 'b');
 
-    shared_memory_hide(&memory);
+    shared_memory_unpublish(&memory);
     assert_false(other_process_finds(&memory, 'a'));
     here[1] = 'c'; /* this process still has it */
     shared_memory_close(here, BYTES);
@@ -64,7 +64,7 @@ static void something_else_is_not_taken_for_it(void **state)
     assert_null(shared_memory_open(&other));
     other.descriptor = -1;
     assert_null(shared_memory_open(&other));
-    shared_memory_hide(&memory);
+    shared_memory_unpublish(&memory);
     shared_memory_close(here, BYTES);
     shared_memory_close(NULL, 0);
 }
