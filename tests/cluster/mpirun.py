@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import hosts as cluster  # which makes tests/ known
@@ -155,6 +156,41 @@ def scale():
           "64 ranks on 4 hosts train as one does", f"{many}{one}")
 
 
-for part in {"agree": (agreement, scale), "kill": (killed,), "unplug": (unplugged,)}[sys.argv[1]]:
+def busiest(out, *options):
+    """The messages sent and received by the rank that has most of them, by Open MPI's own count."""
+    (FOLDER / out).mkdir()
+    counting = {"enable": "1", "enable_output": "3", "filename": str(FOLDER / out / "messages")}
+    result = start(int(out.split("-")[1]), out, *options,
+                   env={f"OMPI_MCA_pml_monitoring_{key}": value for key, value in counting.items()}).finish(200)
+    check(result.code == 0, f"{out}: starts", result)
+    messages = Counter()
+    for file in (FOLDER / out).glob("messages.*.prof"):
+        for sender, receiver, count in re.findall(r"^[EI]\t(\d+)\t(\d+)\t\d+ bytes\t(\d+) msgs", file.read_text(), re.M):
+            messages[sender] += int(count)
+            messages[receiver] += int(count)
+    return max(messages.values())
+
+
+def memory(np, *options):
+    """What rank 0 has of its own, in bytes, some epochs on its way."""
+    running = start(np, f"memory-{np}", *options, "--epochs", "1000000", "--eval-every", "1000000")
+    running.wait_for("epoch: 3 ", 200)
+    status = next(Path(f"/proc/{pid}/status").read_text() for pid in cluster.processes(NAME, f"memory-{np} ") if rank_of(pid) == 0)
+    running.signal(signal.SIGUSR1)
+    running.finish()
+    return 1024 * int(re.search(r"RssAnon:\s*(\d+) kB", status)[1])
+
+
+def growth():
+    options = [*TRAIN, "--data", "synthetic:3200+70", "--batch-size", "1024"]
+    few, some, many = (busiest(f"start-{np}", *options, "--epochs", "0") for np in (4, 16, 64))
+    print(f"# messages of the busiest rank at start-up, on 4, 16 and 64 ranks: {few}, {some}, {many}")
+    check(0 < many - some < 1.5 * (some - few), "start-up: messages grow as the logarithm of the ranks", (few, some, many))
+    few, many = (memory(np, *options) for np in (4, 64))
+    print(f"# memory of rank 0 on 4 and 64 ranks: {few >> 10} and {many >> 10} KiB")
+    check(many - few < 60 * 16384, "rank 0: less than 16 KiB a rank, nearly all of it Open MPI's", (few, many))
+
+
+for part in {"agree": (agreement,), "scale": (scale, growth), "kill": (killed,), "unplug": (unplugged,)}[sys.argv[1]]:
     part()
 finish()
