@@ -18,16 +18,18 @@
 set -uo pipefail
 home=${DTRAIN_HOME:-$SLURM_SUBMIT_DIR}
 launcher=${LAUNCHER:-mpirun}
+all_ranks=${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ${SLURM_NTASKS_PER_NODE:-1}))}
 pid='' code=0
 warned=''     # USR1 has come: there is little time left
 terminated='' # TERM has come, to the ranks as well
+signalled=''  # one of them, while the launcher is waited for
 
 warn() {
-    warned=1
+    warned=1 signalled=1
     [[ -z $pid ]] || kill -USR1 "$pid" 2>/dev/null
 }
 trap warn USR1
-trap 'terminated=1' TERM
+trap 'terminated=1 signalled=1' TERM
 
 fail() { # MESSAGE
     printf 'job.sh: %s\n' "$1" >&2
@@ -36,7 +38,7 @@ fail() { # MESSAGE
 
 # dtrain on so many hosts, with so many ranks in all: those of the job unless given.
 launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
-    local hosts=$SLURM_JOB_NUM_NODES ranks=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
+    local hosts=$SLURM_JOB_NUM_NODES ranks=$all_ranks
     if [[ ${1-} == -hosts ]]; then
         hosts=$2 ranks=$4
         shift 4
@@ -45,19 +47,20 @@ launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
     srun)
         # Ranks that save end together; after one that is killed the others have a little time, then end too.
         # The tree: with SLURM 22.05's own choice a rank was seen to crash in MPI_Init on a busy host.
-        SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix} SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree} srun --nodes="$hosts" --ntasks="$ranks" --input=none --wait=5 \
-            --kill-on-bad-exit=0 "${DTRAIN:-$home/dtrain}" "$@" &
+        SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix} SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree} \
+            srun --nodes="$hosts" --ntasks="$ranks" --input=none --wait=5 --kill-on-bad-exit=0 \
+            "${DTRAIN:-$home/dtrain}" "$@" &
         ;;
     mpirun) "$home/launch/run" -np "$ranks" "$@" & ;;
     *) fail "LAUNCHER=$launcher: give srun or mpirun" ;;
     esac
     pid=$!
     [[ -z $warned ]] || kill -USR1 "$pid"
-    # A signal that is trapped ends bash's wait, not the launcher.
-    while :; do
+    signalled=1
+    while [[ -n $signalled ]]; do # a signal that is trapped ends bash's wait, not the launcher
+        signalled=''
         wait "$pid"
         code=$?
-        kill -0 "$pid" 2>/dev/null || break
     done
     pid=''
 }
