@@ -7,14 +7,15 @@ import time
 from pathlib import Path
 
 import hosts as cluster  # which makes tests/ known
+import endless
 import slurm
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, metrics, progress, run
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, progress, run
+from endless import TRAIN
 from slurm import Job, say
 from hosts import eventually
 from tap import check, finish
 
-TRAIN = ["--net", "D", "--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
-ENDLESS = [*TRAIN, "--epochs", "1000000", "--checkpoint-every", "4"]
+ENDLESS = [*endless.ENDLESS, "--checkpoint-every", "4"]
 NAME = Path(PROGRAM).name[:15]
 SETTINGS = {key: value for key, value in ENVIRONMENT.items() if key != "OMPI_MCA_plm"} | {"DTRAIN_HOME": str(ROOT)}
 
@@ -35,12 +36,7 @@ def under_way(job):
 
 def unharmed(name, job):
     """What the job left goes on, on one host, to the weights of an undisturbed run."""
-    out = f"runs/{job.name}"
-    end = str(int(progress(out)["step"]) + 9)
-    resumed = run(2, *ENDLESS, "--out", out, "--resume", "--max-steps", end)
-    whole = run(1, *ENDLESS, "--out", f"{out}-undisturbed", "--max-steps", end)
-    check(resumed.digest and resumed.digest == whole.digest and metrics(out) == metrics(f"{out}-undisturbed"),
-          f"{name}: then the weights of an undisturbed run", f"{job}{resumed}{whole}")
+    endless.unharmed(name, f"runs/{job.name}", seen=job)
 
 
 def launchers():

@@ -10,13 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import hosts as cluster  # which makes tests/ known
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, metrics, progress, run
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, run
+from endless import ENDLESS, TRAIN, unharmed
 from hosts import SHARED, eventually, rank_of
 from tap import check, finish
 
 NAME = Path(PROGRAM).name[:15]
-TRAIN = ["--net", "D", "--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
-ENDLESS = [*TRAIN, "--epochs", "1000000", "--checkpoint-every", "4"]
 WHERE = r"while rank \d waited for .* of step \d+; start again with --resume"
 KEEPALIVE = 10  # seconds after which Open MPI gives a silent host up at the latest, as launch/run sets it
 
@@ -32,21 +31,12 @@ def start(np, out, *options, env={}, using="n1,n2,n3,n4"):
     return Run([ROOT / "launch" / "run", "-np", np, "-H", where, *options, "--out", FOLDER / out], env, FOLDER)
 
 
-def go_on(out, *options):
+def go_on(out):
     """An endless run on four hosts, some epochs on its way."""
-    running = start(4, out, *ENDLESS, "--resume", *options)
+    running = start(4, out, *ENDLESS, "--checkpoint-every", "4", "--resume")
     if not running.wait_for("epoch: 5 ", 120):
         check(False, f"{out}: gets on its way", running.out.read_text())
     return running
-
-
-def unharmed(name, out, result):
-    """What the fault left goes on, on one host, to the weights of an undisturbed run."""
-    end = str(int(progress(out)["step"]) + 9)
-    resumed = run(2, *ENDLESS, "--out", out, "--resume", "--max-steps", end)
-    whole = run(1, *ENDLESS, "--out", f"{out}-undisturbed", "--max-steps", end)
-    check(resumed.digest and resumed.digest == whole.digest and metrics(out) == metrics(f"{out}-undisturbed"),
-          f"{name}: --resume goes on as if nothing had been", f"{result}{resumed}{whole}")
 
 
 def nothing_left(name):
@@ -98,12 +88,12 @@ def killed():
     rank = rank_of(victim)
     os.kill(victim, signal.SIGKILL)
     result = ended("a rank killed on another host", running, 10, f"rank {rank} on host n3", "signal 9", WHERE)
-    unharmed("a rank killed on another host", "killed", result)
+    unharmed("a rank killed on another host", "killed", seen=result)
 
     running = go_on("orted")
     os.kill(n2.processes("orted")[0], signal.SIGKILL)
     result = ended("orted killed", running, 10, "host n2", "start again with --resume")
-    unharmed("orted killed", "orted", result)
+    unharmed("orted killed", "orted", seen=result)
 
     for name in "mpirun", "launch-run":
         running = go_on(name)
@@ -116,7 +106,7 @@ def killed():
         nothing_left(f"{name} killed")
         left = [path for host in hosts for path in Path(f"/proc/{host.init}/root/dev/shm").iterdir()]
         check(not left, f"{name} killed: no shared memory is left", left)
-        unharmed(f"{name} killed", name, result)
+        unharmed(f"{name} killed", name, seen=result)
 
 
 def unplugged():
@@ -129,20 +119,20 @@ def unplugged():
     running.signal(signal.SIGUSR1)
     result = running.finish()
     check(result.code == 75, "a host unplugged for 3 s: to a normal end", result)
-    unharmed("a host unplugged for 3 s", "pause", result)
+    unharmed("a host unplugged for 3 s", "pause", seen=result)
 
     running = go_on("unplugged")
     n2.unplug()
     result = ended("a host unplugged", running, KEEPALIVE + 8, "host n2", WHERE)
     nothing_left("a host unplugged")
     n2.join()
-    unharmed("a host unplugged", "unplugged", result)
+    unharmed("a host unplugged", "unplugged", seen=result)
 
     running = go_on("off")
     n4.power_off()
     result = ended("a host powered off", running, KEEPALIVE + 8, "host n4", WHERE)
     nothing_left("a host powered off")
-    unharmed("a host powered off", "off", result)
+    unharmed("a host powered off", "off", seen=result)
 
 
 def scale():
