@@ -205,7 +205,7 @@ def clocks():
     if library is None:
         skip("clocks that jump", "no libfaketime here; apt-get install libfaketime")
         return
-    fake = {"LD_PRELOAD": library, "FAKETIME_NO_CACHE": 1, "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+    fake = {"LD_PRELOAD": library, "FAKETIME_NO_CACHE": 1, "FAKETIME_DONT_FAKE_MONOTONIC": 1, "FAKETIME_DISABLE_SHM": 1}
     jumps = [("ahead", "+1d"), ("back", "-3d"), ("still", "+0d")]
     settings = []
     for name, _ in jumps:

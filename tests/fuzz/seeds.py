@@ -25,6 +25,7 @@ learning_rate=0.05
 momentum=0.9
 lr_step=150
 lr_gamma=0.5
+precision=fp32
 epoch=3
 step=20
 in_epoch=128
