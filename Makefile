@@ -158,8 +158,11 @@ $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/shim $(CFLAGS) $(LDFLAGS) -o $@ $< $(DEVICE_PARTS) \
 	  $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
 
+EMULATED_BENCHES := $(foreach b,dropout step,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
+
 # The program with a GPU part that computes on the host (tests/emulated/emulated.h), and an empty driver.
-EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1)))
+EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1) \
+	$(EMULATED_BENCHES)))
 EMULATED_PARTS := $(filter-out $(BUILD)/src/engine/cudnn_graph.o $(BUILD)/src/engine/cudnn_conv.o,\
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp) \
@@ -170,6 +173,13 @@ emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
 $(BUILD)/emulated/dtrain: $(NAME)
 	@mkdir -p $(@D)
 	@cp $< $@
+
+$(filter-out %.so,$(EMULATED_BENCHES)): $(BUILD)/emulated/%: $(BUILD)/bench/%
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(filter %.so,$(EMULATED_BENCHES)): $(BUILD)/emulated/dtrain-cuda.so
+	@ln -sf dtrain-cuda.so $@
 
 $(BUILD)/emulated/libcuda.so.1:
 	@mkdir -p $(@D)
@@ -186,10 +196,14 @@ $(BUILD)/emulated/%.o: % | found
 	  -MMD -MP -c -o $@ $<
 
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-bench: $(BENCHES) ## build the benchmarks in build/.../bench
+BENCH_GPU_PARTS := $(if $(GPU),$(BENCHES:%=%-cuda.so)) # each finds the GPU part under its own name
+bench: $(BENCHES) $(BENCH_GPU_PARTS) ## build the benchmarks in build/.../bench
 $(BENCHES): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -ldl
+	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $< $(PARTS) $(LIBS) -ldl
+
+$(BENCH_GPU_PARTS): $(BUILD)/$(NAME)-cuda.so
+	@ln -sf ../$(NAME)-cuda.so $@
 .PHONY: bench
 
 # Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.

@@ -1,6 +1,7 @@
 /* step - where the time of a training step of the CPU engine goes.
  *
  *   step [--json] [NETS]     NETS: letters of the study's nets, AD if not given
+ *   step --engine cudnn ...  the GPU engine instead: nodes.h
  *
  * Trains on synthetic pictures until the net is past its first moves, compares a gradient with the
  * double-precision reference, times whole steps of 256 samples (conversion of bytes, masks, exact sums and
@@ -13,27 +14,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/nodes.h"
 #include "bench/walk.h"
 #include "kernels/cpu/vector.h"
 #include "kernels/reference/reference.h"
+#include "median.h"
 #include "src/engine/cpu.h"
 #include "synthetic.h"
 #include "version.h"
 
 enum { BATCH = 256, PICTURES = 10 * BATCH, WARM_UP = 100, ROUNDS = 9, STEPS = 10, CHECKED = 64 };
 static const double TOLERANCE = 1e-5, MARGIN = 2e-6; /* of reference_margin */
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, compare);
-    return values[count / 2];
-}
 
 /* Multiply-adds a second of one core: independent chains, enough of them to hide the latency. */
 static double measure_peak(void)
@@ -318,11 +309,14 @@ static void close_data(struct bench *b)
 
 int main(int argc, char **argv)
 {
+    if (argc > 2 && strcmp(argv[1], "--engine") == 0 && strcmp(argv[2], "cudnn") == 0)
+        return nodes_main(argc - 3, argv + 3);
     bool json = argc > 1 && strcmp(argv[1], "--json") == 0, valid = true;
     const char *nets = argc > 1 + json ? argv[1 + json] : "AD";
     int count = (int)strlen(nets);
     if (count > NETS || strspn(nets, "ABCD") != strlen(nets) || argc > 2 + json) {
-        fprintf(stderr, "usage: step [--json] [NETS]   NETS: up to four letters of A, B, C, D\n");
+        fprintf(stderr, "usage: step [--json] [NETS]   NETS: up to four letters of A, B, C, D\n"
+                        "       step --engine cudnn [--json] [--batch N] [NETS]\n");
         return EXIT_USAGE;
     }
     struct bench *b = get(sizeof *b);

@@ -10,15 +10,28 @@
 
 #include "devices.h"
 #include "engine.h"
+#include "processor.h"
+
+/* Something that a training step queues: a kernel, or a few of a library's. */
+struct gpu_node {
+    const char *layer, *pass;
+    double microseconds;
+};
 
 /* What the shared object exports, under the name dtrain_gpu_part. */
 struct gpu_part {
     const char *revision;              /* it was built from; another than the program's is refused */
     const struct engine_ops *engine;   /* cudnn */
     const struct transport *transport; /* nccl */
+    const struct processor *processor;         /* for benchmarks */
 
     /* What this process sees; it is to use the GPU of this slot. */
     void (*look)(int slot, struct device *device);
+
+    /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
+     * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Changes
+     * no weights. */
+    int (*profile)(struct engine *engine, struct gpu_node *nodes, int most);
 
     /* "CUDA 13.0 (driver 13.0), cuDNN 9.19.0, cuBLAS 13.1.0, NCCL 2.28.9" */
     void (*versions)(char *text, size_t bytes);

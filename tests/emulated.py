@@ -17,7 +17,7 @@ if not (FOLDER_OF_PROGRAM / "dtrain-cuda.so").exists():
     skip_all("it is built where nvcc, cuDNN, cuBLAS and NCCL are installed (make emulated)")
 os.environ["DTRAIN"] = str(FOLDER_OF_PROGRAM / "dtrain")
 
-from dtrain import FOLDER, content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
+from dtrain import FOLDER, Run, content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
 
 # 3 steps an epoch, the last of 8 pictures: on 4 ranks most of them have none of those.
 TRAIN = ["--data", "synthetic:40+20", "--batch-size", "16", "--lr", "0.05", "--eval-every", "2"]
@@ -106,6 +106,26 @@ def both_ways():
     cache.write_text(found)
 
 
+def benchmarks():
+    """bench/step and bench/dropout on the emulated GPU: their times mean nothing, their verdicts do."""
+    program = str(FOLDER_OF_PROGRAM / "step")
+    result = Run([program, "--engine", "cudnn", "--batch", "8", "D"], LIBRARIES, FOLDER).finish()
+    check(result.code == 0 and result.out.endswith("VALID\n") and "start to first step" in result.out,
+          "bench/step: a step of the GPU engine is the reference's", result)
+    command = ["mpirun", "-np", "2", program, "--engine", "cudnn", "--json", "--batch", "32", "A"]
+    result = Run(command, {**LIBRARIES, "EMULATED_GPUS": "2"}, FOLDER).finish()
+    report = json.loads(result.out) if check(result.code == 0, "bench/step on two ranks: runs", result) else {}
+    nodes = [(node["layer"], node["pass"]) for net in report.get("nets", []) for node in net["nodes"]]
+    check(report.get("valid") and report["ranks"] == 2 and nodes[0] == ("images", "gather") and nodes[-2:] == [
+        ("sums", "all-reduce"), ("sgd", "update")], "and tells every node", nodes)
+    result = Run([FOLDER_OF_PROGRAM / "dropout", "1"], LIBRARIES, FOLDER).finish()
+    check(result.code == 0 and result.out.endswith("VALID\n") and "emulated GPU" in result.out,
+          "bench/dropout: the family on the GPU is the host's", result)
+    result = Run([FOLDER_OF_PROGRAM / "dropout", "1"], {}, FOLDER).finish()
+    check(result.code == 0 and result.out.endswith("VALID\n") and "no NVIDIA driver" in result.out,
+          "and on the CPU where there is none", result)
+
+
 def choices():
     result = emulated(2, "--max-steps", "1", gpus=1)
     check(result.code == 0 and "comm mpi (ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
@@ -177,6 +197,7 @@ def ends():
 parity()
 checkpoints()
 both_ways()
+benchmarks()
 choices()
 four_nets()
 ends()

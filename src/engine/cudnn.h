@@ -9,7 +9,9 @@
 #define DTRAIN_ENGINE_CUDNN_H
 
 #include "engine.h"
+#include "gpu.h"
 
 extern const struct engine_ops cudnn_engine;
+int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most); /* as in gpu.h */
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "cache.h"
 #include "files.h"
+#include "median.h"
 #include "src/gpu/check.h"
 
 enum { REPEATS = 20, WINDOWS = 9, LONG_MILLISECONDS = 1, MOST_CACHE_BYTES = 1 << 20 };
@@ -119,12 +120,6 @@ void chooser_import(struct chooser *chooser, const char *text)
 
 /* --- timing ------------------------------------------------------------------------------------------ */
 
-static int compare(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 /* What is timed, and with what. */
 struct clocked {
     cudaStream_t stream;
@@ -164,15 +159,14 @@ static float read_clock(const struct clocked *clocked)
 /* Microseconds a run: the median of several windows after one to warm up. */
 static float time_replays(const struct clocked *clocked, cudaGraphExec_t exec)
 {
-    float times[WINDOWS];
+    double times[WINDOWS];
     CUDA_CHECK(cudaGraphLaunch(exec, clocked->stream));
     for (int i = 0; i < WINDOWS; i++) {
         CUDA_CHECK(cudaEventRecord(clocked->begin, clocked->stream));
         CUDA_CHECK(cudaGraphLaunch(exec, clocked->stream));
         times[i] = read_clock(clocked);
     }
-    qsort(times, WINDOWS, sizeof *times, compare);
-    return times[WINDOWS / 2] * 1e3f / (float)clocked->repeats;
+    return 1e3f * (float)median(times, WINDOWS) / (float)clocked->repeats;
 }
 
 /* Twice alone: libraries load at the first what they need. */

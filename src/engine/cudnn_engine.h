@@ -4,8 +4,8 @@
 #ifndef DTRAIN_ENGINE_CUDNN_ENGINE_H
 #define DTRAIN_ENGINE_CUDNN_ENGINE_H
 
+#include "cudnn.h"
 #include "cudnn_net.h"
-#include "engine.h"
 
 /* Host memory that the device reads and writes. */
 struct shared {
@@ -53,6 +53,12 @@ void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error);
 
 /* Collective: makes the graphs of whole steps, if the sums over ranks can be part of them. */
 void cudnn_capture_steps(struct cudnn *cudnn);
+
+/* The part of this rank in a batch of `samples`. False with *error set when there is no plan for it. */
+bool cudnn_find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *batch, struct error *error);
+
+/* Queues a step, with the sums over ranks where they are summed on the device. */
+void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples);
 
 /* As in engine.h. */
 void cudnn_train(struct engine *engine, const struct span *span, struct train_report *report);

@@ -67,8 +67,7 @@ void cudnn_share(const struct cudnn *cudnn, size_t samples, size_t *position, si
     *count = end - *position;
 }
 
-/* The part of this rank in a batch of `samples`. False with *error set when there is no plan for it. */
-static bool find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *batch, struct error *error)
+bool cudnn_find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *batch, struct error *error)
 {
     size_t position, count;
     cudnn_share(cudnn, samples, &position, &count);
@@ -88,8 +87,8 @@ static void plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct net_batch batch;
     cudnn->evaluated = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)evaluated, false, error);
-    if (cudnn->evaluated != NULL && find_batch(cudnn, cudnn->full.samples, &batch, error))
-        find_batch(cudnn, cudnn->tail.samples, &batch, error);
+    if (cudnn->evaluated != NULL && cudnn_find_batch(cudnn, cudnn->full.samples, &batch, error))
+        cudnn_find_batch(cudnn, cudnn->tail.samples, &batch, error);
 }
 
 static size_t part_of(const struct cudnn *cudnn, size_t samples, int rank)
@@ -143,15 +142,18 @@ void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
     chooser_save(&cudnn->chooser);
 }
 
-static void queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples)
+void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples)
 {
     struct comm *comm = cudnn->base.setup.comm;
     struct cudnn_net *net = &cudnn->net;
     net_gradient(net, batch);
-    if (comm_can_sum_on_device(comm))
+    if (comm_can_sum_on_device(comm)) {
         comm_sum_on_device(comm, net->sums, CUDA_SUMS, net->stream);
+        net_mark(net, "sums", "all-reduce");
+    }
     CUDA_CHECK(cuda_sgd(cudnn->base.setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
                         cudnn->step, net->stream));
+    net_mark(net, "sgd", "update");
 }
 
 /* Collective. The first time for real, so that what the libraries do only once is not captured; it changes
@@ -164,15 +166,15 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
     cudaStream_t stream = cudnn->net.stream;
     if (graph->samples == 0)
         return;
-    find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
+    cudnn_find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
     batch.stop = &cudnn->shared->stop;
     cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
-    queue_step(cudnn, &batch, graph->samples);
+    cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
     cudnn_wait(cudnn, cudnn->marks[0], NULL);
     CUDA_CHECK(
         cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed)); /* NCCL works in other threads, too */
-    queue_step(cudnn, &batch, graph->samples);
+    cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaStreamEndCapture(stream, &captured));
     CUDA_CHECK(cudaGraphInstantiate(&graph->exec, captured, 0));
     CUDA_CHECK(cudaGraphDestroy(captured));
@@ -262,7 +264,7 @@ void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t l
     struct cudnn *cudnn = cudnn_of(engine);
     struct net_batch batch;
     struct error error = {0};
-    if (!find_batch(cudnn, last - first, &batch, &error))
+    if (!cudnn_find_batch(cudnn, last - first, &batch, &error))
         gpu_failed("cuDNN", "a batch of another size", __FILE__, __LINE__, error.text);
     write_step(cudnn, step, first, 0);
     net_gradient(&cudnn->net, &batch);

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "devices.h"
+#include "processor.h"
 
 /* Whether there is one that the kernels run on; `why` names it, or says what is missing. */
 bool device_available(char *why, size_t why_bytes);
@@ -18,5 +19,7 @@ void device_use(int slot);
 
 /* Of the driver and the libraries that are loaded. */
 void device_versions(char *text, size_t bytes);
+
+extern const struct processor gpu_processor; /* of processor.c: the first visible one, for benchmarks */
 
 #endif

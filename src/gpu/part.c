@@ -11,6 +11,8 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .revision = DTRAIN_REVISION,
     .engine = &cudnn_engine,
     .transport = &nccl_transport,
+    .processor = &gpu_processor,
+    .profile = cudnn_profile,
     .look = device_look,
     .versions = device_versions,
 };

@@ -261,6 +261,24 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
     return cudaSuccess;
 }
 
+struct call {
+    cudaHostFn_t function;
+    void *context;
+};
+
+static bool run_call(void *context)
+{
+    const struct call *call = context;
+    call->function(call->context);
+    return true;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *context)
+{
+    emulated_queue(stream, run_call, &(struct call){function, context}, sizeof(struct call));
+    return cudaSuccess;
+}
+
 /* --- devices ----------------------------------------------------------------------------------------- */
 
 cudaError_t cudaGetDeviceCount(int *count)

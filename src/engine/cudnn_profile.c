@@ -1,0 +1,81 @@
+/* What each node of a training step costs, by events between them. */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "cudnn_engine.h"
+#include "median.h"
+#include "src/gpu/check.h"
+
+enum { ROUNDS = 11, WARM_UP = 2 };
+
+struct recorder {
+    cudaStream_t stream;
+    cudaEvent_t *events; /* the one behind node i is i + 1 */
+    struct gpu_node *nodes;
+    int count, most;
+};
+
+static void record(void *context, const char *layer, const char *pass)
+{
+    struct recorder *recorder = context;
+    if (recorder->count == recorder->most)
+        return;
+    recorder->nodes[recorder->count++] = (struct gpu_node){.layer = layer, .pass = pass};
+    CUDA_CHECK(cudaEventRecord(recorder->events[recorder->count], recorder->stream));
+}
+
+/* Keeps the stream from starting before all is queued: launching takes longer than running. */
+static void hold(void *gate)
+{
+    while (!atomic_load((atomic_bool *)gate))
+        ;
+}
+
+static void queue_round(struct cudnn *cudnn, struct recorder *recorder, const struct net_batch *batch)
+{
+    atomic_bool gate = false;
+    recorder->count = 0;
+    CUDA_CHECK(cudaLaunchHostFunc(recorder->stream, hold, &gate));
+    CUDA_CHECK(cudaEventRecord(recorder->events[0], recorder->stream));
+    cudnn_queue_step(cudnn, batch, cudnn->full.samples);
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], recorder->stream));
+    atomic_store(&gate, true);
+    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+}
+
+static void profile(struct cudnn *cudnn, struct recorder *recorder, const struct net_batch *batch)
+{
+    double(*times)[ROUNDS] = calloc((size_t)recorder->most, sizeof *times);
+    for (int round = -WARM_UP; round < ROUNDS; round++) {
+        queue_round(cudnn, recorder, batch);
+        for (int i = 0; i < recorder->count && round >= 0; i++) {
+            float milliseconds;
+            CUDA_CHECK(cudaEventElapsedTime(&milliseconds, recorder->events[i], recorder->events[i + 1]));
+            times[i][round] = 1e3 * milliseconds;
+        }
+    }
+    for (int i = 0; i < recorder->count; i++)
+        recorder->nodes[i].microseconds = median(times[i], ROUNDS);
+    free(times);
+}
+
+int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    struct net_batch batch;
+    struct error none = {0};
+    struct recorder recorder = {.stream = cudnn->net.stream, .nodes = nodes, .most = most};
+    recorder.events = calloc((size_t)most + 1, sizeof *recorder.events);
+    for (int i = 0; i <= most; i++)
+        CUDA_CHECK(cudaEventCreate(&recorder.events[i]));
+    cudnn_find_batch(cudnn, cudnn->full.samples, &batch, &none); /* planned at the start */
+    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
+    cudnn->net.mark = record;
+    cudnn->net.mark_context = &recorder;
+    profile(cudnn, &recorder, &batch);
+    cudnn->net.mark = NULL;
+    for (int i = 0; i <= most; i++)
+        CUDA_CHECK(cudaEventDestroy(recorder.events[i]));
+    free(recorder.events);
+    return recorder.count;
+}
