@@ -1,7 +1,8 @@
-/* median.h - the median of measurements. */
+/* median.h - what is told of many measurements. Sorts them. */
 #ifndef DTRAIN_MEDIAN_H
 #define DTRAIN_MEDIAN_H
 
+#include <stddef.h>
 #include <stdlib.h>
 
 static inline int median_compare(const void *a, const void *b)
@@ -10,11 +11,17 @@ static inline int median_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Sorts the values. */
-static inline double median(double *values, size_t count)
+/* The smallest value that a share of the values, 0 to 1, does not exceed. */
+static inline double quantile(double *values, size_t count, double share)
 {
     qsort(values, count, sizeof *values, median_compare);
-    return values[count / 2];
+    size_t place = (size_t)(share * (double)count);
+    return values[place < count ? place : count - 1];
+}
+
+static inline double median(double *values, size_t count)
+{
+    return quantile(values, count, 0.5);
 }
 
 #endif
