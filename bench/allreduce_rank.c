@@ -7,21 +7,13 @@
  * that of the slowest rank; and every number of its result is compared, on every rank. Rank 0 prints a line of JSON
  * for each size.
  */
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "median.h"
+#include "bench/sums.h"
 #include "clock.h"
-#include "comm.h"
 #include "engine.h"
 #include "kernels/cpu/layout.h"
 #include "lenet5.h"
-#include "watch.h"
-
-enum { MAX_REPETITIONS = 500, MIN_REPETITIONS = 8, PERIOD = 61 };
-static const size_t BYTES_SUMMED = (size_t)1 << 26; /* in all repetitions of a size, about */
 
 /* A sum being measured: of terms into totals, which may be the same memory. */
 struct sum {
@@ -31,45 +23,6 @@ struct sum {
     size_t count;
     MPI_Datatype type;
 };
-
-/* --- terms and totals ------------------------------------------------------------------------------- */
-
-/* Small whole numbers, which come again: floats hold their sums exactly. Integers use all 64 bits. */
-static int64_t small(size_t i, int rank)
-{
-    return (int64_t)((i * 7 + (size_t)rank * 13) % PERIOD) - 30;
-}
-
-static int64_t widen(int64_t small_number, size_t i, int terms)
-{
-    return (int64_t)(((uint64_t)small_number << 50) + (uint64_t)terms * i); /* may wrap, as the sum then does */
-}
-
-static void fill(struct sum *sum)
-{
-    int rank = comm_rank(sum->comm);
-    for (size_t i = 0; i < sum->count; i++)
-        if (sum->type == MPI_FLOAT)
-            ((float *)sum->terms)[i] = (float)small(i, rank);
-        else
-            ((int64_t *)sum->terms)[i] = widen(small(i, rank), i, 1);
-}
-
-static size_t count_wrong(const struct sum *sum)
-{
-    int64_t totals[PERIOD] = {0};
-    int size = comm_size(sum->comm);
-    size_t wrong = 0;
-    for (size_t i = 0; i < PERIOD; i++)
-        for (int rank = 0; rank < size; rank++)
-            totals[i] += small(i, rank);
-    for (size_t i = 0; i < sum->count; i++)
-        if (sum->type == MPI_FLOAT)
-            wrong += ((const float *)sum->totals)[i] != (float)totals[i % PERIOD];
-        else
-            wrong += ((const int64_t *)sum->totals)[i] != widen(totals[i % PERIOD], i, size);
-    return wrong;
-}
 
 /* --- measuring -------------------------------------------------------------------------------------- */
 
@@ -87,36 +40,23 @@ static void do_sum(struct sum *sum)
 
 static void measure(struct sum *sum, const char *by)
 {
-    size_t bytes = sum->count * (sum->type == MPI_FLOAT ? sizeof(float) : sizeof(int64_t));
-    size_t repetitions = BYTES_SUMMED / bytes;
-    repetitions = repetitions > MAX_REPETITIONS   ? MAX_REPETITIONS
-                  : repetitions < MIN_REPETITIONS ? MIN_REPETITIONS
-                                                  : repetitions;
-    double times[MAX_REPETITIONS], slowest[MAX_REPETITIONS];
-    int64_t wrong = 0;
+    bool is_float = sum->type == MPI_FLOAT;
+    size_t repetitions = sums_repetitions(sum->count * sums_width(is_float)), wrong = 0;
+    double times[SUMS_MAX_REPETITIONS];
     for (size_t k = 0; k < repetitions; k++) {
-        fill(sum);
+        sums_fill(sum->terms, sum->count, is_float, comm_rank(sum->comm));
         comm_barrier(sum->comm);
         double start = clock_seconds();
         do_sum(sum);
         times[k] = clock_seconds() - start;
-        wrong += (int64_t)count_wrong(sum);
+        wrong += sums_count_wrong(sum->totals, sum->count, is_float, comm_size(sum->comm));
     }
-    MPI_CHECK(MPI_Allreduce(times, slowest, (int)repetitions, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
-    comm_sum_control(sum->comm, &wrong, 1);
-    if (comm_rank(sum->comm) > 0)
-        return;
-    printf("{\"by\": \"%s\", \"type\": \"%s\", \"count\": %zu, \"bytes\": %zu, \"in_place\": %s, "
-           "\"repetitions\": %zu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"wrong\": %" PRId64 "}\n",
-           by, sum->type == MPI_FLOAT ? "float" : "int64", sum->count, bytes,
-           sum->terms == sum->totals ? "true" : "false", repetitions, 1e6 * median(slowest, repetitions),
-           1e6 * quantile(slowest, repetitions, 0.99), wrong);
-    fflush(stdout);
+    sums_print(sum->comm, by, is_float, sum->count, sum->terms == sum->totals, times, repetitions, wrong);
 }
 
 static void measure_mpi(struct comm *world, MPI_Datatype type, size_t count)
 {
-    size_t bytes = count * (type == MPI_FLOAT ? sizeof(float) : sizeof(int64_t));
+    size_t bytes = count * sums_width(type == MPI_FLOAT);
     struct sum sum = {.comm = world, .terms = malloc(bytes), .totals = malloc(bytes), .count = count, .type = type};
     measure(&sum, "MPI");
     free(sum.totals);
@@ -139,7 +79,7 @@ int main(int argc, char **argv)
     size_t max_bytes = argc > 1 ? strtoull(argv[1], NULL, 10) : (size_t)64 << 20;
     MPI_Init(&argc, &argv);
     struct comm *world = comm_open_world(60);
-    for (size_t bytes = 1024; bytes <= max_bytes; bytes *= 4) {
+    for (size_t bytes = SUMS_MIN_BYTES; bytes <= max_bytes; bytes *= 4) {
         measure_mpi(world, MPI_FLOAT, bytes / sizeof(float));
         measure_mpi(world, MPI_INT64_T, bytes / sizeof(int64_t));
         measure_dtrain(world, bytes / sizeof(int64_t));

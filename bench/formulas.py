@@ -75,7 +75,7 @@ GPU_ASSUMPTIONS = [
     f"however little they do (assumed; no source but the order of magnitude): {GPU_KERNELS * GPU_KERNEL_US:.0f} us.",
     f"A sample is {SAMPLE_FLOP / 1e6:.1f} Mflop ({SAMPLE_FLOP // 2:,} multiply-adds), done at {100 * GPU_SHARE:.0f}% (assumed) of an H100's "
     f"{GPU_FLOPS / 1e12:.0f} Tflop/s in fp32 (NVIDIA's data sheet, SXM): {SAMPLE_FLOP / GPU_FLOPS / GPU_SHARE * 1e6:.2f} us.",
-    f"NCCL's all-reduce of the 248 KB, by NCCL's own cost model (src/graph/tuning.cc at 01afd20: Tree, LL128, its constants for "
+    f"NCCL's all-reduce of the gradient's 496 KB (64-bit integers), by NCCL's own cost model (src/graph/tuning.cc at 01afd20: Tree, LL128, its constants for "
     f"A100): {NCCL_BASE} us, and twice {NCCL_NVLINK} us for each further GPU of a node and {NCCL_NET} us for each doubling of nodes; "
     f"{NCCL_GBYTES} GB/s (half of 105 GB/s x 0.915, x 0.6 at this size). {NODE} GPUs a node.",
     "A rank has at least one sample: beyond 256 GPUs the strong batch leaves GPUs idle. Input, logging and checks cost nothing.",

@@ -83,6 +83,15 @@ def cores():
     return int(first_line("bash", "-c", f". {ROOT}/launch/cores.sh; count_cores"))
 
 
+def gpus():
+    """A line each: name and driver."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        return done.stdout.splitlines() if done.returncode == 0 else []
+    return []
+
+
 def describe_cpu():
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fact = lambda key: (re.search(rf"^{key}\s*: (.*)$", text, re.M) or ["", "unknown"])[1]
@@ -92,12 +101,11 @@ def describe_cpu():
 
 def header(*more):
     """The facts every result carries, a line each."""
-    gpus = first_line("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     versions = [first_line("mpirun", "--version").replace("mpirun (", "").replace(")", ""),
                 first_line("gcc", "--version"), f"Linux {os.uname().release}", f"Python {sys.version.split()[0]}"]
     command = " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
     return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions), *more,
-            f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", gpus or "no GPU", command,
+            f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", "; ".join(gpus()) or "no GPU", command,
             datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
 
 

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""The benchmarks, tiny: that they run, what they report, and that a wrong result is INVALID."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT
+from tap import check, finish, skip
+
+BENCH = FOLDER / "bench"  # their results, figures and report
+os.environ["DTRAIN_BENCH"] = str(BENCH)
+sys.path.insert(0, str(ROOT / "bench"))
+(BENCH / "results").mkdir(parents=True)
+DATA = ["--data", "synthetic:640+16"]
+TINY = {
+    "layers": ["--nets", "D"],
+    "scaling": [*DATA, "--np", "1,3", "--batch-size", "64", "--steps", "32", "--rounds", "1"],
+    "allreduce": ["--np", "2,3", "--max-bytes", "4096", "--rounds", "2"],
+    "network": [*DATA, "--hosts", "2", "--mbits", "1000", "--delays", "0,50", "--algorithms", "default,doubling"],
+}
+
+
+def bench(name, *arguments):
+    done = subprocess.run([sys.executable, ROOT / "bench" / name, *map(str, arguments)], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, cwd=FOLDER, check=False,
+                          env={**ENVIRONMENT, "DTRAIN_BENCH": str(BENCH)})
+    return done.returncode, done.stdout
+
+
+def load(name):
+    """A benchmark as a module."""
+    module = ModuleType(name)
+    SourceFileLoader(name, str(ROOT / "bench" / name)).exec_module(module)
+    return module
+
+
+def record_of(name):
+    return json.loads((BENCH / "results" / f"{name}.json").read_text())
+
+
+def tables(text):
+    """The cells of every row of numbers."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+            if line.startswith("|") and not line.startswith("|-")]
+
+
+def measure(name):
+    """Runs one; False where it cannot run here."""
+    code, output = bench(name, *TINY[name], "--json", BENCH / "results" / f"{name}.json")
+    if output.startswith("SKIPPED"):
+        skip(f"{name} measures", output.strip())
+        return False
+    check(code == 0 and output.endswith("\nVALID\n"), f"{name} measures, VALID", output)
+    check(output.startswith("```\n# dtrain ") and re.search(r"^# \d{4}-\d\d-\d\d \d\d:\d\d UTC$", output, re.M),
+          f"{name} says what was measured, where and when", output)
+    again = bench(name, "--report", BENCH / "results" / f"{name}.json")
+    check(again == (code, output), f"{name} reports its record in the same words", f"{output}\n{again}")
+    return True
+
+
+def spoiled(name, spoil, what):
+    """A record that has been changed is no longer VALID."""
+    record = record_of(name)
+    spoil(record)
+    record["faults"] = load(name).find_faults(record)
+    path = FOLDER / f"spoiled-{name}.json"
+    path.write_text(json.dumps(record))
+    code, output = bench(name, "--report", path)
+    check(code == 1 and "\nINVALID:\n- " in output and "\nVALID" not in output, f"{name}: {what} is INVALID", output)
+
+
+# --- each benchmark -----------------------------------------------------------------------------------
+
+
+def scaling():
+    measure("scaling")
+    record = record_of("scaling")
+    run = record["strong"]["3"][0]
+    parts = [sum(run[part][rank] for part in ("compute", "wait", "sum", "update")) for rank in range(3)]
+    check(all(len(run[part]) == 3 and min(run[part]) > 0 for part in ("step", "compute", "sum", "update")),
+          "scaling: every part of a step on every rank", run)
+    check(all(0.2 < part / step < 5 for part, step in zip(parts, run["step"])), "scaling: the parts make up the step", run)
+    check(record["weak"]["3"][0]["batch"] == 192 and run["batch"] == 64, "scaling: weak grows the batch, strong does not")
+    check(record["weak"]["3"][0]["digest"] != run["digest"], "scaling: another batch, another digest")
+
+    def change(kind):
+        def spoil(record_):
+            record_[kind]["3"][0]["digest"] = "0123456789abcdef"
+        return spoil
+
+    spoiled("scaling", change("strong"), "another digest in a strong row")
+    spoiled("scaling", change("weak"), "another digest in a weak row")
+    spoiled("scaling", change("epochs"), "another digest after whole epochs")
+    spoiled("scaling", lambda record_: record_["strong"]["3"][0].update(same=False), "ranks that differ")
+
+
+def allreduce():
+    measure("allreduce")
+    record = record_of("allreduce")
+    kinds = {(row["by"], row["type"], row["in_place"], row["count"]) for row in record["ranks"]["3"]}
+    wanted = {("MPI", kind, place, 4096 // size) for kind, size in (("float", 4), ("int64", 8)) for place in (True, False)}
+    wanted |= {("MPI", "float", place, 62006) for place in (True, False)}
+    check(wanted <= kinds and any(kind[0] == "dtrain" for kind in kinds), "allreduce: every kind of sum", kinds)
+    check(all(0 < row["p50_us"] <= row["p99_us"] for rows in record["ranks"].values() for row in rows),
+          "allreduce: times, and p99 no less than p50", record)
+    spoiled("allreduce", lambda record_: record_["ranks"]["2"][-1].update(wrong=1), "one wrong number")
+
+
+def network():
+    if not measure("network"):
+        return
+    check([(p["delay_us"], p["algorithm"]) for p in record_of("network")["points"]]
+          == [(0, "default"), (0, "doubling"), (50, "default"), (50, "doubling")], "network: every point", record_of("network"))
+    spoiled("network", lambda record: record["points"][1].update(digest="0123456789abcdef"), "another digest on one network")
+
+
+def model():
+    """Data made from known constants give these constants back."""
+    import formulas
+
+    known = {"fixed": 0.2, "per_tile": 0.3, "update": 0.05, "imbalance": 0.1, "shared_start": 0.002, "shared_byte": 2e-7,
+             "latency": 0.05, "slowness": 1.1}
+    size = load("model").CPU_BYTES
+
+    def runs(batch, ranks):
+        compute = known["fixed"] + known["per_tile"] * batch / formulas.TILE / ranks
+        step = formulas.cpu_step(known, batch, ranks, 2, size)
+        return [{"batch": batch, "ranks": ranks, "step": [step], "compute": [compute], "wait": [known["imbalance"] * compute],
+                 "sum": [0], "update": [known["update"]]}]
+
+    header = {"header": ["dtrain", "date"], "faults": []}
+    made = {
+        "scaling": {**header, "cores": 2, "net": "D", "strong": {str(n): runs(256, n) for n in (1, 2)},
+                    "weak": {str(n): runs(256 * n, n) for n in (1, 2)}},
+        "allreduce": {**header, "ranks": {"2": [{"by": "dtrain", "bytes": count, "p50_us": 1e3 * formulas.shared_sum(
+            known, count, 2)} for count in (1024, 65536, 1 << 20)]}},
+        "network": {**header, "points": [
+            {"hosts": hosts, "mbits": mbits, "delay_us": delay, "algorithm": algorithm,
+             "sum": formulas.network_sum(known, algorithm, hosts, size, mbits, delay)}
+            for hosts in (2, 4) for mbits in (100, 1000) for delay in (0, 200)
+            for algorithm in ("default", "ring", "tree", "halving", "doubling")]},
+    }
+    kept = {name: (BENCH / "results" / f"{name}.json").read_bytes() for name in made if (BENCH / "results" / f"{name}.json").exists()}
+    for name, record in made.items():
+        (BENCH / "results" / f"{name}.json").write_text(json.dumps(record))
+    code, output = bench("model", "--json", BENCH / "results" / "model.json")
+    found = record_of("model")["constants"]
+    check(code == 0 and all(abs(found[key] / value - 1) < 1e-6 for key, value in known.items()),
+          "model: finds the constants that the points were made from", f"{found}\n{output}")
+    check(all(row[3] in ("+0%", "-0%") for row in tables(output) if row[0].startswith(("sum", "step,"))),
+          "model: and no errors then", output)
+    for point in made["network"]["points"]:
+        point["sum"] *= 3 if point["hosts"] == 2 else 0.2
+    (BENCH / "results" / "network.json").write_text(json.dumps(made["network"]))
+    code, output = bench("model")
+    check(code == 1 and "INVALID" in output, "model: points that no constants explain are INVALID", output)
+    for name, record in kept.items():
+        (BENCH / "results" / f"{name}.json").write_bytes(record)
+
+
+def whole():
+    """RESULTS.md from the records alone."""
+    code, output = bench("run", "--report")
+    text = (BENCH / "RESULTS.md").read_text()
+    parts = [path.stem for path in (BENCH / "results").iterdir()]
+    check(code == 0 and text.count("\nVALID\n") == text.count("\n## ") == len(parts), "run --report: a section a record",
+          f"{output}{text}")
+    figures = re.findall(r"\]\((figures/\w+\.svg)\)", text)
+    check(figures and all((BENCH / figure).read_text().rstrip().endswith("</svg>") for figure in figures),
+          "run --report: every figure is drawn", figures)
+    record = record_of("scaling")
+    (BENCH / "results" / "scaling.json").write_text(json.dumps({**record, "faults": ["something"]}))
+    code, output = bench("run", "--report")
+    check(code == 1 and "INVALID" in output, "run --report: one INVALID result is the exit code's too", output)
+    code, output = bench("run", "speed")
+    check(code != 0 and "speed" in output and "scaling" in output, "run: an unknown part is refused, the known are named", output)
+
+
+def emulated():
+    """scaling_rank with the GPU engine, on the emulated GPU."""
+    parts = ROOT / "build" / "gcc-native" / "emulated"
+    if not (parts / "dtrain-cuda.so").exists():
+        skip("scaling_rank with the GPU engine", "its emulation is built where nvcc, cuDNN, cuBLAS and NCCL are installed")
+        return
+    place = FOLDER / "emulated"
+    place.mkdir()
+    shutil.copy(ROOT / "build/gcc-native/bench/scaling_rank", place)
+    shutil.copy(parts / "dtrain-cuda.so", place / "scaling_rank-cuda.so")
+    done = subprocess.run([ROOT / "launch" / "run", "-np", "2", *DATA, "--batch-size", "32", "--max-steps", "32"],
+                          stdout=subprocess.PIPE, text=True, check=False, cwd=FOLDER,
+                          env={**ENVIRONMENT, "DTRAIN": str(place / "scaling_rank"), "LD_LIBRARY_PATH": str(parts),
+                               "EMULATED_GPUS": "2"})
+    result = json.loads(done.stdout or "{}")
+    check(done.returncode == 0 and result["engine"] == "cudnn" and result["same"] and min(result["step"]) > 0,
+          "scaling_rank times whole steps of the GPU engine", done.stdout)
+
+
+if Path(PROGRAM).name != "dtrain":
+    from tap import skip_all
+    skip_all("the benchmarks are built for speed alone")
+subprocess.run(["make", "-s", "-C", ROOT, "bench"], check=True, stdout=subprocess.DEVNULL)
+measure("layers")
+scaling()
+allreduce()
+network()
+model()
+emulated()
+whole()
+finish()
