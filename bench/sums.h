@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "median.h"
 #include "comm.h"
+#include "median.h"
 #include "watch.h"
 
 enum { SUMS_MAX_REPETITIONS = 500, SUMS_MIN_REPETITIONS = 8, SUMS_PERIOD = 61, SUMS_MIN_BYTES = 1024 };
