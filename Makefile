@@ -70,7 +70,7 @@ say = $(if $(V),,@echo '  $(1) $@';)
 # --- sources: every .c of these folders ------------------------------------------------------------
 
 # The GPU part, a shared object beside the program (include/gpu.h).
-GPU_SOURCES := $(wildcard src/gpu/*.c src/engine/cudnn*.c src/comm/nccl.c)
+GPU_SOURCES := $(wildcard src/gpu/*.c src/engine/cudnn*.c src/comm/nccl*.c)
 GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) # the same for every CC
 GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
 GPU_PART := $(if $(GPU),$(NAME)-cuda.so)

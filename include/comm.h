@@ -31,6 +31,7 @@ void comm_close(struct comm *comm);
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 const char *comm_transport(const struct comm *comm); /* "mpi" */
+void comm_describe(const struct comm *comm, char *text, size_t bytes); /* by which ways it sums: a few words, or "" */
 const char *comm_why(const struct comm *comm);       /* why "auto" took it: a few words, or "" */
 int comm_slot(const struct comm *comm);              /* rank among all ranks of this host, of any group */
 int comm_host_rank(const struct comm *comm);         /* rank among the ranks of this host */

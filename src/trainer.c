@@ -77,6 +77,8 @@ static bool load_start(struct trainer *trainer, struct error *error)
 static bool describe(struct trainer *trainer, struct error *error)
 {
     const struct trainer_setup *setup = &trainer->setup;
+    char ways[400];
+    comm_describe(setup->comm, ways, sizeof ways);
     cJSON *json = cJSON_Duplicate(setup->description, true);
     cJSON *net = cJSON_AddObjectToObject(json, "net");
     cJSON_AddStringToObject(net, "name", (char[]){setup->net->name, '\0'});
@@ -85,6 +87,8 @@ static bool describe(struct trainer *trainer, struct error *error)
     cJSON_AddNumberToObject(net, "ranks", comm_size(setup->comm));
     cJSON_AddStringToObject(net, "engine", setup->engine->name);
     cJSON_AddStringToObject(net, "comm", comm_transport(setup->comm));
+    if (ways[0] != '\0')
+        cJSON_AddStringToObject(net, "comm_ways", ways);
     if (trainer->engine->ops->describe != NULL)
         cJSON_AddItemToObject(net, "choices", trainer->engine->ops->describe(trainer->engine));
     cJSON_AddNumberToObject(net, "first_epoch", (double)trainer->progress.epoch + 1);

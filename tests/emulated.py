@@ -70,6 +70,9 @@ def parity():
         result = emulated(np, "--epochs", "2", "--out", out, *options, gpus=gpus)
         check_close(f"net D on {np} ranks and {gpus} GPUs", result, out, "cpu-D")
         check(f"comm {comm}" in result.out, f"summed by {comm}", result)
+    described = json.loads(content("nccl-4", "run.json"))
+    check(described["net"]["comm_ways"] == "2 rings, the first 0 1 2 3; 2 x SHM/direct/direct, 1 x NET/Socket/0" and
+          described["gpu"]["nccl"] == [], "run.json tells NCCL's rings and transports", described["net"])
     result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
     check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
 

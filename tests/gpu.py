@@ -3,6 +3,7 @@
 What needs no GPU of it is in emulated.py; all that needs one is run by tests/gpu."""
 
 import ctypes
+import json
 import os
 import signal
 import struct
@@ -98,6 +99,8 @@ def ranks():
         result = run(np, *TRAIN, "--epochs", "10", "--out", f"nccl-{np}", **POSING)
         check_close(f"NCCL with {np} ranks that pose as hosts", result, f"nccl-{np}", "cpu-D")
         check("comm nccl" in result.out, f"and it is NCCL, on {np}", result)
+        ways = json.loads(content(f"nccl-{np}", "run.json"))["net"].get("comm_ways", "")
+        check("the first 0 1" in ways and "NET/Socket" in ways, f"its rings and transports are in run.json: {ways}")
         again = run(np, *TRAIN, "--epochs", "10", "--out", f"nccl-{np}-again", **POSING)
         check(weights(f"nccl-{np}-again") == weights(f"nccl-{np}"), f"twice on {np} ranks: the same bits", again)
         again = run(np, *TRAIN, "--epochs", "10", "--comm", "mpi", "--out", f"mpi-{np}")

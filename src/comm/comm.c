@@ -182,6 +182,13 @@ const char *comm_transport(const struct comm *comm)
     return comm->transport->name;
 }
 
+void comm_describe(const struct comm *comm, char *text, size_t bytes)
+{
+    text[0] = '\0';
+    if (comm->transport->describe != NULL)
+        comm->transport->describe(comm, text, bytes);
+}
+
 const char *comm_why(const struct comm *comm)
 {
     return comm->why;

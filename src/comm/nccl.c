@@ -1,6 +1,10 @@
 #include "nccl.h"
 
 #include <nccl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "nccl_log.h"
 #include "src/gpu/check.h"
 #include "src/gpu/device.h"
 
@@ -38,6 +42,17 @@ static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, cons
         fail(comm, nccl, settling.state, what);
 }
 
+/* What is behind comm->state. */
+struct state {
+    ncclComm_t nccl;
+    int log; /* nccl_log.h */
+};
+
+static ncclComm_t nccl_of(const struct comm *comm)
+{
+    return ((const struct state *)comm->state)->nccl;
+}
+
 /* --- the transport ------------------------------------------------------------------------------------- */
 
 static bool open_nccl(struct comm *comm, struct error *error)
@@ -45,29 +60,34 @@ static bool open_nccl(struct comm *comm, struct error *error)
     (void)error; /* what can go wrong here is broken machinery */
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    ncclComm_t nccl = NULL;
+    struct state *state = calloc(1, sizeof *state);
     config.blocking = 0;
+    state->log = nccl_log_open();
     device_use(comm->slot);
     if (comm->rank == 0)
         NCCL_CHECK(ncclGetUniqueId(&id));
     comm_broadcast(comm, &id, sizeof id, 0);
     comm_barrier(comm);
-    ncclResult_t result = ncclCommInitRankConfig(&nccl, comm->size, id, comm->rank, &config);
-    settle(comm, nccl, result, "the start of NCCL");
-    comm->state = nccl;
+    ncclResult_t result = ncclCommInitRankConfig(&state->nccl, comm->size, id, comm->rank, &config);
+    settle(comm, state->nccl, result, "the start of NCCL");
+    nccl_log_started(state->log);
+    comm->state = state;
     return true;
 }
 
 static void close_nccl(struct comm *comm)
 {
-    ncclComm_t nccl = comm->state;
-    settle(comm, nccl, ncclCommFinalize(nccl), "the end of NCCL");
-    ncclCommDestroy(nccl); /* local from here on */
+    struct state *state = comm->state;
+    settle(comm, state->nccl, ncclCommFinalize(state->nccl), "the end of NCCL");
+    ncclCommDestroy(state->nccl); /* local from here on */
+    if (state->log >= 0)
+        close(state->log);
+    free(state);
 }
 
 static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
 {
-    ncclComm_t nccl = comm->state;
+    ncclComm_t nccl = nccl_of(comm);
     settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclInt64, ncclSum, nccl, stream),
            "the gradient sum");
 }
@@ -75,9 +95,14 @@ static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void
 static void poll(struct comm *comm)
 {
     ncclResult_t state;
-    NCCL_CHECK(ncclCommGetAsyncError(comm->state, &state));
+    NCCL_CHECK(ncclCommGetAsyncError(nccl_of(comm), &state));
     if (state != ncclSuccess && state != ncclInProgress)
-        fail(comm, comm->state, state, "the gradient sum");
+        fail(comm, nccl_of(comm), state, "the gradient sum");
+}
+
+static void describe(const struct comm *comm, char *text, size_t bytes)
+{
+    nccl_log_summarise(((const struct state *)comm->state)->log, text, bytes);
 }
 
 const struct transport nccl_transport = {
@@ -86,4 +111,5 @@ const struct transport nccl_transport = {
     .close = close_nccl,
     .sum_on_device = sum_on_device,
     .poll = poll,
+    .describe = describe,
 };

