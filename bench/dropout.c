@@ -131,10 +131,13 @@ static void queue(void *context, void *stream)
     const struct pass *pass = context;
     const struct bench *b = pass->bench;
     struct error error = {0};
-    if (pass->dropout == NULL) {
+    if (pass->dropout == NULL)
         b->processor->copy(b->y, b->x, b->bytes, stream);
-    } else if (!(pass->backward ? b->processor->backward : b->processor->forward)(pass->dropout, numbers, b->x, b->y, stream,
-                                                                          &error)) {
+    else if (pass->backward)
+        b->processor->backward(pass->dropout, numbers, b->x, b->y, stream, &error);
+    else
+        b->processor->forward(pass->dropout, numbers, b->x, b->y, stream, &error);
+    if (error.code != EXIT_DONE) {
         fprintf(stderr, "dropout: %s\n", error.text);
         exit(error.code);
     }

@@ -284,8 +284,8 @@ static int nodes_main(int argc, char **argv)
         argc -= 2, argv += 2;
     const char *nets = argc > 0 ? argv[0] : "AD";
     if (argc > 1 || strspn(nets, "ABCD") != strlen(nets) || n->batch < 1 || n->batch > NODES_MOST_BATCH) {
-        fprintf(stderr, "usage: step --engine cudnn [--json] [--batch N] [NETS]   N: up to %d; NETS: letters of A to D\n",
-                NODES_MOST_BATCH);
+        fprintf(stderr, "usage: step --engine cudnn [--json] [--batch N] [NETS]\n"
+                        "       N: up to %d; NETS: letters of A, B, C, D\n", NODES_MOST_BATCH);
         return EXIT_USAGE;
     }
     nodes_draw(n);

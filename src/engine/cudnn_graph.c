@@ -8,7 +8,7 @@
 const char *const conv_pass_names[CONV_PASSES] = {"forward", "dgrad", "wgrad"};
 
 enum { SIDE = 5 };
-enum uid { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_SUM, UID_BIASED }; /* names of tensors within a graph */
+enum uid { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_SUM }; /* names of tensors within a graph */
 
 typedef cudnnBackendDescriptor_t descriptor;
 
@@ -64,7 +64,7 @@ static descriptor add_tensor(struct conv_graph *graph, enum uid uid, int n, int 
 {
     int64_t id = uid, dimensions[4] = {n, c, side, side}, alignment = uid == UID_BIAS ? sizeof(float) : 16;
     int64_t strides[4] = {(int64_t)c * side * side, (int64_t)side * side, side, 1};
-    bool is_virtual = uid >= UID_SUM;
+    bool is_virtual = uid == UID_SUM;
     descriptor tensor = add(graph, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     set_fp32(tensor, CUDNN_ATTR_TENSOR_DATA_TYPE);
     set(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, dimensions);
@@ -123,10 +123,10 @@ static descriptor add_convolution(struct conv_graph *graph, descriptor x, descri
     return operation;
 }
 
-/* y = mode(x, b), with b NULL for a function of one number. */
-static descriptor add_pointwise(struct conv_graph *graph, cudnnPointwiseMode_t mode, descriptor x,
-                                descriptor b, descriptor y)
+/* y = x + b. */
+static descriptor add_sum(struct conv_graph *graph, descriptor x, descriptor b, descriptor y)
 {
+    cudnnPointwiseMode_t mode = CUDNN_POINTWISE_ADD;
     descriptor kind = add(graph, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
     set(kind, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
     set_fp32(kind, CUDNN_ATTR_POINTWISE_MATH_PREC);
@@ -134,8 +134,7 @@ static descriptor add_pointwise(struct conv_graph *graph, cudnnPointwiseMode_t m
     descriptor operation = add(graph, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
     set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, kind);
     set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
-    if (b != NULL)
-        set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b);
+    set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b);
     set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
     CUDNN_CHECK(cudnnBackendFinalize(operation));
     return operation;
@@ -145,17 +144,15 @@ static descriptor add_operations(struct conv_graph *graph)
 {
     const struct conv *conv = &graph->conv;
     int n = conv->samples, k = conv->outputs, side = conv->side - SIDE + 1, count = 0;
-    descriptor operations[3];
+    descriptor operations[2];
     descriptor x = add_tensor(graph, UID_X, n, conv->channels, conv->side);
     descriptor w = add_tensor(graph, UID_W, k, conv->channels, SIDE);
     descriptor y = add_tensor(graph, UID_Y, n, k, side);
     if (conv->pass == CONV_FORWARD) {
         descriptor bias = add_tensor(graph, UID_BIAS, 1, k, 1);
-        descriptor sum = add_tensor(graph, UID_SUM, n, k, side),
-                   biased = add_tensor(graph, UID_BIASED, n, k, side);
+        descriptor sum = add_tensor(graph, UID_SUM, n, k, side);
         operations[count++] = add_convolution(graph, x, w, sum);
-        operations[count++] = add_pointwise(graph, CUDNN_POINTWISE_ADD, sum, bias, biased);
-        operations[count++] = add_pointwise(graph, CUDNN_POINTWISE_RELU_FWD, biased, NULL, y);
+        operations[count++] = add_sum(graph, sum, bias, y);
     } else {
         operations[count++] = add_convolution(graph, x, w, y);
     }

@@ -14,7 +14,7 @@
 #include "engine.h"
 
 enum conv_pass {
-    CONV_FORWARD, /* y = relu(x * w + bias) */
+    CONV_FORWARD, /* y = x * w + bias; the ReLU is the pool's, for cuDNN's may make a NaN 0 */
     CONV_DGRAD,   /* dx from dy and w */
     CONV_WGRAD,   /* dw from dy and x */
     CONV_PASSES

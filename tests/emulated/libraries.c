@@ -107,14 +107,10 @@ struct sample {
 
 static void convolve(const struct conv *conv, const struct sample *sample, double *dx, double *dw, double *db)
 {
-    size_t outputs = (size_t)conv->outputs * (size_t)(conv->side - 4) * (size_t)(conv->side - 4);
-    if (conv->pass != CONV_FORWARD) {
+    if (conv->pass == CONV_FORWARD)
+        reference_conv_forward(sample->shape, sample->x, sample->w, sample->bias, sample->y);
+    else
         reference_conv_backward(sample->shape, sample->x, sample->w, sample->y, dx, dw, db);
-        return;
-    }
-    reference_conv_forward(sample->shape, sample->x, sample->w, sample->bias, sample->y);
-    for (size_t i = 0; i < outputs; i++)
-        sample->y[i] = sample->y[i] <= 0 ? 0 : sample->y[i];
 }
 
 /* What a pass does not use it may not be given: then it works on zeros. */
