@@ -18,7 +18,7 @@
 #include "src/gpu/device.h"
 
 struct bench {
-    struct comm *comm; /* its state is NCCL's communicator */
+    struct comm *comm;
     cudaStream_t stream;
     void *terms, *totals, *host; /* of max_bytes */
 };
@@ -34,7 +34,7 @@ static bool has_left(void *context)
 
 static void sum(struct bench *b, const void *terms, void *totals, size_t count, ncclDataType_t type)
 {
-    ncclComm_t nccl = b->comm->state;
+    ncclComm_t nccl = nccl_communicator(b->comm);
     ncclResult_t result = ncclAllReduce(terms, totals, count, type, ncclSum, nccl, b->stream);
     if (result != ncclInProgress)
         NCCL_CHECK(result);

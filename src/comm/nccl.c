@@ -48,7 +48,7 @@ struct state {
     int log; /* nccl_log.h */
 };
 
-static ncclComm_t nccl_of(const struct comm *comm)
+struct ncclComm *nccl_communicator(const struct comm *comm)
 {
     return ((const struct state *)comm->state)->nccl;
 }
@@ -87,7 +87,7 @@ static void close_nccl(struct comm *comm)
 
 static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
 {
-    ncclComm_t nccl = nccl_of(comm);
+    ncclComm_t nccl = nccl_communicator(comm);
     settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclInt64, ncclSum, nccl, stream),
            "the gradient sum");
 }
@@ -95,9 +95,9 @@ static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void
 static void poll(struct comm *comm)
 {
     ncclResult_t state;
-    NCCL_CHECK(ncclCommGetAsyncError(nccl_of(comm), &state));
+    NCCL_CHECK(ncclCommGetAsyncError(nccl_communicator(comm), &state));
     if (state != ncclSuccess && state != ncclInProgress)
-        fail(comm, nccl_of(comm), state, "the gradient sum");
+        fail(comm, nccl_communicator(comm), state, "the gradient sum");
 }
 
 static void describe(const struct comm *comm, char *text, size_t bytes)

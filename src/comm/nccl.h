@@ -6,4 +6,7 @@
 
 extern const struct transport nccl_transport;
 
+/* NCCL's own of a comm that the transport has opened: for bench/cuda. */
+struct ncclComm *nccl_communicator(const struct comm *comm);
+
 #endif
