@@ -3,7 +3,8 @@
 # Settings, from the environment you submit in:
 #   LAUNCHER      mpirun (the default) or srun, for which `srun --mpi=list` must have pmix
 #   DTRAIN_HOME   the folder dtrain was built in, unless you submit from there
-#   OUT           the run's directory, runs/JOBNAME unless given: jobs of one name go on with one run
+#   OUT           the run's directory, runs/JOBNAME unless given: jobs of one name go on with one run. A script that
+#                 sets `net` writes below it
 # srun's own (SLURM_MPI_TYPE, ...) and Open MPI's (OMPI_MCA_...) are honoured. What the site needs first, modules
 # for instance, load before you submit: the job has your environment.
 #
@@ -23,6 +24,7 @@ pid='' code=0
 warned=''     # USR1 has come: there is little time left
 terminated='' # TERM has come, to the ranks as well
 signalled=''  # one of them, while the launcher is waited for
+net=''
 
 warn() {
     warned=1 signalled=1
@@ -75,18 +77,22 @@ submit_successor() { # SCRIPT OPTIONS...
     local script=$1
     shift
     # shellcheck disable=SC2046 # options without spaces
-    sbatch --dependency="afterany:$SLURM_JOB_ID" --job-name="$SLURM_JOB_NAME" --no-requeue \
+    DTRAIN_HOME=$home sbatch --dependency="afterany:$SLURM_JOB_ID" --job-name="$SLURM_JOB_NAME" --no-requeue \
         --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$SLURM_JOB_ID" --format=%l)" \
         --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         ${SLURM_GPUS_PER_NODE:+--gpus-per-node="$SLURM_GPUS_PER_NODE"} \
         ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
         ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"} \
-        "$home/slurm/$script" "$@"
+        "$home/slurm/$script" "$@" || printf 'job.sh: no successor could be submitted: submit it again to go on\n' >&2
 }
 
 go_on_later() { # SCRIPT OPTIONS...
-    if [[ $(scontrol show job "$SLURM_JOB_ID") == *Requeue=1* ]]; then
+    local job
+    until job=$(scontrol show job "$SLURM_JOB_ID") || [[ -n $terminated ]]; do
+        sleep 10
+    done
+    if [[ $job == *Requeue=1* ]]; then
         while [[ -z $terminated ]] && ! scontrol requeue "$SLURM_JOB_ID"; do
             sleep 10
         done
@@ -101,7 +107,7 @@ go_on_later() { # SCRIPT OPTIONS...
 train() { # SCRIPT OPTIONS of dtrain...
     local script=$1 before i
     shift
-    out=${OUT:-runs/$SLURM_JOB_NAME}
+    out=${OUT:-runs/$SLURM_JOB_NAME}${net:+/$net}
     for ((i = 1; i <= $#; i++)); do
         [[ ${!i} != --out* ]] || fail "--out: set OUT instead"
     done

@@ -55,6 +55,6 @@ if slurm.missing():
     del PARTS["jobs.py"]
 asked = sys.argv[1:]
 hosts.relay([(part, FOLDER / file, part) for file, parts in PARTS.items() for part in parts if part in (asked or parts)])
-if not asked:
+if not asked and "jobs.py" in PARTS:
     interrupted()
 finish()

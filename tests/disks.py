@@ -98,7 +98,7 @@ def read_only():
 def shared():
     first = go_on(2, "shared")
     second = run(3, *ENDLESS, "--out", "shared", "--resume")
-    pid = first.ranks()[0]
+    pid = first.rank_process(0)
     check(second.says(2, "shared", "in use", f"process {pid} on {HOST}"),
           "a second run on one directory is refused, and the first named", second)
     second = run(2, *ENDLESS, "--out", "shared")

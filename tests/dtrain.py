@@ -106,12 +106,16 @@ class Run:
                 pids[int(rank[0])] = int(environ.parent.name)
         return pids
 
-    def signal(self, number, rank=None):
-        """To one rank, or to mpirun."""
+    def rank_process(self, rank):
+        """The process id of one."""
         deadline = time.monotonic() + 5  # a busy /proc may leave one out
-        while rank is not None and rank not in self.ranks() and time.monotonic() < deadline:
+        while (pid := self.ranks().get(rank)) is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.kill(self.process.pid if rank is None else self.ranks()[rank], number)
+        return pid
+
+    def signal(self, number, rank=None):
+        """To one rank, or to the launcher."""
+        os.kill(self.process.pid if rank is None else self.rank_process(rank), number)
 
     def kill(self):
         """Every process of it, at once."""

@@ -100,7 +100,7 @@ def killed():
     unharmed("rank 1 killed in the all-reduce", "killed-summing")
 
     running = go_on(3, "killed-saving")
-    rank, deadline = running.ranks()[0], time.monotonic() + 60
+    rank, deadline = running.rank_process(0), time.monotonic() + 60
     while time.monotonic() < deadline:
         if half_a_checkpoint("killed-saving"):
             os.kill(rank, signal.SIGSTOP)
@@ -184,7 +184,7 @@ def diverged():
         running = go_on(3, out, *options)
         weights = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
         running.signal(signal.SIGSTOP, rank)
-        found = flip_weights(running.ranks()[rank], weights)
+        found = flip_weights(running.rank_process(rank), weights)
         running.signal(signal.SIGCONT, rank)
         result = running.finish(30)
         check(found > 0 and result.says(5, f"rank {rank} (host {HOST})", "differ"),

@@ -108,7 +108,7 @@ cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_h
 struct cuda_evaluation {
     int64_t loss;    /* in EXACT_UNITs (exact_sum.h), without those refused */
     int64_t correct; /* samples whose largest output is their label (the first of equals) */
-    int64_t refused; /* losses that are not finite, or EXACT_LIMIT and more */
+    int64_t refused; /* losses that are not finite, or EXACT_LIMIT / TILE and more */
 };
 
 /* Adds count samples to *sum. */

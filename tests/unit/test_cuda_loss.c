@@ -190,6 +190,15 @@ static void evaluation_counts_and_sums(void **state)
     logits[5] = NAN;
     RUN(cuda_evaluate(1, logits, NULL, labels, sum, NULL));
     assert_true(sum->loss == 0 && sum->refused == 1);
+    for (int k = 0; k < 10; k++)
+        logits[k] = 0;
+    for (int large = 2000; large <= 2100; large += 100) { /* on either side of 2^15 / 16 */
+        *sum = (struct cuda_evaluation){0};
+        logits[(labels[0] + 1) % 10] = (float)large;
+        RUN(cuda_evaluate(1, logits, NULL, labels, sum, NULL));
+        assert_int_equal(sum->refused, large > 2048);
+        assert_true(sum->loss == (large > 2048 ? 0 : (int64_t)large << 36));
+    }
     guarded_free(sum);
     guarded_free(logits);
     guarded_free(labels);
