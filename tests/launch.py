@@ -198,6 +198,30 @@ def test_killed_launcher():
             Path(segment).unlink(missing_ok=True)
 
 
+def with_mpirun(script, **settings):
+    """launch/run with this shell script in mpirun's place."""
+    folder = Path(tempfile.mkdtemp(dir=SCRATCH))
+    (folder / "mpirun").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "mpirun").chmod(0o755)
+    return launch("run", "-np", 2, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, **settings)
+
+
+def test_relay():
+    """What Open MPI and the ranks write, in ways that real runs seldom show."""
+    rule = "-" * 74
+    lost = f"{rule}\nmpirun noticed that process rank 1 with PID 5 on node h exited on signal 9 (Killed).\n{rule}"
+    told = "launch/run: lost rank 1 on host h, ended by signal 9 (Killed); start again with --resume\n"
+    for name, before in ("alone", ""), ("after a line of dashes", "----------\n"), ("within a line", "abc"):
+        done = with_mpirun(f"printf '%s' '{before}{lost}\n' >&2; exit 137")
+        rest = before if before.endswith("\n") or not before else before + "\n"
+        check(done.returncode == 4 and done.stderr == rest + told, f"a banner {name}: one line, exit 4", said(done))
+    done = with_mpirun("printf abc >&2; exit 3")
+    check(done.returncode == 3 and done.stderr == "abc\n", "a last line without an end is told", said(done))
+    with open("/dev/full", "w") as full:
+        done = with_mpirun("echo abc >&2; exit 75", capture_output=False, stderr=full)
+    check(done.returncode == 75, "the exit code stays where nothing can be written", done.returncode)
+
+
 # --- plot ----------------------------------------------------------------------------------------------
 
 
@@ -500,6 +524,7 @@ try:
     test_terminal()
     test_lost_rank()
     test_killed_launcher()
+    test_relay()
     if shutil.which("gnuplot"):
         test_plot_one()
         test_plot_study()
