@@ -104,6 +104,8 @@ def killed():
     while time.monotonic() < deadline:
         if half_a_checkpoint("killed-saving"):
             os.kill(rank, signal.SIGSTOP)
+            while Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                pass  # it may write a little further until it stops
             if half_a_checkpoint("killed-saving"):
                 break
             os.kill(rank, signal.SIGCONT)
