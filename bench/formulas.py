@@ -68,17 +68,20 @@ def cpu_step(c, batch, ranks, cores, count_bytes, hosts=1, mbits=0, delay_us=0):
 NODE = 8  # GPUs
 GPU_KERNELS, GPU_KERNEL_US = 18, 2.5
 GPU_FLOPS, GPU_SHARE, SAMPLE_FLOP = 67e12, 0.2, 2 * 1602360
+SAMPLE_US = SAMPLE_FLOP / GPU_FLOPS / GPU_SHARE * 1e6
 NCCL_BASE, NCCL_NVLINK, NCCL_NET, NCCL_GBYTES = 4.4, 1.2, 8.5, 29
 
 GPU_ASSUMPTIONS = [
-    f"A step has about {GPU_KERNELS} kernels in a row (src/engine/cudnn_train.c), which in a CUDA graph take {GPU_KERNEL_US} us each "
-    f"however little they do (assumed; no source but the order of magnitude): {GPU_KERNELS * GPU_KERNEL_US:.0f} us.",
-    f"A sample is {SAMPLE_FLOP / 1e6:.1f} Mflop ({SAMPLE_FLOP // 2:,} multiply-adds), done at {100 * GPU_SHARE:.0f}% (assumed) of an H100's "
-    f"{GPU_FLOPS / 1e12:.0f} Tflop/s in fp32 (NVIDIA's data sheet, SXM): {SAMPLE_FLOP / GPU_FLOPS / GPU_SHARE * 1e6:.2f} us.",
-    f"NCCL's all-reduce of the gradient's 496 KB (64-bit integers), by NCCL's own cost model (src/graph/tuning.cc at 01afd20: Tree, LL128, its constants for "
-    f"A100): {NCCL_BASE} us, and twice {NCCL_NVLINK} us for each further GPU of a node and {NCCL_NET} us for each doubling of nodes; "
-    f"{NCCL_GBYTES} GB/s (half of 105 GB/s x 0.915, x 0.6 at this size). {NODE} GPUs a node.",
-    "A rank has at least one sample: beyond 256 GPUs the strong batch leaves GPUs idle. Input, logging and checks cost nothing.",
+    f"A step has about {GPU_KERNELS} kernels in a row, which in a CUDA graph take {GPU_KERNEL_US} us each however little they "
+    f"do (assumed; no source but the order of magnitude): {GPU_KERNELS * GPU_KERNEL_US:.0f} us.",
+    f"A sample is {SAMPLE_FLOP / 1e6:.1f} Mflop ({SAMPLE_FLOP // 2:,} multiply-adds), done at {100 * GPU_SHARE:.0f}% (assumed) "
+    f"of an H100's {GPU_FLOPS / 1e12:.0f} Tflop/s in fp32 (NVIDIA's data sheet, SXM): {SAMPLE_US:.2f} us.",
+    "NCCL's all-reduce of the gradient's 496 KB (64-bit integers), by NCCL's own cost model (src/graph/tuning.cc at "
+    f"01afd20: Tree, LL128, its constants for A100): {NCCL_BASE} us, and twice {NCCL_NVLINK} us for each further GPU of a "
+    f"node and {NCCL_NET} us for each doubling of nodes; {NCCL_GBYTES} GB/s (half of 105 GB/s x 0.915, x 0.6 at this size). "
+    f"{NODE} GPUs a node.",
+    "A rank has at least one sample: beyond 256 GPUs the strong batch leaves GPUs idle. Input, logging and checks cost "
+    "nothing.",
 ]
 
 
@@ -91,5 +94,4 @@ def nccl_sum(gpus, count_bytes):
 
 
 def gpu_step(batch, gpus, count_bytes):
-    samples = math.ceil(batch / gpus)
-    return GPU_KERNELS * GPU_KERNEL_US + samples * SAMPLE_FLOP / GPU_FLOPS / GPU_SHARE * 1e6 + nccl_sum(gpus, count_bytes)
+    return GPU_KERNELS * GPU_KERNEL_US + math.ceil(batch / gpus) * SAMPLE_US + nccl_sum(gpus, count_bytes)

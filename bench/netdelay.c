@@ -59,7 +59,7 @@ static _Noreturn void fail(const char *what)
 
 static int open_port(const char *interface)
 {
-    const int on = 1, buffer_bytes = 8 << 20;
+    const int on = 1, buffer_bytes = 16 << 20; /* what waits for bandwidth behind a port must find room */
     struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL),
                                   .sll_ifindex = (int)if_nametoindex(interface)};
     struct packet_mreq all = {.mr_ifindex = address.sll_ifindex, .mr_type = PACKET_MR_PROMISC};
@@ -67,6 +67,7 @@ static int open_port(const char *interface)
     if (port < 0 || setsockopt(port, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on) != 0 ||
         setsockopt(port, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on) != 0 ||
         setsockopt(port, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof buffer_bytes) != 0 ||
+        setsockopt(port, SOL_SOCKET, SO_SNDBUFFORCE, &buffer_bytes, sizeof buffer_bytes) != 0 ||
         setsockopt(port, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all) != 0 ||
         bind(port, (struct sockaddr *)&address, sizeof address) != 0)
         fail(interface);

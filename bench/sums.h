@@ -23,7 +23,9 @@ static inline size_t sums_width(bool is_float)
 static inline size_t sums_repetitions(size_t bytes)
 {
     size_t count = ((size_t)64 << 20) / bytes;
-    return count > SUMS_MAX_REPETITIONS ? SUMS_MAX_REPETITIONS : count < SUMS_MIN_REPETITIONS ? SUMS_MIN_REPETITIONS : count;
+    return count > SUMS_MAX_REPETITIONS   ? SUMS_MAX_REPETITIONS
+           : count < SUMS_MIN_REPETITIONS ? SUMS_MIN_REPETITIONS
+                                          : count;
 }
 
 /* --- terms and totals ------------------------------------------------------------------------------- */

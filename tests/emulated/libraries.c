@@ -232,8 +232,10 @@ struct ncclComm {
 
 struct reduction {
     MPI_Comm mpi;
-    int64_t *buffer;
+    const void *from;
+    void *to;
     int count;
+    MPI_Datatype type;
     MPI_Request request; /* MPI_REQUEST_NULL: not begun */
     bool begun;
 };
@@ -243,7 +245,7 @@ static bool run_reduction(void *context)
     struct reduction *r = context;
     int done;
     if (!r->begun)
-        MPI_Iallreduce(MPI_IN_PLACE, r->buffer, r->count, MPI_INT64_T, MPI_SUM, r->mpi, &r->request);
+        MPI_Iallreduce(r->from == r->to ? MPI_IN_PLACE : r->from, r->to, r->count, r->type, MPI_SUM, r->mpi, &r->request);
     r->begun = true;
     MPI_Test(&r->request, &done, MPI_STATUS_IGNORE);
     return done;
@@ -252,8 +254,9 @@ static bool run_reduction(void *context)
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type,
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
 {
-    struct reduction reduction = {.mpi = comm->mpi, .buffer = to, .count = (int)count};
-    if (from != to || type != ncclInt64 || operation != ncclSum)
+    struct reduction reduction = {comm->mpi, from, to, (int)count, type == ncclFloat ? MPI_FLOAT : MPI_INT64_T,
+                                  MPI_REQUEST_NULL, false};
+    if ((type != ncclInt64 && type != ncclFloat) || operation != ncclSum)
         return ncclInvalidArgument;
     emulated_queue(stream, run_reduction, &reduction, sizeof reduction);
     return ncclInProgress;
