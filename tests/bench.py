@@ -207,10 +207,10 @@ def emulated():
                                                             "LD_LIBRARY_PATH": str(parts)})
         return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
-    code, output = run(place / "scaling_rank", *DATA, "--batch-size", "32", "--max-steps", "32")
+    code, output = run(place / "scaling_rank", *DATA, "--batch-size", "32", "--max-steps", "32", "--engine", "cudnn")
     check(code == 0 and output[0]["engine"] == "cudnn" and output[0]["same"] and min(output[0]["step"]) > 0,
           "scaling_rank times whole steps of the GPU engine", output)
-    subprocess.run(["make", "-s", "-C", ROOT, parts / "nccl_rank"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["make", "-s", "-C", ROOT, "build/gcc-native/emulated/nccl_rank"], check=True, stdout=subprocess.DEVNULL)
     code, rows = run(parts / "nccl_rank", "4096")
     kinds = {(row["type"], row["in_place"], row["bytes"]) for row in rows}
     check(code == 0 and {(kind, place_, 4096) for kind in ("float", "int64") for place_ in (True, False)} <= kinds
