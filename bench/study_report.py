@@ -303,7 +303,7 @@ def about(record):
 def section(record):
     """Markdown for bench/RESULTS.md; the figures lie in figures/ beside it."""
     nets = {name[-1]: run for name, run in record["runs"].items() if name.startswith("seed1/") and run["checks"]}
-    lines = ["## The study", "", "`bench/study`. " + " ".join(about(record)), ""]
+    lines = ["`bench/study`. " + " ".join(about(record)), ""]
     if len(nets) < len(NETS):
         return "\n".join([*lines, "No net has been checked yet.", ""])
     lines += ["Accuracies in %. The best test check is chosen on the test set itself and so flatters; the last is not.",
