@@ -244,8 +244,8 @@ def conclude_stall(nets):
     verdict = "Confirmed" if len(stalled) == 2 else f"Only in {stalled[0]}" if stalled else "Not so"
     known = listed(f"{nets[net]['checks'][-1][1]:.1f}% ({net})" for net in stalled)
     return (f"**Dropout in the convolutions stalls the loss.** {verdict}. The last training loss is "
-            f"{listed(f'{net} {loss:.3f}' for net, loss in final.items())}, where guessing has 2.303; over the second half "
-            f"of the epochs it fell by {listed(f'{fallen[net]:.3f} ({net})' for net in 'CD')}."
+            f"{listed(f'{net} {loss:.3f}' for net, loss in final.items())}, where guessing has 2.303; over the second "
+            f"half of the epochs it fell by {listed(f'{fallen[net]:.3f} ({net})' for net in 'CD')}."
             + (f" Even with all units in place, as at a check, {known} of the training set are right: such a net "
                "underfits." if stalled else ""))
 
@@ -295,7 +295,7 @@ def about(record):
     data = ", ".join(sorted({DATA.get(run["data"], f"data of digest {run['data']}") for run in runs}))
     waiting = unfinished(record)
     return [f"Data: {data}.",
-            f"dtrain {several('revision')} ({several('build')}), engine {several('engine')}, {several('ranks')} ranks on "
+            f"dtrain {several('revision')} ({several('build')}), engine {several('engine')}, ranks: {several('ranks')}, on "
             f"{hosts}; started {min(run['started'] for run in runs)[:10]}.",
             f"Not finished: {'; '.join(waiting)}." if waiting else "All runs are finished."]
 
@@ -303,7 +303,7 @@ def about(record):
 def section(record):
     """Markdown for bench/RESULTS.md; the figures lie in figures/ beside it."""
     nets = {name[-1]: run for name, run in record["runs"].items() if name.startswith("seed1/") and run["checks"]}
-    lines = ["## The study", "", "`bench/study`. " + " ".join(about(record)), ""]
+    lines = ["`bench/study`. " + " ".join(about(record)), ""]
     if len(nets) < len(NETS):
         return "\n".join([*lines, "No net has been checked yet.", ""])
     lines += ["Accuracies in %. The best test check is chosen on the test set itself and so flatters; the last is not.",
