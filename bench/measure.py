@@ -140,6 +140,12 @@ def show(record, report):
     return f"```\n{head}\n```\n\n{report(record)}\n{verdict}\n"
 
 
+def to_json(record):
+    """Readable, and a list of numbers on one line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[\s+([-+.\d][^][{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
 def main(doc, run, report, arguments=lambda parser: None):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
@@ -155,6 +161,6 @@ def main(doc, run, report, arguments=lambda parser: None):
             return 0
         record = {"header": facts, **record}
         if options.json:
-            options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            options.json.write_text(to_json(record), encoding="utf-8")
     print(show(record, report), end="")
     return 1 if record["faults"] else 0
