@@ -186,10 +186,13 @@ $(BUILD)/emulated/%.o: % | found
 	  -MMD -MP -c -o $@ $<
 
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-bench: $(BENCHES) ## build the benchmarks in build/.../bench
+BENCH_GPU_PART := $(if $(GPU),$(BUILD)/bench/scaling_rank-cuda.so)
+bench: $(BENCHES) $(BENCH_GPU_PART) ## build the benchmarks in build/.../bench
 $(BENCHES): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(PARTS) $(LIBS) -ldl
+$(BUILD)/bench/%-cuda.so: $(BUILD)/$(NAME)-cuda.so
+	@ln -sf ../$(<F) $@
 .PHONY: bench
 
 # Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.

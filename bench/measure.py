@@ -38,7 +38,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, FIGURES = ROOT / "bench" / "results", ROOT / "bench" / "figures"
+FOLDER = Path(os.environ.get("DTRAIN_BENCH") or ROOT / "bench")  # of RESULTS.md and what it is made from
+RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
 plot = ModuleType("plot")
 SourceFileLoader("plot", str(ROOT / "launch" / "plot")).exec_module(plot)
 COLORS = [*plot.COLORS.values(), *plot.MORE_COLORS]
@@ -119,7 +120,7 @@ def table(head, rows):
 
 def figure(name, script):
     """script: gnuplot's, from `set xlabel` to `plot`."""
-    FIGURES.mkdir(exist_ok=True)
+    FIGURES.mkdir(parents=True, exist_ok=True)
     plot.write(FIGURES / f"{name}.svg", plot.render(f"{plot.TERMINALS['svg']}\n{plot.STYLE}\n{script}\n"))
 
 

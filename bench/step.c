@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/median.h"
 #include "bench/walk.h"
 #include "kernels/cpu/vector.h"
 #include "kernels/reference/reference.h"
@@ -22,18 +23,6 @@
 
 enum { BATCH = 256, PICTURES = 10 * BATCH, WARM_UP = 100, ROUNDS = 9, STEPS = 10, CHECKED = 64 };
 static const double TOLERANCE = 1e-5, MARGIN = 2e-6; /* of reference_margin */
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, compare);
-    return values[count / 2];
-}
 
 /* Multiply-adds a second of one core: independent chains, enough of them to hide the latency. */
 static double measure_peak(void)

@@ -1,0 +1,240 @@
+/* scaling_rank - one rank of bench/scaling: where the time of a training step goes when ranks share the work.
+ *
+ *   mpirun -np N scaling_rank [OPTIONS of dtrain]      --max-steps: how many steps are timed, 320 if not given
+ *
+ * Trains as dtrain does, whole batches only, through the same interface. After a warm-up, blocks of undisturbed steps
+ * alternate with blocks in which every part of a step is timed, with a barrier before the sum: what a rank waits
+ * there is imbalance, what follows is the sum itself. Rank 0 prints one line of JSON: milliseconds a step, medians
+ * over the blocks, by rank; and the digest of the weights at the end, which depends on nothing but the options.
+ * An engine that runs its steps itself (on a GPU) is timed as a whole.
+ */
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench/median.h"
+#include "clock.h"
+#include "engine.h"
+#include "options.h"
+#include "sampler.h"
+#include "synthetic.h"
+#include "version.h"
+
+enum { WARM_UP = 48, BLOCK = 16, STEPS = 320, MAX_BLOCKS = 1000 };
+
+enum part { STEP, COMPUTE, WAIT, SUM, UPDATE, PARTS };
+static const char *const names[PARTS] = {"step", "compute", "wait", "sum", "update"};
+
+struct bench {
+    const struct options *options;
+    struct dataset data;
+    struct comm *comm;
+    struct engine *engine;
+    uint32_t *order;
+    size_t in_epoch; /* samples of the epoch's order that are used up */
+    uint64_t step, epoch;
+    double times[PARTS][MAX_BLOCKS]; /* seconds a step */
+};
+
+static volatile sig_atomic_t never;
+
+/* --- steps ------------------------------------------------------------------------------------------ */
+
+static void begin_epoch(struct bench *b)
+{
+    sampler_shuffle(b->options->seed, b->epoch++, b->data.train.count, b->order);
+    b->engine->ops->begin_epoch(b->engine, b->order);
+    b->in_epoch = 0;
+}
+
+/* Makes sure that so many whole batches are left of the epoch; those of a smaller rest are left out. */
+static void reserve(struct bench *b, size_t steps)
+{
+    if (b->in_epoch + steps * b->options->batch_size > b->data.train.count)
+        begin_epoch(b);
+}
+
+static void train(struct bench *b, size_t steps)
+{
+    for (size_t done = 0; done < steps;) {
+        reserve(b, 1);
+        size_t left = (b->data.train.count - b->in_epoch) / b->options->batch_size;
+        left = left < steps - done ? left : steps - done;
+        struct span span = {b->step, b->in_epoch, b->in_epoch + left * b->options->batch_size,
+                            (float)b->options->learning_rate, &never};
+        struct train_report report;
+        engine_train(b->engine, &span, &report);
+        b->step += report.steps;
+        b->in_epoch += report.samples;
+        done += report.steps;
+        if (report.not_finite) {
+            fprintf(stderr, "scaling_rank: the loss of step %llu is not finite\n", (unsigned long long)b->step);
+            MPI_Abort(MPI_COMM_WORLD, EXIT_RUNTIME);
+        }
+    }
+}
+
+/* As engine_train_one, with a clock between its calls. Adds to spent[]. */
+static void train_part_by_part(struct bench *b, double spent[PARTS])
+{
+    struct engine *engine = b->engine;
+    size_t batch = b->options->batch_size;
+    double clock[PARTS];
+    reserve(b, 1);
+    clock[0] = clock_seconds();
+    engine->ops->gradient(engine, b->step, b->in_epoch, b->in_epoch + batch);
+    clock[COMPUTE] = clock_seconds();
+    comm_barrier(b->comm);
+    clock[WAIT] = clock_seconds();
+    comm_sum(engine->sums);
+    clock[SUM] = clock_seconds();
+    engine->ops->update(engine, (float)b->options->learning_rate, batch);
+    clock[UPDATE] = clock_seconds();
+    for (int p = COMPUTE; p < PARTS; p++)
+        spent[p] += clock[p] - clock[p - 1];
+    b->step++;
+    b->in_epoch += batch;
+}
+
+static size_t measure(struct bench *b)
+{
+    bool whole = b->engine->ops->train != NULL;
+    size_t steps = b->options->max_steps ? b->options->max_steps : STEPS;
+    size_t blocks = (steps + 2 * BLOCK - 1) / (2 * BLOCK);
+    blocks = blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS;
+    train(b, WARM_UP);
+    for (size_t i = 0; i < blocks; i++) {
+        comm_barrier(b->comm);
+        double spent[PARTS] = {0}, start = clock_seconds();
+        train(b, BLOCK);
+        spent[STEP] = clock_seconds() - start;
+        for (int k = 0; k < BLOCK && !whole; k++)
+            train_part_by_part(b, spent);
+        for (int p = 0; p < PARTS; p++)
+            b->times[p][i] = spent[p] / BLOCK;
+        if (whole)
+            train(b, BLOCK);
+    }
+    return blocks;
+}
+
+/* --- the report ------------------------------------------------------------------------------------- */
+
+/* Collective. */
+static void report(struct bench *b, size_t blocks)
+{
+    int size = comm_size(b->comm), odd;
+    double mine[PARTS], *all = malloc((size_t)size * sizeof mine);
+    float weights[LENET5_WEIGHTS];
+    for (int p = 0; p < PARTS; p++)
+        mine[p] = 1e3 * median(b->times[p], blocks);
+    comm_gather(b->comm, mine, sizeof mine, all);
+    b->engine->ops->read(b->engine, weights, NULL);
+    uint64_t digest = lenet5_digest(weights);
+    bool same = comm_same(b->comm, digest, &odd);
+
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "revision", version_revision);
+    cJSON_AddStringToObject(json, "engine", b->engine->ops->name);
+    cJSON_AddNumberToObject(json, "ranks", size);
+    cJSON_AddNumberToObject(json, "hosts", comm_host_count(b->comm));
+    cJSON_AddNumberToObject(json, "batch", (double)b->options->batch_size);
+    cJSON_AddNumberToObject(json, "steps", (double)b->step);
+    for (int p = 0; p < PARTS; p++) {
+        cJSON *list = cJSON_AddArrayToObject(json, names[p]);
+        for (int r = 0; r < size; r++)
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(all[r * PARTS + p]));
+    }
+    char text[17];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)digest);
+    cJSON_AddStringToObject(json, "digest", text);
+    cJSON_AddBoolToObject(json, "same", same); /* on all ranks */
+    if (comm_rank(b->comm) == 0) {
+        char *line = cJSON_PrintUnformatted(json);
+        puts(line);
+        free(line);
+    }
+    cJSON_Delete(json);
+    free(all);
+}
+
+/* --- opening ---------------------------------------------------------------------------------------- */
+
+static void alive(void *world)
+{
+    comm_alive(world);
+}
+
+/* As dtrain's main does. */
+static bool open_data(struct bench *b, struct comm *world, struct error *error)
+{
+    char directory[4096];
+    size_t train_count, test_count;
+    const char *wanted = b->options->data;
+    bool synthetic = wanted != NULL && synthetic_parse(wanted, &train_count, &test_count, error);
+    if (synthetic && comm_host_rank(world) == 0)
+        synthetic_make(train_count, test_count, directory, alive, world, error);
+    if (!comm_agree(world, error))
+        return false;
+    if (synthetic)
+        synthetic_make(train_count, test_count, directory, alive, world, error); /* is there: names it */
+    else
+        dataset_find(wanted, directory, error);
+    if (error->code == EXIT_DONE && dataset_open(&b->data, directory, error) &&
+        b->data.train.count < b->options->batch_size)
+        error_set(error, EXIT_USAGE, "--batch-size: more than the %zu pictures there are", b->data.train.count);
+    return comm_agree(world, error);
+}
+
+static bool open_engine(struct bench *b, struct comm *world, struct error *error)
+{
+    char why[300];
+    struct net nets[NETS];
+    const struct options *o = b->options;
+    const struct engine_ops *ops = engine_choose(o->engine, why, sizeof why, error);
+    options_nets(o, nets);
+    if (comm_agree(world, error))
+        b->comm = comm_split(world, 0, o->comm, ops->on_gpu, error);
+    if (!comm_agree(world, error))
+        return false;
+    struct engine_setup setup = {.data = &b->data, .comm = b->comm, .batch_size = o->batch_size,
+                                 .masks = masks_make(o->seed, nets[0].p_conv, nets[0].p_fc),
+                                 .momentum = (float)o->momentum, .precision = engine_precision(o->precision)};
+    b->engine = ops->open(&setup, error);
+    return comm_agree(world, error);
+}
+
+static void run(const struct options *options, struct comm *world, struct error *error)
+{
+    struct bench *b = calloc(1, sizeof *b);
+    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS] = {0};
+    b->options = options;
+    if (!open_data(b, world, error) || !open_engine(b, world, error))
+        return; /* the process ends */
+    b->order = malloc(b->data.train.count * sizeof *b->order);
+    lenet5_initialise(options->seed, weights);
+    b->engine->ops->write(b->engine, weights, momentum);
+    begin_epoch(b);
+    report(b, measure(b));
+    b->engine->ops->close(b->engine);
+    comm_close(b->comm);
+    dataset_close(&b->data);
+    free(b->order);
+    free(b);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct error error = {0};
+    options_parse(argc, argv, &options, &error);
+    MPI_Init(&argc, &argv);
+    struct comm *world = comm_open_world(60);
+    if (comm_agree(world, &error))
+        run(&options, world, &error);
+    if (comm_rank(world) == 0 && error.code != EXIT_DONE)
+        fprintf(stderr, "scaling_rank: %s\n", error.text);
+    comm_close(world);
+    MPI_Finalize();
+    return (int)error.code;
+}
