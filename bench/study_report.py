@@ -275,15 +275,15 @@ def describe_sweep(record):
     rates = sorted({p for of in points.values() for p in of})
     cell = lambda run: f"{best_test(run):.2f} / {run['checks'][-1][2]:.2f}" if run else "-"
     rows = [[f"{p:g}", cell(points["fc"].get(p)), cell(points["conv"].get(p))] for p in rates]
-    epochs = next(run["epochs"] for of in points.values() for run in of.values())
+    one = next(run for of in points.values() for run in of.values())
     tops = {where: max(of, key=lambda p: best_test(of[p])) for where, of in points.items() if of}
     finals = {where: max(of, key=lambda p: of[p]["checks"][-1][2]) for where, of in points.items() if of}
     kinds = {"fc": "fully connected (B)", "conv": "convolutions (C)"}
     best_of = "; ".join(f"{kinds[where]}: p = {tops[where]:g} by the best check, {finals[where]:g} by the last"
                         for where in tops)
     return ["### Other rates of dropout", "",
-            f"Test accuracy, %, within {epochs} epochs, best check / last check, a check every 10; one seed. p = 0 is "
-            "net A.", "", table(["p", *kinds.values()], rows), f"The best rate is, for {best_of}.", "",
+            f"Test accuracy, %, within {one['epochs']} epochs, best check / last check, a check every "
+            f"{one['checks'][0][0]}; one seed. p = 0 is net A.", "", table(["p", *kinds.values()], rows), f"The best rate is, for {best_of}.", "",
             "![Test accuracy over the dropout rate](figures/sweep.svg)", ""]
 
 
