@@ -103,7 +103,9 @@ def header(*more):
     """The facts every result carries, a line each."""
     versions = [first_line("mpirun", "--version").replace("mpirun (", "").replace(")", ""),
                 first_line("gcc", "--version"), f"Linux {os.uname().release}", f"Python {sys.version.split()[0]}"]
-    command = " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    # Of a path from the root its last part: the rest is of one machine alone.
+    arguments = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
+    command = " ".join([os.path.relpath(sys.argv[0], ROOT), *arguments])
     return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions), *more,
             f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", "; ".join(gpus()) or "no GPU", command,
             datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
