@@ -7,34 +7,26 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads two bytes as one number");
 
-/* As many 16-bit numbers as a vector has lanes. */
-typedef int16_t shorts __attribute__((vector_size(2 * LANES)));
-
-KERNEL void store(float *to, shorts numbers, float factor)
-{
-    vec_store(to, __builtin_convertvector(numbers, vec) * factor);
-}
-
-/* A pixel p stands for (2p - 255) / 255. Sums of pixels are formed as integers, so each number is
+/* A pixel p stands for (2p - 255) / 255. Sums of pixels are formed as 16-bit integers, so each number is
  * rounded once. Two neighbouring columns are the two bytes of one 16-bit number. */
-KERNEL void row_columns(const uint8_t *row, float columns[7][16])
+static inline void row_columns(const uint8_t *restrict row, float columns[restrict 7][16])
 {
-    for (int x = 0; x < 16; x += LANES) {
-        shorts d[6];
+    const float half = 1 / 255.0f, one = 2 / 255.0f;
+    for (int x = 0; x < 16; x++) {
+        int16_t d[6];
         UNROLL for (int k = 0; k < 3; k++) {
-            words pair;
+            uint16_t pair;
             memcpy(&pair, row + 2 * (x + k), sizeof pair);
-            d[2 * k] = (shorts)(pair & 255);
-            d[2 * k + 1] = (shorts)(pair >> 8);
+            d[2 * k] = pair & 255;
+            d[2 * k + 1] = (int16_t)(pair >> 8);
         }
-        const float half = 1 / 255.0f, one = 2 / 255.0f;
-        store(&columns[0][x], d[0] - d[2], one);
-        store(&columns[1][x], d[1] + d[2] - 255, one);
-        store(&columns[2][x], d[2] - d[1], one);
-        store(&columns[3][x], d[1] - d[3], one);
-        store(&columns[4][x], d[3] - d[4], one);
-        store(&columns[5][x], 2 * d[4] - 255, half);
-        store(&columns[6][x], d[4] - d[5], one);
+        columns[0][x] = (int16_t)(d[0] - d[2]) * one;
+        columns[1][x] = (int16_t)(d[1] + d[2] - 255) * one;
+        columns[2][x] = (int16_t)(d[2] - d[1]) * one;
+        columns[3][x] = (int16_t)(d[1] - d[3]) * one;
+        columns[4][x] = (int16_t)(d[3] - d[4]) * one;
+        columns[5][x] = (int16_t)(2 * d[4] - 255) * half;
+        columns[6][x] = (int16_t)(d[4] - d[5]) * one;
     }
 }
 
