@@ -12,8 +12,9 @@ A benchmark is a script with a function that measures and one that reports, and 
                           may draw figures. It knows nothing but the record
 
 main gives the script the options --json FILE (write the record) and --report FILE (no measurement: report a record
-written before), adds record["header"], prints header, report and verdict, and returns the exit code, 0 for VALID.
-bench/run calls every benchmark so and puts the reports together.
+written before), adds record["header"], prints header, report and verdict, and returns the exit code: 0 for VALID, or when there
+is nothing to measure, and 3 for INVALID. Any other code, so that of every exception and of sys.exit with words, says that
+there is no record. bench/run calls every benchmark so and puts the reports together.
 
     launch(ranks, program, *arguments)   runs it by launch/run; CompletedProcess with stdout
     build_path("scaling")                the program that `make bench` makes of bench/scaling.c
@@ -42,6 +43,7 @@ FOLDER = Path(os.environ.get("DTRAIN_BENCH") or ROOT / "bench")  # of RESULTS.md
 RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
 plot = ModuleType("plot")
 SourceFileLoader("plot", str(ROOT / "launch" / "plot")).exec_module(plot)
+INVALID = 3  # the exit code; 1 is Python's own
 COLORS = [*plot.COLORS.values(), *plot.MORE_COLORS]
 
 
@@ -99,14 +101,14 @@ def describe_cpu():
     return f"{fact('model name')} (family {fact('cpu family')}, model {fact('model')}, {vectors}), {cores()} cores"
 
 
-def header(*more):
+def header():
     """The facts every result carries, a line each."""
     versions = [first_line("mpirun", "--version").replace("mpirun (", "").replace(")", ""),
                 first_line("gcc", "--version"), f"Linux {os.uname().release}", f"Python {sys.version.split()[0]}"]
     # Of a path from the root its last part: the rest is of one machine alone.
     arguments = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
     command = " ".join([os.path.relpath(sys.argv[0], ROOT), *arguments])
-    return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions), *more,
+    return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions),
             f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", "; ".join(gpus()) or "no GPU", command,
             datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
 
@@ -174,4 +176,4 @@ def main(doc, run, report, arguments=lambda parser: None):
         if options.json:
             options.json.write_text(to_json(record), encoding="utf-8")
     print(show(record, report), end="")
-    return 1 if record["faults"] else 0
+    return INVALID if record["faults"] else 0

@@ -73,7 +73,7 @@ def spoiled(name, spoil, what):
     path = FOLDER / f"spoiled-{name}.json"
     path.write_text(json.dumps(record))
     code, output = bench(name, "--report", path)
-    check(code == 1 and "\nINVALID:\n- " in output and "\nVALID" not in output, f"{name}: {what} is INVALID", output)
+    check(code == 3 and "\nINVALID:\n- " in output and "\nVALID" not in output, f"{name}: {what} is INVALID", output)
 
 
 # --- each benchmark -----------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def model():
         point["sum"] *= 3 if point["hosts"] == 2 else 0.2
     paths["network"].write_text(json.dumps(made["network"]))
     code, output = bench("model")
-    check(code == 1 and "INVALID" in output, "model: points that no constants explain are INVALID", output)
+    check(code == 3 and "INVALID" in output, "model: points that no constants explain are INVALID", output)
     for name, path in paths.items():
         path.write_bytes(kept[name]) if name in kept else path.unlink()
 
@@ -181,10 +181,16 @@ def whole():
     figures = re.findall(r"\]\((figures/\w+\.svg)\)", text)
     check(figures and all((BENCH / figure).read_text().rstrip().endswith("</svg>") for figure in figures),
           "run --report: every figure is drawn", figures)
-    record = record_of("scaling")
-    (BENCH / "results" / "scaling.json").write_text(json.dumps({**record, "faults": ["something"]}))
+    path = BENCH / "results" / "scaling.json"
+    good = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(good), "faults": ["something"]}))
     code, output = bench("run", "--report")
+    path.write_bytes(good)
     check(code == 1 and "INVALID" in output, "run --report: one INVALID result is the exit code's too", output)
+    record = (BENCH / "results" / "layers.json").read_bytes()
+    code, output = bench("run", "layers", "--", "--nets", "X")
+    check(code == 1 and "layers failed" in output and (BENCH / "results" / "layers.json").read_bytes() == record,
+          "run: a part that fails is told, is the exit code's too, and leaves its record", output)
     code, output = bench("run", "speed")
     check(code != 0 and "speed" in output and "scaling" in output, "run: an unknown part is refused, the known named",
           output)
