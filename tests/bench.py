@@ -23,7 +23,8 @@ TINY = {
     "layers": ["--nets", "D"],
     "scaling": [*DATA, "--np", "1,3", "--batch-size", "64", "--steps", "32", "--rounds", "1"],
     "allreduce": ["--np", "2,3", "--max-bytes", "4096", "--rounds", "2"],
-    "network": [*DATA, "--hosts", "2", "--mbits", "1000", "--delays", "0,50", "--algorithms", "default,doubling"],
+    "network": [*DATA, "--hosts", "2", "--mbits", "1000", "--delays", "0,50", "--algorithms", "default,doubling",
+                "--rounds", "2"],
 }
 
 
@@ -123,7 +124,12 @@ def network():
     check([(p["delay_us"], p["algorithm"]) for p in record_of("network")["points"]]
           == [(0, "default"), (0, "doubling"), (50, "default"), (50, "doubling")], "network: every point",
           record_of("network"))
+    check(all(len(p["sums"]) == 2 and min(p["sums"]) <= p["sum"] <= max(p["sums"])
+              for p in record_of("network")["points"]), "network: the median of two rounds", record_of("network"))
     spoiled("network", lambda record: record["points"][1].update(digest="0123456789abcdef"), "another digest somewhere")
+    run = {part: 1 for part in ("step", "compute", "wait", "sum", "update")}
+    merged = load("network").merge([{**run, "same": same, "digest": digest} for same, digest in ((True, "a"), (False, "b"))])
+    check(not merged["same"] and merged["digest"] == "a, b", "network: rounds that differ are told", merged)
 
 
 def model():
