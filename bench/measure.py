@@ -17,6 +17,7 @@ is nothing to measure, and 3 for INVALID. Any other code, so that of every excep
 there is no record. bench/run calls every benchmark so and puts the reports together.
 
     launch(ranks, program, *arguments)   runs it by launch/run; CompletedProcess with stdout
+    train(ranks, epochs, *options)       runs dtrain; samples a second of each epoch, and the weights' digest
     build_path("scaling")                the program that `make bench` makes of bench/scaling.c
     interleave(contenders, rounds)       every round calls each contender once, in turn: {name: [result, ...]}
     spread(values, ",.0f")               "median (least-most)"
@@ -60,6 +61,17 @@ def launch(ranks, program, *arguments, env={}, launcher=()):
         command = [ROOT / "launch" / "run", "-np", ranks, *launcher, *arguments]
         return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=False,
                               env={**os.environ, "DTRAIN": str(program), "TMPDIR": temporary, **env})
+
+
+def train(ranks, epochs, *options, program=ROOT / "dtrain", env={}):
+    """([samples a second of each epoch], digest of the weights at the end) of dtrain, without checks."""
+    with tempfile.TemporaryDirectory() as directory:
+        done = launch(ranks, program, *options, "--epochs", epochs, "--eval-every", epochs + 1,
+                      "--out", f"{directory}/run", env=env)
+        if done.returncode != 0:
+            sys.exit(f"dtrain on {ranks} ranks ended with code {done.returncode}")
+        lines = Path(directory, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["images_per_second"] for line in lines], re.search(r"weights: (\w+)", done.stdout)[1]
 
 
 def interleave(contenders, rounds):

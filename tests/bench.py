@@ -101,6 +101,14 @@ def scaling():
     spoiled("scaling", change("weak"), "another digest in a weak row")
     spoiled("scaling", change("epochs"), "another digest after whole epochs")
     spoiled("scaling", lambda record_: record_["strong"]["3"][0].update(same=False), "ranks that differ")
+    on_gpu = record_of("scaling") | {"gpus": 1}
+    for run in [run for kind in ("strong", "weak") for runs in on_gpu[kind].values() for run in runs]:
+        run.update(engine="cudnn", **{part: [0] * run["ranks"] for part in ("compute", "wait", "sum", "update")})
+    path = FOLDER / "on-gpu.json"
+    path.write_text(json.dumps(on_gpu))
+    code, output = bench("scaling", "--report", path)
+    check(code == 0 and "| 3 on 1 GPUs |" in output and "compute |" not in output,
+          "scaling: a GPU engine's steps have no parts, and its ranks share GPUs, not cores", output)
 
 
 def allreduce():
@@ -143,7 +151,7 @@ def model():
     def runs(batch, ranks):
         compute = known["fixed"] + known["per_tile"] * batch / formulas.TILE / ranks
         step = formulas.cpu_step(known, batch, ranks, 2, size)
-        return [{"batch": batch, "ranks": ranks, "step": [step], "compute": [compute], "sum": [0],
+        return [{"engine": "cpu", "batch": batch, "ranks": ranks, "step": [step], "compute": [compute], "sum": [0],
                  "wait": [known["imbalance"] * compute], "update": [known["update"]]}]
 
     header = {"header": ["dtrain", "date"], "faults": []}
