@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The benchmarks, tiny: that they run, what they report, and that a wrong result is INVALID."""
 
+import argparse
 import json
 import os
 import re
@@ -230,6 +231,22 @@ def emulated():
     code, output = run(place / "scaling_rank", *DATA, "--batch-size", "32", "--max-steps", "32", "--engine", "cudnn")
     check(code == 0 and output[0]["engine"] == "cudnn" and output[0]["same"] and min(output[0]["step"]) > 0,
           "scaling_rank times whole steps of the GPU engine", output)
+    dropout = load("dropout")
+    dropout.measure.build_path = lambda name: place / name
+    for name in "dropout", "dropout-cuda.so":
+        shutil.copy(parts / name, place)
+    os.environ["LD_LIBRARY_PATH"] = str(parts)
+    record = dropout.run(argparse.Namespace(mib=1, rounds=2))
+    del os.environ["LD_LIBRARY_PATH"]
+    check(not record["faults"] and len(record["rows"]) == 13 and all(
+        len(row["us"]) == 2 and min(row["us"]) > 0 for row in record["rows"]), "dropout: a copy and six kinds", record)
+    rows = {(row[0], row[1]): row for row in tables(dropout.report({**record, "bytes": 2 << 20, "rows": [
+        {"name": "copy", "pass": "", "us": [9.0, 10.0, 30.0], "wrong": 0},
+        {"name": "Dropout", "pass": "forward", "us": [20.0, 20.0, 30.0], "wrong": 3}]}))}
+    check(rows["Dropout", "forward"][2:] == ["20.0 (20.0-30.0)", "210", "50%", "3"],
+          "dropout: bandwidth, and what share of a copy's in the same round", rows)
+    record["rows"][5]["wrong"] = 1
+    check(len(dropout.find_faults(record)) == 1, "dropout: one wrong number is INVALID", record)
     subprocess.run(["make", "-s", "-C", ROOT, "build/gcc-native/emulated/nccl_rank"], check=True, stdout=subprocess.DEVNULL)
     code, rows = run(parts / "nccl_rank", "4096")
     kinds = {(row["type"], row["in_place"], row["bytes"]) for row in rows}
@@ -243,6 +260,9 @@ if Path(PROGRAM).name != "dtrain":
     skip_all("the benchmarks are built for speed alone")
 subprocess.run(["make", "-s", "-C", ROOT, "bench"], check=True, stdout=subprocess.DEVNULL)
 measure("layers")
+code_, output_ = bench("dropout")
+check(code_ == 0 and (output_.startswith("SKIPPED: ") or output_.endswith("\nVALID\n")),
+      "dropout measures a GPU, or says why it does not", output_)
 spoiled("layers", lambda record: record["nets"][0].update(same_sums=False), "sums that are not the engine's")
 scaling()
 allreduce()
