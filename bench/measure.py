@@ -106,6 +106,15 @@ def gpus():
     return []
 
 
+def describe_gpus():
+    """Names and driver, and the libraries that the GPU part uses."""
+    names = gpus()
+    if not names:
+        return "no GPU"
+    doctor = subprocess.run([ROOT / "dtrain", "--doctor"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    return "; ".join([*names, *re.findall(r"^gpu +(.*)$", doctor, re.M)])
+
+
 def describe_cpu():
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fact = lambda key: (re.search(rf"^{key}\s*: (.*)$", text, re.M) or ["", "unknown"])[1]
@@ -121,7 +130,7 @@ def header():
     arguments = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
     command = " ".join([os.path.relpath(sys.argv[0], ROOT), *arguments])
     return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions),
-            f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", "; ".join(gpus()) or "no GPU", command,
+            f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", describe_gpus(), command,
             datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
 
 
