@@ -44,12 +44,12 @@ static void measure(struct sum *sum, const char *by)
     size_t repetitions = sums_repetitions(sum->count * sums_width(is_float)), wrong = 0;
     double times[SUMS_MAX_REPETITIONS];
     for (size_t k = 0; k < repetitions; k++) {
-        sums_fill(sum->terms, sum->count, is_float, comm_rank(sum->comm));
+        sums_fill(sum->terms, sum->count, is_float, comm_rank(sum->comm), k);
         comm_barrier(sum->comm);
         double start = clock_seconds();
         do_sum(sum);
         times[k] = clock_seconds() - start;
-        wrong += sums_count_wrong(sum->totals, sum->count, is_float, comm_size(sum->comm));
+        wrong += sums_count_wrong(sum->totals, sum->count, is_float, comm_size(sum->comm), k);
     }
     sums_print(sum->comm, by, is_float, sum->count, sum->terms == sum->totals, times, repetitions, wrong);
 }

@@ -1,11 +1,13 @@
 /* dropout - the bandwidth of the dropout family beside a plain copy, on the GPU if there is one, else on a core.
  *
- *   dropout [MIB]     MIB: of a tensor; 256 on a GPU, 64 on the CPU
+ *   dropout [--json] [MIB]     MIB: of a tensor; 256 on a GPU, 64 on the CPU
  *
+ * --json is for the script bench/dropout, of a GPU alone: without one, nothing is measured and "skipped" says why.
  * Bandwidth counts every number read once and written once. (What is dropped with its whole channel is not
  * even read, so the feature kinds can pass a copy.) Every result is compared with one made on the host under
  * the same mask. Ends VALID, or INVALID with exit code 1 when a number is wrong.
  */
+#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,7 +118,11 @@ struct bench {
     float *x, *y;                 /* there */
     float *input, *result, *wanted;
     uint8_t *keep;
-    double copy_microseconds;
+};
+
+struct result {
+    double microseconds;
+    size_t wrong; /* numbers */
 };
 
 /* A pass on the clock. */
@@ -161,48 +167,89 @@ static size_t count_wrong(const struct bench *b, const struct pass *pass)
     return wrong;
 }
 
-/* Prints time, bandwidth, share of a copy's and wrong numbers. Returns whether there is none. */
-static bool measure(struct bench *b, const struct pass *pass)
+static struct result measure(const struct bench *b, const struct dropout *dropout, bool backward)
 {
+    const struct pass pass = {b, dropout, backward};
     memset(b->result, 0xff, b->bytes); /* NaN: what nobody writes is seen */
     b->processor->copy(b->y, b->result, b->bytes, b->stream);
-    double microseconds = b->processor->time((struct timed){queue, (void *)pass}, b->stream);
-    size_t wrong = count_wrong(b, pass);
-    if (pass->dropout == NULL)
-        b->copy_microseconds = microseconds;
-    printf("  %10.1f %8.1f %8.0f%% %6zu", microseconds, 2e-3 * (double)b->bytes / microseconds,
-           100 * b->copy_microseconds / microseconds, wrong);
-    fflush(stdout);
-    return wrong == 0;
+    double microseconds = b->processor->time((struct timed){queue, (void *)&pass}, b->stream);
+    return (struct result){microseconds, count_wrong(b, &pass)};
 }
 
-static bool measure_module(struct bench *b, const struct module *module)
+/* The copy, then each module, forward and backward. Whether no number is wrong. */
+static bool measure_all(const struct bench *b, struct result results[MODULES + 1][2])
 {
-    struct dropout dropout;
-    struct error error = {0};
-    size_t shape[5];
-    memcpy(shape, module->shape, sizeof shape);
-    shape[0] = b->samples;
-    dropout_describe(P, module->feature, module->alpha, module->dimensions, shape, &dropout, &error);
-    printf("%-20s", module->name);
-    bool forward = measure(b, &(struct pass){b, &dropout, false});
-    bool backward = measure(b, &(struct pass){b, &dropout, true});
-    printf("\n");
-    return forward && backward;
+    bool valid = true;
+    results[0][0] = measure(b, NULL, false);
+    results[0][1] = results[0][0];
+    for (int i = 0; i < MODULES; i++) {
+        struct dropout dropout;
+        struct error error = {0};
+        size_t shape[5];
+        memcpy(shape, modules[i].shape, sizeof shape);
+        shape[0] = b->samples;
+        dropout_describe(P, modules[i].feature, modules[i].alpha, modules[i].dimensions, shape, &dropout, &error);
+        for (int backward = 0; backward < 2; backward++)
+            results[i + 1][backward] = measure(b, &dropout, backward);
+    }
+    for (int i = 0; i < MODULES + 1; i++)
+        valid = valid && results[i][0].wrong == 0 && results[i][1].wrong == 0;
+    return valid;
 }
 
-static bool measure_all(struct bench *b)
+/* --- the report -------------------------------------------------------------------------------------- */
+
+static void print_and_delete(cJSON *json)
+{
+    char *text = cJSON_Print(json);
+    puts(text);
+    free(text);
+    cJSON_Delete(json);
+}
+
+static void print_text(const struct bench *b, struct result results[MODULES + 1][2])
 {
     printf("#%39s%s%31s%s\n", "", "forward", "", "backward");
     printf("#%-19s", "");
     for (int i = 0; i < 2; i++)
         printf("  %10s %8s %9s %6s", "us", "GB/s", "of copy", "#wrong");
-    printf("\n%-20s", "copy");
-    bool valid = measure(b, &(struct pass){b, NULL, false});
     printf("\n");
-    for (int i = 0; i < MODULES; i++)
-        valid &= measure_module(b, &modules[i]);
-    return valid;
+    for (int i = 0; i < MODULES + 1; i++) {
+        printf("%-20s", i == 0 ? "copy" : modules[i - 1].name);
+        for (int k = 0; k < (i == 0 ? 1 : 2); k++)
+            printf("  %10.1f %8.1f %8.0f%% %6zu", results[i][k].microseconds,
+                   2e-3 * (double)b->bytes / results[i][k].microseconds,
+                   100 * results[0][0].microseconds / results[i][k].microseconds, results[i][k].wrong);
+        printf("\n");
+    }
+}
+
+static void print_json(const struct bench *b, const char *processor, struct result results[MODULES + 1][2])
+{
+    static const char *const passes[] = {"forward", "backward"};
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "processor", processor);
+    cJSON_AddNumberToObject(json, "bytes", (double)b->bytes);
+    cJSON_AddNumberToObject(json, "p", P);
+    cJSON *rows = cJSON_AddArrayToObject(json, "rows");
+    for (int i = 0; i < MODULES + 1; i++) {
+        for (int k = 0; k < (i == 0 ? 1 : 2); k++) {
+            cJSON *row = cJSON_CreateObject();
+            cJSON_AddStringToObject(row, "name", i == 0 ? "copy" : modules[i - 1].name);
+            cJSON_AddStringToObject(row, "pass", i == 0 ? "" : passes[k]);
+            cJSON_AddNumberToObject(row, "us", results[i][k].microseconds);
+            cJSON_AddNumberToObject(row, "wrong", (double)results[i][k].wrong);
+            cJSON_AddItemToArray(rows, row);
+        }
+    }
+    print_and_delete(json);
+}
+
+static void print_skipped(const char *why)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "skipped", why);
+    print_and_delete(json);
 }
 
 /* --- the program ------------------------------------------------------------------------------------- */
@@ -244,18 +291,31 @@ int main(int argc, char **argv)
     const struct gpu_part *part = gpu_load(why, sizeof why);
     bool on_gpu = part != NULL && part->engine->available(why, sizeof why);
     const struct processor *processor = on_gpu ? part->processor : &cpu_processor;
+    bool json = argc > 1 && strcmp(argv[1], "--json") == 0;
     char *end = NULL;
+    argc -= json, argv += json;
     long mib = argc > 1 ? strtol(argv[1], &end, 10) : on_gpu ? 256 : 64;
     if (argc > 2 || mib < 1 || mib > MOST_MIB || (end != NULL && *end != '\0')) {
-        fprintf(stderr, "usage: dropout [MIB]   MIB: of a tensor, 1 to %d\n", MOST_MIB);
+        fprintf(stderr, "usage: dropout [--json] [MIB]   MIB: of a tensor, 1 to %d\n", MOST_MIB);
         return EXIT_USAGE;
     }
+    if (json && !on_gpu) {
+        print_skipped(why);
+        return EXIT_DONE;
+    }
     processor->name(name, sizeof name);
-    printf("# dtrain %s, %s; %s%s%s\n", version_revision, version_build, name, on_gpu ? "" : ": ", on_gpu ? "" : why);
-    printf("# %ld MiB of fp32, p %g, samples of 8,192 numbers or of 8 channels\n", mib, P);
+    if (!json)
+        printf("# dtrain %s, %s; %s%s%s\n# %ld MiB of fp32, p %g, samples of 8,192 numbers or of 8 channels\n",
+               version_revision, version_build, name, on_gpu ? "" : ": ", on_gpu ? "" : why, mib, P);
     open_bench(&bench, processor, (size_t)mib);
-    bool valid = measure_all(&bench);
+    struct result results[MODULES + 1][2];
+    bool valid = measure_all(&bench, results);
+    if (json)
+        print_json(&bench, name, results);
+    else
+        print_text(&bench, results);
     close_bench(&bench);
-    printf("%s\n", valid ? "VALID" : "INVALID");
+    if (!json)
+        printf("%s\n", valid ? "VALID" : "INVALID");
     return valid ? EXIT_DONE : EXIT_RUNTIME;
 }

@@ -12,10 +12,12 @@ A benchmark is a script with a function that measures and one that reports, and 
                           may draw figures. It knows nothing but the record
 
 main gives the script the options --json FILE (write the record) and --report FILE (no measurement: report a record
-written before), adds record["header"], prints header, report and verdict, and returns the exit code, 0 for VALID.
-bench/run calls every benchmark so and puts the reports together.
+written before), adds record["header"], prints header, report and verdict, and returns the exit code: 0 for VALID, or when there
+is nothing to measure, and 3 for INVALID. Any other code, so that of every exception and of sys.exit with words, says that
+there is no record. bench/run calls every benchmark so and puts the reports together.
 
     launch(ranks, program, *arguments)   runs it by launch/run; CompletedProcess with stdout
+    train(ranks, epochs, *options)       runs dtrain; samples a second of each epoch, and the weights' digest
     build_path("scaling")                the program that `make bench` makes of bench/scaling.c
     interleave(contenders, rounds)       every round calls each contender once, in turn: {name: [result, ...]}
     spread(values, ",.0f")               "median (least-most)"
@@ -42,6 +44,7 @@ FOLDER = Path(os.environ.get("DTRAIN_BENCH") or ROOT / "bench")  # of RESULTS.md
 RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
 plot = ModuleType("plot")
 SourceFileLoader("plot", str(ROOT / "launch" / "plot")).exec_module(plot)
+INVALID = 3  # the exit code; 1 is Python's own
 COLORS = [*plot.COLORS.values(), *plot.MORE_COLORS]
 
 
@@ -58,6 +61,17 @@ def launch(ranks, program, *arguments, env={}, launcher=()):
         command = [ROOT / "launch" / "run", "-np", ranks, *launcher, *arguments]
         return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=False,
                               env={**os.environ, "DTRAIN": str(program), "TMPDIR": temporary, **env})
+
+
+def train(ranks, epochs, *options, program=ROOT / "dtrain", env={}):
+    """([samples a second of each epoch], digest of the weights at the end) of dtrain, without checks."""
+    with tempfile.TemporaryDirectory() as directory:
+        done = launch(ranks, program, *options, "--epochs", epochs, "--eval-every", epochs + 1,
+                      "--out", f"{directory}/run", env=env)
+        if done.returncode != 0:
+            sys.exit(f"dtrain on {ranks} ranks ended with code {done.returncode}")
+        lines = Path(directory, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["images_per_second"] for line in lines], re.search(r"weights: (\w+)", done.stdout)[1]
 
 
 def interleave(contenders, rounds):
@@ -92,6 +106,15 @@ def gpus():
     return []
 
 
+def describe_gpus():
+    """Names and driver, and the libraries that the GPU part uses."""
+    names = gpus()
+    if not names:
+        return "no GPU"
+    doctor = subprocess.run([ROOT / "dtrain", "--doctor"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    return "; ".join([*names, *re.findall(r"^gpu +(.*)$", doctor, re.M)])
+
+
 def describe_cpu():
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fact = lambda key: (re.search(rf"^{key}\s*: (.*)$", text, re.M) or ["", "unknown"])[1]
@@ -99,15 +122,15 @@ def describe_cpu():
     return f"{fact('model name')} (family {fact('cpu family')}, model {fact('model')}, {vectors}), {cores()} cores"
 
 
-def header(*more):
+def header():
     """The facts every result carries, a line each."""
     versions = [first_line("mpirun", "--version").replace("mpirun (", "").replace(")", ""),
                 first_line("gcc", "--version"), f"Linux {os.uname().release}", f"Python {sys.version.split()[0]}"]
     # Of a path from the root its last part: the rest is of one machine alone.
     arguments = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
     command = " ".join([os.path.relpath(sys.argv[0], ROOT), *arguments])
-    return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions), *more,
-            f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", "; ".join(gpus()) or "no GPU", command,
+    return [first_line(str(ROOT / "dtrain"), "--version"), ", ".join(versions),
+            f"{describe_cpu()}, load {os.getloadavg()[0]:.1f} at the start", describe_gpus(), command,
             datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")]
 
 
@@ -174,4 +197,4 @@ def main(doc, run, report, arguments=lambda parser: None):
         if options.json:
             options.json.write_text(to_json(record), encoding="utf-8")
     print(show(record, report), end="")
-    return 1 if record["faults"] else 0
+    return INVALID if record["faults"] else 0

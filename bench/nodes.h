@@ -10,21 +10,20 @@
 #define DTRAIN_BENCH_NODES_H
 
 #include <cjson/cJSON.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/gradient.h"
 #include "clock.h"
 #include "gpu.h"
-#include "kernels/reference/reference.h"
 #include "median.h"
 #include "synthetic.h"
 #include "version.h"
 #include "watch.h"
 
 enum { NODES_PICTURES = 256, NODES_EPOCH = 50, NODES_ROUNDS = 25, NODES_MOST = 40, NODES_MOST_BATCH = 4096 };
-static const double NODES_SECONDS = 3, NODES_SLOW_SECONDS = 0.1, NODES_TOLERANCE = 1e-5, NODES_MARGIN = 2e-6;
+static const double NODES_SECONDS = 3, NODES_SLOW_SECONDS = 0.1;
 
 struct nodes {
     const struct gpu_part *part;
@@ -125,22 +124,6 @@ static void nodes_time(struct nodes *n)
     n->step_seconds = median(rounds, count);
 }
 
-/* Pictures for the first batch that decide nothing by a hair, as sums in single precision would decide it
- * otherwise. */
-static void nodes_pick(struct nodes *n, const double *weights, const struct sample_mask *drawn,
-                       const uint8_t **records)
-{
-    const struct masks *masks = &n->engine->setup.masks;
-    for (size_t i = 0, next = 0; i < n->batch; i++) {
-        do {
-            n->order[i] = (uint32_t)next++;
-            records[i] = split_record(&n->data.train, n->order[i]);
-        } while (next < n->data.train.count &&
-                 reference_margin(weights, masks, records[i], &drawn[i]) < NODES_MARGIN);
-    }
-    n->engine->ops->begin_epoch(n->engine, n->order);
-}
-
 /* Of the whole first batch: for one rank alone. */
 static void nodes_check_gradient(struct nodes *n)
 {
@@ -153,21 +136,13 @@ static void nodes_check_gradient(struct nodes *n)
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
         weights[i] = w[i];
     masks_draw(masks, n->step, 0, (uint32_t)n->batch, drawn);
-    nodes_pick(n, weights, drawn, records);
+    gradient_pick(&n->data.train, weights, masks, drawn, n->batch, n->order, records);
+    n->engine->ops->begin_epoch(n->engine, n->order);
     n->engine->ops->gradient(n->engine, n->step, 0, n->batch);
     comm_sum(n->engine->sums);
     n->engine->ops->read_gradient(n->engine, n->batch, actual);
     reference_gradient(weights, masks, n->batch, records, drawn, expected);
-    for (int p = 0; p < LENET5_PARAMETERS; p++) {
-        double difference = 0, norm = 0;
-        for (size_t i = 0; i < lenet5_parameters[p].count; i++) {
-            double e = expected[lenet5_parameters[p].offset + i] / (double)n->batch;
-            double d = actual[lenet5_parameters[p].offset + i] - e;
-            difference += d * d;
-            norm += e * e;
-        }
-        n->error = fmax(n->error, sqrt(difference / norm));
-    }
+    n->error = gradient_error(actual, expected, n->batch);
     free(drawn);
     free(records);
     free(weights);
@@ -186,7 +161,7 @@ static bool nodes_measure(struct nodes *n)
     if (comm_size(n->comm) == 1)
         nodes_check_gradient(n);
     n->engine->ops->close(n->engine);
-    return n->alike && n->error < NODES_TOLERANCE;
+    return n->alike && n->error < GRADIENT_TOLERANCE;
 }
 
 /* --- the report ------------------------------------------------------------------------------------------ */
@@ -204,7 +179,7 @@ static void nodes_print(const struct nodes *n)
                100 * n->list[i].microseconds / all);
     printf("  %-8s %-15d %8.2f\n", "nodes", n->count, all);
     if (comm_size(n->comm) == 1)
-        printf("  gradient off by %.1e of the reference (limit %.0e)\n", n->error, NODES_TOLERANCE);
+        printf("  gradient off by %.1e of the reference (limit %.0e)\n", n->error, GRADIENT_TOLERANCE);
     else
         printf("  the %d replicas are %s\n", comm_size(n->comm), n->alike ? "alike" : "NOT ALIKE");
 }

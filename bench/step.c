@@ -14,17 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/gradient.h"
 #include "bench/nodes.h"
 #include "bench/walk.h"
 #include "kernels/cpu/vector.h"
-#include "kernels/reference/reference.h"
 #include "median.h"
 #include "src/engine/cpu.h"
 #include "synthetic.h"
 #include "version.h"
 
 enum { BATCH = 256, PICTURES = 10 * BATCH, WARM_UP = 100, ROUNDS = 9, STEPS = 10, CHECKED = 64 };
-static const double TOLERANCE = 1e-5, MARGIN = 2e-6; /* of reference_margin */
 
 /* Multiply-adds a second of one core: independent chains, enough of them to hide the latency. */
 static double measure_peak(void)
@@ -116,40 +115,24 @@ static void open_bench(struct bench *b, const struct net *net)
 /* The worst relative error of a tensor's gradient over CHECKED samples, against the reference. */
 static double check_gradient(struct bench *b)
 {
-    static const size_t first = 0;
     const struct masks *masks = &b->engine->setup.masks;
     const uint8_t *records[CHECKED];
     struct sample_mask drawn[CHECKED];
     float *w = get(2 * LENET5_WEIGHTS * sizeof *w), *actual = w + LENET5_WEIGHTS;
     double *weights = get(2 * LENET5_WEIGHTS * sizeof *weights), *expected = weights + LENET5_WEIGHTS;
-    double worst = 0;
 
     engine_cpu.read(b->engine, w, NULL);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
         weights[i] = w[i];
     masks_draw(masks, b->step, 0, CHECKED, drawn);
-    for (size_t i = 0, next = 0; i < CHECKED; i++) {
-        do {
-            b->order[first + i] = (uint32_t)next++;
-            records[i] = split_record(&b->data.train, b->order[first + i]);
-        } while (next < PICTURES && reference_margin(weights, masks, records[i], &drawn[i]) < MARGIN);
-    }
-    add_batch(b, first, CHECKED);
+    gradient_pick(&b->data.train, weights, masks, drawn, CHECKED, b->order, records);
+    add_batch(b, 0, CHECKED);
     engine_cpu.read_gradient(b->engine, CHECKED, actual);
     reference_gradient(weights, masks, CHECKED, records, drawn, expected);
-    for (int p = 0; p < LENET5_PARAMETERS; p++) {
-        double difference = 0, norm = 0;
-        for (size_t i = 0; i < lenet5_parameters[p].count; i++) {
-            double e = expected[lenet5_parameters[p].offset + i] / CHECKED;
-            double d = actual[lenet5_parameters[p].offset + i] - e;
-            difference += d * d;
-            norm += e * e;
-        }
-        worst = fmax(worst, sqrt(difference / norm));
-    }
+    double error = gradient_error(actual, expected, CHECKED);
     free(weights);
     free(w);
-    return worst;
+    return error;
 }
 
 static void time_steps(struct bench *b, struct result *result)
@@ -240,7 +223,7 @@ static void print_result(const struct result *r, double peak)
     print_line("sgd", "update", r, r->times.seconds[UPDATE], 0, 0, peak);
     all += r->times.seconds[MASKS] + r->times.seconds[UPDATE];
     print_line("sum", "", r, all, 0, 0, peak);
-    printf("  gradient off by %.1e of the reference (limit %.0e)%s\n", r->error, TOLERANCE,
+    printf("  gradient off by %.1e of the reference (limit %.0e)%s\n", r->error, GRADIENT_TOLERANCE,
            r->same_sums ? "" : "; THE LAYERS' SUMS ARE NOT THE ENGINE'S");
 }
 
@@ -333,7 +316,7 @@ int main(int argc, char **argv)
         time_steps(b, &results[i]);
         time_layers(b, &results[i]);
         engine_cpu.close(b->engine);
-        valid = valid && results[i].error < TOLERANCE && results[i].same_sums;
+        valid = valid && results[i].error < GRADIENT_TOLERANCE && results[i].same_sums;
         if (!json)
             print_result(&results[i], peak);
     }

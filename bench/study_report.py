@@ -208,7 +208,8 @@ def conclude_speed(nets):
             for i in range(len(LOSSES))]
     peaks = ", ".join(f"{net} {-best(run, 2)[1]}" for net, run in nets.items())
     falls = "; below ".join(f"{loss} in epoch {epochs}" for loss, epochs in zip(LOSSES, when))
-    return (f"**Nets with dropout converge slower.** {verdict}. The training loss first falls below {falls}. The best "
+    return (f"**Nets with dropout converge slower.** {verdict}. The training loss first falls below {falls} "
+            "(past epoch 20 every fifth epoch is looked at). The best "
             f"check on the test set comes at epoch {peaks}.")
 
 
@@ -283,7 +284,7 @@ def describe_sweep(record):
                         for where in tops)
     return ["### Other rates of dropout", "",
             f"Test accuracy, %, within {one['epochs']} epochs, best check / last check, a check every "
-            f"{one['checks'][0][0]}; one seed. p = 0 is net A.", "", table(["p", *kinds.values()], rows), f"The best rate is, for {best_of}.", "",
+            f"{one['checks'][0][0]}; one seed. p = 0 is net A; what was not run is -.", "", table(["p", *kinds.values()], rows), f"The best rate is, for {best_of}.", "",
             "![Test accuracy over the dropout rate](figures/sweep.svg)", ""]
 
 
@@ -305,9 +306,10 @@ def section(record):
     nets = {name[-1]: run for name, run in record["runs"].items() if name.startswith("seed1/") and run["checks"]}
     lines = ["`bench/study`. " + " ".join(about(record)), ""]
     if len(nets) < len(NETS):
-        return "\n".join([*lines, "No net has been checked yet.", ""])
+        return "\n".join([*lines, "Not all four nets have been checked yet.", ""])
     lines += ["Accuracies in %. The best test check is chosen on the test set itself and so flatters; the last is not.",
-              "The seconds are the median epoch's, of training alone.", "",
+              "The seconds are the median epoch's, of training alone; other runs may have shared the machine. A run that was "
+              "resumed is described by its last part.", "",
               compare_with_published(nets),
               "![Training loss of the four nets](figures/loss.svg)", "![Accuracy of the four nets](figures/accuracy.svg)",
               "", "What the study concluded, and what these runs say:", "",

@@ -30,10 +30,11 @@ static inline size_t sums_repetitions(size_t bytes)
 
 /* --- terms and totals ------------------------------------------------------------------------------- */
 
-/* Small whole numbers, which come again: floats hold their sums exactly. Integers use all 64 bits. */
-static inline int64_t sums_small(size_t i, int rank)
+/* Small whole numbers, which come again: floats hold their sums exactly. Integers use all 64 bits. Each repetition
+ * has others, so that the totals of the one before are wrong. */
+static inline int64_t sums_small(size_t i, int rank, size_t repetition)
 {
-    return (int64_t)((i * 7 + (size_t)rank * 13) % SUMS_PERIOD) - 30;
+    return (int64_t)((i * 7 + (size_t)rank * 13 + repetition * 17) % SUMS_PERIOD) - 30;
 }
 
 static inline int64_t sums_widen(int64_t small, size_t i, int terms)
@@ -41,22 +42,22 @@ static inline int64_t sums_widen(int64_t small, size_t i, int terms)
     return (int64_t)(((uint64_t)small << 50) + (uint64_t)terms * i); /* may wrap, as the sum then does */
 }
 
-static inline void sums_fill(void *terms, size_t count, bool is_float, int rank)
+static inline void sums_fill(void *terms, size_t count, bool is_float, int rank, size_t repetition)
 {
     for (size_t i = 0; i < count; i++)
         if (is_float)
-            ((float *)terms)[i] = (float)sums_small(i, rank);
+            ((float *)terms)[i] = (float)sums_small(i, rank, repetition);
         else
-            ((int64_t *)terms)[i] = sums_widen(sums_small(i, rank), i, 1);
+            ((int64_t *)terms)[i] = sums_widen(sums_small(i, rank, repetition), i, 1);
 }
 
-static inline size_t sums_count_wrong(const void *totals, size_t count, bool is_float, int size)
+static inline size_t sums_count_wrong(const void *totals, size_t count, bool is_float, int size, size_t repetition)
 {
     int64_t right[SUMS_PERIOD] = {0};
     size_t wrong = 0;
     for (size_t i = 0; i < SUMS_PERIOD; i++)
         for (int rank = 0; rank < size; rank++)
-            right[i] += sums_small(i, rank);
+            right[i] += sums_small(i, rank, repetition);
     for (size_t i = 0; i < count; i++)
         if (is_float)
             wrong += ((const float *)totals)[i] != (float)right[i % SUMS_PERIOD];

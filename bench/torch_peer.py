@@ -100,7 +100,7 @@ def measure_rate(threads, layout, net, seconds):
     steps(10)  # to warm up
     number = int(trainer.from_first(max(10, float(seconds) * 20 / steps(20))))
     elapsed = steps(number)
-    return {"samples_per_second": number * BATCH / elapsed, "version": torch.__version__}
+    return {"samples_per_second": number * count * trainer.ranks / elapsed, "version": torch.__version__}
 
 
 def read_split(torch, names, layout):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The benchmarks, tiny: that they run, what they report, and that a wrong result is INVALID."""
 
+import argparse
 import json
 import os
 import re
@@ -23,7 +24,8 @@ TINY = {
     "layers": ["--nets", "D"],
     "scaling": [*DATA, "--np", "1,3", "--batch-size", "64", "--steps", "32", "--rounds", "1"],
     "allreduce": ["--np", "2,3", "--max-bytes", "4096", "--rounds", "2"],
-    "network": [*DATA, "--hosts", "2", "--mbits", "1000", "--delays", "0,50", "--algorithms", "default,doubling"],
+    "network": [*DATA, "--hosts", "2", "--mbits", "1000", "--delays", "0,50", "--algorithms", "default,doubling",
+                "--rounds", "2"],
 }
 
 
@@ -73,7 +75,7 @@ def spoiled(name, spoil, what):
     path = FOLDER / f"spoiled-{name}.json"
     path.write_text(json.dumps(record))
     code, output = bench(name, "--report", path)
-    check(code == 1 and "\nINVALID:\n- " in output and "\nVALID" not in output, f"{name}: {what} is INVALID", output)
+    check(code == 3 and "\nINVALID:\n- " in output and "\nVALID" not in output, f"{name}: {what} is INVALID", output)
 
 
 # --- each benchmark -----------------------------------------------------------------------------------
@@ -100,6 +102,14 @@ def scaling():
     spoiled("scaling", change("weak"), "another digest in a weak row")
     spoiled("scaling", change("epochs"), "another digest after whole epochs")
     spoiled("scaling", lambda record_: record_["strong"]["3"][0].update(same=False), "ranks that differ")
+    on_gpu = record_of("scaling") | {"gpus": 1}
+    for run in [run for kind in ("strong", "weak") for runs in on_gpu[kind].values() for run in runs]:
+        run.update(engine="cudnn", **{part: [0] * run["ranks"] for part in ("compute", "wait", "sum", "update")})
+    path = FOLDER / "on-gpu.json"
+    path.write_text(json.dumps(on_gpu))
+    code, output = bench("scaling", "--report", path)
+    check(code == 0 and "| 3 on 1 GPUs |" in output and "compute |" not in output,
+          "scaling: a GPU engine's steps have no parts, and its ranks share GPUs, not cores", output)
 
 
 def allreduce():
@@ -123,7 +133,12 @@ def network():
     check([(p["delay_us"], p["algorithm"]) for p in record_of("network")["points"]]
           == [(0, "default"), (0, "doubling"), (50, "default"), (50, "doubling")], "network: every point",
           record_of("network"))
+    check(all(len(p["sums"]) == 2 and min(p["sums"]) <= p["sum"] <= max(p["sums"])
+              for p in record_of("network")["points"]), "network: the median of two rounds", record_of("network"))
     spoiled("network", lambda record: record["points"][1].update(digest="0123456789abcdef"), "another digest somewhere")
+    run = {part: 1 for part in ("step", "compute", "wait", "sum", "update")}
+    merged = load("network").merge([{**run, "same": same, "digest": digest} for same, digest in ((True, "a"), (False, "b"))])
+    check(not merged["same"] and merged["digest"] == "a, b", "network: rounds that differ are told", merged)
 
 
 def model():
@@ -137,7 +152,7 @@ def model():
     def runs(batch, ranks):
         compute = known["fixed"] + known["per_tile"] * batch / formulas.TILE / ranks
         step = formulas.cpu_step(known, batch, ranks, 2, size)
-        return [{"batch": batch, "ranks": ranks, "step": [step], "compute": [compute], "sum": [0],
+        return [{"engine": "cpu", "batch": batch, "ranks": ranks, "step": [step], "compute": [compute], "sum": [0],
                  "wait": [known["imbalance"] * compute], "update": [known["update"]]}]
 
     header = {"header": ["dtrain", "date"], "faults": []}
@@ -160,13 +175,13 @@ def model():
     found = record_of("model")["constants"]
     check(code == 0 and all(abs(found[key] / value - 1) < 1e-6 for key, value in known.items()),
           "model: finds the constants that the points were made from", f"{found}\n{output}")
-    check(all(row[3] in ("+0%", "-0%") for row in tables(output) if row[0].startswith(("sum", "step,"))),
-          "model: and no errors then", output)
+    errors = [row[3] for row in tables(output) if row[0].startswith(("sum", "step,"))]
+    check(len(errors) == 4 + 3 + 40 and set(errors) <= {"+0%", "-0%"}, "model: and no errors then", output)
     for point in made["network"]["points"]:
         point["sum"] *= 3 if point["hosts"] == 2 else 0.2
     paths["network"].write_text(json.dumps(made["network"]))
     code, output = bench("model")
-    check(code == 1 and "INVALID" in output, "model: points that no constants explain are INVALID", output)
+    check(code == 3 and "INVALID" in output, "model: points that no constants explain are INVALID", output)
     for name, path in paths.items():
         path.write_bytes(kept[name]) if name in kept else path.unlink()
 
@@ -181,10 +196,16 @@ def whole():
     figures = re.findall(r"\]\((figures/\w+\.svg)\)", text)
     check(figures and all((BENCH / figure).read_text().rstrip().endswith("</svg>") for figure in figures),
           "run --report: every figure is drawn", figures)
-    record = record_of("scaling")
-    (BENCH / "results" / "scaling.json").write_text(json.dumps({**record, "faults": ["something"]}))
+    path = BENCH / "results" / "scaling.json"
+    good = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(good), "faults": ["something"]}))
     code, output = bench("run", "--report")
+    path.write_bytes(good)
     check(code == 1 and "INVALID" in output, "run --report: one INVALID result is the exit code's too", output)
+    record = (BENCH / "results" / "layers.json").read_bytes()
+    code, output = bench("run", "layers", "--", "--nets", "X")
+    check(code == 1 and "layers failed" in output and (BENCH / "results" / "layers.json").read_bytes() == record,
+          "run: a part that fails is told, is the exit code's too, and leaves its record", output)
     code, output = bench("run", "speed")
     check(code != 0 and "speed" in output and "scaling" in output, "run: an unknown part is refused, the known named",
           output)
@@ -210,6 +231,22 @@ def emulated():
     code, output = run(place / "scaling_rank", *DATA, "--batch-size", "32", "--max-steps", "32", "--engine", "cudnn")
     check(code == 0 and output[0]["engine"] == "cudnn" and output[0]["same"] and min(output[0]["step"]) > 0,
           "scaling_rank times whole steps of the GPU engine", output)
+    dropout = load("dropout")
+    dropout.measure.build_path = lambda name: place / name
+    for name in "dropout", "dropout-cuda.so":
+        shutil.copy(parts / name, place)
+    os.environ["LD_LIBRARY_PATH"] = str(parts)
+    record = dropout.run(argparse.Namespace(mib=1, rounds=2))
+    del os.environ["LD_LIBRARY_PATH"]
+    check(not record["faults"] and len(record["rows"]) == 13 and all(
+        len(row["us"]) == 2 and min(row["us"]) > 0 for row in record["rows"]), "dropout: a copy and six kinds", record)
+    rows = {(row[0], row[1]): row for row in tables(dropout.report({**record, "bytes": 2 << 20, "rows": [
+        {"name": "copy", "pass": "", "us": [9.0, 10.0, 30.0], "wrong": 0},
+        {"name": "Dropout", "pass": "forward", "us": [20.0, 20.0, 30.0], "wrong": 3}]}))}
+    check(rows["Dropout", "forward"][2:] == ["20.0 (20.0-30.0)", "210", "50%", "3"],
+          "dropout: bandwidth, and what share of a copy's in the same round", rows)
+    record["rows"][5]["wrong"] = 1
+    check(len(dropout.find_faults(record)) == 1, "dropout: one wrong number is INVALID", record)
     subprocess.run(["make", "-s", "-C", ROOT, "build/gcc-native/emulated/nccl_rank"], check=True, stdout=subprocess.DEVNULL)
     code, rows = run(parts / "nccl_rank", "4096")
     kinds = {(row["type"], row["in_place"], row["bytes"]) for row in rows}
@@ -223,6 +260,9 @@ if Path(PROGRAM).name != "dtrain":
     skip_all("the benchmarks are built for speed alone")
 subprocess.run(["make", "-s", "-C", ROOT, "bench"], check=True, stdout=subprocess.DEVNULL)
 measure("layers")
+code_, output_ = bench("dropout")
+check(code_ == 0 and (output_.startswith("SKIPPED: ") or output_.endswith("\nVALID\n")),
+      "dropout measures a GPU, or says why it does not", output_)
 spoiled("layers", lambda record: record["nets"][0].update(same_sums=False), "sums that are not the engine's")
 scaling()
 allreduce()

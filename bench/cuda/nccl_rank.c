@@ -54,14 +54,14 @@ static void measure(struct bench *b, size_t count, bool is_float, bool in_place)
     void *totals = in_place ? b->terms : b->totals;
     double times[SUMS_MAX_REPETITIONS];
     for (size_t k = 0; k < repetitions; k++) {
-        sums_fill(b->host, count, is_float, comm_rank(b->comm));
+        sums_fill(b->host, count, is_float, comm_rank(b->comm), k);
         copy(b, b->terms, b->host, bytes, cudaMemcpyHostToDevice);
         comm_barrier(b->comm);
         double start = clock_seconds();
         sum(b, b->terms, totals, count, is_float ? ncclFloat : ncclInt64);
         times[k] = clock_seconds() - start;
         copy(b, b->host, totals, bytes, cudaMemcpyDeviceToHost);
-        wrong += sums_count_wrong(b->host, count, is_float, comm_size(b->comm));
+        wrong += sums_count_wrong(b->host, count, is_float, comm_size(b->comm), k);
     }
     sums_print(b->comm, "NCCL", is_float, count, in_place, times, repetitions, wrong);
 }
