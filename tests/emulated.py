@@ -89,6 +89,12 @@ def checkpoints():
           "interrupted twice on 2 GPUs: the same bits", result)
 
 
+def chosen_in(directory):
+    """Whether the run has the dense layers by one kernel."""
+    [device] = json.loads(content(directory, "run.json"))["net"]["choices"].values()
+    return device["dense layers, 16 samples fp32"]["one_kernel"]
+
+
 def both_ways():
     """The dense layers by one kernel and by many, whichever this machine finds faster."""
     cache = FOLDER / "cache" / "dtrain" / "cudnn.json"
@@ -101,8 +107,16 @@ def both_ways():
         cache.write_text(json.dumps(chosen))
         out = f"one-kernel-{one_kernel}"
         check_close(f"one kernel: {one_kernel}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
-        described = json.loads(content(out, "run.json"))["net"]["choices"]
-        check(described["dense layers, 16 samples fp32"]["one_kernel"] == one_kernel, "as the cache says", described)
+        check(chosen_in(out) == one_kernel, "as the cache says", out)
+    emulated(1, "--epochs", "2", "--max-steps", "2", "--out", "goes-on")
+    cache.write_text(found.replace('"one_kernel":\ttrue', '"one_kernel":\tfalse'))
+    result = emulated(1, "--epochs", "2", "--out", "goes-on", "--resume")
+    check(chosen_in("goes-on") and weights("goes-on") == weights("one-kernel-True"),
+          "a run goes on as it began, whatever the cache says now", result)
+    cache.write_text('{"another GPU": {"a key": {"candidate": 1}}}')
+    emulated(1, "--max-steps", "1", "--batch-size", "8")
+    kept = json.loads(cache.read_text())
+    check(kept.pop("another GPU") == {"a key": {"candidate": 1}} and kept, "the cache keeps what others chose", kept)
     check(taken == {True} and weights("one-kernel-True") == weights("gpu-D") or
           taken == {False} and weights("one-kernel-False") == weights("gpu-D") or len(taken) == 2,
           "what was chosen at first computed the same bits", taken)

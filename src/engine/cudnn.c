@@ -150,7 +150,7 @@ static void write_state(struct engine *engine, const float *weights, const float
 
 static cJSON *describe(struct engine *engine)
 {
-    return cJSON_Duplicate(cudnn_of(engine)->chooser.choices, true);
+    return cJSON_Duplicate(cudnn_of(engine)->chooser.all, true);
 }
 
 const struct engine_ops cudnn_engine = {

@@ -113,22 +113,23 @@ static bool is_first_of_kind(const struct cudnn *cudnn, int rank)
 static void share_choices(struct cudnn *cudnn, int rank)
 {
     struct comm *comm = cudnn->base.setup.comm;
-    char *text = comm_rank(comm) == rank ? chooser_export(&cudnn->chooser) : NULL;
+    char *text = comm_rank(comm) == rank ? cJSON_PrintUnformatted(cudnn->chooser.all) : NULL;
     size_t bytes = text != NULL ? strlen(text) + 1 : 0;
     comm_broadcast(comm, &bytes, sizeof bytes, rank);
     if (text == NULL)
         text = calloc(1, bytes);
     comm_broadcast(comm, text, bytes, rank);
-    if (comm_rank(comm) != rank)
-        chooser_import(&cudnn->chooser, text);
+    cJSON *all = comm_rank(comm) == rank ? NULL : cJSON_Parse(text);
+    chooser_import(&cudnn->chooser, all);
+    cJSON_Delete(all);
     free(text);
 }
 
-/* One rank of each kind chooses for all: clocks differ, and where the ranks' choices did, so would the bits of
- * the next run, which finds but one of them in the cache. */
+/* One rank of each kind chooses for all: clocks differ, and run.json has one choice of each kind to go on with. */
 void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct comm *comm = cudnn->base.setup.comm;
+    chooser_import(&cudnn->chooser, cudnn->base.setup.choices);
     for (int rank = 0; rank < comm_size(comm); rank++) {
         if (!is_first_of_kind(cudnn, rank))
             continue;
