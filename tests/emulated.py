@@ -27,9 +27,9 @@ LIBRARIES = {"LD_LIBRARY_PATH": str(FOLDER_OF_PROGRAM)}
 numbers = itertools.count()
 
 
-def emulated(np, *options, gpus=4):
+def emulated(np, *options, gpus=4, models=1):
     out = [] if "--out" in options else ["--out", f"run-{next(numbers)}"]
-    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus)})
+    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus), "EMULATED_MODELS": str(models)})
 
 
 def weights(directory):
@@ -75,6 +75,10 @@ def parity():
           described["gpu"]["nccl"] == [], "run.json tells NCCL's rings and transports", described["net"])
     result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
     check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
+    result = emulated(4, "--epochs", "2", "--out", "unlike", models=2)
+    check_close("GPUs of two models", result, "unlike", "cpu-D")
+    chosen = json.loads(content("unlike", "run.json"))["net"]["choices"]
+    check(["model 1" in device for device in chosen] == [False, True] and all(chosen.values()), "each has chosen", chosen)
 
 
 def checkpoints():

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "exact_sum.h"
 #include "sampler.h"
@@ -91,20 +92,30 @@ static void plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
         cudnn_find_batch(cudnn, cudnn->tail.samples, &batch, error);
 }
 
-static size_t part_of(const struct cudnn *cudnn, size_t samples, int rank)
+/* Ranks of a kind need the same plans. */
+struct kind {
+    uint64_t device; /* a hash */
+    size_t full, tail;
+};
+
+/* Collective: every rank's kind, which the caller frees. */
+static struct kind *gather_kinds(const struct cudnn *cudnn)
 {
-    size_t first, last;
-    sampler_share(samples, rank, comm_size(cudnn->base.setup.comm), &first, &last);
-    return last - first;
+    struct comm *comm = cudnn->base.setup.comm;
+    size_t position, bytes = (size_t)comm_size(comm) * sizeof(struct kind);
+    struct kind ours = {.device = XXH64(cudnn->chooser.device, strlen(cudnn->chooser.device), 0)};
+    cudnn_share(cudnn, cudnn->full.samples, &position, &ours.full);
+    cudnn_share(cudnn, cudnn->tail.samples, &position, &ours.tail);
+    struct kind *kinds = malloc(bytes);
+    comm_gather(comm, &ours, sizeof ours, kinds);
+    comm_broadcast(comm, kinds, bytes, 0);
+    return kinds;
 }
 
-/* Whether no rank before it has parts of the same sizes. */
-static bool is_first_of_kind(const struct cudnn *cudnn, int rank)
+static bool is_first_of_kind(const struct kind *kinds, int rank)
 {
-    size_t full = cudnn->full.samples, tail = cudnn->tail.samples;
     for (int i = 0; i < rank; i++)
-        if (part_of(cudnn, full, i) == part_of(cudnn, full, rank) &&
-            part_of(cudnn, tail, i) == part_of(cudnn, tail, rank))
+        if (memcmp(&kinds[i], &kinds[rank], sizeof *kinds) == 0)
             return false;
     return true;
 }
@@ -129,15 +140,17 @@ static void share_choices(struct cudnn *cudnn, int rank)
 void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct comm *comm = cudnn->base.setup.comm;
+    struct kind *kinds = gather_kinds(cudnn);
     chooser_import(&cudnn->chooser, cudnn->base.setup.choices);
     for (int rank = 0; rank < comm_size(comm); rank++) {
-        if (!is_first_of_kind(cudnn, rank))
+        if (!is_first_of_kind(kinds, rank))
             continue;
         if (rank == comm_rank(comm))
             plan(cudnn, evaluated, error);
         if (comm_size(comm) > 1)
             share_choices(cudnn, rank);
     }
+    free(kinds);
     if (error->code == EXIT_DONE)
         plan(cudnn, evaluated, error); /* of the same kind as another: recalled */
     chooser_save(&cudnn->chooser);

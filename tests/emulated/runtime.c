@@ -288,10 +288,14 @@ cudaError_t cudaGetDeviceCount(int *count)
     return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
+static _Thread_local int current_device;
+
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
+    const char *models = getenv("EMULATED_MODELS");
+    int model = device % (models != NULL ? atoi(models) : 1);
     memset(properties, 0, sizeof *properties);
-    snprintf(properties->name, sizeof properties->name, "emulated GPU");
+    snprintf(properties->name, sizeof properties->name, model == 0 ? "emulated GPU" : "emulated GPU, model %d", model);
     properties->major = 9;
     properties->uuid.bytes[15] = (char)device;
     return cudaSuccess;
@@ -301,12 +305,15 @@ cudaError_t cudaSetDevice(int device)
 {
     int count;
     cudaGetDeviceCount(&count);
-    return device >= 0 && device < count ? cudaSuccess : cudaErrorInvalidDevice;
+    if (device < 0 || device >= count)
+        return cudaErrorInvalidDevice;
+    current_device = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
+    *device = current_device;
     return cudaSuccess;
 }
 
