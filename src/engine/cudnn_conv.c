@@ -28,7 +28,7 @@ static bool prepare(const struct conv_planner *planner, struct conv_choice *choi
         (size_t)choice->graph->candidates[candidate].workspace_bytes > planner->workspace_bytes)
         return false;
     choice->candidate = candidate;
-    choice->bound = conv_graph_bind(choice->graph, tensors, planner->workspace);
+    choice->bound = conv_bind(tensors, planner->workspace);
     return true;
 }
 

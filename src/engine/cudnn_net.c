@@ -118,8 +118,8 @@ static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, const
     int n = (int)shape->count;
     float *w = net->weights;
     struct conv conv1 = {CONV_FORWARD, n, 3, 32, 6}, conv2 = {CONV_FORWARD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y, tensor(w, CONV1_B)};
-    struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y, tensor(w, CONV2_B)};
+    struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y};
+    struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y};
     return conv_choose(planner, &conv1, &on1, &shape->conv1_forward, error) &&
            conv_choose(planner, &conv2, &on2, &shape->conv2_forward, error);
 }
@@ -131,9 +131,9 @@ static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, cons
     float *w = net->weights, *dw = net->gradient;
     struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
     struct conv conv2_dgrad = {CONV_DGRAD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y, NULL};
-    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y, NULL};
-    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y, NULL};
+    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y};
+    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y};
+    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y};
     return conv_choose(planner, &conv1, &on1, &shape->conv1_wgrad, error) &&
            conv_choose(planner, &conv2, &on2, &shape->conv2_wgrad, error) &&
            conv_choose(planner, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
@@ -176,14 +176,15 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
                     struct cuda_dropout dropout, bool origins)
 {
     cudaStream_t stream = net->stream;
+    const float *bias1 = tensor(net->weights, CONV1_B), *bias2 = tensor(net->weights, CONV2_B);
     conv_run(&shape->conv1_forward, net->dnn);
     net_mark(net, "conv1", "forward");
-    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, NULL, net->pool1_y,
+    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, bias1, net->pool1_y,
                                  origins ? net->origin1 : NULL, stream));
     net_mark(net, "pool1", "forward");
     conv_run(&shape->conv2_forward, net->dnn);
     net_mark(net, "conv2", "forward");
-    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, NULL, net->pool2_y,
+    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, bias2, net->pool2_y,
                                  origins ? net->origin2 : NULL, stream));
     net_mark(net, "pool2", "forward");
     dense_conv3(net, (int)shape->count);

@@ -1,5 +1,9 @@
 /* cudnn_net.h - LeNet-5 on one GPU: buffers, plans, and the order of the kernels of a pass.
  *
+ * Bias, ReLU, dropout and pool of a convolution are one kernel of the project (cuda_pool_forward), so its output is
+ * written once and read once, as if cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more
+ * plans, and its ReLU may make a NaN 0.
+ *
  * Everything is queued on `stream`. Nothing here waits or knows of other ranks.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_NET_H
