@@ -1,5 +1,6 @@
 #include "cudnn_choose.h"
 
+#include <cublas_v2.h>
 #include <cudnn.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +13,12 @@
 #include "median.h"
 #include "src/gpu/check.h"
 
-enum { REPEATS = 20, WINDOWS = 9, LONG_MILLISECONDS = 1 };
+enum {
+    REPEATS = 20,
+    WINDOWS = 9,
+    LONG_MILLISECONDS = 1,
+    FORMAT = 2, /* one more when a noted choice comes to mean something else: other graphs, another order */
+};
 
 /* --- choices, by device and key ------------------------------------------------------------------------ */
 
@@ -66,13 +72,15 @@ cJSON *chooser_note(struct chooser *chooser, const char *key)
 /* What the candidates and their order depend on. */
 static void name_device(char *name, size_t bytes)
 {
-    int device, driver;
+    int device, driver, blas[3] = {0};
     struct cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDevice(&device));
     CUDA_CHECK(cudaDriverGetVersion(&driver));
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-    snprintf(name, bytes, "%s, %d multiprocessors, driver %d, cuDNN %zu", properties.name,
-             properties.multiProcessorCount, driver, cudnnGetVersion());
+    for (int i = 0; i < 3; i++)
+        CUBLAS_CHECK(cublasGetProperty((libraryPropertyType)i, &blas[i]));
+    snprintf(name, bytes, "%s, %d multiprocessors, driver %d, cuDNN %zu, cuBLAS %d.%d.%d, format %d", properties.name,
+             properties.multiProcessorCount, driver, cudnnGetVersion(), blas[0], blas[1], blas[2], FORMAT);
 }
 
 /* An empty one if there is none that can be read: then all is timed anew. */

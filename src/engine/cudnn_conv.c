@@ -76,9 +76,10 @@ static int recall(const struct chooser *chooser, const struct conv_graph *graph,
 {
     const cJSON *known = chooser_recall(chooser, key);
     const cJSON *candidate = cJSON_GetObjectItemCaseSensitive(known, "candidate");
+    const cJSON *of = cJSON_GetObjectItemCaseSensitive(known, "of");
     const cJSON *engine = cJSON_GetObjectItemCaseSensitive(known, "engine");
-    if (!cJSON_IsNumber(candidate) || !cJSON_IsNumber(engine) || candidate->valueint < 0 ||
-        candidate->valueint >= graph->count ||
+    if (!cJSON_IsNumber(candidate) || !cJSON_IsNumber(of) || !cJSON_IsNumber(engine) || of->valueint != graph->count ||
+        candidate->valueint < 0 || candidate->valueint >= graph->count ||
         (double)graph->candidates[candidate->valueint].engine != engine->valuedouble)
         return -1;
     return candidate->valueint;
