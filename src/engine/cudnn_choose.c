@@ -194,11 +194,16 @@ static bool try_alone(struct clocked *clocked)
     return true;
 }
 
+void chooser_alive(const struct chooser *chooser)
+{
+    chooser->alive(chooser->alive_context);
+}
+
 float chooser_time(struct chooser *chooser, bool (*run)(const void *context), const void *context)
 {
     struct clocked clocked = {.stream = chooser->stream, .run = run, .context = context};
     float microseconds = INFINITY;
-    chooser->alive(chooser->alive_context);
+    chooser_alive(chooser);
     CUDA_CHECK(cudaEventCreate(&clocked.begin));
     CUDA_CHECK(cudaEventCreate(&clocked.end));
     cudaGraphExec_t exec = try_alone(&clocked) ? capture(&clocked) : NULL;

@@ -17,13 +17,16 @@ struct chooser {
     cJSON *all;             /* what was chosen, by device and key: on this device, and the other ranks' */
     cJSON *choices;         /* in it: on this device, by key */
     bool changed;
-    void (*alive)(void *context); /* called between timings */
+    void (*alive)(void *context);
     void *alive_context;
 };
 
 void chooser_open(struct chooser *chooser, cudaStream_t stream, void (*alive)(void *context), void *context);
 void chooser_save(struct chooser *chooser); /* what is new, to the cache */
 void chooser_close(struct chooser *chooser);
+
+/* Tells whoever waits for this rank that it is busy: between steps that may take a second. */
+void chooser_alive(const struct chooser *chooser);
 
 /* Microseconds of what `run` queues on the stream; infinite when it says false or cannot be captured. */
 float chooser_time(struct chooser *chooser, bool (*run)(const void *context), const void *context);

@@ -58,6 +58,7 @@ static int time_all(const struct conv_planner *planner, struct conv_choice *choi
     int fastest = -1;
     *best = INFINITY;
     for (int i = 0; i < choice->graph->count; i++) {
+        chooser_alive(planner->chooser); /* some plans are compiled now */
         if (!prepare(planner, choice, i, tensors))
             continue;
         float microseconds =
@@ -107,6 +108,7 @@ bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
     char key[100];
     float microseconds;
     name_conv(conv, planner->precision, key, sizeof key);
+    chooser_alive(planner->chooser);
     *choice = (struct conv_choice){.graph = conv_graph_open(planner->device, conv, planner->precision)};
     if (choice->graph == NULL)
         return error_set(error, EXIT_RUNTIME, "engine cudnn: no memory for the plans of %s", key);
