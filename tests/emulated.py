@@ -73,6 +73,11 @@ def parity():
     described = json.loads(content("nccl-4", "run.json"))
     check(described["net"]["comm_ways"] == "2 rings, the first 0 1 2 3; 2 x SHM/direct/direct, 1 x NET/Socket/0" and
           described["gpu"]["nccl"] == [], "run.json tells NCCL's rings and transports", described["net"])
+    (FOLDER / "nccl.conf").write_text("NCCL_ALGO=Ring\nNCCL_DEBUG=WARN\n")
+    run(2, *TRAIN, "--max-steps", "1", "--out", "own-log",
+        env={**LIBRARIES, "EMULATED_GPUS": "2", "NCCL_CONF_FILE": str(FOLDER / "nccl.conf")})
+    described = json.loads(content("own-log", "run.json"))["net"]
+    check(described["comm"] == "nccl" and "comm_ways" not in described, "but not if the user wants NCCL's log", described)
     result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
     check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
     result = emulated(4, "--epochs", "2", "--out", "unlike", models=2)
