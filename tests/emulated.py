@@ -101,33 +101,33 @@ def checkpoints():
 def chosen_in(directory):
     """Whether the run has the dense layers by one kernel."""
     [device] = json.loads(content(directory, "run.json"))["net"]["choices"].values()
-    return device["dense layers, 16 samples fp32"]["one_kernel"]
+    return device["dense layers, 16 samples fp32"]["fused"]
 
 
 def both_ways():
     """The dense layers by one kernel and by many, whichever this machine finds faster."""
     cache = FOLDER / "cache" / "dtrain" / "cudnn.json"
     found = cache.read_text()
-    taken = {choice["one_kernel"] for device in json.loads(found).values() for choice in device.values()}
-    for one_kernel in False, True:
+    taken = {choice["fused"] for device in json.loads(found).values() for choice in device.values()}
+    for fused in False, True:
         chosen = json.loads(found)
         for choice in itertools.chain(*(device.values() for device in chosen.values())):
-            choice["one_kernel"] = one_kernel
+            choice["fused"] = fused
         cache.write_text(json.dumps(chosen))
-        out = f"one-kernel-{one_kernel}"
-        check_close(f"one kernel: {one_kernel}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
-        check(chosen_in(out) == one_kernel, "as the cache says", out)
+        out = f"fused-{fused}"
+        check_close(f"dense layers fused: {fused}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
+        check(chosen_in(out) == fused, "as the cache says", out)
     emulated(1, "--epochs", "2", "--max-steps", "2", "--out", "goes-on")
-    cache.write_text(found.replace('"one_kernel":\ttrue', '"one_kernel":\tfalse'))
+    cache.write_text(found.replace('"fused":\ttrue', '"fused":\tfalse'))
     result = emulated(1, "--epochs", "2", "--out", "goes-on", "--resume")
-    check(chosen_in("goes-on") and weights("goes-on") == weights("one-kernel-True"),
+    check(chosen_in("goes-on") and weights("goes-on") == weights("fused-True"),
           "a run goes on as it began, whatever the cache says now", result)
     cache.write_text('{"another GPU": {"a key": {"candidate": 1}}}')
     emulated(1, "--max-steps", "1", "--batch-size", "8")
     kept = json.loads(cache.read_text())
     check(kept.pop("another GPU") == {"a key": {"candidate": 1}} and kept, "the cache keeps what others chose", kept)
-    check(taken == {True} and weights("one-kernel-True") == weights("gpu-D") or
-          taken == {False} and weights("one-kernel-False") == weights("gpu-D") or len(taken) == 2,
+    check(taken == {True} and weights("fused-True") == weights("gpu-D") or
+          taken == {False} and weights("fused-False") == weights("gpu-D") or len(taken) == 2,
           "what was chosen at first computed the same bits", taken)
     cache.write_text(found)
 

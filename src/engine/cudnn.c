@@ -33,8 +33,8 @@ static void allocate(struct cudnn *cudnn)
     CUDA_CHECK(cudaMalloc((void **)&cudnn->step, sizeof *cudnn->step));
     CUDA_CHECK(cudaMalloc((void **)&cudnn->evaluation, sizeof *cudnn->evaluation));
     CUDA_CHECK(cudaMemsetAsync(cudnn->order, 0, data->train.count * sizeof *cudnn->order, cudnn->net.stream));
-    CUDA_CHECK(cudaHostAlloc((void **)&cudnn->shared, sizeof *cudnn->shared, cudaHostAllocDefault));
-    memset(cudnn->shared, 0, sizeof *cudnn->shared);
+    CUDA_CHECK(cudaHostAlloc((void **)&cudnn->pinned, sizeof *cudnn->pinned, cudaHostAllocDefault));
+    memset(cudnn->pinned, 0, sizeof *cudnn->pinned);
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));
 }
@@ -53,7 +53,7 @@ static void close_cudnn(struct engine *engine)
             CUDA_CHECK(cudaGraphExecDestroy(graph->exec));
         CUDA_CHECK(cudaEventDestroy(cudnn->marks[i]));
     }
-    CUDA_CHECK(cudaFreeHost(cudnn->shared));
+    CUDA_CHECK(cudaFreeHost(cudnn->pinned));
     CUDA_CHECK(cudaFree(cudnn->evaluation));
     CUDA_CHECK(cudaFree(cudnn->step));
     CUDA_CHECK(cudaFree(cudnn->order));
@@ -120,13 +120,13 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     for (size_t i = first; i < last; i += shape->count)
         net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
                      (uint32_t)(last - i < shape->count ? last - i : shape->count), cudnn->evaluation);
-    CUDA_CHECK(cudaMemcpyAsync(&cudnn->shared->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
+    CUDA_CHECK(cudaMemcpyAsync(&cudnn->pinned->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
                                cudaMemcpyDefault, cudnn->net.stream));
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
     cudnn_wait(cudnn, cudnn->marks[0], NULL);
-    sum->loss += cudnn->shared->evaluation.loss;
-    sum->correct += cudnn->shared->evaluation.correct;
-    sum->refused += cudnn->shared->evaluation.refused;
+    sum->loss += cudnn->pinned->evaluation.loss;
+    sum->correct += cudnn->pinned->evaluation.correct;
+    sum->refused += cudnn->pinned->evaluation.refused;
     sum->samples += (int64_t)(last - first);
 }
 

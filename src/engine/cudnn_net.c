@@ -146,8 +146,8 @@ static bool choose(struct cudnn_net *net, struct net_shape *shape, struct choose
     bool chosen = choose_forward(net, shape, &planner, error) &&
                   (!shape->backward || choose_backward(net, shape, &planner, error));
     conv_planner_close(&planner);
-    if (shape->backward)
-        shape->one_kernel = dense_choose_fused(net, chooser, shape->count);
+    if (chosen && shape->backward)
+        shape->fused = dense_choose_fused(net, chooser, shape->count);
     return chosen;
 }
 
@@ -219,7 +219,7 @@ static void pass(struct cudnn_net *net, const struct net_batch *batch)
                            net->labels, net->stream));
     net_mark(net, "images", "gather");
     forward(net, shape, shape->count, dropout, true);
-    dense_step(net, shape->one_kernel, shape->count, dropout);
+    dense_step(net, shape->fused, shape->count, dropout);
     backward(net, shape, batch->masks);
 }
 

@@ -19,7 +19,7 @@ struct net_shape {
     struct net_shape *next;
     uint32_t count;
     bool backward; /* it can go back, too */
-    bool one_kernel; /* for the dense layers of a step: dense_step */
+    bool fused;    /* the dense layers of a step: see dense_step */
     struct conv_choice conv1_forward, conv1_wgrad, conv2_forward, conv2_dgrad, conv2_wgrad;
 };
 

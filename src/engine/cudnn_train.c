@@ -39,7 +39,7 @@ static bool is_done(void *context)
 {
     struct pending *pending = context;
     if (pending->stop != NULL)
-        pending->cudnn->shared->stop = *pending->stop;
+        pending->cudnn->pinned->stop = *pending->stop;
     cudaError_t status = cudaEventQuery(pending->mark);
     if (status == cudaErrorNotReady)
         return false;
@@ -181,7 +181,7 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
     if (graph->samples == 0)
         return;
     cudnn_find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
-    batch.stop = &cudnn->shared->stop;
+    batch.stop = &cudnn->pinned->stop;
     cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
     cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
@@ -214,9 +214,9 @@ void cudnn_capture_steps(struct cudnn *cudnn)
 
 static void write_step(struct cudnn *cudnn, uint64_t step, size_t first, float learning_rate)
 {
-    cudnn->shared->step =
+    cudnn->pinned->step =
         (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
-    cudnn_copy(cudnn, cudnn->step, &cudnn->shared->step, sizeof *cudnn->step);
+    cudnn_copy(cudnn, cudnn->step, &cudnn->pinned->step, sizeof *cudnn->step);
 }
 
 static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t samples)
@@ -256,8 +256,8 @@ void cudnn_train(struct engine *engine, const struct span *span, struct train_re
         engine_train_one(engine, span, report);
         return;
     }
-    struct cuda_step *done = &cudnn->shared->step;
-    cudnn->shared->stop = *span->stop;
+    struct cuda_step *done = &cudnn->pinned->step;
+    cudnn->pinned->stop = *span->stop;
     write_step(cudnn, span->step, span->first, span->learning_rate);
     queue_steps(cudnn, span);
     CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, cudnn->net.stream));
