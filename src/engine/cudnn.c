@@ -39,6 +39,24 @@ static void allocate(struct cudnn *cudnn)
         CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));
 }
 
+/* The sums that the host adds up: from pinned memory they are copied at full speed, else all the same. */
+static void pin_sums(const struct comm_sums *sums)
+{
+    size_t bytes = sums->count * sizeof *sums->terms;
+    cudaHostRegister(sums->terms, bytes, cudaHostRegisterDefault);
+    if (sums->totals != sums->terms)
+        cudaHostRegister((void *)sums->totals, bytes, cudaHostRegisterDefault);
+    cudaGetLastError(); /* clears it */
+}
+
+static void unpin_sums(const struct comm_sums *sums)
+{
+    cudaHostUnregister(sums->terms);
+    if (sums->totals != sums->terms)
+        cudaHostUnregister((void *)sums->totals);
+    cudaGetLastError();
+}
+
 static size_t max_of(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -61,6 +79,7 @@ static void close_cudnn(struct engine *engine)
     CUDA_CHECK(cudaFree(cudnn->train));
     chooser_close(&cudnn->chooser);
     net_close(&cudnn->net);
+    unpin_sums(cudnn->base.sums);
     comm_sums_close(cudnn->base.sums);
     free(cudnn);
 }
@@ -89,6 +108,7 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_slot(setup->comm));
+    pin_sums(sums);
     net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision);
     chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
     allocate(cudnn);

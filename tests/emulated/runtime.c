@@ -226,6 +226,18 @@ cudaError_t cudaFreeHost(void *memory)
     return cudaFree(memory);
 }
 
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned flags)
+{
+    (void)memory, (void)bytes, (void)flags;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *memory)
+{
+    (void)memory;
+    return cudaSuccess;
+}
+
 struct copy {
     void *to;
     const void *from;
