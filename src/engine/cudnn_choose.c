@@ -153,7 +153,6 @@ static cudaGraphExec_t capture(const struct clocked *clocked)
         runs = clocked->run(clocked->context);
     bool captured = cudaStreamEndCapture(clocked->stream, &graph) == cudaSuccess && runs &&
                     cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess;
-    cudaGetLastError(); /* clears it */
     if (graph != NULL)
         CUDA_CHECK(cudaGraphDestroy(graph));
     return captured ? exec : NULL;
@@ -207,6 +206,7 @@ float chooser_time(struct chooser *chooser, bool (*run)(const void *context), co
     CUDA_CHECK(cudaEventCreate(&clocked.begin));
     CUDA_CHECK(cudaEventCreate(&clocked.end));
     cudaGraphExec_t exec = try_alone(&clocked) ? capture(&clocked) : NULL;
+    cudaGetLastError(); /* clears what one that does not run has left */
     if (exec != NULL) {
         microseconds = time_replays(&clocked, exec);
         CUDA_CHECK(cudaGraphExecDestroy(exec));

@@ -41,8 +41,10 @@ static bool is_done(void *context)
     if (pending->stop != NULL)
         pending->cudnn->pinned->stop = *pending->stop;
     cudaError_t status = cudaEventQuery(pending->mark);
-    if (status == cudaErrorNotReady)
+    if (status == cudaErrorNotReady) {
+        cudaGetLastError(); /* clears it: the next launch would find it */
         return false;
+    }
     CUDA_CHECK(status);
     return true;
 }
