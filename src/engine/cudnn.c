@@ -109,7 +109,7 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_slot(setup->comm));
     pin_sums(sums);
-    net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision);
+    net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
     chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
     allocate(cudnn);
     cudnn_plan(cudnn, evaluated, error);

@@ -68,7 +68,7 @@ static void allocate(struct cudnn_net *net)
     carve(net, pieces, sizeof pieces / sizeof *pieces);
 }
 
-void net_open(struct cudnn_net *net, uint32_t most, enum precision precision)
+void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser)
 {
     static const cublasComputeType_t computes[] = {
         [PRECISION_FP32] = CUBLAS_COMPUTE_32F_PEDANTIC,
@@ -80,6 +80,7 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision)
     allocate(net);
     CUDNN_CHECK(cudnnCreate(&net->dnn));
     CUDNN_CHECK(cudnnSetStream(net->dnn, net->stream));
+    conv_planner_open(&net->planner, chooser, net->dnn, precision, net->workspace, CUDNN_WORKSPACE);
     CUBLAS_CHECK(cublasCreate(&net->blas));
     CUBLAS_CHECK(cublasSetStream(net->blas, net->stream));
     /* A workspace of its own, one stream, no atomics: the same bits on every run. */
@@ -105,6 +106,7 @@ void net_close(struct cudnn_net *net)
         net->shapes = next;
     }
     CUBLAS_CHECK(cublasDestroy(net->blas));
+    conv_planner_close(&net->planner);
     CUDNN_CHECK(cudnnDestroy(net->dnn));
     CUDA_CHECK(cudaFree(net->arena));
     CUDA_CHECK(cudaStreamDestroy(net->stream));
@@ -112,9 +114,9 @@ void net_close(struct cudnn_net *net)
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
-static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, const struct conv_planner *planner,
-                           struct error *error)
+static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
+    const struct conv_planner *planner = &net->planner;
     int n = (int)shape->count;
     float *w = net->weights;
     struct conv conv1 = {CONV_FORWARD, n, 3, 32, 6}, conv2 = {CONV_FORWARD, n, 6, 14, 16};
@@ -124,9 +126,9 @@ static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, const
            conv_choose(planner, &conv2, &on2, &shape->conv2_forward, error);
 }
 
-static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, const struct conv_planner *planner,
-                            struct error *error)
+static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
+    const struct conv_planner *planner = &net->planner;
     int n = (int)shape->count;
     float *w = net->weights, *dw = net->gradient;
     struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
@@ -139,20 +141,16 @@ static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, cons
            conv_choose(planner, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
 }
 
-static bool choose(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser, struct error *error)
+static bool choose(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
-    struct conv_planner planner;
-    conv_planner_open(&planner, chooser, net->dnn, net->precision, net->workspace, CUDNN_WORKSPACE);
-    bool chosen = choose_forward(net, shape, &planner, error) &&
-                  (!shape->backward || choose_backward(net, shape, &planner, error));
-    conv_planner_close(&planner);
-    if (chosen && shape->backward)
-        shape->fused = dense_choose_fused(net, chooser, shape->count);
-    return chosen;
+    if (!choose_forward(net, shape, error) || (shape->backward && !choose_backward(net, shape, error)))
+        return false;
+    if (shape->backward)
+        shape->fused = dense_choose_fused(net, net->planner.chooser, shape->count);
+    return true;
 }
 
-const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *chooser, uint32_t count,
-                                       bool backward, struct error *error)
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error)
 {
     for (struct net_shape *shape = net->shapes; shape != NULL; shape = shape->next)
         if (shape->count == count && shape->backward >= backward)
@@ -160,7 +158,7 @@ const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *ch
     struct net_shape *shape = calloc(1, sizeof *shape);
     shape->count = count;
     shape->backward = backward;
-    if (!choose(net, shape, chooser, error)) {
+    if (!choose(net, shape, error)) {
         free_shape(shape);
         return NULL;
     }

@@ -36,6 +36,7 @@ static inline float *tensor(float *canonical, enum tensor which)
 struct cudnn_net {
     cudaStream_t stream;
     cudnnHandle_t dnn;
+    struct conv_planner planner; /* outlives the plans: they borrow its description of the device */
     cublasHandle_t blas;
     cublasComputeType_t compute;
     enum precision precision;
@@ -59,13 +60,13 @@ struct cudnn_net {
     uint8_t *labels, *origin1, *origin2;              /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
 };
 
-void net_open(struct cudnn_net *net, uint32_t most, enum precision precision);
+/* The chooser is borrowed; it is opened on net->stream before the first shape. */
+void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser);
 void net_close(struct cudnn_net *net);
 
 /* The shape of `count` samples (1..most): the one there is, or a new one. Choosing its plans overwrites the
  * buffers and waits. NULL with *error set when the device has no plan for it. */
-const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *chooser, uint32_t count,
-                                       bool backward, struct error *error);
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error);
 
 /* Something of a step has been queued: for whoever looks what takes how long. */
 static inline void net_mark(const struct cudnn_net *net, const char *layer, const char *pass)

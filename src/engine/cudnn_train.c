@@ -82,14 +82,14 @@ bool cudnn_find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *bat
         .first = (uint32_t)position,
     };
     if (count > 0)
-        batch->shape = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)count, true, error);
+        batch->shape = net_find_shape(&cudnn->net, (uint32_t)count, true, error);
     return count == 0 || batch->shape != NULL;
 }
 
 static void plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct net_batch batch;
-    cudnn->evaluated = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)evaluated, false, error);
+    cudnn->evaluated = net_find_shape(&cudnn->net, (uint32_t)evaluated, false, error);
     if (cudnn->evaluated != NULL && cudnn_find_batch(cudnn, cudnn->full.samples, &batch, error))
         cudnn_find_batch(cudnn, cudnn->tail.samples, &batch, error);
 }

@@ -183,7 +183,8 @@ void conv_release(struct conv_choice *choice)
 void conv_planner_open(struct conv_planner *planner, struct chooser *chooser, cudnnHandle_t handle,
                        enum precision precision, void *workspace, size_t workspace_bytes)
 {
-    (void)planner, (void)chooser, (void)handle, (void)precision, (void)workspace, (void)workspace_bytes;
+    (void)handle, (void)precision, (void)workspace, (void)workspace_bytes;
+    *planner = (struct conv_planner){.chooser = chooser};
 }
 
 void conv_planner_close(struct conv_planner *planner)
