@@ -24,6 +24,8 @@ enum precision { PRECISION_FP32, PRECISION_TF32, PRECISION_BF16 };
 enum precision engine_precision(const char *name);
 const char *engine_precision_name(enum precision precision);
 
+struct cJSON;
+
 /* All pointers are borrowed and must outlive the engine. */
 struct engine_setup {
     const struct dataset *data;
@@ -32,6 +34,7 @@ struct engine_setup {
     size_t batch_size; /* of the GLOBAL batch */
     float momentum;
     enum precision precision;
+    const struct cJSON *choices; /* on rank 0, while it opens: as `describe` gave them when the run began; or NULL */
 };
 
 /* A run of steps within one epoch. */
@@ -59,7 +62,6 @@ struct evaluation {
                         meaningless */
 };
 
-struct cJSON;
 struct engine;
 struct engine_ops {
     const char *name; /* --engine NAME */

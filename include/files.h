@@ -7,6 +7,8 @@
 
 #include "error.h"
 
+struct cJSON;
+
 /* path = directory/name. Fails (EXIT_RUNTIME) when it, or the name of its temporary file, would not fit. */
 bool files_path(const char *directory, const char *name, char path[4096], struct error *error);
 
@@ -17,5 +19,8 @@ bool files_path(const char *directory, const char *name, char path[4096], struct
  * no space, no permission) *error names the path, and the old files stay. */
 bool files_replace(const char *path, const char *keep, const void *data, size_t bytes,
                    struct error *error);
+
+/* A file of JSON, up to 1 MiB; the caller deletes it. NULL: there is none that can be read. */
+struct cJSON *files_read_json(const char *path);
 
 #endif

@@ -57,8 +57,21 @@ static int group_begin(int g, int n, int ranks)
     return (int)((long)g * ranks / n);
 }
 
+/* Collective. Before NCCL starts: what it is told by dtrain is no setting of the user's. */
+static void describe(struct study *study)
+{
+    study->description = describe_run(study->options, study->data, study->world);
+    if (!study->engine->on_gpu)
+        return;
+    int ranks = comm_size(study->world);
+    study->devices = calloc((size_t)ranks, sizeof *study->devices);
+    devices_gather(study->world, study->devices);
+    describe_gpus(study->description, study->devices, ranks);
+}
+
 static bool open_group(struct study *study, struct error *error)
 {
+    describe(study);
     int ranks = comm_size(study->world), rank = comm_rank(study->world), color = 0;
     bool apart = ranks >= study->count;
     for (int i = 0; i < study->count; i++) {
@@ -144,15 +157,6 @@ static void report_failure(struct study *study, int net)
 
 /* --- training ------------------------------------------------------------------------------------- */
 
-/* Collective: which rank is on which GPU. */
-static void gather_devices(struct study *study)
-{
-    if (!study->engine->on_gpu)
-        return;
-    study->devices = calloc((size_t)comm_size(study->world), sizeof *study->devices);
-    devices_gather(study->world, study->devices);
-}
-
 /* What each group knows of its nets, on every rank. */
 static void share_outcomes(struct study *study)
 {
@@ -162,10 +166,6 @@ static void share_outcomes(struct study *study)
 
 static bool open_trainers(struct study *study, struct error *error)
 {
-    gather_devices(study);
-    study->description = describe_run(study->options, study->data, study->world);
-    if (study->devices != NULL)
-        describe_gpus(study->description, study->devices, comm_size(study->world));
     for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
         struct trainer_setup setup = {
             .options = study->options,

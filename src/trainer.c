@@ -109,6 +109,7 @@ static void open_files(struct trainer *trainer, struct error *error)
 static bool open_engine(struct trainer *trainer, struct error *error)
 {
     const struct trainer_setup *setup = &trainer->setup;
+    cJSON *before = trainer->leader ? run_directory_description(&trainer->directory) : NULL; /* it goes on alike */
     struct engine_setup engine = {
         .data = setup->data,
         .comm = setup->comm,
@@ -116,8 +117,10 @@ static bool open_engine(struct trainer *trainer, struct error *error)
         .batch_size = trainer->terms.batch_size,
         .momentum = (float)trainer->terms.momentum,
         .precision = engine_precision(setup->options->precision),
+        .choices = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(before, "net"), "choices"),
     };
     trainer->engine = setup->engine->open(&engine, error);
+    cJSON_Delete(before);
     return trainer->engine != NULL;
 }
 

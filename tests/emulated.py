@@ -27,9 +27,9 @@ LIBRARIES = {"LD_LIBRARY_PATH": str(FOLDER_OF_PROGRAM)}
 numbers = itertools.count()
 
 
-def emulated(np, *options, gpus=4):
+def emulated(np, *options, gpus=4, models=1):
     out = [] if "--out" in options else ["--out", f"run-{next(numbers)}"]
-    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus)})
+    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus), "EMULATED_MODELS": str(models)})
 
 
 def weights(directory):
@@ -73,8 +73,17 @@ def parity():
     described = json.loads(content("nccl-4", "run.json"))
     check(described["net"]["comm_ways"] == "2 rings, the first 0 1 2 3; 2 x SHM/direct/direct, 1 x NET/Socket/0" and
           described["gpu"]["nccl"] == [], "run.json tells NCCL's rings and transports", described["net"])
+    (FOLDER / "nccl.conf").write_text("NCCL_ALGO=Ring\nNCCL_DEBUG=WARN\n")
+    run(2, *TRAIN, "--max-steps", "1", "--out", "own-log",
+        env={**LIBRARIES, "EMULATED_GPUS": "2", "NCCL_CONF_FILE": str(FOLDER / "nccl.conf")})
+    described = json.loads(content("own-log", "run.json"))["net"]
+    check(described["comm"] == "nccl" and "comm_ways" not in described, "but not if the user wants NCCL's log", described)
     result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
     check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
+    result = emulated(4, "--epochs", "2", "--out", "unlike", models=2)
+    check_close("GPUs of two models", result, "unlike", "cpu-D")
+    chosen = json.loads(content("unlike", "run.json"))["net"]["choices"]
+    check(["model 1" in device for device in chosen] == [False, True] and all(chosen.values()), "each has chosen", chosen)
 
 
 def checkpoints():
@@ -89,22 +98,36 @@ def checkpoints():
           "interrupted twice on 2 GPUs: the same bits", result)
 
 
+def chosen_in(directory):
+    """Whether the run has the dense layers by one kernel."""
+    [device] = json.loads(content(directory, "run.json"))["net"]["choices"].values()
+    return device["dense layers, 16 samples fp32"]["fused"]
+
+
 def both_ways():
     """The dense layers by one kernel and by many, whichever this machine finds faster."""
     cache = FOLDER / "cache" / "dtrain" / "cudnn.json"
     found = cache.read_text()
-    taken = {choice["one_kernel"] for device in json.loads(found).values() for choice in device.values()}
-    for one_kernel in False, True:
+    taken = {choice["fused"] for device in json.loads(found).values() for choice in device.values()}
+    for fused in False, True:
         chosen = json.loads(found)
         for choice in itertools.chain(*(device.values() for device in chosen.values())):
-            choice["one_kernel"] = one_kernel
+            choice["fused"] = fused
         cache.write_text(json.dumps(chosen))
-        out = f"one-kernel-{one_kernel}"
-        check_close(f"one kernel: {one_kernel}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
-        described = json.loads(content(out, "run.json"))["net"]["choices"]
-        check(described["dense layers, 16 samples fp32"]["one_kernel"] == one_kernel, "as the cache says", described)
-    check(taken == {True} and weights("one-kernel-True") == weights("gpu-D") or
-          taken == {False} and weights("one-kernel-False") == weights("gpu-D") or len(taken) == 2,
+        out = f"fused-{fused}"
+        check_close(f"dense layers fused: {fused}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
+        check(chosen_in(out) == fused, "as the cache says", out)
+    emulated(1, "--epochs", "2", "--max-steps", "2", "--out", "goes-on")
+    cache.write_text(found.replace('"fused":\ttrue', '"fused":\tfalse'))
+    result = emulated(1, "--epochs", "2", "--out", "goes-on", "--resume")
+    check(chosen_in("goes-on") and weights("goes-on") == weights("fused-True"),
+          "a run goes on as it began, whatever the cache says now", result)
+    cache.write_text('{"another GPU": {"a key": {"candidate": 1}}}')
+    emulated(1, "--max-steps", "1", "--batch-size", "8")
+    kept = json.loads(cache.read_text())
+    check(kept.pop("another GPU") == {"a key": {"candidate": 1}} and kept, "the cache keeps what others chose", kept)
+    check(taken == {True} and weights("fused-True") == weights("gpu-D") or
+          taken == {False} and weights("fused-False") == weights("gpu-D") or len(taken) == 2,
           "what was chosen at first computed the same bits", taken)
     cache.write_text(found)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The GPU engine on a real GPU, through the whole program: as the CPU engine computes, with NCCL, and in trouble.
+"""tests/gpu.py [PART...] - the GPU engine on a real GPU, through the whole program: as the CPU engine computes, with
+NCCL, and in trouble. PART: parity, which always comes first, checkpoints, ranks, four_nets, trouble.
 What needs no GPU of it is in emulated.py; all that needs one is run by tests/gpu."""
 
 import ctypes
@@ -7,6 +8,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import time
 
 from tap import check, finish, skip_all
@@ -145,9 +147,9 @@ def trouble():
 
 
 os.environ.setdefault("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+asked = sys.argv[1:]
 parity()
-checkpoints()
-ranks()
-four_nets()
-trouble()
+for part in checkpoints, ranks, four_nets, trouble:
+    if not asked or part.__name__ in asked:
+        part()
 finish()

@@ -70,7 +70,6 @@ static bool open_nccl(struct comm *comm, struct error *error)
     comm_barrier(comm);
     ncclResult_t result = ncclCommInitRankConfig(&state->nccl, comm->size, id, comm->rank, &config);
     settle(comm, state->nccl, result, "the start of NCCL");
-    nccl_log_started(state->log);
     comm->state = state;
     return true;
 }

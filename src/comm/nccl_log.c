@@ -1,5 +1,7 @@
 #include "nccl_log.h"
 
+#include <pwd.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,12 +11,40 @@
 static const char *const settings[] = {"NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE"};
 enum { SETTINGS = sizeof settings / sizeof *settings, KINDS = 8, KIND_BYTES = 40, RING_BYTES = 100, LINE_BYTES = 2000 };
 
+/* Whether a file of NCCL's settings, NAME=VALUE each, has any for the log. */
+static bool sets_log(const char *path)
+{
+    char line[LINE_BYTES];
+    bool found = false;
+    FILE *file = fopen(path, "r");
+    while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
+        found = strncmp(line, settings[0], strlen(settings[0])) == 0; /* the others begin alike */
+    if (file != NULL)
+        fclose(file);
+    return found;
+}
+
+/* The environment, before which files would count for nothing; the user's file, the host's. */
+static bool user_sets_log(void)
+{
+    char path[4096] = "";
+    const char *given = getenv("NCCL_CONF_FILE");
+    const struct passwd *user = getpwuid(getuid());
+    for (int i = 0; i < SETTINGS; i++)
+        if (getenv(settings[i]) != NULL)
+            return true;
+    if (given != NULL && *given != '\0')
+        snprintf(path, sizeof path, "%s", given);
+    else if (user != NULL)
+        snprintf(path, sizeof path, "%s/.nccl.conf", user->pw_dir);
+    return sets_log(path) || sets_log("/etc/nccl.conf");
+}
+
 int nccl_log_open(void)
 {
     char file[40];
-    for (int i = 0; i < SETTINGS; i++)
-        if (getenv(settings[i]) != NULL)
-            return -1;
+    if (user_sets_log())
+        return -1;
     int log = memfd_create("nccl", MFD_CLOEXEC);
     if (log < 0)
         return -1;
@@ -23,12 +53,6 @@ int nccl_log_open(void)
     for (int i = 0; i < SETTINGS; i++)
         setenv(settings[i], values[i], 1);
     return log;
-}
-
-void nccl_log_started(int log)
-{
-    for (int i = 0; i < SETTINGS && log >= 0; i++)
-        unsetenv(settings[i]);
 }
 
 struct summary {
@@ -97,6 +121,8 @@ void nccl_log_summarise(int log, char *text, size_t bytes)
     if (log < 0)
         return;
     read_log(log, &summary);
+    if (summary.rings == 0 && summary.kinds[0].count == 0)
+        return;
     size_t used = (size_t)snprintf(text, bytes, "%d ring%s, the first%s", summary.rings,
                                    summary.rings == 1 ? "" : "s", summary.first);
     for (int i = 0; i < KINDS && summary.kinds[i].count > 0 && used < bytes; i++)

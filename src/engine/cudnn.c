@@ -33,10 +33,28 @@ static void allocate(struct cudnn *cudnn)
     CUDA_CHECK(cudaMalloc((void **)&cudnn->step, sizeof *cudnn->step));
     CUDA_CHECK(cudaMalloc((void **)&cudnn->evaluation, sizeof *cudnn->evaluation));
     CUDA_CHECK(cudaMemsetAsync(cudnn->order, 0, data->train.count * sizeof *cudnn->order, cudnn->net.stream));
-    CUDA_CHECK(cudaHostAlloc((void **)&cudnn->shared, sizeof *cudnn->shared, cudaHostAllocDefault));
-    memset(cudnn->shared, 0, sizeof *cudnn->shared);
+    CUDA_CHECK(cudaHostAlloc((void **)&cudnn->pinned, sizeof *cudnn->pinned, cudaHostAllocDefault));
+    memset(cudnn->pinned, 0, sizeof *cudnn->pinned);
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));
+}
+
+/* The sums that the host adds up: from pinned memory they are copied at full speed, else all the same. */
+static void pin_sums(const struct comm_sums *sums)
+{
+    size_t bytes = sums->count * sizeof *sums->terms;
+    cudaHostRegister(sums->terms, bytes, cudaHostRegisterDefault);
+    if (sums->totals != sums->terms)
+        cudaHostRegister((void *)sums->totals, bytes, cudaHostRegisterDefault);
+    cudaGetLastError(); /* clears it */
+}
+
+static void unpin_sums(const struct comm_sums *sums)
+{
+    cudaHostUnregister(sums->terms);
+    if (sums->totals != sums->terms)
+        cudaHostUnregister((void *)sums->totals);
+    cudaGetLastError();
 }
 
 static size_t max_of(size_t a, size_t b)
@@ -53,7 +71,7 @@ static void close_cudnn(struct engine *engine)
             CUDA_CHECK(cudaGraphExecDestroy(graph->exec));
         CUDA_CHECK(cudaEventDestroy(cudnn->marks[i]));
     }
-    CUDA_CHECK(cudaFreeHost(cudnn->shared));
+    CUDA_CHECK(cudaFreeHost(cudnn->pinned));
     CUDA_CHECK(cudaFree(cudnn->evaluation));
     CUDA_CHECK(cudaFree(cudnn->step));
     CUDA_CHECK(cudaFree(cudnn->order));
@@ -61,6 +79,7 @@ static void close_cudnn(struct engine *engine)
     CUDA_CHECK(cudaFree(cudnn->train));
     chooser_close(&cudnn->chooser);
     net_close(&cudnn->net);
+    unpin_sums(cudnn->base.sums);
     comm_sums_close(cudnn->base.sums);
     free(cudnn);
 }
@@ -89,7 +108,8 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_slot(setup->comm));
-    net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision);
+    pin_sums(sums);
+    net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
     chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
     allocate(cudnn);
     cudnn_plan(cudnn, evaluated, error);
@@ -120,13 +140,13 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     for (size_t i = first; i < last; i += shape->count)
         net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
                      (uint32_t)(last - i < shape->count ? last - i : shape->count), cudnn->evaluation);
-    CUDA_CHECK(cudaMemcpyAsync(&cudnn->shared->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
+    CUDA_CHECK(cudaMemcpyAsync(&cudnn->pinned->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
                                cudaMemcpyDefault, cudnn->net.stream));
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
     cudnn_wait(cudnn, cudnn->marks[0], NULL);
-    sum->loss += cudnn->shared->evaluation.loss;
-    sum->correct += cudnn->shared->evaluation.correct;
-    sum->refused += cudnn->shared->evaluation.refused;
+    sum->loss += cudnn->pinned->evaluation.loss;
+    sum->correct += cudnn->pinned->evaluation.correct;
+    sum->refused += cudnn->pinned->evaluation.refused;
     sum->samples += (int64_t)(last - first);
 }
 
@@ -150,7 +170,7 @@ static void write_state(struct engine *engine, const float *weights, const float
 
 static cJSON *describe(struct engine *engine)
 {
-    return cJSON_Duplicate(cudnn_of(engine)->chooser.choices, true);
+    return cJSON_Duplicate(cudnn_of(engine)->chooser.all, true);
 }
 
 const struct engine_ops cudnn_engine = {

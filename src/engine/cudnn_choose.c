@@ -1,5 +1,6 @@
 #include "cudnn_choose.h"
 
+#include <cublas_v2.h>
 #include <cudnn.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,72 +13,46 @@
 #include "median.h"
 #include "src/gpu/check.h"
 
-enum { REPEATS = 20, WINDOWS = 9, LONG_MILLISECONDS = 1, MOST_CACHE_BYTES = 1 << 20 };
+enum {
+    REPEATS = 20,
+    WINDOWS = 9,
+    LONG_MILLISECONDS = 1,
+    FORMAT = 2, /* one more when a noted choice comes to mean something else: other graphs, another order */
+};
 
-/* --- the cache --------------------------------------------------------------------------------------- */
+/* --- choices, by device and key ------------------------------------------------------------------------ */
 
-/* NULL if there is none that can be read: then all is timed anew. */
-static cJSON *read_cache(const char *path)
+static cJSON *object_at(cJSON *parent, const char *name)
 {
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return NULL;
-    char *text = malloc(MOST_CACHE_BYTES);
-    size_t bytes = text != NULL ? fread(text, 1, MOST_CACHE_BYTES, file) : 0;
-    fclose(file);
-    cJSON *json = cJSON_ParseWithLength(text, bytes);
-    free(text);
-    return json;
+    cJSON *object = cJSON_GetObjectItemCaseSensitive(parent, name);
+    if (cJSON_IsObject(object))
+        return object;
+    cJSON_DeleteItemFromObjectCaseSensitive(parent, name);
+    return cJSON_AddObjectToObject(parent, name);
 }
 
-/* What the candidates and their order depend on. */
-static void name_device(char *name, size_t bytes)
+/* Replaces what `to` has under the same keys. Whether that changes anything. */
+static bool merge(cJSON *to, const cJSON *from)
 {
-    int device, driver;
-    struct cudaDeviceProp properties;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDriverGetVersion(&driver));
-    CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-    snprintf(name, bytes, "%s, %d multiprocessors, driver %d, cuDNN %zu", properties.name,
-             properties.multiProcessorCount, driver, cudnnGetVersion());
+    bool changed = false;
+    const cJSON *device, *choice;
+    cJSON_ArrayForEach(device, from)
+        cJSON_ArrayForEach(choice, device)
+        {
+            cJSON *choices = object_at(to, device->string);
+            const cJSON *old = cJSON_GetObjectItemCaseSensitive(choices, choice->string);
+            if (!cJSON_IsObject(choice) || (old != NULL && cJSON_Compare(old, choice, true)))
+                continue;
+            cJSON_DeleteItemFromObjectCaseSensitive(choices, choice->string);
+            cJSON_AddItemToObject(choices, choice->string, cJSON_Duplicate(choice, true));
+            changed = true;
+        }
+    return changed;
 }
 
-/* A courtesy to the next run: where it cannot be written, that one times again. */
-void chooser_save(struct chooser *chooser)
+void chooser_import(struct chooser *chooser, const cJSON *all)
 {
-    char path[4096];
-    struct error none = {0};
-    if (!chooser->changed || !cache_path("", path, &none))
-        return;
-    chooser->changed = false;
-    mkdir(path, 0777); /* there already, as a rule */
-    char *text = cJSON_Print(chooser->cache);
-    if (text != NULL && cache_path("cudnn.json", path, &none))
-        files_replace(path, NULL, text, strlen(text), &none);
-    free(text);
-}
-
-void chooser_open(struct chooser *chooser, cudaStream_t stream, void (*alive)(void *context), void *context)
-{
-    char path[4096];
-    struct error none = {0};
-    *chooser = (struct chooser){.stream = stream, .alive = alive, .alive_context = context};
-    name_device(chooser->device, sizeof chooser->device);
-    chooser->cache = cache_path("cudnn.json", path, &none) ? read_cache(path) : NULL;
-    if (!cJSON_IsObject(chooser->cache)) {
-        cJSON_Delete(chooser->cache);
-        chooser->cache = cJSON_CreateObject();
-    }
-    chooser->choices = cJSON_GetObjectItemCaseSensitive(chooser->cache, chooser->device);
-    if (!cJSON_IsObject(chooser->choices)) {
-        cJSON_DeleteItemFromObjectCaseSensitive(chooser->cache, chooser->device);
-        chooser->choices = cJSON_AddObjectToObject(chooser->cache, chooser->device);
-    }
-}
-
-void chooser_close(struct chooser *chooser)
-{
-    cJSON_Delete(chooser->cache);
+    chooser->changed |= merge(chooser->all, all);
 }
 
 const cJSON *chooser_recall(const struct chooser *chooser, const char *key)
@@ -92,30 +67,68 @@ cJSON *chooser_note(struct chooser *chooser, const char *key)
     return cJSON_AddObjectToObject(chooser->choices, key);
 }
 
-/* --- between ranks ----------------------------------------------------------------------------------- */
+/* --- the cache ----------------------------------------------------------------------------------------- */
 
-char *chooser_export(const struct chooser *chooser)
+/* What the candidates and their order depend on. */
+static void name_device(char *name, size_t bytes)
 {
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddItemReferenceToObject(json, chooser->device, chooser->choices);
-    char *text = cJSON_PrintUnformatted(json);
-    cJSON_Delete(json);
-    return text;
+    int device, driver, blas[3] = {0};
+    struct cudaDeviceProp properties;
+    CUDA_CHECK(cudaGetDevice(&device));
+    CUDA_CHECK(cudaDriverGetVersion(&driver));
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    for (int i = 0; i < 3; i++)
+        CUBLAS_CHECK(cublasGetProperty((libraryPropertyType)i, &blas[i]));
+    snprintf(name, bytes, "%s, %d multiprocessors, driver %d, cuDNN %zu, cuBLAS %d.%d.%d, format %d", properties.name,
+             properties.multiProcessorCount, driver, cudnnGetVersion(), blas[0], blas[1], blas[2], FORMAT);
 }
 
-void chooser_import(struct chooser *chooser, const char *text)
+/* An empty one if there is none that can be read: then all is timed anew. */
+static cJSON *read_cache(void)
 {
-    cJSON *json = cJSON_Parse(text);
-    const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(json, chooser->device);
-    for (const cJSON *choice = theirs != NULL ? theirs->child : NULL; choice != NULL; choice = choice->next) {
-        const cJSON *ours = chooser_recall(chooser, choice->string);
-        if (ours != NULL && cJSON_Compare(ours, choice, true))
-            continue;
-        cJSON_DeleteItemFromObjectCaseSensitive(chooser->choices, choice->string);
-        cJSON_AddItemToObject(chooser->choices, choice->string, cJSON_Duplicate(choice, true));
-        chooser->changed = true;
-    }
-    cJSON_Delete(json);
+    char path[4096];
+    struct error none = {0};
+    cJSON *cache = cache_path("cudnn.json", path, &none) ? files_read_json(path) : NULL;
+    if (cJSON_IsObject(cache))
+        return cache;
+    cJSON_Delete(cache);
+    return cJSON_CreateObject();
+}
+
+/* A courtesy to the next run: where it cannot be written, that one times again. Others may have written to it
+ * meanwhile: groups of ranks, runs on other devices. */
+void chooser_save(struct chooser *chooser)
+{
+    char path[4096];
+    struct error none = {0};
+    if (!chooser->changed || !cache_path("", path, &none))
+        return;
+    chooser->changed = false;
+    mkdir(path, 0777); /* there already, as a rule */
+    cJSON *cache = read_cache();
+    merge(cache, chooser->all);
+    char *text = cJSON_Print(cache);
+    cJSON_Delete(cache);
+    if (text != NULL && cache_path("cudnn.json", path, &none))
+        files_replace(path, NULL, text, strlen(text), &none);
+    free(text);
+}
+
+void chooser_open(struct chooser *chooser, cudaStream_t stream, void (*alive)(void *context), void *context)
+{
+    *chooser = (struct chooser){.stream = stream, .alive = alive, .alive_context = context};
+    name_device(chooser->device, sizeof chooser->device);
+    chooser->all = cJSON_CreateObject();
+    cJSON *cache = read_cache(), *known = cJSON_DetachItemFromObjectCaseSensitive(cache, chooser->device);
+    cJSON_Delete(cache);
+    if (known != NULL)
+        cJSON_AddItemToObject(chooser->all, chooser->device, known);
+    chooser->choices = object_at(chooser->all, chooser->device);
+}
+
+void chooser_close(struct chooser *chooser)
+{
+    cJSON_Delete(chooser->all);
 }
 
 /* --- timing ------------------------------------------------------------------------------------------ */
@@ -140,7 +153,6 @@ static cudaGraphExec_t capture(const struct clocked *clocked)
         runs = clocked->run(clocked->context);
     bool captured = cudaStreamEndCapture(clocked->stream, &graph) == cudaSuccess && runs &&
                     cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess;
-    cudaGetLastError(); /* clears it */
     if (graph != NULL)
         CUDA_CHECK(cudaGraphDestroy(graph));
     return captured ? exec : NULL;
@@ -181,14 +193,20 @@ static bool try_alone(struct clocked *clocked)
     return true;
 }
 
+void chooser_alive(const struct chooser *chooser)
+{
+    chooser->alive(chooser->alive_context);
+}
+
 float chooser_time(struct chooser *chooser, bool (*run)(const void *context), const void *context)
 {
     struct clocked clocked = {.stream = chooser->stream, .run = run, .context = context};
     float microseconds = INFINITY;
-    chooser->alive(chooser->alive_context);
+    chooser_alive(chooser);
     CUDA_CHECK(cudaEventCreate(&clocked.begin));
     CUDA_CHECK(cudaEventCreate(&clocked.end));
     cudaGraphExec_t exec = try_alone(&clocked) ? capture(&clocked) : NULL;
+    cudaGetLastError(); /* clears what one that does not run has left */
     if (exec != NULL) {
         microseconds = time_replays(&clocked, exec);
         CUDA_CHECK(cudaGraphExecDestroy(exec));

@@ -28,7 +28,7 @@ static bool prepare(const struct conv_planner *planner, struct conv_choice *choi
         (size_t)choice->graph->candidates[candidate].workspace_bytes > planner->workspace_bytes)
         return false;
     choice->candidate = candidate;
-    choice->bound = conv_graph_bind(choice->graph, tensors, planner->workspace);
+    choice->bound = conv_bind(tensors, planner->workspace);
     return true;
 }
 
@@ -58,6 +58,7 @@ static int time_all(const struct conv_planner *planner, struct conv_choice *choi
     int fastest = -1;
     *best = INFINITY;
     for (int i = 0; i < choice->graph->count; i++) {
+        chooser_alive(planner->chooser); /* some plans are compiled now */
         if (!prepare(planner, choice, i, tensors))
             continue;
         float microseconds =
@@ -76,9 +77,10 @@ static int recall(const struct chooser *chooser, const struct conv_graph *graph,
 {
     const cJSON *known = chooser_recall(chooser, key);
     const cJSON *candidate = cJSON_GetObjectItemCaseSensitive(known, "candidate");
+    const cJSON *of = cJSON_GetObjectItemCaseSensitive(known, "of");
     const cJSON *engine = cJSON_GetObjectItemCaseSensitive(known, "engine");
-    if (!cJSON_IsNumber(candidate) || !cJSON_IsNumber(engine) || candidate->valueint < 0 ||
-        candidate->valueint >= graph->count ||
+    if (!cJSON_IsNumber(candidate) || !cJSON_IsNumber(of) || !cJSON_IsNumber(engine) || of->valueint != graph->count ||
+        candidate->valueint < 0 || candidate->valueint >= graph->count ||
         (double)graph->candidates[candidate->valueint].engine != engine->valuedouble)
         return -1;
     return candidate->valueint;
@@ -106,6 +108,7 @@ bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
     char key[100];
     float microseconds;
     name_conv(conv, planner->precision, key, sizeof key);
+    chooser_alive(planner->chooser);
     *choice = (struct conv_choice){.graph = conv_graph_open(planner->device, conv, planner->precision)};
     if (choice->graph == NULL)
         return error_set(error, EXIT_RUNTIME, "engine cudnn: no memory for the plans of %s", key);

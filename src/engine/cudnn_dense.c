@@ -96,7 +96,7 @@ static void step_in_parts(struct cudnn_net *net, uint32_t count, struct cuda_dro
     net_mark(net, "conv3", "dropout back");
 }
 
-static void step_at_once(struct cudnn_net *net, uint32_t count, struct cuda_dropout dropout)
+static void step_fused(struct cudnn_net *net, uint32_t count, struct cuda_dropout dropout)
 {
     struct cuda_head head = {
         .weights = net->weights,
@@ -115,7 +115,7 @@ static void step_at_once(struct cudnn_net *net, uint32_t count, struct cuda_drop
 void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_dropout dropout)
 {
     if (fused)
-        step_at_once(net, count, dropout);
+        step_fused(net, count, dropout);
     else
         step_in_parts(net, count, dropout);
 }
@@ -156,13 +156,13 @@ bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t
 {
     char key[100];
     snprintf(key, sizeof key, "dense layers, %u samples %s", count, engine_precision_name(net->precision));
-    const cJSON *known = cJSON_GetObjectItemCaseSensitive(chooser_recall(chooser, key), "one_kernel");
+    const cJSON *known = cJSON_GetObjectItemCaseSensitive(chooser_recall(chooser, key), "fused");
     if (cJSON_IsBool(known))
         return cJSON_IsTrue(known);
     float parts = chooser_time(chooser, run_trial, &(struct trial){net, false, count});
     float fused = chooser_time(chooser, run_trial, &(struct trial){net, true, count});
     cJSON *note = chooser_note(chooser, key);
-    cJSON_AddBoolToObject(note, "one_kernel", fused <= parts);
+    cJSON_AddBoolToObject(note, "fused", fused <= parts);
     cJSON_AddNumberToObject(note, "microseconds", fmin(fused, parts));
     cJSON_AddNumberToObject(note, "microseconds_otherwise", fmax(fused, parts));
     return fused <= parts;

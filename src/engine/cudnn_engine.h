@@ -7,8 +7,8 @@
 #include "cudnn.h"
 #include "cudnn_net.h"
 
-/* Host memory that the device reads and writes. */
-struct shared {
+/* Pinned host memory: the device reads and writes it. */
+struct pinned {
     struct cuda_step step;
     struct cuda_evaluation evaluation;
     volatile int32_t stop; /* this rank's wish */
@@ -28,7 +28,7 @@ struct cudnn {
     uint32_t *order;
     struct cuda_step *step;
     struct cuda_evaluation *evaluation;
-    struct shared *shared;
+    struct pinned *pinned;
     const struct net_shape *evaluated; /* what passes at once in predict mode */
     struct step_graph full, tail;
     cudaEvent_t marks[2]; /* behind the bursts */

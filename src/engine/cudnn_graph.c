@@ -8,7 +8,7 @@
 const char *const conv_pass_names[CONV_PASSES] = {"forward", "dgrad", "wgrad"};
 
 enum { SIDE = 5 };
-enum uid { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_SUM }; /* names of tensors within a graph */
+enum uid { UID_X = 1, UID_W, UID_Y }; /* names of tensors within a graph */
 
 typedef cudnnBackendDescriptor_t descriptor;
 
@@ -56,22 +56,19 @@ static int64_t get_number(descriptor from, cudnnBackendAttributeName_t name)
     return value;
 }
 
-/* --- the operations -------------------------------------------------------------------------------- */
+/* --- the operation --------------------------------------------------------------------------------- */
 
-/* Virtual tensors only pass from one operation of the graph to the next. The biases lie among the weights, on
- * any multiple of a float; all else begins on 16 bytes. */
+/* All begin on 16 bytes. */
 static descriptor add_tensor(struct conv_graph *graph, enum uid uid, int n, int c, int side)
 {
-    int64_t id = uid, dimensions[4] = {n, c, side, side}, alignment = uid == UID_BIAS ? sizeof(float) : 16;
+    int64_t id = uid, dimensions[4] = {n, c, side, side}, alignment = 16;
     int64_t strides[4] = {(int64_t)c * side * side, (int64_t)side * side, side, 1};
-    bool is_virtual = uid == UID_SUM;
     descriptor tensor = add(graph, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     set_fp32(tensor, CUDNN_ATTR_TENSOR_DATA_TYPE);
     set(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, dimensions);
     set(tensor, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, strides);
     set(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &id);
     set(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
-    set(tensor, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &is_virtual);
     CUDNN_CHECK(cudnnBackendFinalize(tensor));
     return tensor;
 }
@@ -123,41 +120,15 @@ static descriptor add_convolution(struct conv_graph *graph, descriptor x, descri
     return operation;
 }
 
-/* y = x + b. */
-static descriptor add_sum(struct conv_graph *graph, descriptor x, descriptor b, descriptor y)
-{
-    cudnnPointwiseMode_t mode = CUDNN_POINTWISE_ADD;
-    descriptor kind = add(graph, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-    set(kind, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
-    set_fp32(kind, CUDNN_ATTR_POINTWISE_MATH_PREC);
-    CUDNN_CHECK(cudnnBackendFinalize(kind));
-    descriptor operation = add(graph, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-    set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, kind);
-    set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
-    set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b);
-    set_descriptor(operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
-    CUDNN_CHECK(cudnnBackendFinalize(operation));
-    return operation;
-}
-
-static descriptor add_operations(struct conv_graph *graph)
+static descriptor add_graph(struct conv_graph *graph)
 {
     const struct conv *conv = &graph->conv;
-    int n = conv->samples, k = conv->outputs, side = conv->side - SIDE + 1, count = 0;
-    descriptor operations[2];
+    int n = conv->samples, k = conv->outputs, side = conv->side - SIDE + 1;
     descriptor x = add_tensor(graph, UID_X, n, conv->channels, conv->side);
     descriptor w = add_tensor(graph, UID_W, k, conv->channels, SIDE);
     descriptor y = add_tensor(graph, UID_Y, n, k, side);
-    if (conv->pass == CONV_FORWARD) {
-        descriptor bias = add_tensor(graph, UID_BIAS, 1, k, 1);
-        descriptor sum = add_tensor(graph, UID_SUM, n, k, side);
-        operations[count++] = add_convolution(graph, x, w, sum);
-        operations[count++] = add_sum(graph, sum, bias, y);
-    } else {
-        operations[count++] = add_convolution(graph, x, w, y);
-    }
     descriptor whole = add(graph, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    set(whole, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, count, operations);
+    set_descriptor(whole, CUDNN_ATTR_OPERATIONGRAPH_OPS, add_convolution(graph, x, w, y));
     CUDNN_CHECK(cudnnBackendFinalize(whole));
     return whole;
 }
@@ -231,7 +202,7 @@ struct conv_graph *conv_graph_open(descriptor device, const struct conv *conv, e
         return NULL;
     graph->conv = *conv;
     graph->device = device;
-    descriptor operations = add_operations(graph);
+    descriptor operations = add_graph(graph);
     add_candidates(graph, operations, CUDNN_HEUR_MODE_A, precision);
     add_candidates(graph, operations, CUDNN_HEUR_MODE_FALLBACK, precision);
     return graph;
@@ -263,15 +234,13 @@ bool conv_graph_build(struct conv_graph *graph, int number)
 
 /* --- running --------------------------------------------------------------------------------------- */
 
-descriptor conv_graph_bind(const struct conv_graph *graph, const struct conv_tensors *tensors,
-                           void *workspace)
+descriptor conv_bind(const struct conv_tensors *tensors, void *workspace)
 {
-    static const int64_t uids[] = {UID_X, UID_W, UID_Y, UID_BIAS};
-    void *data[] = {tensors->x, tensors->w, tensors->y, tensors->bias};
-    int64_t count = graph->conv.pass == CONV_FORWARD ? 4 : 3;
+    static const int64_t uids[] = {UID_X, UID_W, UID_Y};
+    void *data[] = {tensors->x, tensors->w, tensors->y};
     descriptor bound = create(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-    set(bound, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, uids);
-    set(bound, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, data);
+    set(bound, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 3, uids);
+    set(bound, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, 3, data);
     set(bound, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
     CUDNN_CHECK(cudnnBackendFinalize(bound));
     return bound;

@@ -14,7 +14,7 @@
 #include "engine.h"
 
 enum conv_pass {
-    CONV_FORWARD, /* y = x * w + bias; the ReLU is the pool's, for cuDNN's may make a NaN 0 */
+    CONV_FORWARD, /* y from x and w; bias and ReLU are the pool's: see cudnn_net.h */
     CONV_DGRAD,   /* dx from dy and w */
     CONV_WGRAD,   /* dw from dy and x */
     CONV_PASSES
@@ -27,9 +27,9 @@ struct conv {
     int outputs;                 /* w (outputs, C, 5, 5) */
 };
 
-/* Device memory; x, w or y is written, the others are read. bias is for the forward pass alone. */
+/* Device memory, on 16 bytes; x, w or y is written, the others are read. */
 struct conv_tensors {
-    void *x, *w, *y, *bias;
+    void *x, *w, *y;
 };
 
 enum { CONV_CANDIDATES = 64 };
@@ -66,8 +66,7 @@ void conv_graph_close(struct conv_graph *graph);
 bool conv_graph_build(struct conv_graph *graph, int candidate);
 
 /* What a built plan is to run on: to be made once, run often, destroyed by the caller before the graph. */
-cudnnBackendDescriptor_t conv_graph_bind(const struct conv_graph *graph, const struct conv_tensors *tensors,
-                                         void *workspace);
+cudnnBackendDescriptor_t conv_bind(const struct conv_tensors *tensors, void *workspace);
 
 /* On the handle's stream. False: this plan does not run (some refuse only now). */
 bool conv_graph_run(const struct conv_graph *graph, int candidate, cudnnHandle_t handle,

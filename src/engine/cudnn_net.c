@@ -68,7 +68,7 @@ static void allocate(struct cudnn_net *net)
     carve(net, pieces, sizeof pieces / sizeof *pieces);
 }
 
-void net_open(struct cudnn_net *net, uint32_t most, enum precision precision)
+void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser)
 {
     static const cublasComputeType_t computes[] = {
         [PRECISION_FP32] = CUBLAS_COMPUTE_32F_PEDANTIC,
@@ -80,6 +80,7 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision)
     allocate(net);
     CUDNN_CHECK(cudnnCreate(&net->dnn));
     CUDNN_CHECK(cudnnSetStream(net->dnn, net->stream));
+    conv_planner_open(&net->planner, chooser, net->dnn, precision, net->workspace, CUDNN_WORKSPACE);
     CUBLAS_CHECK(cublasCreate(&net->blas));
     CUBLAS_CHECK(cublasSetStream(net->blas, net->stream));
     /* A workspace of its own, one stream, no atomics: the same bits on every run. */
@@ -105,6 +106,7 @@ void net_close(struct cudnn_net *net)
         net->shapes = next;
     }
     CUBLAS_CHECK(cublasDestroy(net->blas));
+    conv_planner_close(&net->planner);
     CUDNN_CHECK(cudnnDestroy(net->dnn));
     CUDA_CHECK(cudaFree(net->arena));
     CUDA_CHECK(cudaStreamDestroy(net->stream));
@@ -112,47 +114,43 @@ void net_close(struct cudnn_net *net)
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
-static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, const struct conv_planner *planner,
-                           struct error *error)
+static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
+    const struct conv_planner *planner = &net->planner;
     int n = (int)shape->count;
     float *w = net->weights;
     struct conv conv1 = {CONV_FORWARD, n, 3, 32, 6}, conv2 = {CONV_FORWARD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y, tensor(w, CONV1_B)};
-    struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y, tensor(w, CONV2_B)};
+    struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y};
+    struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y};
     return conv_choose(planner, &conv1, &on1, &shape->conv1_forward, error) &&
            conv_choose(planner, &conv2, &on2, &shape->conv2_forward, error);
 }
 
-static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, const struct conv_planner *planner,
-                            struct error *error)
+static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
+    const struct conv_planner *planner = &net->planner;
     int n = (int)shape->count;
     float *w = net->weights, *dw = net->gradient;
     struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
     struct conv conv2_dgrad = {CONV_DGRAD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y, NULL};
-    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y, NULL};
-    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y, NULL};
+    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y};
+    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y};
+    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y};
     return conv_choose(planner, &conv1, &on1, &shape->conv1_wgrad, error) &&
            conv_choose(planner, &conv2, &on2, &shape->conv2_wgrad, error) &&
            conv_choose(planner, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
 }
 
-static bool choose(struct cudnn_net *net, struct net_shape *shape, struct chooser *chooser, struct error *error)
+static bool choose(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
-    struct conv_planner planner;
-    conv_planner_open(&planner, chooser, net->dnn, net->precision, net->workspace, CUDNN_WORKSPACE);
-    bool chosen = choose_forward(net, shape, &planner, error) &&
-                  (!shape->backward || choose_backward(net, shape, &planner, error));
-    conv_planner_close(&planner);
+    if (!choose_forward(net, shape, error) || (shape->backward && !choose_backward(net, shape, error)))
+        return false;
     if (shape->backward)
-        shape->one_kernel = dense_choose_fused(net, chooser, shape->count);
-    return chosen;
+        shape->fused = dense_choose_fused(net, net->planner.chooser, shape->count);
+    return true;
 }
 
-const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *chooser, uint32_t count,
-                                       bool backward, struct error *error)
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error)
 {
     for (struct net_shape *shape = net->shapes; shape != NULL; shape = shape->next)
         if (shape->count == count && shape->backward >= backward)
@@ -160,7 +158,7 @@ const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *ch
     struct net_shape *shape = calloc(1, sizeof *shape);
     shape->count = count;
     shape->backward = backward;
-    if (!choose(net, shape, chooser, error)) {
+    if (!choose(net, shape, error)) {
         free_shape(shape);
         return NULL;
     }
@@ -176,14 +174,15 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
                     struct cuda_dropout dropout, bool origins)
 {
     cudaStream_t stream = net->stream;
+    const float *bias1 = tensor(net->weights, CONV1_B), *bias2 = tensor(net->weights, CONV2_B);
     conv_run(&shape->conv1_forward, net->dnn);
     net_mark(net, "conv1", "forward");
-    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, NULL, net->pool1_y,
+    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, bias1, net->pool1_y,
                                  origins ? net->origin1 : NULL, stream));
     net_mark(net, "pool1", "forward");
     conv_run(&shape->conv2_forward, net->dnn);
     net_mark(net, "conv2", "forward");
-    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, NULL, net->pool2_y,
+    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, bias2, net->pool2_y,
                                  origins ? net->origin2 : NULL, stream));
     net_mark(net, "pool2", "forward");
     dense_conv3(net, (int)shape->count);
@@ -218,7 +217,7 @@ static void pass(struct cudnn_net *net, const struct net_batch *batch)
                            net->labels, net->stream));
     net_mark(net, "images", "gather");
     forward(net, shape, shape->count, dropout, true);
-    dense_step(net, shape->one_kernel, shape->count, dropout);
+    dense_step(net, shape->fused, shape->count, dropout);
     backward(net, shape, batch->masks);
 }
 

@@ -1,5 +1,9 @@
 /* cudnn_net.h - LeNet-5 on one GPU: buffers, plans, and the order of the kernels of a pass.
  *
+ * Bias, ReLU, dropout and pool of a convolution are one kernel of the project (cuda_pool_forward), so its output is
+ * written once and read once, as if cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more
+ * plans, and its ReLU may make a NaN 0.
+ *
  * Everything is queued on `stream`. Nothing here waits or knows of other ranks.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_NET_H
@@ -15,7 +19,7 @@ struct net_shape {
     struct net_shape *next;
     uint32_t count;
     bool backward; /* it can go back, too */
-    bool one_kernel; /* for the dense layers of a step: dense_step */
+    bool fused;    /* the dense layers of a step: see dense_step */
     struct conv_choice conv1_forward, conv1_wgrad, conv2_forward, conv2_dgrad, conv2_wgrad;
 };
 
@@ -32,6 +36,7 @@ static inline float *tensor(float *canonical, enum tensor which)
 struct cudnn_net {
     cudaStream_t stream;
     cudnnHandle_t dnn;
+    struct conv_planner planner; /* outlives the plans: they borrow its description of the device */
     cublasHandle_t blas;
     cublasComputeType_t compute;
     enum precision precision;
@@ -55,13 +60,13 @@ struct cudnn_net {
     uint8_t *labels, *origin1, *origin2;              /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
 };
 
-void net_open(struct cudnn_net *net, uint32_t most, enum precision precision);
+/* The chooser is borrowed; it is opened on net->stream before the first shape. */
+void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser);
 void net_close(struct cudnn_net *net);
 
 /* The shape of `count` samples (1..most): the one there is, or a new one. Choosing its plans overwrites the
  * buffers and waits. NULL with *error set when the device has no plan for it. */
-const struct net_shape *net_find_shape(struct cudnn_net *net, struct chooser *chooser, uint32_t count,
-                                       bool backward, struct error *error);
+const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bool backward, struct error *error);
 
 /* Something of a step has been queued: for whoever looks what takes how long. */
 static inline void net_mark(const struct cudnn_net *net, const char *layer, const char *pass)

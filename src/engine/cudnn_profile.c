@@ -24,18 +24,20 @@ static void record(void *context, const char *layer, const char *pass)
     CUDA_CHECK(cudaEventRecord(recorder->events[recorder->count], recorder->stream));
 }
 
-/* Keeps the stream from starting before all is queued: launching takes longer than running. */
+/* Keeps the stream from starting before all is queued: launching takes longer than running. Not the first time:
+ * what loads code at its first launch may wait for the stream. */
 static void hold(void *gate)
 {
     while (!atomic_load((atomic_bool *)gate))
         ;
 }
 
-static void queue_round(struct cudnn *cudnn, struct recorder *recorder, const struct net_batch *batch)
+static void queue_round(struct cudnn *cudnn, struct recorder *recorder, const struct net_batch *batch, bool held)
 {
     atomic_bool gate = false;
     recorder->count = 0;
-    CUDA_CHECK(cudaLaunchHostFunc(recorder->stream, hold, &gate));
+    if (held)
+        CUDA_CHECK(cudaLaunchHostFunc(recorder->stream, hold, &gate));
     CUDA_CHECK(cudaEventRecord(recorder->events[0], recorder->stream));
     cudnn_queue_step(cudnn, batch, cudnn->full.samples);
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], recorder->stream));
@@ -47,7 +49,7 @@ static void profile(struct cudnn *cudnn, struct recorder *recorder, const struct
 {
     double(*times)[ROUNDS] = calloc((size_t)recorder->most, sizeof *times);
     for (int round = -WARM_UP; round < ROUNDS; round++) {
-        queue_round(cudnn, recorder, batch);
+        queue_round(cudnn, recorder, batch, round > -WARM_UP);
         for (int i = 0; i < recorder->count && round >= 0; i++) {
             float milliseconds;
             CUDA_CHECK(cudaEventElapsedTime(&milliseconds, recorder->events[i], recorder->events[i + 1]));

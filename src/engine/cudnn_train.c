@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "exact_sum.h"
 #include "sampler.h"
@@ -38,10 +39,12 @@ static bool is_done(void *context)
 {
     struct pending *pending = context;
     if (pending->stop != NULL)
-        pending->cudnn->shared->stop = *pending->stop;
+        pending->cudnn->pinned->stop = *pending->stop;
     cudaError_t status = cudaEventQuery(pending->mark);
-    if (status == cudaErrorNotReady)
+    if (status == cudaErrorNotReady) {
+        cudaGetLastError(); /* clears it: the next launch would find it */
         return false;
+    }
     CUDA_CHECK(status);
     return true;
 }
@@ -79,32 +82,42 @@ bool cudnn_find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *bat
         .first = (uint32_t)position,
     };
     if (count > 0)
-        batch->shape = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)count, true, error);
+        batch->shape = net_find_shape(&cudnn->net, (uint32_t)count, true, error);
     return count == 0 || batch->shape != NULL;
 }
 
 static void plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct net_batch batch;
-    cudnn->evaluated = net_find_shape(&cudnn->net, &cudnn->chooser, (uint32_t)evaluated, false, error);
+    cudnn->evaluated = net_find_shape(&cudnn->net, (uint32_t)evaluated, false, error);
     if (cudnn->evaluated != NULL && cudnn_find_batch(cudnn, cudnn->full.samples, &batch, error))
         cudnn_find_batch(cudnn, cudnn->tail.samples, &batch, error);
 }
 
-static size_t part_of(const struct cudnn *cudnn, size_t samples, int rank)
+/* Ranks of a kind need the same plans. */
+struct kind {
+    uint64_t device; /* a hash */
+    size_t full, tail;
+};
+
+/* Collective: every rank's kind, which the caller frees. */
+static struct kind *gather_kinds(const struct cudnn *cudnn)
 {
-    size_t first, last;
-    sampler_share(samples, rank, comm_size(cudnn->base.setup.comm), &first, &last);
-    return last - first;
+    struct comm *comm = cudnn->base.setup.comm;
+    size_t position, bytes = (size_t)comm_size(comm) * sizeof(struct kind);
+    struct kind ours = {.device = XXH64(cudnn->chooser.device, strlen(cudnn->chooser.device), 0)};
+    cudnn_share(cudnn, cudnn->full.samples, &position, &ours.full);
+    cudnn_share(cudnn, cudnn->tail.samples, &position, &ours.tail);
+    struct kind *kinds = malloc(bytes);
+    comm_gather(comm, &ours, sizeof ours, kinds);
+    comm_broadcast(comm, kinds, bytes, 0);
+    return kinds;
 }
 
-/* Whether no rank before it has parts of the same sizes. */
-static bool is_first_of_kind(const struct cudnn *cudnn, int rank)
+static bool is_first_of_kind(const struct kind *kinds, int rank)
 {
-    size_t full = cudnn->full.samples, tail = cudnn->tail.samples;
     for (int i = 0; i < rank; i++)
-        if (part_of(cudnn, full, i) == part_of(cudnn, full, rank) &&
-            part_of(cudnn, tail, i) == part_of(cudnn, tail, rank))
+        if (memcmp(&kinds[i], &kinds[rank], sizeof *kinds) == 0)
             return false;
     return true;
 }
@@ -113,30 +126,33 @@ static bool is_first_of_kind(const struct cudnn *cudnn, int rank)
 static void share_choices(struct cudnn *cudnn, int rank)
 {
     struct comm *comm = cudnn->base.setup.comm;
-    char *text = comm_rank(comm) == rank ? chooser_export(&cudnn->chooser) : NULL;
+    char *text = comm_rank(comm) == rank ? cJSON_PrintUnformatted(cudnn->chooser.all) : NULL;
     size_t bytes = text != NULL ? strlen(text) + 1 : 0;
     comm_broadcast(comm, &bytes, sizeof bytes, rank);
     if (text == NULL)
         text = calloc(1, bytes);
     comm_broadcast(comm, text, bytes, rank);
-    if (comm_rank(comm) != rank)
-        chooser_import(&cudnn->chooser, text);
+    cJSON *all = comm_rank(comm) == rank ? NULL : cJSON_Parse(text);
+    chooser_import(&cudnn->chooser, all);
+    cJSON_Delete(all);
     free(text);
 }
 
-/* One rank of each kind chooses for all: clocks differ, and where the ranks' choices did, so would the bits of
- * the next run, which finds but one of them in the cache. */
+/* One rank of each kind chooses for all: clocks differ, and run.json has one choice of each kind to go on with. */
 void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
 {
     struct comm *comm = cudnn->base.setup.comm;
+    struct kind *kinds = gather_kinds(cudnn);
+    chooser_import(&cudnn->chooser, cudnn->base.setup.choices);
     for (int rank = 0; rank < comm_size(comm); rank++) {
-        if (!is_first_of_kind(cudnn, rank))
+        if (!is_first_of_kind(kinds, rank))
             continue;
         if (rank == comm_rank(comm))
             plan(cudnn, evaluated, error);
         if (comm_size(comm) > 1)
             share_choices(cudnn, rank);
     }
+    free(kinds);
     if (error->code == EXIT_DONE)
         plan(cudnn, evaluated, error); /* of the same kind as another: recalled */
     chooser_save(&cudnn->chooser);
@@ -167,7 +183,7 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
     if (graph->samples == 0)
         return;
     cudnn_find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
-    batch.stop = &cudnn->shared->stop;
+    batch.stop = &cudnn->pinned->stop;
     cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
     cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
@@ -200,9 +216,9 @@ void cudnn_capture_steps(struct cudnn *cudnn)
 
 static void write_step(struct cudnn *cudnn, uint64_t step, size_t first, float learning_rate)
 {
-    cudnn->shared->step =
+    cudnn->pinned->step =
         (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
-    cudnn_copy(cudnn, cudnn->step, &cudnn->shared->step, sizeof *cudnn->step);
+    cudnn_copy(cudnn, cudnn->step, &cudnn->pinned->step, sizeof *cudnn->step);
 }
 
 static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t samples)
@@ -242,8 +258,8 @@ void cudnn_train(struct engine *engine, const struct span *span, struct train_re
         engine_train_one(engine, span, report);
         return;
     }
-    struct cuda_step *done = &cudnn->shared->step;
-    cudnn->shared->stop = *span->stop;
+    struct cuda_step *done = &cudnn->pinned->step;
+    cudnn->pinned->stop = *span->stop;
     write_step(cudnn, span->step, span->first, span->learning_rate);
     queue_steps(cudnn, span);
     CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, cudnn->net.stream));

@@ -1,13 +1,15 @@
 #include "files.h"
 
+#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4096, SUFFIX_BYTES = 24 };
+enum { PATH_BYTES = 4096, SUFFIX_BYTES = 24, MOST_JSON_BYTES = 1 << 20 };
 static const char suffix[] = ".tmp-"; /* and the writer's process id */
 
 bool files_path(const char *directory, const char *name, char path[PATH_BYTES], struct error *error)
@@ -107,4 +109,17 @@ bool files_replace(const char *path, const char *keep, const void *data, size_t 
     error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));
     unlink(temporary);
     return false;
+}
+
+struct cJSON *files_read_json(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return NULL;
+    char *text = malloc(MOST_JSON_BYTES);
+    size_t bytes = text != NULL ? fread(text, 1, MOST_JSON_BYTES, file) : 0;
+    fclose(file);
+    cJSON *json = cJSON_ParseWithLength(text, bytes);
+    free(text);
+    return json;
 }

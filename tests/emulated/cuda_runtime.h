@@ -5,6 +5,8 @@
 #include "../shim/cuda_runtime.h"
 #include "emulated.h"
 
+extern "C" cudaError_t cudaGetLastError(void); /* an error from before shows at the launch, as with CUDA */
+
 template <typename Body> struct emulated_kernel {
     unsigned blocks, threads;
     Body body;
@@ -27,7 +29,7 @@ static inline cudaError_t emulated_launch(unsigned blocks, unsigned threads, voi
 {
     emulated_kernel<Body> kernel = {blocks, threads, body};
     emulated_queue(stream, emulated_kernel<Body>::run, &kernel, sizeof kernel);
-    return cudaSuccess;
+    return cudaGetLastError();
 }
 
 #undef LAUNCH

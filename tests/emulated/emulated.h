@@ -4,7 +4,8 @@
  * the transport but the libraries themselves is tested where there is no GPU.
  *
  * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before:
- * who forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are; unset: 1.
+ * who forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS
+ * of how many models in turn; unset: 1.
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H

@@ -104,6 +104,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     return cudaSuccess;
 }
 
+static _Thread_local cudaError_t last_error;
+
+/* As CUDA does, it remembers an error until somebody asks for the last one. "Not ready" is one. */
+static cudaError_t fail(cudaError_t error)
+{
+    return last_error = error;
+}
+
 /* A job a query, so that whoever asks sees it take its time. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
@@ -111,7 +119,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     if (stream == NULL || stream->done >= event->place)
         return cudaSuccess;
     run_to(stream, stream->done + 1);
-    return stream->done >= event->place ? cudaSuccess : cudaErrorNotReady;
+    return stream->done >= event->place ? cudaSuccess : fail(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t *event)
@@ -121,7 +129,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    while (cudaEventQuery(event) != cudaSuccess)
+    while (event->stream != NULL && !run_to(event->stream, event->place))
         ;
     return cudaSuccess;
 }
@@ -226,6 +234,18 @@ cudaError_t cudaFreeHost(void *memory)
     return cudaFree(memory);
 }
 
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned flags)
+{
+    (void)memory, (void)bytes, (void)flags;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *memory)
+{
+    (void)memory;
+    return cudaSuccess;
+}
+
 struct copy {
     void *to;
     const void *from;
@@ -285,13 +305,17 @@ cudaError_t cudaGetDeviceCount(int *count)
 {
     const char *gpus = getenv("EMULATED_GPUS");
     *count = gpus != NULL ? atoi(gpus) : 1;
-    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+    return *count > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
 }
+
+static _Thread_local int current_device;
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
+    const char *models = getenv("EMULATED_MODELS");
+    int model = device % (models != NULL ? atoi(models) : 1);
     memset(properties, 0, sizeof *properties);
-    snprintf(properties->name, sizeof properties->name, "emulated GPU");
+    snprintf(properties->name, sizeof properties->name, model == 0 ? "emulated GPU" : "emulated GPU, model %d", model);
     properties->major = 9;
     properties->uuid.bytes[15] = (char)device;
     return cudaSuccess;
@@ -301,12 +325,15 @@ cudaError_t cudaSetDevice(int device)
 {
     int count;
     cudaGetDeviceCount(&count);
-    return device >= 0 && device < count ? cudaSuccess : cudaErrorInvalidDevice;
+    if (device < 0 || device >= count)
+        return cudaErrorInvalidDevice;
+    current_device = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
+    *device = current_device;
     return cudaSuccess;
 }
 
@@ -318,12 +345,14 @@ cudaError_t cudaDriverGetVersion(int *version)
 
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
 }
 
 const char *cudaGetErrorString(cudaError_t error)
 {
     static const char *const some[] = {
-        [cudaErrorInvalidDevice] = "invalid device", [cudaErrorNoDevice] = "no device"};
+        [cudaErrorInvalidDevice] = "invalid device", [cudaErrorNoDevice] = "no device", [cudaErrorNotReady] = "not ready"};
     return some[error] ? some[error] : "an error";
 }
