@@ -77,7 +77,6 @@ static void measure_dtrain(struct comm *world, size_t count)
 int main(int argc, char **argv)
 {
     size_t max_bytes = argc > 1 ? strtoull(argv[1], NULL, 10) : (size_t)64 << 20;
-    MPI_Init(&argc, &argv);
     struct comm *world = comm_open_world(60);
     for (size_t bytes = SUMS_MIN_BYTES; bytes <= max_bytes; bytes *= 4) {
         measure_mpi(world, MPI_FLOAT, bytes / sizeof(float));
@@ -88,6 +87,5 @@ int main(int argc, char **argv)
     measure_mpi(world, MPI_INT64_T, LAYOUT_COUNT + SUM_SLOTS);
     measure_dtrain(world, LAYOUT_COUNT + SUM_SLOTS);
     comm_close(world);
-    MPI_Finalize();
     return EXIT_DONE;
 }

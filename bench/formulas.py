@@ -2,9 +2,9 @@
 
 Sums over hosts are alpha-beta: so many messages in a row of so many bytes each. n bytes, H hosts, L = log2 H:
 
-    tree      2 L (a + n b)             binomial tree: reduce, then broadcast; what Open MPI takes for a sum in place
+    tree      2 L (a + n b)             binomial tree: reduce, then broadcast; Open MPI's own choice for a sum in place
     doubling    L (a + n b)             recursive doubling: everybody exchanges everything with a partner
-    halving   2 L a + 2 (H-1)/H n b     recursive halving and doubling (Rabenseifner)
+    halving   2 L a + 2 (H-1)/H n b     recursive halving and doubling (Rabenseifner); dtrain's choice
     ring      2 (H-1) (a + n/H b)
 
 A sum over ranks of several hosts is hierarchical: in the host's memory, then between hosts (src/comm/sums.c).
@@ -34,8 +34,7 @@ def fit(points):
 def weigh(algorithm, hosts, count_bytes, mbits):
     """(messages in a row, milliseconds that their bytes take at this bandwidth)."""
     levels, whole = math.ceil(math.log2(hosts)), count_bytes * 8 / mbits / 1e3
-    return {"default": (2 * levels, 2 * levels * whole), "tree": (2 * levels, 2 * levels * whole),
-            "doubling": (levels, levels * whole),
+    return {"tree": (2 * levels, 2 * levels * whole), "doubling": (levels, levels * whole),
             "halving": (2 * levels, 2 * (hosts - 1) / hosts * whole),
             "ring": (2 * (hosts - 1), 2 * (hosts - 1) / hosts * whole)}[algorithm]
 
@@ -60,7 +59,7 @@ def cpu_step(c, batch, ranks, cores, count_bytes, hosts=1, mbits=0, delay_us=0):
     if ranks > cores:  # they take turns
         step = ((c["fixed"] + c["update"]) * ranks + c["per_tile"] * tiles) / cores
     step += shared_sum(c, count_bytes, ranks // hosts)
-    return step + (network_sum(c, "default", hosts, count_bytes, mbits, delay_us) if hosts > 1 else 0)
+    return step + (network_sum(c, "halving", hosts, count_bytes, mbits, delay_us) if hosts > 1 else 0)
 
 
 # --- GPUs: microseconds -----------------------------------------------------------------------------------

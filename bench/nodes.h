@@ -223,8 +223,6 @@ static void nodes_print_json(const struct nodes *n, cJSON *nets, const char *ver
 static const struct engine_ops *nodes_start(struct nodes *n, char *name, size_t bytes)
 {
     struct error error = {0};
-    int threads;
-    MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
     n->world = comm_open_world(60);
     const struct engine_ops *ops = engine_choose("cudnn", name, bytes, &error);
     if (!comm_agree(n->world, &error))
@@ -241,7 +239,6 @@ static void nodes_end(struct nodes *n)
 {
     comm_close(n->comm);
     comm_close(n->world);
-    MPI_Finalize();
     free(n->order);
     free(n->records);
     free(n);

@@ -228,13 +228,11 @@ int main(int argc, char **argv)
     struct options options;
     struct error error = {0};
     options_parse(argc, argv, &options, &error);
-    MPI_Init(&argc, &argv);
     struct comm *world = comm_open_world(60);
     if (comm_agree(world, &error))
         run(&options, world, &error);
     if (comm_rank(world) == 0 && error.code != EXIT_DONE)
         fprintf(stderr, "scaling_rank: %s\n", error.text);
     comm_close(world);
-    MPI_Finalize();
     return (int)error.code;
 }

@@ -1,9 +1,9 @@
 /* comm.h - what the ranks tell each other.
  *
  * A comm is a group of ranks. Control messages go by MPI; the sums of the training step go through memory where
- * ranks share a host, by MPI between hosts, and on devices by the comm's transport. Every function is collective over the group unless it says otherwise,
- * and none waits for ever: a rank that neither arrives nor answers within the timeout ends the whole
- * job with EXIT_PEER_LOST and a message that names it and its host (see watch.h).
+ * ranks share a host, by MPI between hosts, and on devices by the comm's transport. Every function is collective over
+ * the group unless it says otherwise, and none waits for ever: a rank that neither arrives nor answers within the
+ * timeout ends the whole job with EXIT_PEER_LOST and a message that names it and its host (see watch.h).
  */
 #ifndef DTRAIN_COMM_H
 #define DTRAIN_COMM_H
@@ -17,12 +17,12 @@
 
 struct comm; /* opaque */
 
-/* Ranks of MPI_COMM_WORLD, after MPI_Init. timeout_seconds > 0. */
+/* Starts MPI, once a process; the ranks of MPI_COMM_WORLD. timeout_seconds > 0. */
 struct comm *comm_open_world(double timeout_seconds);
 
 /* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi" or
  * "nccl", as for --comm; on_gpu: the engine computes on this rank's GPU. On failure NULL and *error on every
- * rank. Close it before its parent, and what it sums on devices before it. */
+ * rank. Close it before its parent, and what it sums on devices before it. Closing the world ends MPI. */
 struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu,
                         struct error *error);
 void comm_close(struct comm *comm);

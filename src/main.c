@@ -74,9 +74,7 @@ int main(int argc, char **argv)
     signals_install();
     double timeout = options_parse(argc, argv, &options, &error) ? options.timeout_seconds : 60;
 
-    int threads; /* serialized: nets that share a GPU have a thread each, of which one runs (turns.h) */
     watch_guard("starting MPI", 60 + timeout);
-    MPI_CHECK(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &threads));
     struct comm *world = comm_open_world(timeout);
     watch_guard(NULL, 0);
 
@@ -97,6 +95,5 @@ int main(int argc, char **argv)
     comm_barrier(world); /* a rank that stalls here is still noticed */
     watch_guard("ending MPI", 60 + timeout);
     comm_close(world);
-    MPI_Finalize();
     return code;
 }

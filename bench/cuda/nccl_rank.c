@@ -84,7 +84,6 @@ int main(int argc, char **argv)
     size_t bytes = max_bytes > step_bytes ? max_bytes : step_bytes;
     char why[300];
     struct error error = {0};
-    MPI_Init(&argc, &argv);
     struct comm *world = comm_open_world(60);
     if (!device_available(why, sizeof why))
         error_set(&error, EXIT_RUNTIME, "rank %d: %s", comm_rank(world), why);
@@ -106,6 +105,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "nccl_rank: %s\n", error.text);
     }
     comm_close(world);
-    MPI_Finalize();
     return (int)error.code;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "halving.h"
 #include "transport.h"
 
 static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
@@ -14,6 +15,14 @@ static const struct transport *const transports[] = {&transport_nccl, &transport
 static void wait(struct comm *comm, MPI_Request *request, const char *what)
 {
     watch_wait(comm->watch, request, &comm->group, what, NULL, NULL);
+}
+
+/* A message or two for each doubling of the ranks, where Open MPI's gathers that do not block send one a rank. */
+void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, numbers, count, type, operation, comm->mpi, &request));
+    wait(comm, &request, what);
 }
 
 /* How many of the first ranks are on this host. */
@@ -50,10 +59,8 @@ static void learn_group(struct comm *comm, MPI_Comm world)
         hosts[i] = comm->host_names[i];
     comm->group = (struct watch_group){comm->size, world_ranks, hosts};
 
-    MPI_Request request; /* a sum, as Open MPI's gathers that do not block send a message a rank */
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, comm->host_names, comm->size * (int)sizeof *comm->host_names, MPI_BYTE,
-                             MPI_BOR, comm->mpi, &request));
-    wait(comm, &request, "the host names");
+    comm_combine(comm, comm->host_names, comm->size * (int)sizeof *comm->host_names, MPI_BYTE, MPI_BOR,
+                 "the host names");
     comm->slices = comm->size;
     for (int i = 0; i < comm->size; i++) {
         if (count_host(hosts, i, hosts[i]) > 0) /* not the first of its host */
@@ -83,10 +90,14 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
 
 struct comm *comm_open_world(double timeout_seconds)
 {
+    int threads; /* serialized: nets that share a GPU have a thread each, of which one runs (turns.h) */
     MPI_Comm mpi;
+    MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
     MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &mpi));
     struct comm *comm = open_group(mpi, watch_open(MPI_COMM_WORLD, timeout_seconds));
     comm->is_world = true;
+    if (comm->host_count > 1)
+        halving_open();
     comm->slot = comm->host_rank;
     return comm;
 }
@@ -156,7 +167,8 @@ void comm_close(struct comm *comm)
     if (comm->transport->close != NULL)
         comm->transport->close(comm);
     wait(comm, &comm->outbox.request, "a message to leave");
-    if (comm->is_world)
+    bool is_world = comm->is_world;
+    if (is_world)
         watch_close(comm->watch);
     if (comm->across != MPI_COMM_NULL)
         MPI_CHECK(MPI_Comm_free(&comm->across));
@@ -165,6 +177,10 @@ void comm_close(struct comm *comm)
     free((void *)comm->group.hosts);
     free(comm->host_names);
     free(comm);
+    if (is_world) {
+        halving_close();
+        MPI_Finalize();
+    }
 }
 
 int comm_rank(const struct comm *comm)
@@ -278,11 +294,14 @@ void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all)
     wait(comm, &request, "a gather");
 }
 
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
+{
+    comm_combine(comm, buffer, (int)count, MPI_INT64_T, MPI_SUM, "the sum of an evaluation");
+}
+
 int comm_largest(struct comm *comm, int value)
 {
-    MPI_Request request;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, &value, 1, MPI_INT, MPI_MAX, comm->mpi, &request));
-    wait(comm, &request, "an agreement");
+    comm_combine(comm, &value, 1, MPI_INT, MPI_MAX, "an agreement");
     return value;
 }
 
@@ -318,9 +337,7 @@ static int find_odd(const uint64_t *all, int count)
 bool comm_same(struct comm *comm, uint64_t number, int *odd)
 {
     uint64_t largest_and_least[] = {number, ~number};
-    MPI_Request request;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, largest_and_least, 2, MPI_UINT64_T, MPI_MAX, comm->mpi, &request));
-    wait(comm, &request, "a comparison");
+    comm_combine(comm, largest_and_least, 2, MPI_UINT64_T, MPI_MAX, "a comparison");
     *odd = -1;
     if (largest_and_least[0] == ~largest_and_least[1])
         return true;

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "halving.h"
 #include "shared_memory.h"
 #include "transport.h"
 
@@ -58,10 +59,7 @@ static void *share(struct comm *comm, size_t bytes)
 {
     struct shared_memory *places = calloc((size_t)comm->size, sizeof *places);
     void *memory = comm->host_rank == 0 ? shared_memory_make(bytes, &places[comm->rank]) : NULL;
-    MPI_Request request;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, places, comm->size * (int)sizeof *places, MPI_BYTE, MPI_BOR, comm->mpi,
-                             &request));
-    watch_wait(comm->watch, &request, &comm->group, "the places of shared memory", NULL, NULL);
+    comm_combine(comm, places, comm->size * (int)sizeof *places, MPI_BYTE, MPI_BOR, "the places of shared memory");
     if (comm->host_rank > 0)
         memory = shared_memory_open(&places[first_of_host(comm)]);
     bool failed = comm_largest(comm, memory == NULL) > 0;
@@ -142,11 +140,13 @@ static void meet(struct sums *s)
     watch_until(comm->watch, have_all_arrived, s, &comm->group, "the gradient sum");
 }
 
-static void sum_by_mpi(const struct comm *comm, MPI_Comm among, int64_t *numbers, size_t count, const char *what)
+static void sum_by_mpi(const struct comm *comm, MPI_Comm among, int64_t *numbers, size_t count)
 {
     MPI_Request request;
+    halving_use(true);
     MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, numbers, (int)count, MPI_INT64_T, MPI_SUM, among, &request));
-    watch_wait(comm->watch, &request, &comm->group, what, NULL, NULL);
+    halving_use(false);
+    watch_wait(comm->watch, &request, &comm->group, "the gradient sum", NULL, NULL);
 }
 
 /* totals[first, last) = the host's terms, a block at a time: it stays in the first-level cache. Refused terms may
@@ -181,7 +181,7 @@ static void sum_by_slices(struct sums *s)
         size_t first = slice_begin(s, comm->host_rank), last = slice_begin(s, comm->host_rank + 1);
         add_terms(s, first, last);
         if (comm->host_count > 1)
-            sum_by_mpi(comm, comm->across, s->totals + first, last - first, "the gradient sum");
+            sum_by_mpi(comm, comm->across, s->totals + first, last - first);
     }
     meet(s);
 }
@@ -192,10 +192,5 @@ void comm_sum(struct comm_sums *sums)
     if (s->seats != NULL)
         sum_by_slices(s);
     else if (s->comm != NULL)
-        sum_by_mpi(s->comm, s->comm->mpi, s->base.terms, s->base.count, "the gradient sum");
-}
-
-void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
-{
-    sum_by_mpi(comm, comm->mpi, buffer, count, "the sum of an evaluation");
+        sum_by_mpi(s->comm, s->comm->mpi, s->base.terms, s->base.count);
 }

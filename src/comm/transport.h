@@ -52,8 +52,9 @@ struct transport {
 
 extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
 
-/* For the files of this folder. The largest of all ranks' values; a split as MPI_Comm_split makes it, in order of
- * rank. */
+/* For the files of this folder. Numbers combined over the ranks, in place, on every rank, `what` as for watch_wait; the
+ * largest of all ranks' values; a split as MPI_Comm_split makes it, in order of rank. */
+void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what);
 int comm_largest(struct comm *comm, int value);
 MPI_Comm comm_split_mpi(struct comm *comm, int color);
 

@@ -135,7 +135,6 @@ enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 
 int main(int argc, char **argv)
 {
-    MPI_Init(&argc, &argv);
     struct comm *world = comm_open_world(1);
     rank = comm_rank(world);
     size = comm_size(world);
@@ -146,6 +145,5 @@ int main(int argc, char **argv)
     if (scenario < SCENARIOS)
         scenarios[scenario].run(world);
     comm_close(world);
-    MPI_Finalize();
     return faults > 0;
 }

@@ -351,7 +351,7 @@ const char *__asan_default_options(void)
     return "fast_unwind_on_malloc=0";
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loss_and_gradient),
@@ -359,8 +359,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(predict_mode),
         cmocka_unit_test(twenty_steps_of_sgd),
     };
-    MPI_Init(&argc, &argv);
-    int failed = cmocka_run_group_tests(tests, set_up, tear_down);
-    MPI_Finalize();
-    return failed;
+    return cmocka_run_group_tests(tests, set_up, tear_down);
 }
