@@ -14,20 +14,30 @@
 #include "kernels.h"
 #include "vector.h"
 
+/* Places in pool1 and among the weights of windows, in floats. Both are read from even and from odd pixels on. So that
+ * no 512-bit vector straddles two cache lines, they then lie in memory twice, the second time one pixel further;
+ * narrower vectors need them once, which leaves room in the first-level cache. */
+enum {
+    PLANE = 14 * 16 * 8,               /* numbers in pool1 */
+    ODD = LANES == 16 ? PLANE : 8,     /* from an even column of pool1 to the odd one beside it */
+    WINDOWS = (16 * 6 + 1) * 6 * 8,    /* numbers in the first copy, where there are two */
+    PITCH = (LANES == 16 ? 6 : 7) * 8, /* from one row of a window to the next */
+    LEFT = LANES == 16 ? 0 : 8,        /* where a row begins for a winner of the left column */
+    RIGHT = LANES == 16 ? WINDOWS : 0, /* and of the right one, which sees a pixel of zeros first */
+};
+
 void conv2_pack(const struct layout *w, struct conv2_packed *packed)
 {
-    memset(packed, 0, sizeof *packed);
     for (int out = 0; out < 16; out++)
         for (int ky = 0; ky < 5; ky++)
             for (int kx = 0; kx < 5; kx++)
                 for (int in = 0; in < 6; in++) {
+                    float *row = packed->windows + (out * 6 + 1 + ky) * PITCH;
                     packed->forward[in][ky][kx][out] = w->conv2[out][ky][kx][in];
-                    packed->windows[0][out * 6 + 1 + ky][kx][in] = w->conv2[out][ky][kx][in];
-                    packed->windows[1][out * 6 + 1 + ky][1 + kx][in] = w->conv2[out][ky][kx][in];
+                    row[LEFT + kx * 8 + in] = w->conv2[out][ky][kx][in];
+                    row[RIGHT + (1 + kx) * 8 + in] = w->conv2[out][ky][kx][in];
                 }
 }
-
-enum { PLANE = 14 * 16 * 8 }; /* numbers in pool1 */
 
 /* One row of ten outputs for one vector of channels, before bias. */
 KERNEL void row_forward(const struct conv2_packed *packed, float planes[6][14][16], unsigned kept, int y,
@@ -72,7 +82,7 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
                     vec here = sum[k / 2][2 * x + k % 2];
                     ivec better = ~(here <= best);
                     best = vec_select(better, here, best);
-                    int start = k / 2 * 16 * 8 + k % 2 * PLANE;
+                    int start = k / 2 * 16 * 8 + k % 2 * ODD;
                     winner = (better & start) | (~better & winner);
                 }
                 winner += (2 * y * 16 + 2 * x) * 8;
@@ -90,7 +100,6 @@ enum {
     WINDOW_ROW = 6 * 8 / LANES,
     PATCH_ROWS = LANES == 16 ? 5 : LANES == 8 ? 3 : 1,
     WINDOW_ROWS = LANES == 16 ? 6 : LANES == 8 ? 2 : 1,
-    WINDOW_COPY = (16 * 6 + 1) * 6 * 8,
 };
 
 /* A winner whose ReLU was open: its gradient, and where what it multiplies starts. */
@@ -124,7 +133,7 @@ KERNEL void window_backward(int row, const float *weights, const struct winner *
 {
     vec sum[WINDOW_ROWS][WINDOW_ROW];
     window += row * 16 * 8;
-    weights += row * 6 * 8;
+    weights += row * PITCH;
     UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
         UNROLL for (int k = 0; k < WINDOW_ROW; k++)
             sum[r][k] = vec_load(window + r * 16 * 8 + k * LANES);
@@ -132,7 +141,7 @@ KERNEL void window_backward(int row, const float *weights, const struct winner *
         const float *w = weights + list[i].start;
         UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
             UNROLL for (int k = 0; k < WINDOW_ROW; k++)
-                sum[r][k] += vec_load(w + r * 6 * 8 + k * LANES) * list[i].gradient;
+                sum[r][k] += vec_load(w + r * PITCH + k * LANES) * list[i].gradient;
     }
     UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
         UNROLL for (int k = 0; k < WINDOW_ROW; k++)
@@ -154,20 +163,21 @@ static void activation_backward(float pool2[25][16], float scale, float dpool2[2
     }
 }
 
-/* pool1, and pool1 one pixel to the left: patches that start in an odd column start in an even one there, so
- * that no 512-bit vector straddles two cache lines. */
-static void copy_twice(const float *pool1, struct pool1_twice *twice)
+/* pool1 as the starts in features->from2 have it. */
+static const float *copy_twice(const float *pool1, struct pool1_twice *twice)
 {
+    if (ODD != PLANE)
+        return pool1;
     memcpy(twice->at[0], pool1, PLANE * sizeof(float));
     memcpy(twice->at[1], pool1 + 8, (PLANE - 8) * sizeof(float));
+    return twice->at[0];
 }
 
 void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
                    float dpool2[25][16], struct pool1_twice *twice, struct layout *gradient)
 {
-    const float *pool1 = twice->at[0];
+    const float *pool1 = copy_twice(features->pool1[0][0], twice);
     activation_backward(pool2, scale, dpool2, gradient->conv2_bias);
-    copy_twice(features->pool1[0][0], twice);
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2), count = 0, ky = 0;
         struct winner list[25 + 1];
@@ -186,8 +196,9 @@ void conv2_weights(const struct features *features, float pool2[25][16], unsigne
 static void find_weights(const uint16_t from[16], int first, int32_t starts[16])
 {
     for (int c = 0; c < 16; c++) {
-        int right = from[c] >= PLANE, below = from[c] - right * PLANE > first;
-        starts[c] = right * WINDOW_COPY + (c * 6 + 1 - below) * 6 * 8;
+        int from_first = from[c] - first, below = from_first == 16 * 8 || from_first == 16 * 8 + ODD;
+        int right = from_first - below * 16 * 8 > 0;
+        starts[c] = (right ? RIGHT : LEFT) + (c * 6 + 1 - below) * PITCH;
     }
 }
 
@@ -206,6 +217,6 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
             count += dpool2[cell][c] != 0;
         }
         for (int row = 0; row < 6; row += WINDOW_ROWS)
-            window_backward(row, packed->windows[0][0][0], list, count, dpool1[0][0] + first);
+            window_backward(row, packed->windows, list, count, dpool1[0][0] + first);
     }
 }

@@ -38,7 +38,7 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 struct features {
     _Alignas(64) float pool1[14][16][8]; /* [y][x][channel]; 14 columns and 6 channels used */
     uint16_t from1[6][14][16]; /* where in image_pixels the patch of the pool's winner starts */
-    uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1_twice */
+    uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1, as conv2_weights reads it */
 };
 
 /* The weights of conv1 as conv1_forward multiplies them, see there. */
@@ -60,10 +60,10 @@ void conv1_weights(const struct image_pixels *image, const struct features *feat
 /* The weights of conv2 in the two other orders its passes read them in. */
 struct conv2_packed {
     _Alignas(64) float forward[6][5][5][16]; /* [in][ky][kx][out] */
-    /* What a winner sends back to the 6x6 numbers its pool window saw, when it stands in the left or in the
-     * right column: [column][out * 6 + 1 + ky][column + kx][in], else 0. The row of zeros above a channel is
-     * the one below the channel before. */
-    _Alignas(64) float windows[2][16 * 6 + 1][6][8];
+    /* What a winner sends back to the 6x6 numbers its pool window saw: rows out * 6 + 1 + ky, in each the pixels kx
+     * of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the left column;
+     * conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at first. */
+    _Alignas(64) float windows[2 * (16 * 6 + 1) * 6 * 8];
 };
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
 
@@ -72,7 +72,7 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
                    unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
                    struct features *features);
 
-/* Scratch of conv2_weights. */
+/* Scratch of conv2_weights where vectors have 512 bits. */
 struct pool1_twice {
     _Alignas(64) float at[2][14 * 16 * 8];
 };
