@@ -17,6 +17,7 @@ from tap import check, finish
 
 NAME = Path(PROGRAM).name[:15]
 WHERE = r"while rank \d waited for .* of step \d+; start again with --resume"
+SUM = 64307 * 8  # bytes of a step's sum (comm_sums_open)
 KEEPALIVE = 10  # seconds after which Open MPI gives a silent host up at the latest, as launch/run sets it
 
 hosts = cluster.start(4)
@@ -104,7 +105,7 @@ def killed():
             running.signal(signal.SIGKILL)
             result = running.finish()
         nothing_left(f"{name} killed")
-        left = [path for host in hosts for path in Path(f"/proc/{host.init}/root/dev/shm").iterdir()]
+        left = [path for host in hosts for path in Path("/proc", str(host.init), "root", "dev", "shm").iterdir()]
         check(not left, f"{name} killed: no shared memory is left", left)
         unharmed(f"{name} killed", name, seen=result)
 
@@ -147,18 +148,19 @@ def scale():
 
 
 def busiest(out, *options):
-    """The messages sent and received by the rank that has most of them, by Open MPI's own count."""
+    """Messages sent and received by the rank that has most of them, and bytes likewise, by Open MPI's own count."""
     (FOLDER / out).mkdir()
     counting = {"enable": "1", "enable_output": "3", "filename": str(FOLDER / out / "messages")}
     result = start(int(out.split("-")[1]), out, *options,
                    env={f"OMPI_MCA_pml_monitoring_{key}": value for key, value in counting.items()}).finish(200)
     check(result.code == 0, f"{out}: starts", result)
-    messages = Counter()
+    messages, volume = Counter(), Counter()
     for file in (FOLDER / out).glob("messages.*.prof"):
-        for sender, receiver, count in re.findall(r"^[EI]\t(\d+)\t(\d+)\t\d+ bytes\t(\d+) msgs", file.read_text(), re.M):
-            messages[sender] += int(count)
-            messages[receiver] += int(count)
-    return max(messages.values())
+        for *ends, size, count in re.findall(r"^[EI]\t(\d+)\t(\d+)\t(\d+) bytes\t(\d+) msgs", file.read_text(), re.M):
+            for rank in ends:
+                messages[rank] += int(count)
+                volume[rank] += int(size)
+    return max(messages.values()), max(volume.values())
 
 
 def memory(np, *options):
@@ -173,9 +175,12 @@ def memory(np, *options):
 
 def growth():
     options = [*TRAIN, "--data", "synthetic:3200+70", "--batch-size", "1024"]
-    few, some, many = (busiest(f"start-{np}", *options, "--epochs", "0") for np in (4, 16, 64))
+    (few, still), (some, _), (many, _) = (busiest(f"start-{np}", *options, "--epochs", "0") for np in (4, 16, 64))
     print(f"# messages of the busiest rank at start-up, on 4, 16 and 64 ranks: {few}, {some}, {many}")
     check(0 < many - some < 1.5 * (some - few), "start-up: messages grow as the logarithm of the ranks", (few, some, many))
+    step = (busiest("epoch-4", *options, "--epochs", "1")[1] - still) / 4
+    print(f"# bytes that the busiest of 4 hosts sends and receives in a step: {step:,.0f}")
+    check(2.9 * SUM < step < 3.1 * SUM, "4 hosts: each sends one and a half times the sum, by recursive halving", step)
     few, many = (memory(np, *options) for np in (4, 64))
     print(f"# memory of rank 0 on 4 and 64 ranks: {few >> 10} and {many >> 10} KiB")
     check(many - few < 60 * 16384, "rank 0: less than 16 KiB a rank, nearly all of it Open MPI's", (few, many))
