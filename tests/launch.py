@@ -215,6 +215,13 @@ def test_relay():
         done = with_mpirun(f"printf '%s' '{before}{lost}\n' >&2; exit 137")
         rest = before if before.endswith("\n") or not before else before + "\n"
         check(done.returncode == 4 and done.stderr == rest + told, f"a banner {name}: one line, exit 4", said(done))
+    broken = "".join(f"[h][[1,1],3][../opal/mca/btl/tcp/btl_tcp_{where}\n" for where in (
+        "frag.c:135:mca_btl_tcp_frag_send] mca_btl_tcp_frag_send: writev failed: Connection reset by peer (104)",
+        "endpoint.c:1065:mca_btl_tcp_endpoint_send_handler] invalid connection state (2)"))
+    done = with_mpirun(f"printf '%s' '{broken}{lost}\n' >&2; exit 137")
+    check(done.returncode == 4 and done.stderr == told, "broken connections to a rank that is lost: not told", said(done))
+    done = with_mpirun(f"printf '%s' '{broken}' >&2; exit 1")
+    check(done.returncode == 1 and done.stderr == broken, "broken connections, and nothing lost: told", said(done))
     done = with_mpirun("printf abc >&2; exit 3")
     check(done.returncode == 3 and done.stderr == "abc\n", "a last line without an end is told", said(done))
     with open("/dev/full", "w") as full:
