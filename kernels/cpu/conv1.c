@@ -21,9 +21,10 @@
 #include "vector.h"
 
 enum {
-    PARTS = 16 / LANES,                    /* vectors in a pooled row */
-    GROUP = 3,                             /* channels computed together */
-    ROWS = VECTOR_REGISTERS == 32 ? 2 : 1, /* rows of a pool window computed together */
+    PARTS = 16 / LANES,               /* vectors in a pooled row */
+    SPAN = PARTS > 1 ? 2 : 1,         /* of them, computed together */
+    GROUP = 2,                        /* channels computed together */
+    REGISTERS = VECTOR_REGISTERS / 2, /* for sums: they hide the latency of multiply-adds, and none is spilled */
     PATCHES = 14 * 14,
 };
 
@@ -45,35 +46,44 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
             }
 }
 
-/* Rows [row, row + ROWS) of one vector of pool windows, before bias: sum[channel][row][y0, y1]. */
-KERNEL void windows(int channels, int row, const float *image, const float *const *w, vec sum[GROUP][2][2])
+enum { A, B, C, D, SUMS };
+
+/* The four numbers of SPAN vectors of pool windows, before bias: y[channel][row][0, 1][vector]. As many of the
+ * sums A to D are made in one pass over the rows as there are registers for. */
+KERNEL void windows(int channels, const float *image, const float *const *w, vec y[GROUP][2][2][SPAN])
 {
-    static const int into[7] = {0, 1, 2, 3, 0, 1, 3}; /* A, B, C or D */
-    vec part[GROUP][ROWS][4];
-    UNROLL for (int k = 0; k < channels * ROWS * 4; k++)
-        part[k / (ROWS * 4)][k / 4 % ROWS][k % 4] = (vec){0};
-    for (int in = 0; in < 3; in++)
-        for (int ky = 0; ky < 5; ky++) {
-            const float *line[ROWS];
-            UNROLL for (int r = 0; r < ROWS; r++)
-                line[r] = unrelated(image + (in * 32 + ky + row + r) * (7 * 16));
-            UNROLL for (int k = 0; k < 7; k++) {
-                vec columns[ROWS];
-                UNROLL for (int r = 0; r < ROWS; r++)
-                    columns[r] = vec_keep(vec_load(line[r] + k * 16));
-                UNROLL for (int g = 0; g < channels; g++) {
-                    float weight = w[g][(in * 5 + ky) * 8 + k];
-                    UNROLL for (int r = 0; r < ROWS; r++)
-                        part[g][r][into[k]] += columns[r] * weight;
+    static const int into[7] = {A, B, C, D, A, B, D};
+    const int vectors = 2 * SPAN, room = REGISTERS / (channels * vectors), together = room < SUMS ? room : SUMS;
+    UNROLL for (int first = A; first < SUMS; first += together) {
+        vec sum[SUMS][GROUP][2 * SPAN];
+        UNROLL for (int k = 0; k < together * channels * vectors; k++)
+            sum[first + k / (channels * vectors)][k / vectors % channels][k % vectors] = (vec){0};
+        for (int in = 0; in < 3; in++)
+            ROLLED for (int ky = 0; ky < 5; ky++) {
+                const float *line[2];
+                UNROLL for (int row = 0; row < 2; row++)
+                    line[row] = unrelated(image + (in * 32 + ky + row) * (7 * 16));
+                UNROLL for (int k = 0; k < 7; k++) {
+                    if (into[k] < first || into[k] >= first + together)
+                        continue;
+                    UNROLL for (int v = 0; v < vectors; v++) {
+                        vec columns = vec_keep(vec_load(line[v / SPAN] + k * 16 + v % SPAN * LANES));
+                        UNROLL for (int g = 0; g < channels; g++)
+                            sum[into[k]][g][v] += columns * w[g][(in * 5 + ky) * 8 + k];
+                    }
                 }
             }
+        UNROLL for (int k = 0; k < together * channels * vectors; k++) {
+            int which = first + k / (channels * vectors), g = k / vectors % channels, v = k % vectors;
+            vec here = sum[which][g][v], *y0 = &y[g][v / SPAN][0][v % SPAN], *y1 = &y[g][v / SPAN][1][v % SPAN];
+            switch (which) {
+            case A: *y0 = here; break;
+            case B: *y0 += here, *y1 = here; break;
+            case C: *y0 += here, *y1 -= here; break;
+            case D: *y1 -= here; break;
+            }
         }
-    UNROLL for (int g = 0; g < channels; g++)
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            const vec *p = part[g][r];
-            sum[g][row + r][0] = p[0] + p[1] + p[2];
-            sum[g][row + r][1] = p[1] - p[2] - p[3];
-        }
+    }
 }
 
 /* Where in image_pixels the patches of a pooled row of windows start. */
@@ -81,12 +91,12 @@ static const int32_t patch_starts[16] = {0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 6
 
 /* Max-pool, bias, ReLU and scale. The first of equals wins. A broken weight makes all four NaN, and NaN
  * comes through. */
-KERNEL void pool(vec sum[2][2], float bias, float scale, ivec starts, float *plane, uint16_t *from)
+KERNEL void pool(vec sum[2][2][SPAN], int at, float bias, float scale, ivec starts, float *plane, uint16_t *from)
 {
-    vec best = sum[0][0];
+    vec best = sum[0][0][at];
     ivec winner = {0};
     UNROLL for (int k = 1; k < 4; k++) {
-        vec here = sum[k / 2][k % 2];
+        vec here = sum[k / 2][k % 2][at];
         ivec better = ~(here <= best);
         best = vec_select(better, here, best);
         winner = (better & (k / 2 * 32 * 3 + k % 2 * 3)) | (~better & winner);
@@ -103,15 +113,16 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
     UNROLL for (int g = 0; g < channels; g++)
         weights[g] = packed->at[list[g]][0][0];
     for (int y = 0; y < 14; y++)
-        for (int part = 0; part < PARTS; part++) {
-            vec sum[GROUP][2][2];
-            int x = part * LANES;
-            ivec starts = (ivec)vec_load((const float *)patch_starts + x) + 2 * y * 32 * 3;
-            UNROLL for (int row = 0; row < 2; row += ROWS)
-                windows(channels, row, &image->at[0][2 * y][0][x], weights, sum);
-            UNROLL for (int g = 0; g < channels; g++)
-                pool(sum[g], w->conv1_bias[list[g]], scale, starts,
-                     &planes[list[g]][y][x], &out->from1[list[g]][y][x]);
+        for (int part = 0; part < PARTS; part += SPAN) {
+            vec sum[GROUP][2][2][SPAN];
+            windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sum);
+            UNROLL for (int i = 0; i < SPAN; i++) {
+                int x = (part + i) * LANES;
+                ivec starts = (ivec)vec_load((const float *)patch_starts + x) + 2 * y * 32 * 3;
+                UNROLL for (int g = 0; g < channels; g++)
+                    pool(sum[g], i, w->conv1_bias[list[g]], scale, starts,
+                         &planes[list[g]][y][x], &out->from1[list[g]][y][x]);
+            }
         }
 }
 
@@ -136,10 +147,9 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
         list[count++] = __builtin_ctz(rest);
     for (int done = 0; done < count;) {
-        int left = count - done, channels = left == 4 ? 2 : left < GROUP ? left : GROUP;
+        int left = count - done, channels = left < GROUP ? left : GROUP;
         switch (channels) {
         case 1: forward(1, w, packed, image, list + done, scale, planes, out); break;
-        case 2: forward(2, w, packed, image, list + done, scale, planes, out); break;
         default: forward(GROUP, w, packed, image, list + done, scale, planes, out); break;
         }
         done += channels;
@@ -169,18 +179,18 @@ static int list_patches(const float *gradient, const uint16_t *from, struct patc
 static void activation_backward(const struct features *features, float scale, float dpool1[14][16][8],
                                 float *bias)
 {
-    enum { SPAN = LANES > 8 ? LANES : 8 }; /* whole vectors, whole pixels */
+    enum { STEP = LANES > 8 ? LANES : 8 }; /* whole vectors, whole pixels */
     float *d = dpool1[0][0];
     const float *pool1 = features->pool1[0][0];
-    vec sum[SPAN / LANES] = {{0}};
-    for (int i = 0; i < 14 * 16 * 8; i += SPAN)
-        UNROLL for (int k = 0; k < SPAN / LANES; k++) {
+    vec sum[STEP / LANES] = {{0}};
+    for (int i = 0; i < 14 * 16 * 8; i += STEP)
+        UNROLL for (int k = 0; k < STEP / LANES; k++) {
             vec here = vec_load(d + i + k * LANES) * scale;
             here = vec_select(vec_load(pool1 + i + k * LANES) > 0, here, (vec){0});
             vec_store(d + i + k * LANES, here);
             sum[k] += here;
         }
-    for (int i = 0; i < SPAN; i++)
+    for (int i = 0; i < STEP; i++)
         bias[i % 8] += sum[i / LANES][i % LANES];
 }
 

@@ -26,10 +26,13 @@ typedef uint16_t words __attribute__((vector_size(2 * LANES)));
 /* A kernel's inner part: inlined where its sizes are constants. */
 #define KERNEL static inline __attribute__((always_inline))
 
+/* UNROLL: a loop that becomes straight code; ROLLED: one that must not, lest its sums spill. */
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define UNROLL _Pragma("GCC unroll 64")
+#define ROLLED _Pragma("GCC unroll 1")
 #endif
 
 /* No alignment is asked. */
