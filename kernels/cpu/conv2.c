@@ -93,59 +93,38 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, fl
         }
 }
 
+/* The sums of a pass are in registers. A winner's 5x5x8 or 6x6x8 numbers take as many passes as they must. */
 enum {
-    /* A row of a 5x5x8 patch in vectors, a row of the 6x6x8 numbers under a pool window likewise, and how
-     * many rows have their sums in registers at once. */
-    PATCH_ROW = (5 * 8 + LANES - 1) / LANES,
+    ROOM = VECTOR_REGISTERS - 3,
+    PATCH_ROW = (5 * 8 + LANES - 1) / LANES, /* vectors */
+    PATCH = 5 * PATCH_ROW,
+    PATCH_PASSES = (PATCH + ROOM - 1) / ROOM,
     WINDOW_ROW = 6 * 8 / LANES,
-    PATCH_ROWS = LANES == 16 ? 5 : LANES == 8 ? 3 : 1,
-    WINDOW_ROWS = LANES == 16 ? 6 : LANES == 8 ? 2 : 1,
+    WINDOW = 6 * WINDOW_ROW,
+    WINDOW_PASSES = (WINDOW + ROOM - 1) / ROOM,
 };
 
-/* A winner whose ReLU was open: its gradient, and where what it multiplies starts. */
+/* A winner whose ReLU was open: its gradient, and where the block it multiplies starts. */
 struct winner {
     float gradient;
     int32_t start;
 };
 
-/* Rows [ky, ky + rows) of the weight gradient of one channel. */
-KERNEL void weights_backward(int ky, int rows, const float *pool1, const struct winner *list, int count,
-                             float gradient[5][6][8])
+/* Vectors [first, end) of a block of rows, `row` vectors each, in pitches given in floats:
+ * sums += the winners' gradients times the blocks they start. */
+KERNEL void add_winners(int first, int end, int row, const struct winner *list, int count, const float *blocks,
+                        int pitch, float *sums, int sums_pitch)
 {
-    vec sum[PATCH_ROWS][PATCH_ROW];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int k = 0; k < PATCH_ROW; k++)
-            sum[r][k] = vec_load(gradient[ky + r][0] + k * LANES);
+    vec sum[ROOM];
+    UNROLL for (int k = first; k < end; k++)
+        sum[k - first] = vec_load(sums + k / row * sums_pitch + k % row * LANES);
     for (int i = 0; i < count; i++) {
-        const float *patch = pool1 + ky * 16 * 8 + list[i].start;
-        UNROLL for (int r = 0; r < rows; r++)
-            UNROLL for (int k = 0; k < PATCH_ROW; k++)
-                sum[r][k] += vec_load(patch + r * 16 * 8 + k * LANES) * list[i].gradient;
+        const float *block = blocks + list[i].start;
+        UNROLL for (int k = first; k < end; k++)
+            sum[k - first] += vec_load(block + k / row * pitch + k % row * LANES) * list[i].gradient;
     }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int k = 0; k < PATCH_ROW; k++)
-            vec_store(gradient[ky + r][0] + k * LANES, sum[r][k]);
-}
-
-/* Adds what a pool window sends back to rows [row, row + WINDOW_ROWS) of the 6x6x8 numbers it saw. */
-KERNEL void window_backward(int row, const float *weights, const struct winner *list, int count,
-                            float *window)
-{
-    vec sum[WINDOW_ROWS][WINDOW_ROW];
-    window += row * 16 * 8;
-    weights += row * PITCH;
-    UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
-        UNROLL for (int k = 0; k < WINDOW_ROW; k++)
-            sum[r][k] = vec_load(window + r * 16 * 8 + k * LANES);
-    for (int i = 0; i < count; i++) {
-        const float *w = weights + list[i].start;
-        UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
-            UNROLL for (int k = 0; k < WINDOW_ROW; k++)
-                sum[r][k] += vec_load(w + r * PITCH + k * LANES) * list[i].gradient;
-    }
-    UNROLL for (int r = 0; r < WINDOW_ROWS; r++)
-        UNROLL for (int k = 0; k < WINDOW_ROW; k++)
-            vec_store(window + r * 16 * 8 + k * LANES, sum[r][k]);
+    UNROLL for (int k = first; k < end; k++)
+        vec_store(sums + k / row * sums_pitch + k % row * LANES, sum[k - first]);
 }
 
 /* dpool2 becomes the gradient before ReLU and dropout, at the winners. */
@@ -179,16 +158,15 @@ void conv2_weights(const struct features *features, float pool2[25][16], unsigne
     const float *pool1 = copy_twice(features->pool1[0][0], twice);
     activation_backward(pool2, scale, dpool2, gradient->conv2_bias);
     for (; kept2 != 0; kept2 &= kept2 - 1) {
-        int c = __builtin_ctz(kept2), count = 0, ky = 0;
+        int c = __builtin_ctz(kept2), count = 0;
         struct winner list[25 + 1];
         for (int cell = 0; cell < 25; cell++) {
             list[count] = (struct winner){dpool2[cell][c], features->from2[cell][c]};
             count += list[count].gradient != 0;
         }
-        for (; ky + PATCH_ROWS <= 5; ky += PATCH_ROWS)
-            weights_backward(ky, PATCH_ROWS, pool1, list, count, gradient->conv2[c]);
-        if (5 % PATCH_ROWS)
-            weights_backward(ky, 5 % PATCH_ROWS, pool1, list, count, gradient->conv2[c]);
+        UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
+            add_winners(PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, list, count,
+                        pool1, 16 * 8, gradient->conv2[c][0][0], 6 * 8);
     }
 }
 
@@ -216,7 +194,8 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
             list[count] = (struct winner){dpool2[cell][c], starts[c]};
             count += dpool2[cell][c] != 0;
         }
-        for (int row = 0; row < 6; row += WINDOW_ROWS)
-            window_backward(row, packed->windows, list, count, dpool1[0][0] + first);
+        UNROLL for (int pass = 0; pass < WINDOW_PASSES; pass++)
+            add_winners(WINDOW * pass / WINDOW_PASSES, WINDOW * (pass + 1) / WINDOW_PASSES, WINDOW_ROW, list, count,
+                        packed->windows, PITCH, dpool1[0][0] + first, 16 * 8);
     }
 }
