@@ -42,12 +42,12 @@ static void columns(struct walk *w, int s)
 static void conv1_out(struct walk *w, int s)
 {
     conv1_forward(w->weights, &w->tile->conv1, &w->tile->columns, kept(w, s, DROPOUT_CONV1),
-                  w->input.scales[DROPOUT_CONV1], w->tile->planes, &w->tile->features[s]);
+                  w->input.scales[DROPOUT_CONV1], &w->tile->planes, &w->tile->features[s]);
 }
 
 static void conv2_out(struct walk *w, int s)
 {
-    conv2_forward(w->weights, &w->tile->conv2, w->tile->planes, kept(w, s, DROPOUT_CONV1),
+    conv2_forward(w->weights, &w->tile->conv2, &w->tile->planes, kept(w, s, DROPOUT_CONV1),
                   kept(w, s, DROPOUT_CONV2), w->input.scales[DROPOUT_CONV2], w->tile->dense.pool2[s],
                   &w->tile->features[s]);
 }
@@ -152,7 +152,7 @@ static size_t conv1_out_done(const struct walk *w, int s)
 
 static size_t conv2_out_done(const struct walk *w, int s)
 {
-    return (size_t)__builtin_popcount(kept(w, s, DROPOUT_CONV1)) * 16 * 10 * 10 * 25;
+    return (size_t)__builtin_popcount(kept(w, s, DROPOUT_CONV1)) * 16 * 10 * 5 * 25 / 5 * 7;
 }
 
 static size_t conv2_back_done(const struct walk *w, int s) /* after conv2_weights */

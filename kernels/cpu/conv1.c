@@ -1,15 +1,9 @@
 /* conv1: image (3, 32, 32) -> 6 channels of 28x28 -> ReLU, dropout, max-pool -> (6, 14, 14).
  *
- * Forward. Lanes are pooled columns, 14 of 16 used: the four numbers of a pool window stand in the same lane
- * of four vectors. Dropped channels are not computed. The two neighbours of a row, y0 from columns d0..d4 and
- * y1 from d1..d5, share work (Winograd 1980; F(2,3) for taps 0-2 and F(2,2) for taps 3-4):
- *
- *   A = (d0-d2) g0 + (d3-d4) g3               B = (d1+d2) (g0+g1+g2)/2 + d4 (g3+g4)
- *   D = (d1-d3) g2 + (d4-d5) g4               C = (d2-d1) (g0-g1+g2)/2
- *   y0 = A + B + C,  y1 = B - C - D
- *
- * 7 multiply-adds instead of 10: 246,960 a sample instead of 352,800. The sums of columns are made once an
- * image (image.c), those of weights once a step; A, B, C and D are summed over channels and rows first.
+ * Forward. Lanes are pooled columns, 14 of 16 used, the even ones first: the four numbers of a pool window stand
+ * in the same lane of four vectors. The two neighbours of a row share work by winograd.h: 246,960 multiply-adds a
+ * sample instead of 352,800. Dropped channels are not computed. The sums of columns are made once an image (image.c),
+ * those of weights once a step.
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
@@ -18,13 +12,12 @@
 #include <string.h>
 
 #include "kernels.h"
-#include "vector.h"
+#include "winograd.h"
 
 enum {
-    PARTS = 16 / LANES,               /* vectors in a pooled row */
-    SPAN = PARTS > 1 ? 2 : 1,         /* of them, computed together */
-    GROUP = 2,                        /* channels computed together */
-    REGISTERS = VECTOR_REGISTERS / 2, /* for sums: they hide the latency of multiply-adds, and none is spilled */
+    PARTS = 16 / LANES,       /* vectors in a pooled row */
+    SPAN = PARTS > 1 ? 2 : 1, /* of them, computed together */
+    GROUP = 2,                /* channels computed together */
     PATCHES = 14 * 14,
 };
 
@@ -33,115 +26,101 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
     for (int out = 0; out < 6; out++)
         for (int ky = 0; ky < 5; ky++)
             for (int in = 0; in < 3; in++) {
-                float g[5], *at = packed->at[out][in][ky];
+                float g[5];
                 for (int kx = 0; kx < 5; kx++)
                     g[kx] = w->conv1[out][ky][kx * 3 + in];
-                at[0] = g[0];
-                at[1] = (g[0] + g[1] + g[2]) / 2;
-                at[2] = (g[0] - g[1] + g[2]) / 2;
-                at[3] = g[2];
-                at[4] = g[3];
-                at[5] = g[3] + g[4];
-                at[6] = g[4];
+                winograd_weights(g, packed->at[out][in][ky]);
             }
 }
 
-enum { A, B, C, D, SUMS };
+/* Winograd's sums of the two rows under SPAN vectors of pool windows: [A to D][channel][row * SPAN + vector]. */
+typedef vec window_sums[WINOGRAD_SUMS][GROUP][2 * SPAN];
 
-/* The four numbers of SPAN vectors of pool windows, before bias: y[channel][row][0, 1][vector]. As many of the
- * sums A to D are made in one pass over the rows as there are registers for. */
-KERNEL void windows(int channels, const float *image, const float *const *w, vec y[GROUP][2][2][SPAN])
+KERNEL void windows(int channels, const float *image, const float *const *w, window_sums out)
 {
-    static const int into[7] = {A, B, C, D, A, B, D};
-    const int vectors = 2 * SPAN, room = REGISTERS / (channels * vectors), together = room < SUMS ? room : SUMS;
-    UNROLL for (int first = A; first < SUMS; first += together) {
-        vec sum[SUMS][GROUP][2 * SPAN];
-        UNROLL for (int k = 0; k < together * channels * vectors; k++)
-            sum[first + k / (channels * vectors)][k / vectors % channels][k % vectors] = (vec){0};
+    const int vectors = 2 * SPAN, together = winograd_together(channels * vectors);
+    UNROLL for (int first = 0; first < WINOGRAD_SUMS; first += together) {
+        window_sums sum;
+        UNROLL for (int which = first; which < first + together; which++)
+            UNROLL for (int k = 0; k < channels * vectors; k++)
+                sum[which][k / vectors][k % vectors] = (vec){0};
         for (int in = 0; in < 3; in++)
             ROLLED for (int ky = 0; ky < 5; ky++) {
                 const float *line[2];
                 UNROLL for (int row = 0; row < 2; row++)
                     line[row] = unrelated(image + (in * 32 + ky + row) * (7 * 16));
-                UNROLL for (int k = 0; k < 7; k++) {
-                    if (into[k] < first || into[k] >= first + together)
+                UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
+                    if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
                         continue;
                     UNROLL for (int v = 0; v < vectors; v++) {
                         vec columns = vec_keep(vec_load(line[v / SPAN] + k * 16 + v % SPAN * LANES));
                         UNROLL for (int g = 0; g < channels; g++)
-                            sum[into[k]][g][v] += columns * w[g][(in * 5 + ky) * 8 + k];
+                            sum[winograd_sum[k]][g][v] += columns * w[g][(in * 5 + ky) * 8 + k];
                     }
                 }
             }
-        UNROLL for (int k = 0; k < together * channels * vectors; k++) {
-            int which = first + k / (channels * vectors), g = k / vectors % channels, v = k % vectors;
-            vec here = sum[which][g][v], *y0 = &y[g][v / SPAN][0][v % SPAN], *y1 = &y[g][v / SPAN][1][v % SPAN];
-            switch (which) {
-            case A: *y0 = here; break;
-            case B: *y0 += here, *y1 = here; break;
-            case C: *y0 += here, *y1 -= here; break;
-            case D: *y1 -= here; break;
-            }
-        }
+        UNROLL for (int which = first; which < first + together; which++)
+            UNROLL for (int k = 0; k < channels * vectors; k++)
+                vec_put_aside(&out[which][k / vectors][k % vectors], sum[which][k / vectors][k % vectors]);
     }
 }
 
 /* Where in image_pixels the patches of a pooled row of windows start. */
-static const int32_t patch_starts[16] = {0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 66, 72, 78, 84, 90};
+static const int32_t patch_starts[16] = {0, 12, 24, 36, 48, 60, 72, 84, 6, 18, 30, 42, 54, 66, 78, 90};
 
-/* Max-pool, bias, ReLU and scale. The first of equals wins. A broken weight makes all four NaN, and NaN
- * comes through. */
-KERNEL void pool(vec sum[2][2][SPAN], int at, float bias, float scale, ivec starts, float *plane, uint16_t *from)
+/* Max-pool, bias, ReLU and scale. A broken weight makes all four NaN, and NaN comes through. */
+KERNEL void pool(window_sums sums, int channel, int v, float bias, float scale, ivec starts, float *plane,
+                 uint16_t *from)
 {
-    vec best = sum[0][0][at];
-    ivec winner = {0};
-    UNROLL for (int k = 1; k < 4; k++) {
-        vec here = sum[k / 2][k % 2][at];
-        ivec better = ~(here <= best);
-        best = vec_select(better, here, best);
-        winner = (better & (k / 2 * 32 * 3 + k % 2 * 3)) | (~better & winner);
+    vec window[4];
+    UNROLL for (int k = 0; k < 4; k++) {
+        int at = k / 2 * SPAN + v;
+        window[k] = winograd_output(k % 2, sums[0][channel][at], sums[1][channel][at], sums[2][channel][at],
+                                    sums[3][channel][at]);
     }
+    ivec winner;
+    vec best = vec_pool(window, 3, 32 * 3, &winner);
     vec_store(plane, vec_relu(best + bias) * scale);
     vec_store_words(from, winner + starts);
 }
 
 KERNEL void forward(int channels, const struct layout *w, const struct conv1_packed *packed,
                     const struct image_columns *image, const int *list, float scale,
-                    float planes[6][14][16], struct features *out)
+                    struct pool1_planes *planes, struct features *out)
 {
     const float *weights[GROUP];
     UNROLL for (int g = 0; g < channels; g++)
         weights[g] = packed->at[list[g]][0][0];
     for (int y = 0; y < 14; y++)
         for (int part = 0; part < PARTS; part += SPAN) {
-            vec sum[GROUP][2][2][SPAN];
-            windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sum);
+            window_sums sums;
+            windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
             UNROLL for (int i = 0; i < SPAN; i++) {
                 int x = (part + i) * LANES;
                 ivec starts = (ivec)vec_load((const float *)patch_starts + x) + 2 * y * 32 * 3;
                 UNROLL for (int g = 0; g < channels; g++)
-                    pool(sum[g], i, w->conv1_bias[list[g]], scale, starts,
-                         &planes[list[g]][y][x], &out->from1[list[g]][y][x]);
+                    pool(sums, g, i, w->conv1_bias[list[g]], scale, starts,
+                         &planes->at[list[g]][y][x], &out->from1[list[g]][y][x]);
             }
         }
 }
 
-static void interleave(unsigned kept, float planes[6][14][16], float pool1[14][16][8])
+static void interleave(unsigned kept, const struct pool1_planes *planes, float pool1[14][16][8])
 {
     static const float zeros[16];
     for (int y = 0; y < 14; y++) {
         const float *plane[8];
         for (unsigned c = 0; c < 8; c++)
-            plane[c] = c < 6 && kept >> c & 1 ? planes[c][y] : zeros;
+            plane[c] = c < 6 && kept >> c & 1 ? planes->at[c][y] : zeros;
         for (int x = 0; x < 16; x++)
             for (int c = 0; c < 8; c++)
-                pool1[y][x][c] = plane[c][x];
+                pool1[y][x][c] = plane[c][POOL1_LANE(x)];
     }
 }
 
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    const struct image_columns *image, unsigned kept, float scale,
-                   float planes[6][14][16], struct features *out)
+                   struct pool1_planes *planes, struct features *out)
 {
     int list[6], count = 0;
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
@@ -169,7 +148,7 @@ static int list_patches(const float *gradient, const uint16_t *from, struct patc
     for (int y = 0; y < 14; y++)
         for (int x = 0; x < 14; x++) {
             float g = gradient[(y * 16 + x) * 8];
-            list[count] = (struct patch){g, from[y * 16 + x]};
+            list[count] = (struct patch){g, from[y * 16 + POOL1_LANE(x)]};
             count += g != 0;
         }
     return count;

@@ -1,7 +1,7 @@
 /* conv2: pool1 (6, 14, 14) -> 16 channels of 10x10 -> ReLU, dropout, max-pool -> (16, 5, 5).
  *
- * Forward. Lanes are output channels. A number of a row is broadcast once and used by the five outputs
- * that see it. 240,000 multiply-adds a sample, less those of dropped input channels.
+ * Forward. Lanes are output channels. The two neighbours of a row share work by winograd.h: 168,000 multiply-adds a
+ * sample instead of 240,000, less those of dropped input channels.
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
  * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input. The live winners are
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "kernels.h"
-#include "vector.h"
+#include "winograd.h"
 
 /* Places in pool1 and among the weights of windows, in floats. Both are read from even and from odd pixels on. So that
  * no 512-bit vector straddles two cache lines, they then lie in memory twice, the second time one pixel further;
@@ -30,65 +30,110 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
 {
     for (int out = 0; out < 16; out++)
         for (int ky = 0; ky < 5; ky++)
-            for (int kx = 0; kx < 5; kx++)
-                for (int in = 0; in < 6; in++) {
-                    float *row = packed->windows + (out * 6 + 1 + ky) * PITCH;
-                    packed->forward[in][ky][kx][out] = w->conv2[out][ky][kx][in];
-                    row[LEFT + kx * 8 + in] = w->conv2[out][ky][kx][in];
-                    row[RIGHT + (1 + kx) * 8 + in] = w->conv2[out][ky][kx][in];
+            for (int in = 0; in < 6; in++) {
+                float g[5], factors[WINOGRAD_PRODUCTS], *row = packed->windows + (out * 6 + 1 + ky) * PITCH;
+                for (int kx = 0; kx < 5; kx++) {
+                    g[kx] = w->conv2[out][ky][kx][in];
+                    row[LEFT + kx * 8 + in] = g[kx];
+                    row[RIGHT + (1 + kx) * 8 + in] = g[kx];
                 }
+                winograd_weights(g, factors);
+                for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+                    packed->forward[in][ky][k][out] = factors[k];
+            }
 }
 
-/* One row of ten outputs for one vector of channels, before bias. */
-KERNEL void row_forward(const struct conv2_packed *packed, float planes[6][14][16], unsigned kept, int y,
-                        int channel, vec sum[10])
+/* The first factors of the products: [in][y][k][x] is of the outputs 2x and 2x + 1; five are used. */
+struct pool1_columns {
+    _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][8];
+};
+
+static inline void row_columns(const float *restrict even, const float *restrict odd,
+                               float columns[restrict WINOGRAD_PRODUCTS][8])
 {
-    UNROLL for (int x = 0; x < 10; x++)
-        sum[x] = (vec){0};
-    for (int in = 0; in < 6; in++) {
-        if (!(kept >> in & 1))
-            continue;
-        for (int ky = 0; ky < 5; ky++) {
-            const float *line = planes[in][y + ky];
-            vec w[5];
-            UNROLL for (int kx = 0; kx < 5; kx++)
-                w[kx] = vec_load(&packed->forward[in][ky][kx][channel]);
-            UNROLL for (int i = 0; i < 14; i++) {
-                vec pixel = vec_all(line[i]);
-                UNROLL for (int kx = 0; kx < 5; kx++)
-                    if (i - kx >= 0 && i - kx < 10)
-                        sum[i - kx] += pixel * w[kx];
-            }
-        }
+    ROLLED for (int x = 0; x < 8; x++) {
+        float d[6], factors[WINOGRAD_PRODUCTS];
+        UNROLL for (int k = 0; k < 6; k++)
+            d[k] = (k % 2 ? odd : even)[x + k / 2];
+        winograd_columns(d, factors);
+        UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+            columns[k][x] = factors[k];
     }
 }
 
-void conv2_forward(const struct layout *w, const struct conv2_packed *packed, float planes[6][14][16],
+static void make_columns(const struct pool1_planes *planes, unsigned kept, struct pool1_columns *columns)
+{
+    for (; kept != 0; kept &= kept - 1)
+        for (int in = __builtin_ctz(kept), y = 0; y < 14; y++)
+            row_columns(planes->at[in][y], planes->at[in][y] + 8, columns->at[in][y]);
+}
+
+enum { SPAN = LANES == 16 ? 1 : 2 }; /* vectors of channels computed together */
+
+/* Winograd's sums of a row of ten outputs: [A to D][neighbours][vector of channels]. */
+typedef vec row_sums[WINOGRAD_SUMS][5][SPAN];
+
+KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_columns *columns, unsigned kept, int y,
+                        int channel, row_sums out)
+{
+    const int together = winograd_together(5 * SPAN);
+    UNROLL for (int first = 0; first < WINOGRAD_SUMS; first += together) {
+        row_sums sum;
+        UNROLL for (int which = first; which < first + together; which++)
+            UNROLL for (int k = 0; k < 5 * SPAN; k++)
+                sum[which][k / SPAN][k % SPAN] = (vec){0};
+        for (unsigned rest = kept; rest != 0; rest &= rest - 1)
+            ROLLED for (int ky = 0, in = __builtin_ctz(rest); ky < 5; ky++) {
+                const float *line = unrelated(columns->at[in][y + ky][0]);
+                const float *weights = unrelated(&packed->forward[in][ky][0][channel]);
+                UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
+                    if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
+                        continue;
+                    UNROLL for (int x = 0; x < 5; x++)
+                        UNROLL for (int v = 0; v < SPAN; v++)
+                            sum[winograd_sum[k]][x][v] += vec_load(weights + k * 16 + v * LANES) * line[k * 8 + x];
+                }
+            }
+        UNROLL for (int which = first; which < first + together; which++)
+            UNROLL for (int k = 0; k < 5 * SPAN; k++)
+                vec_put_aside(&out[which][k / SPAN][k % SPAN], sum[which][k / SPAN][k % SPAN]);
+    }
+}
+
+/* Max-pool of the windows of two rows, bias, ReLU and dropout for one vector of channels. */
+KERNEL void pool(row_sums rows[2], int v, vec bias, vec factor, int y, float *pool2, uint16_t *from)
+{
+    UNROLL for (int x = 0; x < 5; x++) {
+        vec window[4];
+        UNROLL for (int k = 0; k < 4; k++) {
+            vec(*sums)[5][SPAN] = rows[k / 2];
+            window[k] = winograd_output(k % 2, sums[0][x][v], sums[1][x][v], sums[2][x][v], sums[3][x][v]);
+        }
+        ivec winner;
+        vec best = vec_pool(window, ODD, 16 * 8, &winner);
+        vec_store(pool2 + x * 16, vec_relu(best + bias) * factor);
+        vec_store_words(from + x * 16, winner + (2 * y * 16 + 2 * x) * 8);
+    }
+}
+
+void conv2_forward(const struct layout *w, const struct conv2_packed *packed, const struct pool1_planes *planes,
                    unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
                    struct features *features)
 {
+    struct pool1_columns columns;
     _Alignas(64) float factor[16];
+    make_columns(planes, kept1, &columns);
     for (int c = 0; c < 16; c++)
         factor[c] = kept2 >> c & 1 ? scale : 0;
-    for (int channel = 0; channel < 16; channel += LANES)
+    for (int group = 0; group < 16; group += SPAN * LANES)
         for (int y = 0; y < 5; y++) {
-            vec sum[2][10];
-            row_forward(packed, planes, kept1, 2 * y, channel, sum[0]);
-            row_forward(packed, planes, kept1, 2 * y + 1, channel, sum[1]);
-            UNROLL for (int x = 0; x < 5; x++) {
-                vec best = sum[0][2 * x];
-                ivec winner = {0};
-                UNROLL for (int k = 1; k < 4; k++) {
-                    vec here = sum[k / 2][2 * x + k % 2];
-                    ivec better = ~(here <= best);
-                    best = vec_select(better, here, best);
-                    int start = k / 2 * 16 * 8 + k % 2 * ODD;
-                    winner = (better & start) | (~better & winner);
-                }
-                winner += (2 * y * 16 + 2 * x) * 8;
-                best = vec_relu(best + vec_load(w->conv2_bias + channel)) * vec_load(factor + channel);
-                vec_store(&pool2[y * 5 + x][channel], best);
-                vec_store_words(&features->from2[y * 5 + x][channel], winner);
+            row_sums rows[2];
+            ROLLED for (int row = 0; row < 2; row++)
+                row_forward(packed, &columns, kept1, 2 * y + row, group, rows[row]);
+            UNROLL for (int v = 0; v < SPAN; v++) {
+                int channel = group + v * LANES;
+                pool(rows, v, vec_load(w->conv2_bias + channel), vec_load(factor + channel), y,
+                     &pool2[y * 5][channel], &features->from2[y * 5][channel]);
             }
         }
 }

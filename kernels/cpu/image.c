@@ -3,38 +3,32 @@
 #include <string.h>
 
 #include "kernels.h"
-#include "vector.h"
+#include "winograd.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads two bytes as one number");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads four bytes as one number");
 
-/* A pixel p stands for (2p - 255) / 255. Sums of pixels are formed as 16-bit integers, so each number is
- * rounded once. Two neighbouring columns are the two bytes of one 16-bit number. */
-static inline void row_columns(const uint8_t *restrict row, float columns[restrict 7][16])
+/* A pixel p stands for (2p - 255) / 255; 2p - 255 and sums of it are whole, so each number is rounded once. */
+static inline void row_columns(const uint8_t *restrict row, float columns[restrict WINOGRAD_PRODUCTS][16])
 {
-    const float half = 1 / 255.0f, one = 2 / 255.0f;
-    for (int x = 0; x < 16; x++) {
-        int16_t d[6];
-        UNROLL for (int k = 0; k < 3; k++) {
-            uint16_t pair;
-            memcpy(&pair, row + 2 * (x + k), sizeof pair);
-            d[2 * k] = pair & 255;
-            d[2 * k + 1] = (int16_t)(pair >> 8);
+    for (int odd = 0; odd < 2; odd++)
+        for (int i = 0; i < 8; i++) {
+            float d[6], factors[WINOGRAD_PRODUCTS];
+            uint32_t four, next;
+            memcpy(&four, row + 4 * i + 2 * odd, sizeof four);
+            memcpy(&next, row + 4 * i + 2 * odd + 4, sizeof next);
+            UNROLL for (int k = 0; k < 6; k++)
+                d[k] = (float)(2 * (int32_t)((k < 4 ? four : next) >> k % 4 * 8 & 255) - 255);
+            winograd_columns(d, factors);
+            UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+                columns[k][odd * 8 + i] = factors[k] * (1 / 255.0f);
         }
-        columns[0][x] = (int16_t)(d[0] - d[2]) * one;
-        columns[1][x] = (int16_t)(d[1] + d[2] - 255) * one;
-        columns[2][x] = (int16_t)(d[2] - d[1]) * one;
-        columns[3][x] = (int16_t)(d[1] - d[3]) * one;
-        columns[4][x] = (int16_t)(d[3] - d[4]) * one;
-        columns[5][x] = (int16_t)(2 * d[4] - 255) * half;
-        columns[6][x] = (int16_t)(d[4] - d[5]) * one;
-    }
 }
 
 void image_columns(const uint8_t *pixels, struct image_columns *image)
 {
-    uint8_t padded[LENET5_PIXELS + 4]; /* what the last row's loads touch */
+    uint8_t padded[LENET5_PIXELS + 8]; /* what the last row's loads touch */
     memcpy(padded, pixels, LENET5_PIXELS);
-    memset(padded + LENET5_PIXELS, 0, 4);
+    memset(padded + LENET5_PIXELS, 0, 8);
     for (int c = 0; c < 3; c++)
         for (int y = 0; y < 32; y++)
             row_columns(padded + (c * 32 + y) * 32, image->at[c][y]);

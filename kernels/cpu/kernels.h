@@ -17,8 +17,12 @@
 
 /* --- image.c: from 3,072 bytes to floats, pixel / 127.5 - 1 --------------------------------------- */
 
-/* What conv1 forward multiplies with its weights: at[channel][y][k][x] is made of the columns d0 = 2x,
- * d1 = 2x + 1 ... d5 of a row: d0-d2, d1+d2, d2-d1, d1-d3, d3-d4, d4, d4-d5. x = 14, 15 have no meaning. */
+/* The lane of a pooled column, in rows that have the even columns first: then the neighbours that share work in
+ * conv2 lie in unbroken runs. */
+#define POOL1_LANE(x) ((x) / 2 + (x) % 2 * 8)
+
+/* What conv1 forward multiplies with its weights: at[channel][y][k][POOL1_LANE(x)] is factor k of the columns
+ * d0 = 2x, d1 = 2x + 1 ... d5 (winograd.h). x = 14, 15 have no meaning. */
 struct image_columns {
     _Alignas(64) float at[3][32][7][16];
 };
@@ -37,7 +41,7 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
     _Alignas(64) float pool1[14][16][8]; /* [y][x][channel]; 14 columns and 6 channels used */
-    uint16_t from1[6][14][16]; /* where in image_pixels the patch of the pool's winner starts */
+    uint16_t from1[6][14][16]; /* [channel][y][POOL1_LANE(x)]: where in image_pixels the winner's patch starts */
     uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1, as conv2_weights reads it */
 };
 
@@ -47,11 +51,16 @@ struct conv1_packed {
 };
 void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
-/* planes: pool1 once more, as [channel][y][x]. Only the channels whose bit is set in kept are computed;
- * in pool1 the others are 0, in planes they are left alone. */
+/* pool1 once more: [channel][y][POOL1_LANE(x)]. */
+struct pool1_planes {
+    _Alignas(64) float at[6][14][16], slack[16];
+};
+
+/* Only the channels whose bit is set in kept are computed; in pool1 the others are 0, in planes they are left
+ * alone. */
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    const struct image_columns *image, unsigned kept, float scale,
-                   float planes[6][14][16], struct features *out);
+                   struct pool1_planes *planes, struct features *out);
 
 /* Adds to the gradient. dpool1 is used up. */
 void conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
@@ -59,7 +68,7 @@ void conv1_weights(const struct image_pixels *image, const struct features *feat
 
 /* The weights of conv2 in the two other orders its passes read them in. */
 struct conv2_packed {
-    _Alignas(64) float forward[6][5][5][16]; /* [in][ky][kx][out] */
+    _Alignas(64) float forward[6][5][7][16]; /* [in][ky][k][out], factor k (winograd.h) */
     /* What a winner sends back to the 6x6 numbers its pool window saw: rows out * 6 + 1 + ky, in each the pixels kx
      * of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the left column;
      * conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at first. */
@@ -68,7 +77,7 @@ struct conv2_packed {
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
 
 /* pool2: [y * 5 + x][channel], the order conv3 reads it in; dropped channels are 0. */
-void conv2_forward(const struct layout *w, const struct conv2_packed *packed, float planes[6][14][16],
+void conv2_forward(const struct layout *w, const struct conv2_packed *packed, const struct pool1_planes *planes,
                    unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
                    struct features *features);
 

@@ -37,9 +37,9 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
         labels[s] = input->records[s][0];
         image_columns(input->records[s] + 1, &tile->columns);
         conv1_forward(weights, &tile->conv1, &tile->columns, kept1, input->scales[DROPOUT_CONV1],
-                      tile->planes, &tile->features[s]);
+                      &tile->planes, &tile->features[s]);
         prefetch_half(input, s + 1, 1);
-        conv2_forward(weights, &tile->conv2, tile->planes, kept1, kept2, input->scales[DROPOUT_CONV2],
+        conv2_forward(weights, &tile->conv2, &tile->planes, kept1, kept2, input->scales[DROPOUT_CONV2],
                       dense->pool2[s], &tile->features[s]);
     }
     for (int s = input->count; s < TILE; s++) {

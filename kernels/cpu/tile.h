@@ -14,7 +14,7 @@ struct tile {
     struct conv2_packed conv2;
     struct image_columns columns;
     struct image_pixels pixels;
-    _Alignas(64) float planes[6][14][16];
+    struct pool1_planes planes;
     struct features features[TILE];
     struct dense_tile dense;
     struct pool1_twice twice;

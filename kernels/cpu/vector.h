@@ -66,6 +66,13 @@ KERNEL vec vec_keep(vec v)
     return v;
 }
 
+/* Writes v to memory: the compiler may not keep it in a register that other sums need. */
+KERNEL void vec_put_aside(vec *to, vec v)
+{
+    *to = v;
+    __asm__("" : "+m"(*to));
+}
+
 /* The same pointer, but the compiler does not know. GCC otherwise sees that two pointers of a loop meet the
  * same numbers a round apart, carries vectors from one round to the next, and spills sums to make room. */
 KERNEL const float *unrelated(const float *p)
@@ -91,6 +98,20 @@ KERNEL void vec_store_words(uint16_t *to, ivec v)
 KERNEL vec vec_relu(vec v)
 {
     return vec_select(v < 0, (vec){0}, v);
+}
+
+/* Max-pool 2x2, lane by lane. The first of equals wins; `winner` is how far from the first number it stands, `right`
+ * for the next column and `below` for the next row. Four NaN give NaN. */
+KERNEL vec vec_pool(const vec window[4], int right, int below, ivec *winner)
+{
+    vec best = window[0];
+    *winner = (ivec){0};
+    UNROLL for (int k = 1; k < 4; k++) {
+        ivec better = ~(window[k] <= best);
+        best = vec_select(better, window[k], best);
+        *winner = (better & (k / 2 * below + k % 2 * right)) | (~better & *winner);
+    }
+    return best;
 }
 
 #endif
