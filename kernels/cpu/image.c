@@ -17,7 +17,7 @@ static inline void row_columns(const uint8_t *restrict row, float columns[restri
             memcpy(&four, row + 4 * i + 2 * odd, sizeof four);
             memcpy(&next, row + 4 * i + 2 * odd + 4, sizeof next);
             UNROLL for (int k = 0; k < 6; k++)
-                d[k] = (float)(2 * (int32_t)((k < 4 ? four : next) >> k % 4 * 8 & 255) - 255);
+                d[k] = 2 * (float)(int32_t)((k < 4 ? four : next) >> k % 4 * 8 & 255) - 255;
             winograd_columns(d, factors);
             UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
                 columns[k][odd * 8 + i] = factors[k] * (1 / 255.0f);
