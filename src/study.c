@@ -71,7 +71,6 @@ static void describe(struct study *study)
 
 static bool open_group(struct study *study, struct error *error)
 {
-    describe(study);
     int ranks = comm_size(study->world), rank = comm_rank(study->world), color = 0;
     bool apart = ranks >= study->count;
     for (int i = 0; i < study->count; i++) {
@@ -382,8 +381,10 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     name_directories(study, error);
 
     enum exit_code code;
-    if (comm_agree(world, error) && agree_on_engine(study, error) && open_group(study, error) &&
-        open_trainers(study, error) && begin_trainers(study, error)) {
+    bool agreed = comm_agree(world, error) && agree_on_engine(study, error);
+    if (agreed)
+        describe(study);
+    if (agreed && open_group(study, error) && open_trainers(study, error) && begin_trainers(study, error)) {
         if (comm_rank(world) == 0)
             introduce(study, why);
         begin_display(study);

@@ -17,7 +17,7 @@
 enum {
     PARTS = 16 / LANES,       /* vectors in a pooled row */
     SPAN = PARTS > 1 ? 2 : 1, /* of them, computed together */
-    GROUP = 2,                /* channels computed together */
+    GROUP = 2,                /* channels computed together; the last may be alone */
     PATCHES = 14 * 14,
 };
 
@@ -36,7 +36,7 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
 /* Winograd's sums of the two rows under SPAN vectors of pool windows: [A to D][channel][row * SPAN + vector]. */
 typedef vec window_sums[WINOGRAD_SUMS][GROUP][2 * SPAN];
 
-KERNEL void windows(int channels, const float *image, const float *const *w, window_sums out)
+KERNEL void sum_windows(int channels, const float *image, const float *const *w, window_sums out)
 {
     const int vectors = 2 * SPAN, together = winograd_together(channels * vectors);
     UNROLL for (int first = 0; first < WINOGRAD_SUMS; first += together) {
@@ -48,7 +48,7 @@ KERNEL void windows(int channels, const float *image, const float *const *w, win
             ROLLED for (int ky = 0; ky < 5; ky++) {
                 const float *line[2];
                 UNROLL for (int row = 0; row < 2; row++)
-                    line[row] = unrelated(image + (in * 32 + ky + row) * (7 * 16));
+                    line[row] = unrelated(image + (in * 32 + ky + row) * (WINOGRAD_PRODUCTS * 16));
                 UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
                     if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
                         continue;
@@ -65,10 +65,10 @@ KERNEL void windows(int channels, const float *image, const float *const *w, win
     }
 }
 
-/* Where in image_pixels the patches of a pooled row of windows start. */
+/* Where in image_pixels the patches of a pooled row of windows start, by lane. */
 static const int32_t patch_starts[16] = {0, 12, 24, 36, 48, 60, 72, 84, 6, 18, 30, 42, 54, 66, 78, 90};
 
-/* Max-pool, bias, ReLU and scale. A broken weight makes all four NaN, and NaN comes through. */
+/* Max-pool, bias, ReLU and scale. */
 KERNEL void pool(window_sums sums, int channel, int v, float bias, float scale, ivec starts, float *plane,
                  uint16_t *from)
 {
@@ -94,7 +94,7 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
     for (int y = 0; y < 14; y++)
         for (int part = 0; part < PARTS; part += SPAN) {
             window_sums sums;
-            windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
+            sum_windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
             UNROLL for (int i = 0; i < SPAN; i++) {
                 int x = (part + i) * LANES;
                 ivec starts = (ivec)vec_load((const float *)patch_starts + x) + 2 * y * 32 * 3;
@@ -125,14 +125,11 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     int list[6], count = 0;
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
         list[count++] = __builtin_ctz(rest);
-    for (int done = 0; done < count;) {
-        int left = count - done, channels = left < GROUP ? left : GROUP;
-        switch (channels) {
-        case 1: forward(1, w, packed, image, list + done, scale, planes, out); break;
-        default: forward(GROUP, w, packed, image, list + done, scale, planes, out); break;
-        }
-        done += channels;
-    }
+    for (int done = 0; done < count; done += GROUP)
+        if (count - done == 1)
+            forward(1, w, packed, image, list + done, scale, planes, out);
+        else
+            forward(GROUP, w, packed, image, list + done, scale, planes, out);
     interleave(kept, planes, out->pool1);
 }
 

@@ -1,7 +1,8 @@
 /* conv2: pool1 (6, 14, 14) -> 16 channels of 10x10 -> ReLU, dropout, max-pool -> (16, 5, 5).
  *
  * Forward. Lanes are output channels. The two neighbours of a row share work by winograd.h: 168,000 multiply-adds a
- * sample instead of 240,000, less those of dropped input channels.
+ * sample instead of 240,000, less those of dropped input channels. The sums of columns are made once a sample, those
+ * of weights once a step.
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
  * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input. The live winners are
@@ -43,7 +44,8 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
             }
 }
 
-/* The first factors of the products: [in][y][k][x] is of the outputs 2x and 2x + 1; five are used. */
+/* The first factors: [in][y][product][x] are of the outputs 2x and 2x + 1. Five are used, the others made of what lies
+ * beyond the row. */
 struct pool1_columns {
     _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][8];
 };
@@ -65,7 +67,7 @@ static void make_columns(const struct pool1_planes *planes, unsigned kept, struc
 {
     for (; kept != 0; kept &= kept - 1)
         for (int in = __builtin_ctz(kept), y = 0; y < 14; y++)
-            row_columns(planes->at[in][y], planes->at[in][y] + 8, columns->at[in][y]);
+            row_columns(planes->at[in][y], planes->at[in][y] + POOL1_LANE(1), columns->at[in][y]);
 }
 
 enum { SPAN = LANES == 16 ? 1 : 2 }; /* vectors of channels computed together */
@@ -140,13 +142,13 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
 
 /* The sums of a pass are in registers. A winner's 5x5x8 or 6x6x8 numbers take as many passes as they must. */
 enum {
-    ROOM = VECTOR_REGISTERS - 3,
+    AT_ONCE = VECTOR_REGISTERS - 3, /* the others hold a gradient and what it multiplies */
     PATCH_ROW = (5 * 8 + LANES - 1) / LANES, /* vectors */
     PATCH = 5 * PATCH_ROW,
-    PATCH_PASSES = (PATCH + ROOM - 1) / ROOM,
+    PATCH_PASSES = (PATCH + AT_ONCE - 1) / AT_ONCE,
     WINDOW_ROW = 6 * 8 / LANES,
     WINDOW = 6 * WINDOW_ROW,
-    WINDOW_PASSES = (WINDOW + ROOM - 1) / ROOM,
+    WINDOW_PASSES = (WINDOW + AT_ONCE - 1) / AT_ONCE,
 };
 
 /* A winner whose ReLU was open: its gradient, and where the block it multiplies starts. */
@@ -160,7 +162,7 @@ struct winner {
 KERNEL void add_winners(int first, int end, int row, const struct winner *list, int count, const float *blocks,
                         int pitch, float *sums, int sums_pitch)
 {
-    vec sum[ROOM];
+    vec sum[AT_ONCE];
     UNROLL for (int k = first; k < end; k++)
         sum[k - first] = vec_load(sums + k / row * sums_pitch + k % row * LANES);
     for (int i = 0; i < count; i++) {

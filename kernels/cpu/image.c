@@ -11,7 +11,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads f
 static inline void row_columns(const uint8_t *restrict row, float columns[restrict WINOGRAD_PRODUCTS][16])
 {
     for (int odd = 0; odd < 2; odd++)
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 8; i++) { /* for pooled column 2i + odd, from pixel 2 (2i + odd) on */
             float d[6], factors[WINOGRAD_PRODUCTS];
             uint32_t four, next;
             memcpy(&four, row + 4 * i + 2 * odd, sizeof four);

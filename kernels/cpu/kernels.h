@@ -14,17 +14,18 @@
 #include "lenet5.h"
 #include "masks.h"
 #include "sampler.h"
+#include "winograd.h"
 
 /* --- image.c: from 3,072 bytes to floats, pixel / 127.5 - 1 --------------------------------------- */
 
-/* The lane of a pooled column, in rows that have the even columns first: then the neighbours that share work in
- * conv2 lie in unbroken runs. */
+/* Rows of pool1, and what they are made of, have their even columns first: then the neighbours that share work in
+ * conv2 lie in unbroken runs. The lane of column x: */
 #define POOL1_LANE(x) ((x) / 2 + (x) % 2 * 8)
 
-/* What conv1 forward multiplies with its weights: at[channel][y][k][POOL1_LANE(x)] is factor k of the columns
- * d0 = 2x, d1 = 2x + 1 ... d5 (winograd.h). x = 14, 15 have no meaning. */
+/* What conv1 forward multiplies with its weights: at[channel][y][product][POOL1_LANE(x)] are the first
+ * factors of the columns d0 = 2x, d1 = 2x + 1 ... d5 (winograd.h). x = 14, 15 have no meaning. */
 struct image_columns {
-    _Alignas(64) float at[3][32][7][16];
+    _Alignas(64) float at[3][32][WINOGRAD_PRODUCTS][16];
 };
 void image_columns(const uint8_t *pixels, struct image_columns *image);
 
@@ -45,15 +46,15 @@ struct features {
     uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1, as conv2_weights reads it */
 };
 
-/* The weights of conv1 as conv1_forward multiplies them, see there. */
+/* The weights of conv1 as its forward pass reads them: second factors of winograd.h. */
 struct conv1_packed {
-    float at[6][3][5][8]; /* [out][in][ky][7 used] */
+    float at[6][3][5][8]; /* [out][in][ky][product] */
 };
 void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
 /* pool1 once more: [channel][y][POOL1_LANE(x)]. */
 struct pool1_planes {
-    _Alignas(64) float at[6][14][16], slack[16];
+    _Alignas(64) float at[6][14][16], slack[16]; /* conv2 reads two numbers past a row */
 };
 
 /* Only the channels whose bit is set in kept are computed; in pool1 the others are 0, in planes they are left
@@ -66,9 +67,9 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
 void conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
                    float scale, float dpool1[14][16][8], struct layout *gradient);
 
-/* The weights of conv2 in the two other orders its passes read them in. */
+/* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
-    _Alignas(64) float forward[6][5][7][16]; /* [in][ky][k][out], factor k (winograd.h) */
+    _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* second factors: [in][ky][product][out] */
     /* What a winner sends back to the 6x6 numbers its pool window saw: rows out * 6 + 1 + ky, in each the pixels kx
      * of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the left column;
      * conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at first. */

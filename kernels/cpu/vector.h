@@ -26,7 +26,8 @@ typedef uint16_t words __attribute__((vector_size(2 * LANES)));
 /* A kernel's inner part: inlined where its sizes are constants. */
 #define KERNEL static inline __attribute__((always_inline))
 
-/* UNROLL: a loop that becomes straight code; ROLLED: one that must not, lest its sums spill. */
+/* UNROLL: a loop that becomes straight code. ROLLED: one that must stay a loop; unrolled, its sums would spill, or it
+ * would not be turned into vectors. */
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define ROLLED _Pragma("clang loop unroll(disable)")
@@ -101,13 +102,13 @@ KERNEL vec vec_relu(vec v)
 }
 
 /* Max-pool 2x2, lane by lane. The first of equals wins; `winner` is how far from the first number it stands, `right`
- * for the next column and `below` for the next row. Four NaN give NaN. */
+ * for the next column and `below` for the next row. NaN comes through: a broken number reaches the loss. */
 KERNEL vec vec_pool(const vec window[4], int right, int below, ivec *winner)
 {
     vec best = window[0];
     *winner = (ivec){0};
     UNROLL for (int k = 1; k < 4; k++) {
-        ivec better = ~(window[k] <= best);
+        ivec better = ~(window[k] <= best) & (best == best);
         best = vec_select(better, window[k], best);
         *winner = (better & (k / 2 * below + k % 2 * right)) | (~better & *winner);
     }

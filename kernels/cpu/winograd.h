@@ -17,7 +17,7 @@
 
 enum { WINOGRAD_A, WINOGRAD_B, WINOGRAD_C, WINOGRAD_D, WINOGRAD_SUMS, WINOGRAD_PRODUCTS = 7 };
 
-/* What each product is added to. */
+/* The sum each product is added to: 0 to 3 are the first of A to D, 4 to 6 the second of A, B and D. */
 static const int winograd_sum[WINOGRAD_PRODUCTS] = {WINOGRAD_A, WINOGRAD_B, WINOGRAD_C, WINOGRAD_D,
                                                     WINOGRAD_A, WINOGRAD_B, WINOGRAD_D};
 
@@ -45,7 +45,7 @@ KERNEL void winograd_weights(const float g[5], float factors[WINOGRAD_PRODUCTS])
     factors[6] = g[4];
 }
 
-/* y0 and y1. */
+/* y0 or y1, of the sums A to D. */
 KERNEL vec winograd_output(int y, vec a, vec b, vec c, vec d)
 {
     return y == 0 ? a + b + c : b - c - d;
@@ -55,7 +55,7 @@ KERNEL vec winograd_output(int y, vec a, vec b, vec c, vec d)
  * registers hide the latency of multiply-adds, and none must be spilled. */
 KERNEL int winograd_together(int registers)
 {
-    enum { ROOM = VECTOR_REGISTERS - 6 };
+    enum { ROOM = VECTOR_REGISTERS - 6 }; /* the others hold factors */
     return 4 * registers <= ROOM ? 4 : 2 * registers <= ROOM ? 2 : 1;
 }
 
