@@ -50,8 +50,8 @@ struct pool1_columns {
     _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][8];
 };
 
-static inline void row_columns(const float *restrict even, const float *restrict odd,
-                               float columns[restrict WINOGRAD_PRODUCTS][8])
+static inline void plane_columns(const float *restrict even, const float *restrict odd,
+                                 float columns[restrict WINOGRAD_PRODUCTS][8])
 {
     ROLLED for (int x = 0; x < 8; x++) {
         float d[6], factors[WINOGRAD_PRODUCTS];
@@ -67,7 +67,7 @@ static void make_columns(const struct pool1_planes *planes, unsigned kept, struc
 {
     for (; kept != 0; kept &= kept - 1)
         for (int in = __builtin_ctz(kept), y = 0; y < 14; y++)
-            row_columns(planes->at[in][y], planes->at[in][y] + POOL1_LANE(1), columns->at[in][y]);
+            plane_columns(planes->at[in][y], planes->at[in][y] + POOL1_LANE(1), columns->at[in][y]);
 }
 
 enum { SPAN = LANES == 16 ? 1 : 2 }; /* vectors of channels computed together */
@@ -142,7 +142,7 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
 
 /* The sums of a pass are in registers. A winner's 5x5x8 or 6x6x8 numbers take as many passes as they must. */
 enum {
-    AT_ONCE = VECTOR_REGISTERS - 3, /* the others hold a gradient and what it multiplies */
+    AT_ONCE = VECTOR_REGISTERS - 3,          /* the others hold a gradient and what it multiplies */
     PATCH_ROW = (5 * 8 + LANES - 1) / LANES, /* vectors */
     PATCH = 5 * PATCH_ROW,
     PATCH_PASSES = (PATCH + AT_ONCE - 1) / AT_ONCE,

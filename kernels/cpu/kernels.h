@@ -48,7 +48,7 @@ struct features {
 
 /* The weights of conv1 as its forward pass reads them: second factors of winograd.h. */
 struct conv1_packed {
-    float at[6][3][5][8]; /* [out][in][ky][product] */
+    float at[6][3][5][8]; /* [out][in][ky][product], 7 used */
 };
 void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 

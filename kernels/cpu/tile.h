@@ -8,7 +8,7 @@
 
 #include "kernels.h"
 
-/* Scratch: everything between the input and the sums. About half a megabyte. */
+/* Scratch: what the layers hand on between the input and the sums. About half a megabyte. */
 struct tile {
     struct conv1_packed conv1;
     struct conv2_packed conv2;

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "exact_sum.h"
-#include "kernels/cpu/layout.h"
+#include "kernels/cpu/kernels.h"
 #include "kernels/reference/reference.h"
 #include "philox.h"
 #include "sampler.h"
@@ -300,6 +300,32 @@ static void broken_numbers_are_refused(void **state)
     engine_cpu.close(engine);
 }
 
+/* Were it lost in the max-pool, or in the sums that neighbours share, only a worse loss would tell. */
+static void an_infinite_number_breaks_what_sees_it(void **state)
+{
+    (void)state;
+    static struct layout weights;
+    static struct conv2_packed packed;
+    static struct pool1_planes planes;
+    static struct features features;
+    static float pool2[25][16];
+    for (int out = 0; out < 16; out++)
+        for (int k = 0; k < 5 * 5 * 6; k++)
+            weights.conv2[out][k / 30][k / 6 % 5][k % 6] = 0.01f * (float)(1 + (out + k) % 7);
+    conv2_pack(&weights, &packed);
+    for (int y = 0; y < 14; y++)
+        for (int x = 0; x < 14; x++) {
+            planes.at[3][y][POOL1_LANE(x)] = INFINITY;
+            conv2_forward(&weights, &packed, &planes, 63, 0xffff, 1, pool2, &features);
+            planes.at[3][y][POOL1_LANE(x)] = 0;
+            for (int k = 0; k < 25 * 16; k++) {
+                int top = k / 16 / 5 * 2, left = k / 16 % 5 * 2;
+                int sees = y >= top && y < top + 6 && x >= left && x < left + 6;
+                assert_int_equal(sees, !isfinite(pool2[k / 16][k % 16]));
+            }
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +337,7 @@ int main(void)
         cmocka_unit_test(update_follows_the_formula),
         cmocka_unit_test(evaluation_matches_the_reference),
         cmocka_unit_test(broken_numbers_are_refused),
+        cmocka_unit_test(an_infinite_number_breaks_what_sees_it),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
