@@ -73,17 +73,18 @@ def reference(engine, net="D"):
     """The directory of a run of TRAIN on one rank."""
     out = f"{engine}-{net}"
     result = run(1, *TRAIN, "--net", net, "--engine", engine, "--out", out)
-    check(result.code == 0, f"net {net} on the {engine} engine", result)
+    if not check(result.code == 0, f"net {net} on the {engine} engine", result):
+        finish()  # nothing to hold the others against
     return out
 
 
 def check_close(name, result, out, other, limit=1e-4, accuracy=1.0):
     """Losses within a relative limit, accuracies within points of a percent."""
-    losses = values(out, "loss"), values(other, "loss")
-    if not check(result.code == 0 and len(losses[0]) == len(losses[1]), f"{name}: runs", result):
+    if not check(result.code == 0, f"{name}: runs", result):
         return
+    losses = values(out, "loss"), values(other, "loss")
     apart = max(abs(a - b) / b for a, b in zip(*losses))
-    check(apart < limit, f"{name}: losses within {limit} ({apart:.1e})", losses)
+    check(len(losses[0]) == len(losses[1]) and apart < limit, f"{name}: losses within {limit} ({apart:.1e})", losses)
     for key in "train_accuracy", "test_accuracy":
         ours, theirs = values(out, key), values(other, key)
         apart = max(abs(a - b) for a, b in zip(ours, theirs))
