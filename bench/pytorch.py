@@ -42,7 +42,7 @@ BATCH, PICTURES, STEPS, WINDOWS = (256, 50000, 195, 9) if GPU else (8, 64, 4, 3)
 SAMPLES = 8192 if GPU else 8  # of 8192 floats each: 256 MiB
 WINDOWS_SECONDS, FEWEST_WINDOWS = 4, 3  # no further window after so long
 EPOCH_STEPS = 196  # dtrain's, the last of 80 pictures
-TF32_ERROR = 5e-5  # of the largest result: TF32 is off by 3e-4, fp32 by 1e-6
+TF32_ERROR = 1e-4  # of the largest result: TF32 is off by 3e-4, fp32 by 5e-7 (Winograd somewhat more)
 PARTS = "steps", "dropout", "compile"
 
 
