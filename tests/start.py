@@ -6,12 +6,20 @@ import signal
 import subprocess
 import time
 
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, run, start
+from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, run, start
 from tap import check, finish
 
 DATA = ["--data", "synthetic:335+64", "--batch-size", "64"]
 ENDLESS = [*DATA, "--epochs", "1000000", "--eval-every", "1000000"]
 run(1, *DATA, "--epochs", "0", "--out", FOLDER / "drawn")
+
+
+def alone():
+    for name, options in ("trains", ["--epochs", "1", "--out", FOLDER / "alone"]), ("--doctor", ["--doctor"]):
+        done = subprocess.run([PROGRAM, *DATA, *options], env=BARE, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=100, check=False)
+        check(done.returncode == 0 and not done.stderr, f"{name} without mpirun where there is no ssh",
+              done.stdout + done.stderr)
 
 
 def early_signals():
@@ -75,6 +83,7 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
+alone()
 early_signals()
 unlike_actions()
 stalled_study()

@@ -88,10 +88,18 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
     return comm;
 }
 
+/* To a process that no launcher started, Open MPI 4 adds a daemon for those it might spawn, and ends it where there is
+ * no ssh to start daemons with. dtrain spawns none. Nobody else reads this: not a launcher, nor a rank of one. */
+static void want_no_daemon(void)
+{
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */
+}
+
 struct comm *comm_open_world(double timeout_seconds)
 {
     int threads; /* serialized: nets that share a GPU have a thread each, of which one runs (turns.h) */
     MPI_Comm mpi;
+    want_no_daemon();
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
     MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &mpi));
     struct comm *comm = open_group(mpi, watch_open(MPI_COMM_WORLD, timeout_seconds));
