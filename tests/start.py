@@ -22,6 +22,23 @@ def alone():
               done.stdout + done.stderr)
 
 
+def few_threads():
+    """An MPI that lets one thread alone call it, which Open MPI's is built not to be: its answer is changed."""
+    library = FOLDER / "few_threads.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=b"""
+        int PMPI_Init_thread(int *, char ***, int, int *);
+        int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+        {
+            int code = PMPI_Init_thread(argc, argv, required, provided);
+            *provided = 1; /* MPI_THREAD_FUNNELED */
+            return code;
+        }""")
+    for ranks in 0, 3:
+        result = run(ranks, *DATA, "--epochs", "1", "--out", "few", seconds=30, env={"LD_PRELOAD": str(library)})
+        check(result.says(1, "MPI_THREAD_SERIALIZED"), f"too few threads, {ranks or 1} ranks: one line, exit 1",
+              result)
+
+
 def early_signals():
     codes = []
     for delay in (0.3, 0.5, 0.8, 1.2):
@@ -84,6 +101,7 @@ def diverged():
 
 
 alone()
+few_threads()
 early_signals()
 unlike_actions()
 stalled_study()
