@@ -36,6 +36,8 @@ static void queue_round(struct cudnn *cudnn, struct recorder *recorder, const st
 {
     atomic_bool gate = false;
     recorder->count = 0;
+    /* Each round takes the epoch's first batch, at a rate that is not zero: the update does all of its work. */
+    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.learning_rate = 1e-3f}, sizeof *cudnn->step);
     if (held)
         CUDA_CHECK(cudaLaunchHostFunc(recorder->stream, hold, &gate));
     CUDA_CHECK(cudaEventRecord(recorder->events[0], recorder->stream));
@@ -67,15 +69,17 @@ int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most)
     struct net_batch batch;
     struct error none = {0};
     struct recorder recorder = {.stream = cudnn->net.stream, .nodes = nodes, .most = most};
+    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
+    engine->ops->read(engine, weights, momentum);
     recorder.events = calloc((size_t)most + 1, sizeof *recorder.events);
     for (int i = 0; i <= most; i++)
         CUDA_CHECK(cudaEventCreate(&recorder.events[i]));
     cudnn_find_batch(cudnn, cudnn->full.samples, &batch, &none); /* planned at the start */
-    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
     cudnn->net.mark = record;
     cudnn->net.mark_context = &recorder;
     profile(cudnn, &recorder, &batch);
     cudnn->net.mark = NULL;
+    engine->ops->write(engine, weights, momentum);
     for (int i = 0; i <= most; i++)
         CUDA_CHECK(cudaEventDestroy(recorder.events[i]));
     free(recorder.events);
