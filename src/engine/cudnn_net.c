@@ -96,7 +96,6 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, st
     static const cublasComputeType_t computes[] = {
         [PRECISION_FP32] = CUBLAS_COMPUTE_32F_PEDANTIC,
         [PRECISION_TF32] = CUBLAS_COMPUTE_32F_FAST_TF32,
-        [PRECISION_BF16] = CUBLAS_COMPUTE_32F_FAST_16BF,
     };
     *net = (struct cudnn_net){.most = most, .precision = precision, .compute = computes[precision]};
     CUDA_CHECK(cudaStreamCreateWithFlags(&net->stream, cudaStreamNonBlocking));
