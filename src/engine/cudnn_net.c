@@ -4,6 +4,7 @@
 
 #include "cudnn_dense.h"
 #include "src/gpu/check.h"
+#include "src/gpu/range.h"
 
 enum {
     POOL1 = 6 * 14 * 14,
@@ -197,6 +198,7 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
 {
     cudaStream_t stream = net->stream;
     const float *bias1 = tensor(net->weights, CONV1_B), *bias2 = tensor(net->weights, CONV2_B);
+    range_begin("forward");
     conv_run(&shape->conv1_forward, net->dnn);
     net_mark(net, "conv1", "forward");
     CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, bias1, net->pool1_y,
@@ -208,6 +210,7 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
                                  origins ? net->origin2 : NULL, stream));
     net_mark(net, "pool2", "forward");
     dense_conv3(net, (int)shape->count);
+    range_end();
 }
 
 /* From the gradients before the biases of the dense layers to the gradients of all weights. */
@@ -215,6 +218,7 @@ static void backward(struct cudnn_net *net, const struct net_shape *shape, const
 {
     uint32_t count = shape->count;
     cudaStream_t stream = net->stream;
+    range_begin("backward");
     dense_weights(net, (int)count);
     dense_conv3_input(net, (int)count);
     CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV2, masks, count, net->d_pool2_y, net->origin2, net->d_conv2_y,
@@ -229,6 +233,7 @@ static void backward(struct cudnn_net *net, const struct net_shape *shape, const
     net_mark(net, "pool1", "backward");
     conv_run(&shape->conv1_wgrad, net->dnn);
     net_mark(net, "conv1", "weights");
+    range_end();
 }
 
 static void pass(struct cudnn_net *net, const struct net_batch *batch)
@@ -239,7 +244,9 @@ static void pass(struct cudnn_net *net, const struct net_batch *batch)
                            net->labels, net->stream));
     net_mark(net, "images", "gather");
     forward(net, shape, shape->count, dropout, true);
+    range_begin("dense layers, there and back");
     dense_step(net, shape->fused, shape->count, dropout);
+    range_end();
     backward(net, shape, batch->masks);
 }
 
