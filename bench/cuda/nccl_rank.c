@@ -12,10 +12,10 @@
 #include "clock.h"
 #include "engine.h"
 #include "lenet5.h"
-#include "src/comm/nccl.h"
+#include "src/cuda/nccl.h"
 #include "src/comm/transport.h"
-#include "src/gpu/check.h"
-#include "src/gpu/device.h"
+#include "src/cuda/check.h"
+#include "src/cuda/device.h"
 
 struct bench {
     struct comm *comm;

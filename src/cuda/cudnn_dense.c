@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "src/gpu/check.h"
+#include "check.h"
 
 enum { POOL2 = 16 * 5 * 5, CONV3 = 120, FC1 = 84, CLASSES = LENET5_CLASSES };
 

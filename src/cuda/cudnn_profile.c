@@ -4,7 +4,7 @@
 
 #include "cudnn_engine.h"
 #include "median.h"
-#include "src/gpu/check.h"
+#include "check.h"
 
 enum { ROUNDS = 11, WARM_UP = 2 };
 

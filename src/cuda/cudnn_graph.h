@@ -2,7 +2,7 @@
  * it, how exact they are, and running one.
  *
  * All convolutions are 5x5, stride 1, without padding, fp32 in NCHW. Planning needs a description of the
- * device, not the device. Errors of the library that cannot be answered end the job (src/gpu/check.h).
+ * device, not the device. Errors of the library that cannot be answered end the job (check.h).
  */
 #ifndef DTRAIN_ENGINE_CUDNN_GRAPH_H
 #define DTRAIN_ENGINE_CUDNN_GRAPH_H

@@ -5,8 +5,8 @@
 #include <unistd.h>
 
 #include "nccl_log.h"
-#include "src/gpu/check.h"
-#include "src/gpu/device.h"
+#include "check.h"
+#include "device.h"
 
 /* --- waits that end ---------------------------------------------------------------------------------- */
 

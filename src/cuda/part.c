@@ -2,8 +2,8 @@
 #include "gpu.h"
 
 #include "device.h"
-#include "src/comm/nccl.h"
-#include "src/engine/cudnn.h"
+#include "nccl.h"
+#include "cudnn.h"
 
 extern const struct gpu_part dtrain_gpu_part;
 

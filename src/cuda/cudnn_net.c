@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "cudnn_dense.h"
-#include "src/gpu/check.h"
+#include "check.h"
 
 enum {
     POOL1 = 6 * 14 * 14,

@@ -5,7 +5,7 @@
 #include "device.h"
 #include "dropout_cuda.h"
 #include "median.h"
-#include "src/gpu/check.h"
+#include "check.h"
 
 enum { WINDOWS = 9, CALLS = 10, LONG_MICROSECONDS = 5000 }; /* a short call alone ends before the next is launched */
 

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cudnn_engine.h"
-#include "src/gpu/check.h"
-#include "src/gpu/device.h"
+#include "check.h"
+#include "device.h"
 
 enum { EVALUATED = 512 }; /* samples of a pass in predict mode, at most */
 

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "src/gpu/check.h"
+#include "check.h"
 
 void conv_planner_open(struct conv_planner *planner, struct chooser *chooser, cudnnHandle_t handle,
                        enum precision precision, void *workspace, size_t workspace_bytes)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/gpu/check.h"
+#include "check.h"
 
 const char *const conv_pass_names[CONV_PASSES] = {"forward", "dgrad", "wgrad"};
 

@@ -2,7 +2,7 @@
 #ifndef DTRAIN_COMM_NCCL_H
 #define DTRAIN_COMM_NCCL_H
 
-#include "transport.h"
+#include "src/comm/transport.h"
 
 extern const struct transport nccl_transport;
 

@@ -11,7 +11,7 @@
 #include "cache.h"
 #include "files.h"
 #include "median.h"
-#include "src/gpu/check.h"
+#include "check.h"
 
 enum {
     REPEATS = 20,

@@ -6,8 +6,8 @@
 
 #include "exact_sum.h"
 #include "sampler.h"
-#include "src/gpu/check.h"
-#include "src/gpu/device.h"
+#include "check.h"
+#include "device.h"
 
 enum {
     BURST = 32, /* steps queued at once; at most two bursts wait on the device */
