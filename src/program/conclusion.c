@@ -28,7 +28,7 @@ static void print_table(const struct net *nets, const struct outcome *outcomes, 
         print_accuracy(outcome->progress.best_train);
         print_accuracy(outcome->progress.best_test);
         printf("  %10.1f  %016llx%s\n", outcome->progress.seconds, (unsigned long long)outcome->digest,
-               outcome->status == TRAINER_FAILED ? "  FAILED" : "");
+               outcome->status == RUN_FAILED ? "  FAILED" : "");
     }
     putchar('\n');
 }
@@ -69,7 +69,7 @@ static void print_stopped(const struct net *nets, const struct outcome *outcomes
     const char *name = signals_name();
     printf("stopped by %s after step", name ? name : "a signal to another rank");
     for (int i = 0; i < count; i++)
-        if (outcomes[i].status == TRAINER_STOPPED) {
+        if (outcomes[i].status == RUN_STOPPED) {
             printf(" %llu", (unsigned long long)outcomes[i].progress.step);
             if (count > 1)
                 printf(" (%c)", nets[i].name);
@@ -93,7 +93,7 @@ void conclusion_print(const struct net *nets, const struct outcome *outcomes, in
 {
     bool stopped = false;
     for (int i = 0; i < count; i++)
-        stopped |= outcomes[i].status == TRAINER_STOPPED;
+        stopped |= outcomes[i].status == RUN_STOPPED;
     if (count > 1)
         print_table(nets, outcomes, count);
     if (count > 1 && !stopped)

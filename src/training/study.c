@@ -10,6 +10,8 @@
 #include "describe.h"
 #include "devices.h"
 #include "display.h"
+#include "introduction.h"
+#include "messenger.h"
 #include "signals.h"
 #include "trainer.h"
 #include "turns.h"
@@ -28,9 +30,9 @@ struct study {
     struct comm *group;  /* this rank's */
     int first, last;     /* nets this rank trains: [first, last) */
     int leaders[NETS];   /* world ranks */
-    bool stop_announced; /* world rank 0 has told the leaders to stop */
 
     struct display display; /* used on world rank 0 */
+    struct messenger messenger;
     cJSON *description;     /* of the run, for run.json */
     struct trainer *trainers[NETS];
     struct outcome outcomes[NETS];
@@ -57,7 +59,7 @@ static int group_begin(int g, int n, int ranks)
     return (int)((long)g * ranks / n);
 }
 
-/* Collective. Before NCCL starts: what it is told by dtrain is no setting of the user's. */
+/* Collective. Before NCCL starts: dtrain then sets NCCL_* variables, which must not be recorded as the user's. */
 static void describe(struct study *study)
 {
     study->description = describe_run(study->options, study->data, study->world);
@@ -80,6 +82,7 @@ static bool open_group(struct study *study, struct error *error)
     }
     study->first = apart ? color : 0;
     study->last = apart ? color + 1 : study->count;
+    study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
     study->group =
         comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
     return comm_agree(study->world, error);
@@ -100,58 +103,13 @@ static bool name_directories(struct study *study, struct error *error)
     return true;
 }
 
-/* --- events: from the leaders to world rank 0, and stops back -------------------------------------- */
-
-/* A stop of one group stops all: its leader tells world rank 0, which tells the other leaders. */
-static void announce_stop(struct study *study)
-{
-    struct event stop = {.kind = EVENT_STOP};
-    if (study->stop_announced || !*signals_stop_flag())
-        return;
-    study->stop_announced = true;
-    for (int i = 0; i < study->count; i++)
-        if (study->leaders[i] != 0)
-            comm_send(study->world, study->leaders[i], &stop, sizeof stop);
-}
-
-/* World rank 0, while it trains or waits: shows what the other leaders report. */
-static void serve(void *context)
-{
-    struct study *study = context;
-    struct event event;
-    while (comm_receive(study->world, &event, sizeof event)) {
-        if (event.kind == EVENT_STOP)
-            signals_request_stop();
-        else
-            display_event(&study->display, &event);
-    }
-    announce_stop(study);
-}
-
-static void report(void *context, const struct event *event)
-{
-    struct study *study = context;
-    if (comm_rank(study->world) == 0) {
-        display_event(&study->display, event);
-        serve(study);
-        return;
-    }
-    struct event order;
-    if (event->kind == EVENT_STEP) /* the next tells the same */
-        comm_try_send(study->world, 0, event, sizeof *event);
-    else
-        comm_send(study->world, 0, event, sizeof *event);
-    while (comm_receive(study->world, &order, sizeof order))
-        signals_request_stop();
-}
-
-/* Said when it happens: other nets may go on for hours. */
+/* Printed at once: the other nets may go on for hours. */
 static void report_failure(struct study *study, int net)
 {
     struct event event = {.kind = EVENT_FAILURE, .net = net};
     snprintf(event.text, sizeof event.text, "%.*s", (int)sizeof event.text - 1, study->outcomes[net].error.text);
     if (study->count > 1 && comm_rank(study->group) == 0)
-        report(study, &event);
+        messenger_report(&study->messenger, &event);
 }
 
 /* --- training ------------------------------------------------------------------------------------- */
@@ -176,8 +134,8 @@ static bool open_trainers(struct study *study, struct error *error)
             .engine = study->engine,
             .description = study->description,
             .stop = signals_stop_flag(),
-            .report = report,
-            .context = study,
+            .report = messenger_report,
+            .context = &study->messenger,
         };
         study->trainers[i] = trainer_open(&setup, error);
     }
@@ -198,10 +156,10 @@ static bool begin_trainers(struct study *study, struct error *error)
 static void save_others(struct study *study, int stopped)
 {
     for (int i = study->first; i < study->last; i++)
-        if (i != stopped && study->outcomes[i].status == TRAINER_RUNNING)
+        if (i != stopped && study->outcomes[i].status == RUN_GOING)
             study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error)
-                                            ? TRAINER_STOPPED
-                                            : TRAINER_FAILED;
+                                            ? RUN_STOPPED
+                                            : RUN_FAILED;
 }
 
 /* An epoch of each net in turn, until all have ended. */
@@ -212,13 +170,13 @@ static void train_in_turn(struct study *study)
         running = 0;
         for (int i = study->first; i < study->last; i++) {
             struct outcome *outcome = &study->outcomes[i];
-            if (outcome->status != TRAINER_RUNNING)
+            if (outcome->status != RUN_GOING)
                 continue;
             outcome->status = trainer_epoch(study->trainers[i], &outcome->error);
-            if (outcome->status == TRAINER_FAILED)
+            if (outcome->status == RUN_FAILED)
                 report_failure(study, i);
-            running += outcome->status == TRAINER_RUNNING;
-            if (outcome->status == TRAINER_STOPPED) {
+            running += outcome->status == RUN_GOING;
+            if (outcome->status == RUN_STOPPED) {
                 save_others(study, i);
                 return;
             }
@@ -232,9 +190,9 @@ static void train_one(void *context, int number, struct turns *turns)
     struct study *study = context;
     struct outcome *outcome = &study->outcomes[study->first + number];
     comm_set_idle(study->group, turns_pass, turns);
-    while (outcome->status == TRAINER_RUNNING)
+    while (outcome->status == RUN_GOING)
         outcome->status = trainer_epoch(study->trainers[study->first + number], &outcome->error);
-    if (outcome->status == TRAINER_FAILED)
+    if (outcome->status == RUN_FAILED)
         report_failure(study, study->first + number);
 }
 
@@ -257,15 +215,10 @@ static void gather_outcomes(struct study *study)
     for (int i = study->first; i < study->last; i++) {
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
         study->outcomes[i].digest = trainer_digest(study->trainers[i]);
-        if (study->outcomes[i].status != TRAINER_STOPPED)
-            continue;
-        signals_request_stop(); /* another rank of the group may have had the signal */
-        if (comm_rank(study->group) == 0 && comm_rank(study->world) != 0)
-            comm_send(study->world, 0, &(struct event){.kind = EVENT_STOP}, sizeof(struct event));
+        if (study->outcomes[i].status == RUN_STOPPED)
+            messenger_stop(&study->messenger, comm_rank(study->group) == 0);
     }
-    comm_barrier_serving(study->world, comm_rank(study->world) == 0 ? serve : NULL, study);
-    if (comm_rank(study->world) == 0)
-        serve(study);
+    messenger_wait(&study->messenger);
     share_outcomes(study);
 }
 
@@ -276,8 +229,8 @@ static enum exit_code conclude(struct study *study, struct error *error)
     bool stopped = false;
     for (int i = 0; i < study->count; i++) {
         const struct outcome *outcome = &study->outcomes[i];
-        stopped |= outcome->status == TRAINER_STOPPED;
-        if (outcome->status == TRAINER_FAILED)
+        stopped |= outcome->status == RUN_STOPPED;
+        if (outcome->status == RUN_FAILED)
             error_set(error, outcome->error.code, "%s", outcome->error.text);
     }
     if (comm_rank(study->world) == 0) {
@@ -287,53 +240,22 @@ static enum exit_code conclude(struct study *study, struct error *error)
     return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
 }
 
-static void introduce_devices(struct study *study)
+static void introduce(struct study *study, const char *engine_reason)
 {
-    char line[400];
-    int ranks = comm_size(study->world);
-    for (int i = 0; i < ranks; i++) {
-        devices_line(study->devices, i, line, sizeof line);
-        display_line(&study->display, "%s", line);
-    }
-    devices_advice(study->devices, ranks, line, sizeof line);
-    if (line[0] != '\0')
-        display_line(&study->display, "note: %s", line);
-}
-
-static void introduce_resumption(struct study *study)
-{
-    for (int i = 0; i < study->count && study->options->resume; i++) {
-        const struct progress *progress = &study->outcomes[i].progress;
-        unsigned long long step = progress->step, epoch = progress->epoch;
-        char net = study->nets[i].name;
-        if (step == 0)
-            display_line(&study->display, "net %c has no checkpoint yet: it starts at epoch 1", net);
-        else if (epoch >= study->options->epochs)
-            display_line(&study->display, "net %c has its %llu epochs already", net, epoch);
-        else
-            display_line(&study->display, "net %c goes on after step %llu, epoch %llu", net, step, epoch);
-    }
-}
-
-static void introduce(struct study *study, const char *why)
-{
-    struct display *display = &study->display;
-    const char *comm_reason = comm_why(study->group);
-    char nets[2 * NETS + 1] = "";
-    for (int i = 0; i < study->count; i++)
-        snprintf(nets + strlen(nets), sizeof nets - strlen(nets), "%s%c", i ? "," : "", study->nets[i].name);
-    display_line(display, "net %s on %d rank%s, %d host%s; global batch %llu", nets, comm_size(study->world),
-                 comm_size(study->world) == 1 ? "" : "s", comm_host_count(study->world),
-                 comm_host_count(study->world) == 1 ? "" : "s", (unsigned long long)study->options->batch_size);
-    display_line(display, "engine %s%s%s%s, comm %s%s%s%s", study->engine->name, *why ? " (" : "", why,
-                 *why ? ")" : "", comm_transport(study->group), *comm_reason ? " (" : "", comm_reason,
-                 *comm_reason ? ")" : "");
-    display_line(display, "data %s: %zu + %zu pictures", study->data->directory, study->data->train.count,
-                 study->data->test.count);
-    display_line(display, "files in %s", study->directory);
-    if (study->devices != NULL)
-        introduce_devices(study);
-    introduce_resumption(study);
+    struct introduction introduction = {
+        .options = study->options,
+        .nets = study->nets,
+        .outcomes = study->outcomes,
+        .count = study->count,
+        .world = study->world,
+        .group = study->group,
+        .engine = study->engine,
+        .engine_reason = engine_reason,
+        .devices = study->devices,
+        .data = study->data,
+        .directory = study->directory,
+    };
+    introduction_print(&introduction, &study->display);
 }
 
 /* Epochs that a net is to have at the end. */

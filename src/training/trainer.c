@@ -5,10 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "clock.h"
 #include "evaluate.h"
 #include "exact_sum.h"
 #include "files.h"
+#include "metrics.h"
 #include "run_directory.h"
 #include "sampler.h"
 
@@ -241,10 +243,10 @@ bool trainer_save(struct trainer *trainer, struct error *error)
     return comm_agree(trainer->setup.comm, error);
 }
 
-static enum trainer_status save_and_leave(struct trainer *trainer, enum trainer_status status, struct error *error)
+static enum run_status save_and_leave(struct trainer *trainer, enum run_status status, struct error *error)
 {
     read_clock(trainer);
-    return trainer_save(trainer, error) ? status : TRAINER_FAILED;
+    return trainer_save(trainer, error) ? status : RUN_FAILED;
 }
 
 /* --- an epoch ------------------------------------------------------------------------------------- */
@@ -255,7 +257,7 @@ static double learning_rate(const struct trainer *trainer)
     return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->progress.epoch / terms->lr_step));
 }
 
-static enum trainer_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
+static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
 {
     char kept[400] = "there is no checkpoint yet: start again with a lower --lr";
     if (trainer->saved_step != UINT64_MAX)
@@ -268,7 +270,7 @@ static enum trainer_status fail_not_finite(struct trainer *trainer, const char *
               (unsigned long long)trainer->progress.step, (unsigned long long)trainer->progress.epoch + 1, what,
               (double)EXACT_LIMIT, kept);
     comm_agree(trainer->setup.comm, error);
-    return TRAINER_FAILED;
+    return RUN_FAILED;
 }
 
 /* Positions of the epoch that may be used before --max-steps is reached. */
@@ -283,8 +285,8 @@ static size_t reachable(const struct trainer *trainer)
     return left < steps_to_end ? progress->in_epoch + left * batch : count;
 }
 
-/* RUNNING: the epoch's steps are done. */
-static enum trainer_status train_epoch(struct trainer *trainer, struct error *error)
+/* GOING: the epoch's steps are done. */
+static enum run_status train_epoch(struct trainer *trainer, struct error *error)
 {
     struct progress *progress = &trainer->progress;
     size_t reach = reachable(trainer);
@@ -313,10 +315,10 @@ static enum trainer_status train_epoch(struct trainer *trainer, struct error *er
     }
     progress->epoch_seconds += clock_seconds() - start;
     if (done.stopped)
-        return save_and_leave(trainer, TRAINER_STOPPED, error);
+        return save_and_leave(trainer, RUN_STOPPED, error);
     if (progress->in_epoch < trainer->terms.train_count)
-        return save_and_leave(trainer, TRAINER_DONE, error);
-    return TRAINER_RUNNING;
+        return save_and_leave(trainer, RUN_DONE, error);
+    return RUN_GOING;
 }
 
 static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)
@@ -333,15 +335,15 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
     }
 }
 
-/* RUNNING: checked, though rank 0 may have an *error of its own. */
-static enum trainer_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics,
+/* GOING: checked, though rank 0 may have an *error of its own. */
+static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics,
                                           struct error *error)
 {
     struct accuracy accuracy;
     bool on_all = strcmp(trainer->setup.options->eval_on, "all") == 0;
     switch (evaluate(trainer->engine, on_all, trainer->setup.stop, &accuracy)) {
     case EVALUATE_STOPPED:
-        return save_and_leave(trainer, TRAINER_STOPPED, error);
+        return save_and_leave(trainer, RUN_STOPPED, error);
     case EVALUATE_NOT_FINITE:
         return fail_not_finite(trainer, "loss in evaluation", error);
     case EVALUATE_DONE:
@@ -353,7 +355,7 @@ static enum trainer_status check_accuracy(struct trainer *trainer, struct epoch_
     metrics->test_loss = accuracy.test_loss;
     if (compare_replicas(trainer, error))
         note_best(trainer, &accuracy, error);
-    return TRAINER_RUNNING;
+    return RUN_GOING;
 }
 
 static struct epoch_metrics summarise(const struct trainer *trainer)
@@ -381,40 +383,40 @@ static void begin_next_epoch(struct trainer *trainer)
     read_clock(trainer);
 }
 
-/* The epoch counts as done once this has returned RUNNING or DONE; stopped before that, it is closed
+/* The epoch counts as done once this has returned GOING or DONE; stopped before that, it is closed
  * again on resumption. */
-static enum trainer_status close_epoch(struct trainer *trainer, struct error *error)
+static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 {
     const struct options *options = trainer->setup.options;
     struct progress *progress = &trainer->progress;
     struct epoch_metrics metrics = summarise(trainer);
     bool last = metrics.epoch >= options->epochs;
     if (last || metrics.epoch % options->eval_every == 0) {
-        enum trainer_status status = check_accuracy(trainer, &metrics, error);
-        if (status != TRAINER_RUNNING)
+        enum run_status status = check_accuracy(trainer, &metrics, error);
+        if (status != RUN_GOING)
             return status;
     }
     if (trainer->leader && error->code == EXIT_DONE)
         metrics_write(trainer->metrics, &metrics, error);
     if (!comm_agree(trainer->setup.comm, error))
-        return TRAINER_FAILED;
+        return RUN_FAILED;
 
     begin_next_epoch(trainer);
     report(trainer, EVENT_EPOCH, &metrics);
     if ((last || progress->epoch % options->checkpoint_every == 0) && !trainer_save(trainer, error))
-        return TRAINER_FAILED;
-    return last ? TRAINER_DONE : TRAINER_RUNNING;
+        return RUN_FAILED;
+    return last ? RUN_DONE : RUN_GOING;
 }
 
-enum trainer_status trainer_epoch(struct trainer *trainer, struct error *error)
+enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
 {
     trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
     uint64_t limit = trainer->setup.options->max_steps;
     bool spent = limit > 0 && trainer->progress.step >= limit && trainer->progress.in_epoch == 0;
     if (trainer->progress.epoch >= trainer->setup.options->epochs || spent)
-        return save_and_leave(trainer, TRAINER_DONE, error);
-    enum trainer_status status = train_epoch(trainer, error);
-    return status == TRAINER_RUNNING ? close_epoch(trainer, error) : status;
+        return save_and_leave(trainer, RUN_DONE, error);
+    enum run_status status = train_epoch(trainer, error);
+    return status == RUN_GOING ? close_epoch(trainer, error) : status;
 }
 
 const struct progress *trainer_progress(const struct trainer *trainer)

@@ -6,26 +6,14 @@
 #ifndef DTRAIN_TRAINER_H
 #define DTRAIN_TRAINER_H
 
+#include <cjson/cJSON.h>
 #include <signal.h>
 
-#include "checkpoint.h"
 #include "comm.h"
 #include "dataset.h"
 #include "engine.h"
-#include "metrics.h"
 #include "options.h"
-
-/* What rank 0 of the group tells whoever displays it. */
-struct event {
-    enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
-    int net;                     /* index in the study */
-    double epochs_done;          /* closed, and the part of the open one */
-    double images_per_second;    /* recently */
-    double loss;                 /* EVENT_STEP: mean of the open epoch so far */
-    double best_test;            /* per cent; -1 before the first check */
-    struct epoch_metrics metrics; /* EVENT_EPOCH */
-    char text[500];               /* EVENT_FAILURE: why */
-};
+#include "run.h"
 
 /* All pointers are borrowed and must outlive the trainer. */
 struct trainer_setup {
@@ -42,8 +30,6 @@ struct trainer_setup {
     void *context;
 };
 
-enum trainer_status { TRAINER_RUNNING, TRAINER_DONE, TRAINER_STOPPED, TRAINER_FAILED };
-
 struct trainer; /* opaque */
 
 /* Locks the run's directory, finds where to start or resume, opens the engine; writes nothing. NULL and
@@ -55,8 +41,8 @@ bool trainer_begin(struct trainer *trainer, struct error *error);
 
 /* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint. DONE: the
  * run has all its epochs (or --max-steps). STOPPED: saved, go on with --resume. FAILED: *error is set on
- * every rank. Not to be called again after anything but RUNNING. */
-enum trainer_status trainer_epoch(struct trainer *trainer, struct error *error);
+ * every rank. Not to be called again after anything but GOING. */
+enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
 
 /* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */
 bool trainer_save(struct trainer *trainer, struct error *error);

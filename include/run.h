@@ -1,0 +1,65 @@
+/* run.h - what is said of a run: its terms, where it stands, what an epoch gave, how it ended. Plain data. */
+#ifndef DTRAIN_RUN_H
+#define DTRAIN_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "error.h"
+
+/* What fixes a run's arithmetic: a checkpoint may only be resumed under the same terms. */
+struct terms {
+    char net;
+    double p_conv, p_fc;
+    uint64_t seed, batch_size, data_hash, train_count;
+    double learning_rate, momentum, lr_gamma;
+    uint64_t lr_step;
+    const char *precision; /* of the engine's operands: "fp32", "tf32" or "bf16" */
+};
+
+/* Where a run stands. Best accuracies are -1 before the first check. */
+struct progress {
+    uint64_t epoch;   /* epochs closed: all steps done, evaluated if due, logged */
+    uint64_t step;    /* steps done since the start of training */
+    uint64_t in_epoch; /* training samples of the open epoch already used (all of them: the epoch is
+                          trained but not closed) */
+    int64_t loss;     /* sum of their losses, in EXACT_UNITs */
+    double seconds;   /* spent in this run so far, over all its resumptions */
+    double epoch_seconds; /* of them, in the open epoch */
+    double best_train, best_test; /* accuracies, per cent */
+};
+
+/* What a closed epoch gave: a line of metrics.jsonl. */
+struct epoch_metrics {
+    uint64_t epoch, step; /* epochs and steps done, counted from the start of training */
+    double loss;          /* mean over the epoch's samples, in train mode */
+    double learning_rate;
+    double seconds; /* of this epoch's training, without evaluation */
+    double images_per_second;
+    bool checked; /* the rest is there */
+    double train_accuracy, test_accuracy, test_loss; /* per cent, per cent, mean; predict mode */
+};
+
+/* What rank 0 of the group tells whoever displays it. */
+struct event {
+    enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
+    int net;                     /* index in the study */
+    double epochs_done;          /* closed, and the part of the open one */
+    double images_per_second;    /* recently */
+    double loss;                 /* EVENT_STEP: mean of the open epoch so far */
+    double best_test;            /* per cent; -1 before the first check */
+    struct epoch_metrics metrics; /* EVENT_EPOCH */
+    char text[500];               /* EVENT_FAILURE: why */
+};
+
+enum run_status { RUN_GOING, RUN_DONE, RUN_STOPPED, RUN_FAILED };
+
+/* How a net ended. */
+struct outcome {
+    enum run_status status;
+    struct progress progress;
+    uint64_t digest; /* of its weights */
+    struct error error; /* of a net that FAILED */
+};
+
+#endif
