@@ -5,32 +5,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checkpoint.h"
 #include "clock.h"
 #include "evaluate.h"
 #include "exact_sum.h"
-#include "files.h"
-#include "metrics.h"
-#include "run_directory.h"
+#include "run_files.h"
 #include "sampler.h"
 
 struct trainer {
     struct trainer_setup setup;
     bool leader; /* rank 0 of the group: has the files */
     struct terms terms;
-    struct progress progress;
+    struct run_state state; /* weights and momentum: copies of the engine's, for files and digests */
     struct engine *engine;
-    uint32_t *order;          /* of the open epoch */
-    float *weights, *momentum; /* canonical copies, for files and digests */
-    struct run_directory directory;
-    struct metrics *metrics;
-    bool owns_directory;
+    uint32_t *order; /* of the open epoch */
+    struct run_files files; /* the leader's */
 
     double mark;        /* when the clock was last read into progress */
     double next_report; /* of a step */
     double images_per_second;
-    bool saved;          /* the newest checkpoint holds just this progress */
-    uint64_t saved_step; /* of the newest checkpoint; UINT64_MAX: none */
 };
 
 static struct terms make_terms(const struct trainer_setup *setup)
@@ -54,64 +46,10 @@ static struct terms make_terms(const struct trainer_setup *setup)
 
 /* --- opening -------------------------------------------------------------------------------------- */
 
-/* Rank 0 finds out where the run starts, from the checkpoint, the file given or the seed. */
-static bool load_start(struct trainer *trainer, struct error *error)
-{
-    const struct options *options = trainer->setup.options;
-    const char *path = trainer->directory.path;
-    trainer->progress = (struct progress){.best_train = -1, .best_test = -1};
-    if (options->resume && checkpoint_exists(path)) {
-        if (!checkpoint_read(path, &trainer->terms, &trainer->progress, trainer->weights, trainer->momentum,
-                             error))
-            return false;
-        trainer->saved = true;
-        trainer->saved_step = trainer->progress.step;
-        return true;
-    }
-    memset(trainer->momentum, 0, LENET5_WEIGHTS * sizeof *trainer->momentum);
-    if (options->init_from != NULL)
-        return checkpoint_read_model(options->init_from, trainer->weights, error);
-    lenet5_initialise(options->seed, trainer->weights);
-    return true;
-}
-
-/* run.json: the description of the whole run, and what is this net's own. */
-static bool describe(struct trainer *trainer, struct error *error)
-{
-    const struct trainer_setup *setup = &trainer->setup;
-    char ways[400];
-    comm_describe(setup->comm, ways, sizeof ways);
-    cJSON *json = cJSON_Duplicate(setup->description, true);
-    cJSON *net = cJSON_AddObjectToObject(json, "net");
-    cJSON_AddStringToObject(net, "name", (char[]){setup->net->name, '\0'});
-    cJSON_AddNumberToObject(net, "p_conv", setup->net->p_conv);
-    cJSON_AddNumberToObject(net, "p_fc", setup->net->p_fc);
-    cJSON_AddNumberToObject(net, "ranks", comm_size(setup->comm));
-    cJSON_AddStringToObject(net, "engine", setup->engine->name);
-    cJSON_AddStringToObject(net, "comm", comm_transport(setup->comm));
-    if (ways[0] != '\0')
-        cJSON_AddStringToObject(net, "comm_ways", ways);
-    if (trainer->engine->ops->describe != NULL)
-        cJSON_AddItemToObject(net, "choices", trainer->engine->ops->describe(trainer->engine));
-    cJSON_AddNumberToObject(net, "first_epoch", (double)trainer->progress.epoch + 1);
-    bool done = run_directory_describe(&trainer->directory, json, error);
-    cJSON_Delete(json);
-    return done;
-}
-
-static void open_files(struct trainer *trainer, struct error *error)
-{
-    const struct trainer_setup *setup = &trainer->setup;
-    trainer->owns_directory =
-        run_directory_open(&trainer->directory, setup->directory, setup->options->resume, error);
-    if (trainer->owns_directory)
-        load_start(trainer, error);
-}
-
 static bool open_engine(struct trainer *trainer, struct error *error)
 {
     const struct trainer_setup *setup = &trainer->setup;
-    cJSON *before = trainer->leader ? run_directory_description(&trainer->directory) : NULL; /* it goes on alike */
+    cJSON *before = NULL; /* run.json of a run that goes on: with the same choices */
     struct engine_setup engine = {
         .data = setup->data,
         .comm = setup->comm,
@@ -119,7 +57,7 @@ static bool open_engine(struct trainer *trainer, struct error *error)
         .batch_size = trainer->terms.batch_size,
         .momentum = (float)trainer->terms.momentum,
         .precision = engine_precision(setup->options->precision),
-        .choices = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(before, "net"), "choices"),
+        .choices = trainer->leader ? run_files_choices(&trainer->files, &before) : NULL,
     };
     trainer->engine = setup->engine->open(&engine, error);
     cJSON_Delete(before);
@@ -132,29 +70,30 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->setup = *setup;
     trainer->leader = comm_rank(setup->comm) == 0;
     trainer->terms = make_terms(setup);
-    trainer->saved_step = UINT64_MAX;
-    trainer->weights = malloc(LENET5_WEIGHTS * sizeof *trainer->weights);
-    trainer->momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->momentum);
+    trainer->files.saved_step = UINT64_MAX;
+    trainer->state.weights = malloc(LENET5_WEIGHTS * sizeof *trainer->state.weights);
+    trainer->state.momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->state.momentum);
     trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
     if (trainer->leader)
-        open_files(trainer, error);
+        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms, &trainer->state, error);
     if (comm_agree(setup->comm, error))
         open_engine(trainer, error);
     if (!comm_agree(setup->comm, error)) {
         trainer_close(trainer);
         return NULL;
     }
-    comm_broadcast(setup->comm, &trainer->progress, sizeof trainer->progress, 0);
-    comm_broadcast(setup->comm, trainer->weights, LENET5_WEIGHTS * sizeof(float), 0);
-    comm_broadcast(setup->comm, trainer->momentum, LENET5_WEIGHTS * sizeof(float), 0);
-    trainer->engine->ops->write(trainer->engine, trainer->weights, trainer->momentum);
+    comm_broadcast(setup->comm, &trainer->state.progress, sizeof trainer->state.progress, 0);
+    comm_broadcast(setup->comm, trainer->state.weights, LENET5_WEIGHTS * sizeof(float), 0);
+    comm_broadcast(setup->comm, trainer->state.momentum, LENET5_WEIGHTS * sizeof(float), 0);
+    trainer->engine->ops->write(trainer->engine, trainer->state.weights, trainer->state.momentum);
     return trainer;
 }
 
 bool trainer_begin(struct trainer *trainer, struct error *error)
 {
-    if (trainer->leader && describe(trainer, error))
-        trainer->metrics = metrics_open(trainer->directory.path, trainer->progress.epoch, error);
+    if (trainer->leader)
+        run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.net, trainer->engine,
+                        trainer->state.progress.epoch, error);
     return comm_agree(trainer->setup.comm, error);
 }
 
@@ -162,13 +101,10 @@ void trainer_close(struct trainer *trainer)
 {
     if (trainer->engine != NULL)
         trainer->engine->ops->close(trainer->engine);
-    if (trainer->metrics != NULL)
-        metrics_close(trainer->metrics);
-    if (trainer->owns_directory)
-        run_directory_close(&trainer->directory);
+    run_files_close(&trainer->files);
     free(trainer->order);
-    free(trainer->momentum);
-    free(trainer->weights);
+    free(trainer->state.momentum);
+    free(trainer->state.weights);
     free(trainer);
 }
 
@@ -177,13 +113,13 @@ void trainer_close(struct trainer *trainer)
 static void read_clock(struct trainer *trainer)
 {
     double time = clock_seconds();
-    trainer->progress.seconds += time - trainer->mark;
+    trainer->state.progress.seconds += time - trainer->mark;
     trainer->mark = time;
 }
 
 static void report(struct trainer *trainer, enum event_kind kind, const struct epoch_metrics *metrics)
 {
-    const struct progress *progress = &trainer->progress;
+    const struct progress *progress = &trainer->state.progress;
     if (!trainer->leader)
         return;
     struct event event = {
@@ -202,7 +138,7 @@ static void report(struct trainer *trainer, enum event_kind kind, const struct e
 
 static void report_step(struct trainer *trainer, double epoch_start)
 {
-    const struct progress *progress = &trainer->progress;
+    const struct progress *progress = &trainer->state.progress;
     double time = clock_seconds();
     if (time < trainer->next_report)
         return;
@@ -225,7 +161,7 @@ static bool compare_replicas(struct trainer *trainer, struct error *error)
     return error_set(error, EXIT_DIVERGED,
                      "net %c: after step %llu the weights of rank %d (host %s) differ from the other replicas'; "
                      "go on from the last checkpoint with --resume",
-                     trainer->setup.net->name, (unsigned long long)trainer->progress.step, odd,
+                     trainer->setup.net->name, (unsigned long long)trainer->state.progress.step, odd,
                      comm_host_name(comm, odd));
 }
 
@@ -233,12 +169,9 @@ bool trainer_save(struct trainer *trainer, struct error *error)
 {
     if (!compare_replicas(trainer, error))
         return false;
-    if (trainer->leader && !trainer->saved) {
-        trainer->engine->ops->read(trainer->engine, trainer->weights, trainer->momentum);
-        trainer->saved = checkpoint_write(trainer->directory.path, &trainer->terms, &trainer->progress,
-                                          trainer->weights, trainer->momentum, error);
-        if (trainer->saved)
-            trainer->saved_step = trainer->progress.step;
+    if (trainer->leader && !trainer->files.saved) {
+        trainer->engine->ops->read(trainer->engine, trainer->state.weights, trainer->state.momentum);
+        run_files_save(&trainer->files, &trainer->terms, &trainer->state, error);
     }
     return comm_agree(trainer->setup.comm, error);
 }
@@ -254,20 +187,21 @@ static enum run_status save_and_leave(struct trainer *trainer, enum run_status s
 static double learning_rate(const struct trainer *trainer)
 {
     const struct terms *terms = &trainer->terms;
-    return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->progress.epoch / terms->lr_step));
+    return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->state.progress.epoch / terms->lr_step));
 }
 
 static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
 {
     char kept[400] = "there is no checkpoint yet: start again with a lower --lr";
-    if (trainer->saved_step != UINT64_MAX)
+    if (trainer->files.saved_step != UINT64_MAX)
         snprintf(kept, sizeof kept,
                  "the checkpoint in %.200s is of step %llu: start again with a lower --lr and another --out, "
                  "from the seed or with --init-from that checkpoint",
-                 trainer->setup.directory, (unsigned long long)trainer->saved_step);
+                 trainer->setup.directory, (unsigned long long)trainer->files.saved_step);
     error_set(error, EXIT_RUNTIME,
               "net %c: after %llu steps (epoch %llu) a %s is not finite or over %g; %s", trainer->setup.net->name,
-              (unsigned long long)trainer->progress.step, (unsigned long long)trainer->progress.epoch + 1, what,
+              (unsigned long long)trainer->state.progress.step,
+              (unsigned long long)trainer->state.progress.epoch + 1, what,
               (double)EXACT_LIMIT, kept);
     comm_agree(trainer->setup.comm, error);
     return RUN_FAILED;
@@ -276,7 +210,7 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
 /* Positions of the epoch that may be used before --max-steps is reached. */
 static size_t reachable(const struct trainer *trainer)
 {
-    const struct progress *progress = &trainer->progress;
+    const struct progress *progress = &trainer->state.progress;
     uint64_t limit = trainer->setup.options->max_steps, batch = trainer->terms.batch_size;
     size_t count = trainer->terms.train_count, steps_to_end = (count - progress->in_epoch + batch - 1) / batch;
     if (limit == 0)
@@ -288,7 +222,7 @@ static size_t reachable(const struct trainer *trainer)
 /* GOING: the epoch's steps are done. */
 static enum run_status train_epoch(struct trainer *trainer, struct error *error)
 {
-    struct progress *progress = &trainer->progress;
+    struct progress *progress = &trainer->state.progress;
     size_t reach = reachable(trainer);
     sampler_shuffle(trainer->terms.seed, progress->epoch, trainer->terms.train_count, trainer->order);
     trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
@@ -308,7 +242,7 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
         progress->step += done.steps;
         progress->in_epoch += done.samples;
         progress->loss += done.loss;
-        trainer->saved = false;
+        trainer->files.saved = false;
         if (done.not_finite)
             return fail_not_finite(trainer, "loss or gradient", error);
         report_step(trainer, start);
@@ -323,15 +257,14 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
 
 static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)
 {
-    struct progress *progress = &trainer->progress;
-    char path[4096];
+    struct progress *progress = &trainer->state.progress;
     progress->best_train = fmax(progress->best_train, accuracy->train);
     if (accuracy->test <= progress->best_test)
         return;
     progress->best_test = accuracy->test;
-    if (trainer->leader && files_path(trainer->directory.path, "model-best.safetensors", path, error)) {
-        trainer->engine->ops->read(trainer->engine, trainer->weights, NULL);
-        checkpoint_write_model(path, trainer->weights, error);
+    if (trainer->leader) {
+        trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
+        run_files_save_best(&trainer->files, trainer->state.weights, error);
     }
 }
 
@@ -360,7 +293,7 @@ static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metr
 
 static struct epoch_metrics summarise(const struct trainer *trainer)
 {
-    const struct progress *progress = &trainer->progress;
+    const struct progress *progress = &trainer->state.progress;
     double count = (double)trainer->terms.train_count;
     return (struct epoch_metrics){
         .epoch = progress->epoch + 1,
@@ -374,12 +307,12 @@ static struct epoch_metrics summarise(const struct trainer *trainer)
 
 static void begin_next_epoch(struct trainer *trainer)
 {
-    struct progress *progress = &trainer->progress;
+    struct progress *progress = &trainer->state.progress;
     progress->epoch++;
     progress->in_epoch = 0;
     progress->loss = 0;
     progress->epoch_seconds = 0;
-    trainer->saved = false;
+    trainer->files.saved = false;
     read_clock(trainer);
 }
 
@@ -388,7 +321,7 @@ static void begin_next_epoch(struct trainer *trainer)
 static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 {
     const struct options *options = trainer->setup.options;
-    struct progress *progress = &trainer->progress;
+    struct progress *progress = &trainer->state.progress;
     struct epoch_metrics metrics = summarise(trainer);
     bool last = metrics.epoch >= options->epochs;
     if (last || metrics.epoch % options->eval_every == 0) {
@@ -397,7 +330,7 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
             return status;
     }
     if (trainer->leader && error->code == EXIT_DONE)
-        metrics_write(trainer->metrics, &metrics, error);
+        metrics_write(trainer->files.metrics, &metrics, error);
     if (!comm_agree(trainer->setup.comm, error))
         return RUN_FAILED;
 
@@ -412,8 +345,8 @@ enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
 {
     trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
     uint64_t limit = trainer->setup.options->max_steps;
-    bool spent = limit > 0 && trainer->progress.step >= limit && trainer->progress.in_epoch == 0;
-    if (trainer->progress.epoch >= trainer->setup.options->epochs || spent)
+    bool spent = limit > 0 && trainer->state.progress.step >= limit && trainer->state.progress.in_epoch == 0;
+    if (trainer->state.progress.epoch >= trainer->setup.options->epochs || spent)
         return save_and_leave(trainer, RUN_DONE, error);
     enum run_status status = train_epoch(trainer, error);
     return status == RUN_GOING ? close_epoch(trainer, error) : status;
@@ -421,11 +354,11 @@ enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
 
 const struct progress *trainer_progress(const struct trainer *trainer)
 {
-    return &trainer->progress;
+    return &trainer->state.progress;
 }
 
 uint64_t trainer_digest(struct trainer *trainer)
 {
-    trainer->engine->ops->read(trainer->engine, trainer->weights, NULL);
-    return lenet5_digest(trainer->weights);
+    trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
+    return lenet5_digest(trainer->state.weights);
 }

@@ -36,7 +36,8 @@ struct trainer; /* opaque */
  * *error on every rank. */
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error);
 
-/* Once nothing can be refused any more: run.json and metrics. Before the first epoch. */
+/* Writes run.json and opens the metrics. After every net of the study has opened, so that a run that is refused leaves
+ * the files of an earlier one as they are; before the first epoch. */
 bool trainer_begin(struct trainer *trainer, struct error *error);
 
 /* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint. DONE: the
