@@ -20,7 +20,7 @@
 #include "median.h"
 #include "synthetic.h"
 #include "version.h"
-#include "watch.h"
+#include "abort.h"
 
 enum { NODES_PICTURES = 256, NODES_EPOCH = 50, NODES_ROUNDS = 25, NODES_MOST = 40, NODES_MOST_BATCH = 4096 };
 static const double NODES_SECONDS = 3, NODES_SLOW_SECONDS = 0.1;

@@ -131,9 +131,9 @@ MPI_Comm comm_split_mpi(struct comm *comm, int color)
 {
     MPI_Comm part;
     comm_barrier(comm);
-    watch_guard("a split of the ranks", watch_timeout(comm->watch)); /* MPI has no request for it to watch */
+    abort_after("a split of the ranks", watch_timeout(comm->watch)); /* MPI has no request for it to watch */
     MPI_CHECK(MPI_Comm_split(comm->mpi, color, comm->rank, &part));
-    watch_guard(NULL, 0);
+    abort_after(NULL, 0);
     return part;
 }
 
@@ -385,5 +385,5 @@ void comm_set_step(struct comm *comm, uint64_t step)
 
 void comm_alive(struct comm *comm)
 {
-    watch_answer(comm->watch);
+    watch_acknowledge(comm->watch);
 }

@@ -4,6 +4,7 @@
 #define DTRAIN_TRANSPORT_H
 
 #include "comm.h"
+#include "abort.h"
 #include "watch.h"
 
 enum { MESSAGE_BYTES = 1024 };

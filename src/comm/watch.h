@@ -1,17 +1,17 @@
 /* watch.h - nobody waits for ever.
  *
- * Every wait for other ranks goes through watch_wait or watch_until. A rank that has waited for half the timeout asks
- * all ranks of its group whether they live; a rank answers from its own waits and, while it computes,
- * from watch_answer. Those who have not answered by the full timeout are lost: one message names them
- * and their hosts, and the job ends with EXIT_PEER_LOST. When all answer, the wait goes on: slow is not
- * lost. Should no rank of the group have moved on between one round of questions and the next, three
- * times in a row, nothing is coming any more, and the job ends as well.
+ * Every wait for other ranks goes through watch_wait or watch_until. A rank that has waited for half the timeout sends
+ * all ranks of its group a probe; a rank acknowledges probes from its own waits and, while it computes, from
+ * watch_acknowledge. Those who have not acknowledged by the full timeout are lost: one message names them and their
+ * hosts, and the job ends with EXIT_PEER_LOST. When all do, the wait goes on: slow is not lost. Should no rank of the
+ * group have made progress between one round of probes and the next, three times in a row (a deadlock), the job ends as
+ * well.
  *
  * mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later: a rank whose wait does not end then
  * says where it stands.
  */
-#ifndef DTRAIN_WATCH_H
-#define DTRAIN_WATCH_H
+#ifndef DTRAIN_COMM_WATCH_H
+#define DTRAIN_COMM_WATCH_H
 
 #include <mpi.h>
 #include <stdbool.h>
@@ -39,27 +39,10 @@ void watch_until(struct watch *watch, bool (*done)(void *context), void *context
 void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
                 void (*idle)(void *context), void *context);
 
-/* Answers whoever asks. Not collective, cheap enough for every tile of work. */
-void watch_answer(struct watch *watch);
+/* Acknowledges the probes that have come. Not collective, cheap enough for every tile of work. */
+void watch_acknowledge(struct watch *watch);
 
 /* Where this rank stands, for the message. */
 void watch_set_step(struct watch *watch, uint64_t step);
-
-/* For what MPI does without a request to wait for: from now on this process ends with EXIT_PEER_LOST and one line
- * once `seconds` have gone by; NULL, 0 calls it off. */
-void watch_guard(const char *what, double seconds);
-
-/* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. */
-_Noreturn void watch_abort(MPI_Comm comm, int code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-/* The check macro of MPI: broken machinery ends the job. */
-#define MPI_CHECK(call)                                                                                    \
-    do {                                                                                                   \
-        int code_ = (call);                                                                                \
-        if (code_ != MPI_SUCCESS)                                                                          \
-            watch_mpi_failed(code_, #call, __FILE__, __LINE__);                                            \
-    } while (0)
-_Noreturn void watch_mpi_failed(int code, const char *call, const char *file, int line);
 
 #endif

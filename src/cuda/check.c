@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #include "error.h"
-#include "watch.h"
+#include "abort.h"
 
 void gpu_failed(const char *library, const char *call, const char *file, int line, const char *reason)
 {
@@ -17,6 +17,6 @@ void gpu_failed(const char *library, const char *call, const char *file, int lin
         MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     }
     cudaGetDevice(&device);
-    watch_abort(MPI_COMM_WORLD, EXIT_RUNTIME, "rank %d on host %s, GPU %d: %s: %s (%s:%d): %s", rank, host,
+    abort_job(MPI_COMM_WORLD, EXIT_RUNTIME, "rank %d on host %s, GPU %d: %s: %s (%s:%d): %s", rank, host,
                 device, library, call, file, line, reason);
 }

@@ -28,7 +28,7 @@ static bool has_settled(void *context)
 static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
 {
     bool lost = result == ncclRemoteError || result == ncclSystemError;
-    watch_abort(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s",
+    abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s",
                 comm->rank, comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
                 ncclGetLastError(nccl), lost ? "; start again with --resume" : "");
 }
