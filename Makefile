@@ -61,7 +61,8 @@ GPU_CFLAGS = -fPIC -fvisibility=hidden $(addprefix -isystem ,$(sort $(GPU_INCLUD
 GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) $(GPU_LIBS) \
 	-lstdc++ -lpthread -lrt -ldl
 SM ?= 80 90 # machine code for these, and PTX of the last for what comes after
-NVCC_FLAGS = -O3 -std=c++17 -Xcompiler -fPIC$(comma)-Wall $(if $(WERROR),-Werror all-warnings) \
+# -lineinfo lets compute-sanitizer and the profilers name lines; the machine code stays the same.
+NVCC_FLAGS = -O3 -lineinfo -std=c++17 -Xcompiler -fPIC$(comma)-Wall $(if $(WERROR),-Werror all-warnings) \
 	$(foreach s,$(SM),-gencode arch=compute_$s$(comma)code=sm_$s) \
 	-gencode arch=compute_$(lastword $(SM))$(comma)code=compute_$(lastword $(SM))
 

@@ -176,27 +176,6 @@ static struct result measure(const struct bench *b, const struct dropout *dropou
     return (struct result){microseconds, count_wrong(b, &pass)};
 }
 
-/* The copy, then each module, forward and backward. Whether no number is wrong. */
-static bool measure_all(const struct bench *b, struct result results[MODULES + 1][2])
-{
-    bool valid = true;
-    results[0][0] = measure(b, NULL, false);
-    results[0][1] = results[0][0];
-    for (int i = 0; i < MODULES; i++) {
-        struct dropout dropout;
-        struct error error = {0};
-        size_t shape[5];
-        memcpy(shape, modules[i].shape, sizeof shape);
-        shape[0] = b->samples;
-        dropout_describe(P, modules[i].feature, modules[i].alpha, modules[i].dimensions, shape, &dropout, &error);
-        for (int backward = 0; backward < 2; backward++)
-            results[i + 1][backward] = measure(b, &dropout, backward);
-    }
-    for (int i = 0; i < MODULES + 1; i++)
-        valid = valid && results[i][0].wrong == 0 && results[i][1].wrong == 0;
-    return valid;
-}
-
 /* --- the report -------------------------------------------------------------------------------------- */
 
 static void print_and_delete(cJSON *json)
@@ -207,21 +186,24 @@ static void print_and_delete(cJSON *json)
     cJSON_Delete(json);
 }
 
-static void print_text(const struct bench *b, struct result results[MODULES + 1][2])
+static void print_heading(void)
 {
     printf("#%39s%s%31s%s\n", "", "forward", "", "backward");
     printf("#%-19s", "");
     for (int i = 0; i < 2; i++)
         printf("  %10s %8s %9s %6s", "us", "GB/s", "of copy", "#wrong");
     printf("\n");
-    for (int i = 0; i < MODULES + 1; i++) {
-        printf("%-20s", i == 0 ? "copy" : modules[i - 1].name);
-        for (int k = 0; k < (i == 0 ? 1 : 2); k++)
-            printf("  %10.1f %8.1f %8.0f%% %6zu", results[i][k].microseconds,
-                   2e-3 * (double)b->bytes / results[i][k].microseconds,
-                   100 * results[0][0].microseconds / results[i][k].microseconds, results[i][k].wrong);
-        printf("\n");
-    }
+}
+
+/* The copy, row 0, has one pass. */
+static void print_row(const struct bench *b, struct result results[MODULES + 1][2], int row)
+{
+    printf("%-20s", row == 0 ? "copy" : modules[row - 1].name);
+    for (int k = 0; k < (row == 0 ? 1 : 2); k++)
+        printf("  %10.1f %8.1f %8.0f%% %6zu", results[row][k].microseconds,
+               2e-3 * (double)b->bytes / results[row][k].microseconds,
+               100 * results[0][0].microseconds / results[row][k].microseconds, results[row][k].wrong);
+    printf("\n");
 }
 
 static void print_json(const struct bench *b, const char *processor, struct result results[MODULES + 1][2])
@@ -250,6 +232,37 @@ static void print_skipped(const char *why)
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "skipped", why);
     print_and_delete(json);
+}
+
+/* --- measuring all ----------------------------------------------------------------------------------- */
+
+static void measure_module(const struct bench *b, int module, struct result results[2])
+{
+    struct dropout dropout;
+    struct error error = {0};
+    size_t shape[5];
+    memcpy(shape, modules[module].shape, sizeof shape);
+    shape[0] = b->samples;
+    dropout_describe(P, modules[module].feature, modules[module].alpha, modules[module].dimensions, shape, &dropout,
+                     &error);
+    for (int backward = 0; backward < 2; backward++)
+        results[backward] = measure(b, &dropout, backward);
+}
+
+/* The copy, then each module, forward and backward; a row is told as soon as it is there, unless silent. Whether no
+ * number is wrong. */
+static bool measure_all(const struct bench *b, struct result results[MODULES + 1][2], bool silent)
+{
+    bool valid = true;
+    results[0][0] = results[0][1] = measure(b, NULL, false);
+    for (int row = 0; row < MODULES + 1; row++) {
+        if (row > 0)
+            measure_module(b, row - 1, results[row]);
+        if (!silent)
+            print_row(b, results, row);
+        valid = valid && results[row][0].wrong == 0 && results[row][1].wrong == 0;
+    }
+    return valid;
 }
 
 /* --- the program ------------------------------------------------------------------------------------- */
@@ -288,6 +301,7 @@ int main(int argc, char **argv)
 {
     struct bench bench;
     char why[300], name[400];
+    setvbuf(stdout, NULL, _IOLBF, 0); /* whoever is stopped has told what it knew */
     const struct gpu_part *part = gpu_load(why, sizeof why);
     bool on_gpu = part != NULL && part->engine->available(why, sizeof why);
     const struct processor *processor = on_gpu ? part->processor : &cpu_processor;
@@ -309,11 +323,11 @@ int main(int argc, char **argv)
                version_revision, version_build, name, on_gpu ? "" : ": ", on_gpu ? "" : why, mib, P);
     open_bench(&bench, processor, (size_t)mib);
     struct result results[MODULES + 1][2];
-    bool valid = measure_all(&bench, results);
+    if (!json)
+        print_heading();
+    bool valid = measure_all(&bench, results, json);
     if (json)
         print_json(&bench, name, results);
-    else
-        print_text(&bench, results);
     close_bench(&bench);
     if (!json)
         printf("%s\n", valid ? "VALID" : "INVALID");

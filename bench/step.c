@@ -292,6 +292,7 @@ static void close_data(struct bench *b)
 
 int main(int argc, char **argv)
 {
+    setvbuf(stdout, NULL, _IOLBF, 0); /* whoever is stopped has told what it knew */
     if (argc > 2 && strcmp(argv[1], "--engine") == 0 && strcmp(argv[2], "cudnn") == 0)
         return nodes_main(argc - 3, argv + 3);
     bool json = argc > 1 && strcmp(argv[1], "--json") == 0, valid = true;

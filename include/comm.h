@@ -38,7 +38,7 @@ int comm_host_rank(const struct comm *comm);         /* rank among the ranks of 
 int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 
-/* Numbers that are summed over the ranks, again and again, in host memory. */
+/* Numbers that are summed over the ranks, again and again, in host memory. Terms and totals have pages of their own. */
 struct comm_sums {
     size_t count;
     int64_t *terms;        /* this rank's, 0 at first: written before comm_sum, of no meaning after it */

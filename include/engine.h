@@ -17,10 +17,10 @@
 #include "error.h"
 #include "masks.h"
 
-/* What the operands of sums of products may be rounded to: nothing less than fp32; TF32 (10 bits of
- * mantissa); bfloat16 (7 bits). Sums are fp32 or better in all. */
-enum precision { PRECISION_FP32, PRECISION_TF32, PRECISION_BF16 };
-/* "fp32", "tf32", "bf16": --precision */
+/* What the operands of sums of products may be rounded to: nothing less than fp32; TF32 (10 bits of mantissa).
+ * Sums are fp32 or better in both. */
+enum precision { PRECISION_FP32, PRECISION_TF32 };
+/* "fp32", "tf32": --precision */
 enum precision engine_precision(const char *name);
 const char *engine_precision_name(enum precision precision);
 

@@ -29,8 +29,8 @@ struct gpu_part {
     void (*look)(int slot, struct device *device);
 
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
-     * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Changes
-     * no weights. */
+     * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
+     * weights and momentum as they were. */
     int (*profile)(struct engine *engine, struct gpu_node *nodes, int most);
 
     /* "CUDA 13.0 (driver 13.0), cuDNN 9.19.0, cuBLAS 13.1.0, NCCL 2.28.9" */

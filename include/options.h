@@ -32,7 +32,7 @@ struct options {
     const char *progress;      /* "auto", "always" or "never" */
 
     const char *engine, *comm;
-    const char *precision; /* "fp32", "tf32" or "bf16" */
+    const char *precision; /* "fp32" or "tf32" */
     double timeout_seconds;
 
     bool doctor, help, version;

@@ -14,7 +14,7 @@ struct terms {
     uint64_t seed, batch_size, data_hash, train_count;
     double learning_rate, momentum, lr_gamma;
     uint64_t lr_step;
-    const char *precision; /* of the engine's operands: "fp32", "tf32" or "bf16" */
+    const char *precision; /* of the engine's operands: "fp32" or "tf32" */
 };
 
 /* Where a run stands. Best accuracies are -1 before the first check. */

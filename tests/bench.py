@@ -12,7 +12,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT
+from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, ROOT
 from tap import check, finish, skip
 
 BENCH = FOLDER / "bench"  # their results, figures and report
@@ -186,6 +186,13 @@ def model():
         path.write_bytes(kept[name]) if name in kept else path.unlink()
 
 
+def alone():
+    program = ROOT / "build" / "gcc-native" / "bench" / "scaling_rank"
+    done = subprocess.run([program, *DATA, "--batch-size", "64", "--max-steps", "10"], env=BARE, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, cwd=FOLDER, check=False)
+    check(done.returncode == 0, "scaling_rank without mpirun where there is no ssh", done.stdout)
+
+
 def whole():
     """RESULTS.md from the records alone."""
     code, output = bench("run", "--report")
@@ -269,5 +276,6 @@ allreduce()
 network()
 model()
 emulated()
+alone()
 whole()
 finish()

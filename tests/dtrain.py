@@ -30,6 +30,8 @@ for setting in ("ALLOW_RUN_AS_ROOT", "ALLOW_RUN_AS_ROOT_CONFIRM", "MCA_rmaps_bas
                 "MCA_mpi_yield_when_idle"):
     ENVIRONMENT["OMPI_" + setting] = "1"
 ENVIRONMENT |= {"OMPI_MCA_hwloc_base_binding_policy": "none", "OMPI_MCA_plm": "isolated"}
+# As a program finds it that is started without a launcher: nothing set for Open MPI, and no ssh on the PATH.
+BARE = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("OMPI_")} | {"PATH": str(FOLDER)}
 
 _numbers = itertools.count()
 _running = set()

@@ -109,6 +109,34 @@ def test_run():
     check(done.stdout == "left", "run: leaves standard input alone", said(done))
 
 
+def test_binding():
+    """How mpirun is told to bind, where a driver lists a GPU."""
+    place = SCRATCH / "gpu"
+    place.mkdir()
+    for tool, word in {
+        "dtrain": "",
+        "nvidia-smi": "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)",
+        "mpirun": "${OMPI_MCA_hwloc_base_binding_policy-as it likes}",
+    }.items():
+        (place / tool).write_text(f'#!/bin/sh\necho "{word}"\n')
+        (place / tool).chmod(0o755)
+
+    def binding(*options, **env):
+        env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "DTRAIN": str(place / "dtrain"), **env}
+        return launch("run", "-np", 1, *options, env=env).stdout.strip()
+
+    usual = binding()
+    (place / "dtrain-cuda.so").touch()
+    check(binding() == "none", "run: ranks with a GPU are bound to no core", binding())
+    check(
+        usual == binding("--engine", "cpu") == binding("--engine=cpu"),
+        "run: ranks are bound as usual without the GPU part, or with --engine cpu",
+        (usual, binding("--engine", "cpu"), binding("--engine=cpu")),
+    )
+    chosen = binding(OMPI_MCA_hwloc_base_binding_policy="socket")
+    check(chosen == "socket", "run: unless the user binds them", chosen)
+
+
 def test_hostile_place():
     """The whole program in a directory, and a run into another, with names a shell would stumble over."""
     place = SCRATCH / HOSTILE
@@ -526,6 +554,7 @@ def test_quickstart():
 
 try:
     test_run()
+    test_binding()
     test_hostile_place()
     test_stop()
     test_terminal()

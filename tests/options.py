@@ -37,7 +37,7 @@ REFUSED = {
     "progress": [("", "auto|always|never"), ("sometimes", "auto|always|never")],
     "engine": [("", "NAME"), ("abacus", "cpu")],
     "comm": [("", "NAME"), ("pigeon", "mpi")],
-    "precision": [("", "fp32|tf32|bf16"), ("fp16", "fp32|tf32|bf16")],
+    "precision": [("", "fp32|tf32"), ("fp16", "fp32|tf32")],
     "timeout": [*NOT_REAL, ("0", "1 to"), ("-5", "1 to")],
 }
 FLAGS = {"resume", "doctor", "help", "version"}

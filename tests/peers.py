@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bench/peers and bench/race, dtrain against PyTorch, on a handful of pictures."""
+"""bench/peers and bench/race, dtrain against PyTorch, and bench/pytorch.py, PyTorch alone, on a handful of pictures."""
 
 import json
 import os
@@ -52,4 +52,32 @@ check([len(past) for runs in record["races"].values() for past in runs] == [40, 
 again = subprocess.run([sys.executable, "-B", ROOT / "bench/race", "--report", FOLDER / "race.json"],
                        stdout=subprocess.PIPE, text=True, check=False)
 check(again.returncode == 3 and again.stdout == said, "race: a record tells the same again", again.stdout)
+
+
+def pytorch(*words, first=""):
+    """Exit code, record and output of bench/pytorch.py without a GPU, after some Python of ours."""
+    file = FOLDER / "pytorch.json"
+    file.unlink(missing_ok=True)
+    program = (f"import sys; sys.path.insert(0, {str(ROOT / 'bench')!r}); import pytorch; {first}\n"
+               "sys.exit(pytorch.main())")
+    command = [torch_peer.find_torch(), "-B", "-c", program, *map(str, words), "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive"})
+    return done.returncode, json.loads(file.read_text()) if file.exists() else {"rows": []}, done.stdout + done.stderr
+
+
+code, record, said = pytorch("steps", "dropout", "--nets", "D")
+rows, timed = record["rows"], [row for row in record["rows"] if "us" in row]
+check(code == 0 and not any("failed" in row for row in rows), "pytorch: runs", said)
+names = {"eager", "eager, channels_last", "device copy", "Dropout3d", "FeatureAlphaDropout"}
+check(names <= {row["name"] for row in timed} and
+      all(0 < row["least_us"] <= row["median_us"] <= row["most_us"] for row in timed), "pytorch: times", said)
+check([row.get("skipped") for row in rows if row["name"] == "graph"] == ["no GPU"], "pytorch: what cannot run", said)
+check({"device", "torch", "cuda", "cudnn", "date", "command"} <= set(record), "pytorch: says on what", record)
+code, record, said = pytorch("steps", "--nets", "A", first="pytorch.VARIANTS = dict("
+                             "broken=({}, 'no_such_way'), eager=({}, 'eager'))")
+_, broken, eager = record["rows"]
+check(code == 1 and "no_such_way" in broken["failed"] and "us" in eager, "pytorch: one that fails stops no other", said)
+code, record, said = pytorch("compile", "--compile-seconds", 0.1, "--nets", "A")
+check(code == 0 and ["skipped" in row for row in record["rows"]] == [True, True], "pytorch: compiling is limited", said)
 finish()

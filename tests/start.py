@@ -6,12 +6,37 @@ import signal
 import subprocess
 import time
 
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, run, start
+from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, run, start
 from tap import check, finish
 
 DATA = ["--data", "synthetic:335+64", "--batch-size", "64"]
 ENDLESS = [*DATA, "--epochs", "1000000", "--eval-every", "1000000"]
 run(1, *DATA, "--epochs", "0", "--out", FOLDER / "drawn")
+
+
+def alone():
+    for name, options in ("trains", ["--epochs", "1", "--out", FOLDER / "alone"]), ("--doctor", ["--doctor"]):
+        done = subprocess.run([PROGRAM, *DATA, *options], env=BARE, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=100, check=False)
+        check(done.returncode == 0 and not done.stderr, f"{name} without mpirun where there is no ssh",
+              done.stdout + done.stderr)
+
+
+def few_threads():
+    """An MPI that lets one thread alone call it, which Open MPI's is built not to be: its answer is changed."""
+    library = FOLDER / "few_threads.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=b"""
+        int PMPI_Init_thread(int *, char ***, int, int *);
+        int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+        {
+            int code = PMPI_Init_thread(argc, argv, required, provided);
+            *provided = 1; /* MPI_THREAD_FUNNELED */
+            return code;
+        }""")
+    for ranks in 0, 3:
+        result = run(ranks, *DATA, "--epochs", "1", "--out", "few", seconds=30, env={"LD_PRELOAD": str(library)})
+        check(result.says(1, "MPI_THREAD_SERIALIZED"), f"too few threads, {ranks or 1} ranks: one line, exit 1",
+              result)
 
 
 def early_signals():
@@ -75,6 +100,8 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
+alone()
+few_threads()
 early_signals()
 unlike_actions()
 stalled_study()

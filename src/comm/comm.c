@@ -88,11 +88,32 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
     return comm;
 }
 
+/* To a process that no launcher started, Open MPI 4 adds a daemon for those it might spawn, and ends it where there is
+ * no ssh to start daemons with. dtrain spawns none. Nobody else reads this: not a launcher, nor a rank of one. */
+static void want_no_daemon(void)
+{
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */
+}
+
+/* Nets that share a GPU have a thread each, of which one runs (turns.h). One library starts all ranks, and gives all of
+ * them as much: rank 0 speaks for them, and ends them. */
+static void start_mpi(void)
+{
+    int threads, rank;
+    want_no_daemon();
+    MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
+    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    if (threads < MPI_THREAD_SERIALIZED && rank == 0)
+        abort_job(MPI_COMM_WORLD, EXIT_RUNTIME,
+                  "this MPI lets only the main thread call it (level %d of MPI_Init_thread), where dtrain needs "
+                  "MPI_THREAD_SERIALIZED (%d): install one that is built with threads",
+                  threads, MPI_THREAD_SERIALIZED);
+}
+
 struct comm *comm_open_world(double timeout_seconds)
 {
-    int threads; /* serialized: nets that share a GPU have a thread each, of which one runs (turns.h) */
     MPI_Comm mpi;
-    MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
+    start_mpi();
     MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &mpi));
     struct comm *comm = open_group(mpi, watch_open(MPI_COMM_WORLD, timeout_seconds));
     comm->is_world = true;

@@ -7,17 +7,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 4096 }; /* a page before the rest: it begins with the nonce */
+/* A page before the rest: it begins with the nonce. */
+static size_t header_bytes(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
 
 static uint64_t *map(int descriptor, size_t bytes)
 {
-    void *header = mmap(NULL, HEADER_BYTES + bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    void *header = mmap(NULL, header_bytes() + bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     return header == MAP_FAILED ? NULL : header;
 }
 
 static void *behind(uint64_t *header)
 {
-    return (char *)header + HEADER_BYTES;
+    return (char *)header + header_bytes();
 }
 
 void *shared_memory_make(size_t bytes, struct shared_memory *memory)
@@ -27,7 +31,7 @@ void *shared_memory_make(size_t bytes, struct shared_memory *memory)
         return NULL;
     int descriptor = memfd_create("dtrain", MFD_CLOEXEC);
     uint64_t *header = NULL;
-    if (descriptor >= 0 && ftruncate(descriptor, (off_t)(HEADER_BYTES + bytes)) == 0)
+    if (descriptor >= 0 && ftruncate(descriptor, (off_t)(header_bytes() + bytes)) == 0)
         header = map(descriptor, bytes);
     memory->descriptor = descriptor;
     if (header == NULL) {
@@ -50,7 +54,8 @@ void *shared_memory_open(const struct shared_memory *memory)
     char path[64];
     snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)memory->process, memory->descriptor);
     struct stat status; /* before it is opened, as it may be anything: a terminal, a pipe */
-    if (stat(path, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size != (off_t)(HEADER_BYTES + memory->bytes))
+    if (stat(path, &status) != 0 || !S_ISREG(status.st_mode) ||
+        status.st_size != (off_t)(header_bytes() + memory->bytes))
         return NULL;
     int descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (descriptor < 0)
@@ -60,12 +65,12 @@ void *shared_memory_open(const struct shared_memory *memory)
     if (header != NULL && *header == memory->nonce)
         return behind(header);
     if (header != NULL)
-        munmap(header, HEADER_BYTES + memory->bytes);
+        munmap(header, header_bytes() + memory->bytes);
     return NULL;
 }
 
 void shared_memory_close(void *mapping, size_t bytes)
 {
     if (mapping != NULL)
-        munmap((char *)mapping - HEADER_BYTES, HEADER_BYTES + bytes);
+        munmap((char *)mapping - header_bytes(), header_bytes() + bytes);
 }

@@ -19,7 +19,7 @@ struct shared_memory {
     size_t bytes;
 };
 
-/* Makes `bytes` of zeroes and maps them, from the start of a page of 4 KB. NULL when it cannot. */
+/* Makes `bytes` of zeroes and maps them, from the start of a page. NULL when it cannot. */
 void *shared_memory_make(size_t bytes, struct shared_memory *memory);
 
 /* Once all have opened it, or failed to: nobody else can. */

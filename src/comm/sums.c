@@ -39,11 +39,16 @@ struct sums {
 
 /* --- opening ------------------------------------------------------------------------------------------ */
 
-/* In pages, so that each rank's terms lie in memory next to its core: it is the first to touch them. */
+static size_t page_bytes(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* In pages, so that each rank's terms lie in memory next to its core, as it is the first to touch them, and that an
+ * engine which pins them for its GPU pins nothing else. */
 static size_t page_up(size_t bytes)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return (bytes + page - 1) / page * page;
+    return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
 }
 
 static int first_of_host(const struct comm *comm)
@@ -103,7 +108,7 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
     if (s->comm != NULL && comm->host_count < comm->size)
         open_shared(s);
     if (s->seats == NULL) {
-        s->base.terms = aligned_alloc(64, (count * sizeof(int64_t) + 63) / 64 * 64);
+        s->base.terms = aligned_alloc(page_bytes(), page_up(count * sizeof *s->base.terms));
         memset(s->base.terms, 0, count * sizeof *s->base.terms);
         s->base.totals = s->base.terms;
     }

@@ -6,6 +6,7 @@
 #include "cudnn_engine.h"
 #include "check.h"
 #include "device.h"
+#include "range.h"
 
 enum { EVALUATED = 512 }; /* samples of a pass in predict mode, at most */
 
@@ -112,7 +113,9 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
     chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
     allocate(cudnn);
+    range_begin("choice of plans");
     cudnn_plan(cudnn, evaluated, error);
+    range_end();
     if (!comm_agree(setup->comm, error)) {
         close_cudnn(&cudnn->base);
         return NULL;
@@ -124,8 +127,10 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
 static void begin_epoch(struct engine *engine, const uint32_t *order)
 {
     struct cudnn *cudnn = cudnn_of(engine);
+    range_begin("new epoch");
     engine->order = order;
     cudnn_copy(cudnn, cudnn->order, order, engine->setup.data->train.count * sizeof *order);
+    range_end();
 }
 
 /* --- evaluation, state --------------------------------------------------------------------------------- */
@@ -136,6 +141,7 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     struct cudnn *cudnn = cudnn_of(engine);
     const struct net_shape *shape = cudnn->evaluated;
     const uint8_t *records = split == &engine->setup.data->train ? cudnn->train : cudnn->test;
+    range_begin("check");
     CUDA_CHECK(cudaMemsetAsync(cudnn->evaluation, 0, sizeof *cudnn->evaluation, cudnn->net.stream));
     for (size_t i = first; i < last; i += shape->count)
         net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
@@ -144,6 +150,7 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
                                cudaMemcpyDefault, cudnn->net.stream));
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
     cudnn_wait(cudnn, cudnn->marks[0], NULL);
+    range_end();
     sum->loss += cudnn->pinned->evaluation.loss;
     sum->correct += cudnn->pinned->evaluation.correct;
     sum->refused += cudnn->pinned->evaluation.refused;
@@ -153,10 +160,12 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
 static void read_state(struct engine *engine, float *weights, float *momentum)
 {
     struct cudnn *cudnn = cudnn_of(engine);
+    range_begin(momentum != NULL ? "checkpoint" : "weights to the host");
     if (weights != NULL)
         cudnn_copy(cudnn, weights, cudnn->net.weights, LENET5_WEIGHTS * sizeof *weights);
     if (momentum != NULL)
         cudnn_copy(cudnn, momentum, cudnn->net.velocity, LENET5_WEIGHTS * sizeof *momentum);
+    range_end();
 }
 
 static void write_state(struct engine *engine, const float *weights, const float *momentum)

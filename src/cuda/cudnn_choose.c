@@ -206,7 +206,9 @@ float chooser_time(struct chooser *chooser, bool (*run)(const void *context), co
     CUDA_CHECK(cudaEventCreate(&clocked.begin));
     CUDA_CHECK(cudaEventCreate(&clocked.end));
     cudaGraphExec_t exec = try_alone(&clocked) ? capture(&clocked) : NULL;
-    cudaGetLastError(); /* clears what one that does not run has left */
+    cudaError_t left = cudaGetLastError(); /* clears what one that does not run has left */
+    if (exec == NULL)
+        chooser->failed = left;
     if (exec != NULL) {
         microseconds = time_replays(&clocked, exec);
         CUDA_CHECK(cudaGraphExecDestroy(exec));

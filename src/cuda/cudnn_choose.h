@@ -17,6 +17,7 @@ struct chooser {
     cJSON *all;             /* what was chosen, by device and key: on this device, and the other ranks' */
     cJSON *choices;         /* in it: on this device, by key */
     bool changed;
+    cudaError_t failed;     /* what CUDA said of the last one that did not run, or success */
     void (*alive)(void *context);
     void *alive_context;
 };

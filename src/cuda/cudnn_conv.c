@@ -102,6 +102,17 @@ static void name_conv(const struct conv *conv, enum precision precision, char *k
              conv->channels, conv->side, conv->side, conv->outputs, engine_precision_name(precision));
 }
 
+/* With what the libraries last said: one run on a device is to tell the cause. */
+static void set_none_runs(const struct conv_planner *planner, int count, const char *key, struct error *error)
+{
+    char said[300] = "";
+    cudnnGetLastErrorString(said, sizeof said);
+    error_set(error, EXIT_RUNTIME,
+              "engine cudnn: none of cuDNN's %d deterministic plans runs %s here (cuDNN: %s; CUDA: %s); another "
+              "--precision or --engine cpu may",
+              count, key, said[0] != '\0' ? said : "nothing", cudaGetErrorString(planner->chooser->failed));
+}
+
 bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
                  const struct conv_tensors *tensors, struct conv_choice *choice, struct error *error)
 {
@@ -117,13 +128,9 @@ bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
         return true;
     candidate = time_all(planner, choice, tensors, &microseconds);
     if (candidate < 0) {
-        int count = choice->graph->count;
+        set_none_runs(planner, choice->graph->count, key, error);
         conv_release(choice);
-        return error_set(
-            error, EXIT_RUNTIME,
-            "engine cudnn: none of cuDNN's %d deterministic plans runs %s here; another --precision or "
-            "--engine cpu may",
-            count, key);
+        return false;
     }
     remember(planner->chooser, choice->graph, key, candidate, microseconds);
     return prepare(planner, choice, candidate, tensors);

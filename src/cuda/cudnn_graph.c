@@ -140,12 +140,11 @@ static bool is_ruled_out(cudnnBackendNumericalNote_t note, enum precision precis
 {
     switch (note) {
     case CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC:
+    case CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS: /* to less than TF32 */
         return true;
     case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: /* TF32, for fp32 tensors */
     case CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION:
         return precision == PRECISION_FP32;
-    case CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS:
-        return precision != PRECISION_BF16;
     default:
         return false;
     }

@@ -8,6 +8,7 @@
 #include "sampler.h"
 #include "check.h"
 #include "device.h"
+#include "range.h"
 
 enum {
     BURST = 32, /* steps queued at once; at most two bursts wait on the device */
@@ -164,12 +165,16 @@ void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t
     struct cudnn_net *net = &cudnn->net;
     net_gradient(net, batch);
     if (comm_can_sum_on_device(comm)) {
+        range_begin("sum over ranks");
         comm_sum_on_device(comm, net->sums, CUDA_SUMS, net->stream);
         net_mark(net, "sums", "all-reduce");
+        range_end();
     }
+    range_begin("update");
     CUDA_CHECK(cuda_sgd(cudnn->base.setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
                         cudnn->step, net->stream));
     net_mark(net, "sgd", "update");
+    range_end();
 }
 
 /* Collective. The first time for real, so that what the libraries do only once is not captured; it changes
@@ -206,10 +211,12 @@ static bool trains_on_device(const struct cudnn *cudnn)
 
 void cudnn_capture_steps(struct cudnn *cudnn)
 {
-    if (trains_on_device(cudnn)) {
-        capture_step(cudnn, &cudnn->full);
-        capture_step(cudnn, &cudnn->tail);
-    }
+    if (!trains_on_device(cudnn))
+        return;
+    range_begin("capture");
+    capture_step(cudnn, &cudnn->full);
+    capture_step(cudnn, &cudnn->tail);
+    range_end();
 }
 
 /* --- training ------------------------------------------------------------------------------------------ */
@@ -259,12 +266,14 @@ void cudnn_train(struct engine *engine, const struct span *span, struct train_re
         return;
     }
     struct cuda_step *done = &cudnn->pinned->step;
+    range_begin("training steps");
     cudnn->pinned->stop = *span->stop;
     write_step(cudnn, span->step, span->first, span->learning_rate);
     queue_steps(cudnn, span);
     CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, cudnn->net.stream));
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
     cudnn_wait(cudnn, cudnn->marks[0], span->stop);
+    range_end();
 
     report->steps = done->applied;
     report->samples = done->applied * batch < left ? done->applied * batch : left;

@@ -13,14 +13,11 @@ const struct engine_ops *const *engine_list(void)
     return engines;
 }
 
-static const char *const precisions[] = {"fp32", "tf32", "bf16"};
+static const char *const precisions[] = {"fp32", "tf32"};
 
 enum precision engine_precision(const char *name)
 {
-    int precision = PRECISION_BF16;
-    while (precision > PRECISION_FP32 && strcmp(name, precisions[precision]) != 0)
-        precision--;
-    return (enum precision)precision;
+    return strcmp(name, precisions[PRECISION_TF32]) == 0 ? PRECISION_TF32 : PRECISION_FP32;
 }
 
 const char *engine_precision_name(enum precision precision)

@@ -63,7 +63,7 @@ static const struct option_spec specs[] = {
     {.kind = HEADING, .doc = "Machine:"},
     {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: auto, cudnn (GPUs) or cpu"},
     {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: auto, nccl (one GPU a rank) or mpi"},
-    {"precision", "fp32|tf32|bf16", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32|bf16",
+    {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32",
      .doc = "of the operands of convolutions and matrix products, on GPUs"},
     {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
     {"doctor", NULL, ACTION, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},

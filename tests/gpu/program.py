@@ -69,7 +69,7 @@ def values(directory, key):
 
 
 @functools.cache
-def reference(engine, net="D"):
+def reference(engine, net):
     """The directory of a run of TRAIN on one rank."""
     out = f"{engine}-{net}"
     result = run(1, *TRAIN, "--net", net, "--engine", engine, "--out", out)
@@ -111,20 +111,20 @@ def checkpoints():
         result = run(1, *TRAIN, "--max-steps", str(steps), "--engine", engine, "--resume", "--out", "mixed")
         check(result.code == 0 and progress("mixed")["step"] == str(steps), f"the {engine} engine goes on to {steps}",
               result)
-    check_close("checkpoints go from engine to engine", result, "mixed", reference("cpu"))
+    check_close("checkpoints go from engine to engine", result, "mixed", reference("cpu", "D"))
     for steps in 7, 28, 60:
         result = run(1, *TRAIN, "--max-steps", str(steps), "--engine", "cudnn", "--resume", "--out", "split")
-    check(weights("split") == weights(reference("cudnn")), "interrupted twice: the same bits", result)
+    check(weights("split") == weights(reference("cudnn", "D")), "interrupted twice: the same bits", result)
 
 
 def ranks():
     result = run(1, *TRAIN, "--comm", "nccl", "--out", "nccl-1")
-    check_close("NCCL with one rank", result, "nccl-1", reference("cpu"))
+    check_close("NCCL with one rank", result, "nccl-1", reference("cpu", "D"))
     for np in 2, 4:
         result = run(np, *TRAIN, "--out", f"nccl-{np}", **POSING)
         if not check(result.code == 0, f"NCCL with {np} ranks that pose as hosts", result):
             continue
-        check_close(f"NCCL with {np} ranks", result, f"nccl-{np}", reference("cpu"))
+        check_close(f"NCCL with {np} ranks", result, f"nccl-{np}", reference("cpu", "D"))
         check("comm nccl" in result.out, f"and it is NCCL, on {np}", result)
         ways = json.loads(content(f"nccl-{np}", "run.json"))["net"].get("comm_ways", "")
         check("the first 0 1" in ways and "NET/Socket" in ways, f"its rings and transports are in run.json: {ways}")
@@ -134,14 +134,14 @@ def ranks():
         check(weights(f"mpi-{np}") == weights(f"nccl-{np}"), f"MPI and NCCL sum to the same bits on {np}", again)
     np = gpus() + 1
     result = run(np, *TRAIN, "--out", "shared")
-    check_close(f"{np} ranks on {gpus()} GPUs, by MPI", result, "shared", reference("cpu"))
+    check_close(f"{np} ranks on {gpus()} GPUs, by MPI", result, "shared", reference("cpu", "D"))
     check("comm mpi" in result.out and "share one GPU" in " ".join(result.out.split()), "and says why", result)
     result = run(np, *TRAIN, "--comm", "nccl", "--out", "refused")
     check(result.code == 2 and "ranks 0 and" in result.err and "--comm mpi" in result.err,
           "--comm nccl with two ranks on one GPU is refused", result)
     if gpus() > 1:
         result = run(gpus(), *TRAIN, "--out", "each")
-        check_close(f"{gpus()} ranks with a GPU each", result, "each", reference("cpu"))
+        check_close(f"{gpus()} ranks with a GPU each", result, "each", reference("cpu", "D"))
         check("comm nccl (every rank" in result.out, "by NCCL", result)
 
 

@@ -16,6 +16,11 @@ static void expect(bool good, const char *what)
     faults += !good;
 }
 
+static bool begins_a_page(const int64_t *numbers)
+{
+    return (uintptr_t)numbers % (uintptr_t)sysconf(_SC_PAGESIZE) == 0;
+}
+
 /* Rounds follow each other at once: a rank writes its next terms while others still read the totals. */
 static void sum(struct comm *world)
 {
@@ -26,6 +31,7 @@ static void sum(struct comm *world)
         for (size_t i = 0; i < counts[c]; i++)
             good &= sums->terms[i] == 0;
         expect(good, "terms do not begin as 0");
+        expect(begins_a_page(sums->terms) && begins_a_page(sums->totals), "sums do not begin a page");
         for (int64_t round = 1; round <= 50; round++) {
             for (size_t i = 0; i < counts[c]; i++)
                 sums->terms[i] = ((int64_t)i << 40) * (rank + 1) - round * rank;

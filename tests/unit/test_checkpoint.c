@@ -249,7 +249,7 @@ static void test_contents_that_cannot_be(void **unused)
         {"seconds", "inf", "'seconds' is inf"},
         {"loss", "", "'loss' is "},
         {"in_epoch", "50001", "50001 samples used of an epoch of 50000"},
-        {"precision", "bf16", "--precision bf16, but this one has fp32"},
+        {"precision", "tf32", "--precision tf32, but this one has fp32"},
         {"precision", NULL, "has no tensor 'conv1.weight'"}, /* an older file: it was fp32, so the terms hold */
         {"none", NULL, "has no tensor 'conv1.weight'"},
     };
