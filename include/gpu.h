@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "devices.h"
 #include "engine.h"
 #include "processor.h"
 
@@ -16,6 +15,18 @@
 struct gpu_node {
     const char *layer, *pass;
     double microseconds;
+};
+
+/* The GPU of one rank. Plain data. */
+struct device {
+    char host[64];         /* as NCCL tells hosts apart: NCCL_HOSTID if set, else the host's name */
+    int visible;           /* GPUs this process sees */
+    int present;           /* GPUs of the host, seen or not; 0: unknown */
+    int index;             /* the one it uses among those it sees; -1: none */
+    char uuid[48];         /* "GPU-..." */
+    char name[80];         /* "NVIDIA H200" */
+    char visible_list[80]; /* CUDA_VISIBLE_DEVICES; "" if it is not set */
+    char why[160];         /* index -1: what is missing */
 };
 
 /* What the shared object exports, under the name dtrain_gpu_part. */
@@ -40,7 +51,7 @@ struct gpu_part {
 /* NULL where it cannot be had; `why` then says what is missing and what would help. Cheap to call again. */
 const struct gpu_part *gpu_load(char *why, size_t why_bytes);
 
-/* The engine `cudnn` as the program knows it: loads the part, then opens the real one. */
-extern const struct engine_ops engine_cudnn;
+/* The engine `cudnn` of the program's list: loads the part, then opens the part's own. */
+extern const struct engine_ops proxy_cudnn;
 
 #endif

@@ -90,7 +90,7 @@ int main(int argc, char **argv)
     if (comm_agree(world, &error)) {
         struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error), .host = malloc(bytes)};
         device_use(comm_slot(world));
-        nccl_transport.open(b.comm, &error);
+        transport_nccl.open(b.comm, &error);
         CUDA_CHECK(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking));
         CUDA_CHECK(cudaMalloc(&b.terms, bytes));
         CUDA_CHECK(cudaMalloc(&b.totals, bytes));
@@ -98,7 +98,7 @@ int main(int argc, char **argv)
         CUDA_CHECK(cudaFree(b.totals));
         CUDA_CHECK(cudaFree(b.terms));
         CUDA_CHECK(cudaStreamDestroy(b.stream));
-        nccl_transport.close(b.comm);
+        transport_nccl.close(b.comm);
         comm_close(b.comm);
         free(b.host);
     } else if (comm_rank(world) == 0) {

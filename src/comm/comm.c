@@ -10,7 +10,7 @@
 static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
 
 /* Best first: "auto" takes the first that suits. */
-static const struct transport *const transports[] = {&transport_nccl, &transport_mpi};
+static const struct transport *const transports[] = {&proxy_nccl, &transport_mpi};
 
 static void wait(struct comm *comm, MPI_Request *request, const char *what)
 {

@@ -51,7 +51,7 @@ struct transport {
     void (*describe)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
 };
 
-extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
+extern const struct transport proxy_nccl; /* loads the GPU part (gpu.h), then opens the part's own */
 
 /* For the files of this folder. Numbers combined over the ranks, in place, on every rank, `what` as for watch_wait; the
  * largest of all ranks' values; a split as MPI_Comm_split makes it, in order of rank. */

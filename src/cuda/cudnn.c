@@ -105,7 +105,7 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     size_t train = setup->data->train.count, test = setup->data->test.count;
     size_t evaluated = max_of(train, test) < EVALUATED ? max_of(train, test) : EVALUATED;
     struct comm_sums *sums = comm_sums_open(setup->comm, LENET5_WEIGHTS + SUM_SLOTS);
-    cudnn->base = (struct engine){&cudnn_engine, *setup, NULL, sums, LENET5_WEIGHTS};
+    cudnn->base = (struct engine){&engine_cudnn, *setup, NULL, sums, LENET5_WEIGHTS};
     cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_slot(setup->comm));
@@ -182,7 +182,7 @@ static cJSON *describe(struct engine *engine)
     return cJSON_Duplicate(cudnn_of(engine)->chooser.all, true);
 }
 
-const struct engine_ops cudnn_engine = {
+const struct engine_ops engine_cudnn = {
     .name = "cudnn",
     .on_gpu = true,
     .available = available,

@@ -4,7 +4,7 @@
 #ifndef DTRAIN_ENGINE_CUDNN_DENSE_H
 #define DTRAIN_ENGINE_CUDNN_DENSE_H
 
-#include "cudnn_net.h"
+#include "cudnn_buffers.h"
 
 /* From pool2_y to conv3_y, without its bias: n samples. */
 void dense_conv3(struct cudnn_net *net, int n);

@@ -1,8 +1,8 @@
-/* cudnn_engine.h - the GPU engine's inside: its state, and the training half (cudnn_train.c) for the table of
- * operations (cudnn.c).
+/* cudnn_engine.h - the GPU engine's inside: its state, with planning across ranks (cudnn_plan.c) and training
+ * (cudnn_train.c) for the table of operations (cudnn.c).
  */
-#ifndef DTRAIN_ENGINE_CUDNN_ENGINE_H
-#define DTRAIN_ENGINE_CUDNN_ENGINE_H
+#ifndef DTRAIN_CUDA_CUDNN_ENGINE_H
+#define DTRAIN_CUDA_CUDNN_ENGINE_H
 
 #include "cudnn.h"
 #include "cudnn_net.h"
@@ -61,7 +61,7 @@ bool cudnn_find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *bat
 void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples);
 
 /* As in engine.h. */
-void cudnn_train(struct engine *engine, const struct span *span, struct train_report *report);
+bool cudnn_train(struct engine *engine, const struct span *span, struct train_report *report);
 void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last);
 void cudnn_update(struct engine *engine, float learning_rate, size_t samples);
 void cudnn_read_gradient(struct engine *engine, size_t samples, float *gradient);

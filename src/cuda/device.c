@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "devices.h"
 #include "kernels/cuda/kernels.h"
 
 static int count_visible(cudaError_t *status)

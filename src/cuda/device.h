@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "devices.h"
+#include "gpu.h"
 #include "processor.h"
 
 /* Whether there is one that the kernels run on; `why` names it, or says what is missing. */

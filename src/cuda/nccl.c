@@ -104,7 +104,7 @@ static void describe(const struct comm *comm, char *text, size_t bytes)
     nccl_log_summarise(((const struct state *)comm->state)->log, text, bytes);
 }
 
-const struct transport nccl_transport = {
+const struct transport transport_nccl = {
     .name = "nccl",
     .open = open_nccl,
     .close = close_nccl,

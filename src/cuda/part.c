@@ -9,8 +9,8 @@ extern const struct gpu_part dtrain_gpu_part;
 
 __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .revision = DTRAIN_REVISION,
-    .engine = &cudnn_engine,
-    .transport = &nccl_transport,
+    .engine = &engine_cudnn,
+    .transport = &transport_nccl,
     .processor = &gpu_processor,
     .profile = cudnn_profile,
     .look = device_look,

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gpu.h"
 
 int devices_index(int slot, int visible)
 {

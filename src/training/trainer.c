@@ -10,6 +10,7 @@
 #include "exact_sum.h"
 #include "run_files.h"
 #include "sampler.h"
+#include "step.h"
 
 struct trainer {
     struct trainer_setup setup;
@@ -238,7 +239,7 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
             .stop = trainer->setup.stop,
         };
         comm_set_step(trainer->setup.comm, progress->step);
-        engine_train(trainer->engine, &span, &done);
+        step_train(trainer->engine, &span, &done);
         progress->step += done.steps;
         progress->in_epoch += done.samples;
         progress->loss += done.loss;
