@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "median.h"
+#include "abort.h"
 #include "clock.h"
 #include "engine.h"
 #include "options.h"

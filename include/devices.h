@@ -13,8 +13,8 @@
 #include "comm.h"
 #include "gpu.h"
 
-/* The GPU among `visible` for the rank in this slot of its host. */
-int devices_index(int slot, int visible);
+/* The GPU among `visible` for a local rank. */
+int devices_index(int local_rank, int visible);
 
 /* Collective: every rank's device, on every rank. all[comm_size]. */
 void devices_gather(struct comm *comm, struct device *all);

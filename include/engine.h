@@ -34,7 +34,7 @@ struct engine_setup {
     size_t batch_size; /* of the GLOBAL batch */
     float momentum;
     enum precision precision;
-    const struct cJSON *choices; /* on rank 0, while it opens: as `describe` gave them when the run began; or NULL */
+    const struct cJSON *choices; /* on rank 0, while it opens: as `choices` gave them when the run began; or NULL */
 };
 
 /* A run of steps within one epoch. */
@@ -98,7 +98,7 @@ struct engine_ops {
     void (*write)(struct engine *engine, const float *weights, const float *momentum);
 
     /* What it chose among several ways, for run.json: a new object. NULL: there is nothing to choose. */
-    struct cJSON *(*describe)(struct engine *engine);
+    struct cJSON *(*choices)(struct engine *engine);
 
     /* The gradient part of engine->sums->totals in canonical layout, as averages over `samples`: for tests. */
     void (*read_gradient)(struct engine *engine, size_t samples, float *gradient);

@@ -36,8 +36,8 @@ struct gpu_part {
     const struct transport *transport; /* nccl */
     const struct processor *processor;         /* for benchmarks */
 
-    /* What this process sees; it is to use the GPU of this slot. */
-    void (*look)(int slot, struct device *device);
+    /* What this process sees, and which GPU is this local rank's. */
+    void (*look)(int local_rank, struct device *device);
 
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves

@@ -89,7 +89,7 @@ int main(int argc, char **argv)
         error_set(&error, EXIT_RUNTIME, "rank %d: %s", comm_rank(world), why);
     if (comm_agree(world, &error)) {
         struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error), .host = malloc(bytes)};
-        device_use(comm_slot(world));
+        device_use(comm_local_rank(world));
         transport_nccl.open(b.comm, &error);
         CUDA_CHECK(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking));
         CUDA_CHECK(cudaMalloc(&b.terms, bytes));

@@ -108,7 +108,7 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->base = (struct engine){&engine_cudnn, *setup, NULL, sums, LENET5_WEIGHTS};
     cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = train % setup->batch_size;
-    device_use(comm_slot(setup->comm));
+    device_use(comm_local_rank(setup->comm));
     pin_sums(sums);
     net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
     chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
@@ -177,7 +177,7 @@ static void write_state(struct engine *engine, const float *weights, const float
         cudnn_copy(cudnn, cudnn->net.velocity, momentum, LENET5_WEIGHTS * sizeof *momentum);
 }
 
-static cJSON *describe(struct engine *engine)
+static cJSON *choices(struct engine *engine)
 {
     return cJSON_Duplicate(cudnn_of(engine)->chooser.all, true);
 }
@@ -195,6 +195,6 @@ const struct engine_ops engine_cudnn = {
     .evaluate = evaluate_cudnn,
     .read = read_state,
     .write = write_state,
-    .describe = describe,
+    .choices = choices,
     .read_gradient = cudnn_read_gradient,
 };

@@ -18,7 +18,7 @@ _Static_assert((int)CUDA_SUMS == LENET5_WEIGHTS + (int)SUM_SLOTS &&
 
 struct cudnn *cudnn_of(struct engine *engine)
 {
-    device_use(comm_slot(engine->setup.comm));
+    device_use(comm_local_rank(engine->setup.comm));
     return (struct cudnn *)engine; /* base is first */
 }
 

@@ -76,13 +76,13 @@ static void write_uuid(const cudaUUID_t *uuid, char *text, size_t bytes)
     }
 }
 
-void device_look(int slot, struct device *device)
+void device_look(int local_rank, struct device *device)
 {
     cudaError_t status;
     struct cudaDeviceProp properties;
     device->visible = count_visible(&status);
     device->present = count_present();
-    device->index = devices_index(slot, device->visible);
+    device->index = devices_index(local_rank, device->visible);
     if (device->index < 0) {
         explain_none(status, device->why, sizeof device->why);
         return;
@@ -92,10 +92,10 @@ void device_look(int slot, struct device *device)
     write_uuid(&properties.uuid, device->uuid, sizeof device->uuid);
 }
 
-void device_use(int slot)
+void device_use(int local_rank)
 {
     cudaError_t status;
-    CUDA_CHECK(cudaSetDevice(devices_index(slot, count_visible(&status))));
+    CUDA_CHECK(cudaSetDevice(devices_index(local_rank, count_visible(&status))));
 }
 
 void device_versions(char *text, size_t bytes)

@@ -11,11 +11,11 @@
 /* Whether there is one that the kernels run on; `why` names it, or says what is missing. */
 bool device_available(char *why, size_t why_bytes);
 
-/* What this process sees, for the rank in this slot of its host. */
-void device_look(int slot, struct device *device);
+/* What this process sees, and which GPU is this local rank's. */
+void device_look(int local_rank, struct device *device);
 
-/* Makes the GPU of this slot the calling thread's. */
-void device_use(int slot);
+/* Makes the GPU of this local rank the calling thread's. */
+void device_use(int local_rank);
 
 /* Of the driver and the libraries that are loaded. */
 void device_versions(char *text, size_t bytes);

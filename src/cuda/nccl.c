@@ -63,7 +63,7 @@ static bool open_nccl(struct comm *comm, struct error *error)
     struct state *state = calloc(1, sizeof *state);
     config.blocking = 0;
     state->log = nccl_log_open();
-    device_use(comm->slot);
+    device_use(comm->local_rank);
     if (comm->rank == 0)
         NCCL_CHECK(ncclGetUniqueId(&id));
     comm_broadcast(comm, &id, sizeof id, 0);
@@ -99,7 +99,7 @@ static void poll(struct comm *comm)
         fail(comm, nccl_communicator(comm), state, "the gradient sum");
 }
 
-static void describe(const struct comm *comm, char *text, size_t bytes)
+static void ways(const struct comm *comm, char *text, size_t bytes)
 {
     nccl_log_summarise(((const struct state *)comm->state)->log, text, bytes);
 }
@@ -110,5 +110,5 @@ const struct transport transport_nccl = {
     .close = close_nccl,
     .sum_on_device = sum_on_device,
     .poll = poll,
-    .describe = describe,
+    .ways = ways,
 };

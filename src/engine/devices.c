@@ -5,9 +5,9 @@
 #include <string.h>
 
 
-int devices_index(int slot, int visible)
+int devices_index(int local_rank, int visible)
 {
-    return visible > 0 ? slot % visible : -1;
+    return visible > 0 ? local_rank % visible : -1;
 }
 
 void devices_gather(struct comm *comm, struct device *all)
@@ -18,7 +18,7 @@ void devices_gather(struct comm *comm, struct device *all)
     snprintf(mine.host, sizeof mine.host, "%s", host ? host : comm_host_name(comm, comm_rank(comm)));
     snprintf(mine.visible_list, sizeof mine.visible_list, "%s", list ? list : "");
     if (part != NULL)
-        part->look(comm_slot(comm), &mine);
+        part->look(comm_local_rank(comm), &mine);
     comm_gather(comm, &mine, sizeof mine, all);
     comm_broadcast(comm, all, (size_t)comm_size(comm) * sizeof *all, 0);
 }

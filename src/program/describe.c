@@ -9,14 +9,6 @@
 #include "gpu.h"
 #include "version.h"
 
-void describe_mpi(char *text, size_t bytes)
-{
-    char version[MPI_MAX_LIBRARY_VERSION_STRING];
-    int length;
-    MPI_Get_library_version(version, &length);
-    snprintf(text, bytes, "%.*s", (int)strcspn(version, ",\n"), version);
-}
-
 static void add_now(cJSON *json)
 {
     char text[40];
@@ -53,7 +45,7 @@ static void add_hosts(cJSON *json, const struct comm *world)
 cJSON *describe_run(const struct options *options, const struct dataset *data, const struct comm *world)
 {
     char mpi[100];
-    describe_mpi(mpi, sizeof mpi);
+    comm_library(mpi, sizeof mpi);
     cJSON *json = cJSON_CreateObject();
     add_now(json);
     cJSON_AddStringToObject(json, "revision", version_revision);

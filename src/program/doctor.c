@@ -49,7 +49,7 @@ static const char *launcher(void)
 static void print_versions(void)
 {
     char mpi[100];
-    describe_mpi(mpi, sizeof mpi);
+    comm_library(mpi, sizeof mpi);
     row("dtrain", "%s, built with %s", version_revision, version_build);
     row("libraries", "%s; cJSON %s; xxHash %u.%u.%u", mpi, cJSON_Version(), XXH_versionNumber() / 10000,
         XXH_versionNumber() / 100 % 100, XXH_versionNumber() % 100);

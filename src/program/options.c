@@ -251,7 +251,7 @@ struct description {
     char docs[SPECS][200];
 };
 
-static void describe(struct description *description)
+static void build_argp(struct description *description)
 {
     int group = 0;
     struct argp_option *table = description->table;
@@ -282,7 +282,7 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
 {
     struct description description;
     struct parse parse = {options, error};
-    describe(&description);
+    build_argp(&description);
     set_initial(options);
     error_t failed =
         argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
@@ -292,7 +292,7 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
 void options_print_help(void)
 {
     struct description description;
-    describe(&description);
+    build_argp(&description);
     argp_help(&description.argp, stdout,
               ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
 }

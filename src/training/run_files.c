@@ -33,16 +33,16 @@ bool run_files_open(struct run_files *files, const char *path, const struct opti
 
 const cJSON *run_files_choices(const struct run_files *files, cJSON **description)
 {
-    *description = run_directory_description(&files->directory);
+    *description = run_directory_read(&files->directory);
     return cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(*description, "net"), "choices");
 }
 
-static bool describe(struct run_files *files, const cJSON *description, const struct net *net, struct engine *engine,
+static bool write_description(struct run_files *files, const cJSON *description, const struct net *net, struct engine *engine,
                      uint64_t epochs_done, struct error *error)
 {
     const struct comm *comm = engine->setup.comm;
     char ways[400];
-    comm_describe(comm, ways, sizeof ways);
+    comm_ways(comm, ways, sizeof ways);
     cJSON *json = cJSON_Duplicate(description, true);
     cJSON *ours = cJSON_AddObjectToObject(json, "net");
     cJSON_AddStringToObject(ours, "name", (char[]){net->name, '\0'});
@@ -53,10 +53,10 @@ static bool describe(struct run_files *files, const cJSON *description, const st
     cJSON_AddStringToObject(ours, "comm", comm_transport(comm));
     if (ways[0] != '\0')
         cJSON_AddStringToObject(ours, "comm_ways", ways);
-    if (engine->ops->describe != NULL)
-        cJSON_AddItemToObject(ours, "choices", engine->ops->describe(engine));
+    if (engine->ops->choices != NULL)
+        cJSON_AddItemToObject(ours, "choices", engine->ops->choices(engine));
     cJSON_AddNumberToObject(ours, "first_epoch", (double)epochs_done + 1);
-    bool done = run_directory_describe(&files->directory, json, error);
+    bool done = run_directory_write(&files->directory, json, error);
     cJSON_Delete(json);
     return done;
 }
@@ -64,7 +64,7 @@ static bool describe(struct run_files *files, const cJSON *description, const st
 bool run_files_begin(struct run_files *files, const cJSON *description, const struct net *net, struct engine *engine,
                      uint64_t epochs_done, struct error *error)
 {
-    if (describe(files, description, net, engine, epochs_done, error))
+    if (write_description(files, description, net, engine, epochs_done, error))
         files->metrics = metrics_open(files->directory.path, epochs_done, error);
     return files->metrics != NULL;
 }

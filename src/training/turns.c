@@ -11,19 +11,19 @@ struct turns {
     void *context;
 };
 
-struct seat {
+struct job_thread {
     struct turns *turns;
     int number;
     pthread_t thread;
     bool started;
 };
 
-static void *take_seat(void *context)
+static void *run_job(void *context)
 {
-    struct seat *seat = context;
-    struct turns *turns = seat->turns;
+    struct job_thread *self = context;
+    struct turns *turns = self->turns;
     pthread_mutex_lock(&turns->turn);
-    turns->job(turns->context, seat->number, turns);
+    turns->job(turns->context, self->number, turns);
     pthread_mutex_unlock(&turns->turn);
     return NULL;
 }
@@ -31,21 +31,21 @@ static void *take_seat(void *context)
 void turns_run(int count, void (*job)(void *context, int number, struct turns *turns), void *context)
 {
     struct turns turns = {.turn = PTHREAD_MUTEX_INITIALIZER, .job = job, .context = context};
-    struct seat *seats = calloc((size_t)count, sizeof *seats);
+    struct job_thread *threads = calloc((size_t)count, sizeof *threads);
     for (int i = 0; i < count; i++) {
-        seats[i] = (struct seat){.turns = &turns, .number = i};
-        seats[i].started = pthread_create(&seats[i].thread, NULL, take_seat, &seats[i]) == 0;
+        threads[i] = (struct job_thread){.turns = &turns, .number = i};
+        threads[i].started = pthread_create(&threads[i].thread, NULL, run_job, &threads[i]) == 0;
     }
     for (int i = 0; i < count; i++) {
-        if (seats[i].started)
-            pthread_join(seats[i].thread, NULL);
+        if (threads[i].started)
+            pthread_join(threads[i].thread, NULL);
         else
-            take_seat(&seats[i]); /* no thread to be had: after the others */
+            run_job(&threads[i]); /* no thread to be had: after the others */
     }
-    free(seats);
+    free(threads);
 }
 
-/* A moment: a mutex that is let go and asked for again at once seldom changes hands. */
+/* Sleeps between the two: a mutex that is unlocked and locked again at once seldom goes to another thread. */
 void turns_pass(void *context)
 {
     struct turns *turns = context;
