@@ -24,8 +24,9 @@ bool checkpoint_exists(const char *directory);
 
 /* Reads checkpoint.safetensors. Errors (EXIT_INPUT): damaged, another format version, other terms (the
  * first that differs is named as the user's option with both values). When the previous one is whole and
- * of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. */
-bool checkpoint_read(const char *directory, const struct terms *terms, struct progress *progress,
+ * of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. samples: of an
+ * epoch. */
+bool checkpoint_read(const char *directory, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error);
 
 /* Weights alone, complete or absent: loads in PyTorch with load_state_dict(load_file(path)). */

@@ -7,15 +7,26 @@
 
 #include "error.h"
 
-/* What fixes a run's arithmetic: a checkpoint may only be resumed under the same terms. */
-struct terms {
-    char net;
-    double p_conv, p_fc;
-    uint64_t seed, batch_size, data_hash, train_count;
-    double learning_rate, momentum, lr_gamma;
-    uint64_t lr_step;
-    const char *precision; /* of the engine's operands: "fp32" or "tf32" */
+enum { VALUE_BYTES = 32, MOST_TERMS = 16 };
+
+/* What fixes a run's arithmetic, as text: a checkpoint may only be resumed under the same terms. They are of the net, of
+ * the data, and those of the options that options.c flags as terms. */
+struct term {
+    const char *key;    /* in the checkpoint's metadata */
+    const char *option; /* that sets it, for people, without its dashes: "lr" */
+    const char *absent; /* what a file without it was written with, from before there was the term; NULL: none lacks it */
+    char value[VALUE_BYTES];
 };
+struct terms {
+    int count;
+    struct term list[MOST_TERMS];
+};
+
+/* Adds a term whose value the caller writes: at most VALUE_BYTES. */
+struct term *terms_add(struct terms *terms, const char *key, const char *option);
+
+/* The fewest digits that read back as the same number. */
+void run_print_number(double number, char text[VALUE_BYTES]);
 
 /* Where a run stands. Best accuracies are -1 before the first check. */
 struct progress {

@@ -22,6 +22,8 @@ struct option_spec {
     const char *initial; /* parsed like the user's own; NULL: unset (NULL, NAN, 0) */
     double least, most;
     const char *choices; /* CHOICE: "one|two" */
+    const char *term;    /* its key among the terms of a run (run.h); NULL: it is none */
+    const char *absent;  /* the term's, as in run.h */
     const char *doc;
 };
 
@@ -39,15 +41,18 @@ static const struct option_spec specs[] = {
     {.kind = HEADING, .doc = "Data:"},
     {"data", "DIR|synthetic", TEXT, IN(data), NULL,
      .doc = "CIFAR-10's binary files, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
-    {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .doc = "of weights, order and masks"},
+    {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .term = "seed", .doc = "of weights, order and masks"},
 
     {.kind = HEADING, .doc = "Training:"},
     {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
-    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, MAX_BATCH, .doc = "of the global batch, on any number of ranks"},
-    {"lr", "X", REAL, IN(learning_rate), "0.01", 0, 1e6, .doc = "learning rate"},
-    {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .doc = "of SGD"},
-    {"lr-step", "N", COUNT, IN(lr_step), "150", 1, MANY, .doc = "epochs between decays of the learning rate"},
-    {"lr-gamma", "X", REAL, IN(lr_gamma), "0.5", 0, 1, .doc = "what each decay multiplies it by"},
+    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, MAX_BATCH, .term = "batch_size",
+     .doc = "of the global batch, on any number of ranks"},
+    {"lr", "X", REAL, IN(learning_rate), "0.01", 0, 1e6, .term = "learning_rate", .doc = "learning rate"},
+    {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .term = "momentum", .doc = "of SGD"},
+    {"lr-step", "N", COUNT, IN(lr_step), "150", 1, MANY, .term = "lr_step",
+     .doc = "epochs between decays of the learning rate"},
+    {"lr-gamma", "X", REAL, IN(lr_gamma), "0.5", 0, 1, .term = "lr_gamma",
+     .doc = "what each decay multiplies it by"},
     {"max-steps", "N", COUNT, IN(max_steps), "0", 0, MANY, .doc = "stop after N steps in all, 0: no limit"},
 
     {.kind = HEADING, .doc = "Accuracy:"},
@@ -63,8 +68,8 @@ static const struct option_spec specs[] = {
     {.kind = HEADING, .doc = "Machine:"},
     {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: auto, cudnn (GPUs) or cpu"},
     {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: auto, nccl (one GPU a rank) or mpi"},
-    {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32",
-     .doc = "of the operands of convolutions and matrix products, on GPUs"},
+    {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32", .term = "precision",
+     .absent = "fp32", .doc = "of the operands of convolutions and matrix products, on GPUs"},
     {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
     {"doctor", NULL, ACTION, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},
     {"help", NULL, ACTION, IN(help), NULL, .doc = "this text"},
@@ -295,6 +300,24 @@ void options_print_help(void)
     build_argp(&description);
     argp_help(&description.argp, stdout,
               ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
+}
+
+void options_terms(const struct options *options, struct terms *terms)
+{
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        const void *member = (const char *)options + spec->offset;
+        if (spec->term == NULL)
+            continue;
+        struct term *term = terms_add(terms, spec->term, spec->name);
+        term->absent = spec->absent;
+        if (spec->kind == COUNT)
+            snprintf(term->value, sizeof term->value, "%llu", (unsigned long long)*(const uint64_t *)member);
+        else if (spec->kind == REAL)
+            run_print_number(*(const double *)member, term->value);
+        else
+            snprintf(term->value, sizeof term->value, "%s", *(const char *const *)member);
+    }
 }
 
 cJSON *options_json(const struct options *options)

@@ -6,12 +6,12 @@
 #include "files.h"
 
 static bool load_start(struct run_files *files, const struct options *options, const struct terms *terms,
-                       struct run_state *start, struct error *error)
+                       size_t samples, struct run_state *start, struct error *error)
 {
     const char *path = files->directory.path;
     start->progress = (struct progress){.best_train = -1, .best_test = -1};
     if (options->resume && checkpoint_exists(path)) {
-        if (!checkpoint_read(path, terms, &start->progress, start->weights, start->momentum, error))
+        if (!checkpoint_read(path, terms, samples, &start->progress, start->weights, start->momentum, error))
             return false;
         files->saved = true;
         files->saved_step = start->progress.step;
@@ -25,10 +25,10 @@ static bool load_start(struct run_files *files, const struct options *options, c
 }
 
 bool run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
-                    struct run_state *start, struct error *error)
+                    size_t samples, struct run_state *start, struct error *error)
 {
     files->is_open = run_directory_open(&files->directory, path, options->resume, error);
-    return files->is_open && load_start(files, options, terms, start, error);
+    return files->is_open && load_start(files, options, terms, samples, start, error);
 }
 
 const cJSON *run_files_choices(const struct run_files *files, cJSON **description)

@@ -25,9 +25,9 @@ struct run_state {
 };
 
 /* Locks the directory and finds where the run starts: at its checkpoint (--resume), with the weights of a file
- * (--init-from), or anew from the seed. */
+ * (--init-from), or anew from the seed. samples: of an epoch. */
 bool run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
-                    struct run_state *start, struct error *error);
+                    size_t samples, struct run_state *start, struct error *error);
 
 /* "choices" of run.json as the run left it before; the caller deletes *description when done with them. */
 const cJSON *run_files_choices(const struct run_files *files, cJSON **description);

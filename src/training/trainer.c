@@ -28,21 +28,16 @@ struct trainer {
 
 static struct terms make_terms(const struct trainer_setup *setup)
 {
-    const struct options *options = setup->options;
-    return (struct terms){
-        .net = setup->net->name,
-        .p_conv = setup->net->p_conv,
-        .p_fc = setup->net->p_fc,
-        .seed = options->seed,
-        .batch_size = options->batch_size,
-        .data_hash = setup->data->hash,
-        .train_count = setup->data->train.count,
-        .learning_rate = options->learning_rate,
-        .momentum = options->momentum,
-        .lr_gamma = options->lr_gamma,
-        .lr_step = options->lr_step,
-        .precision = options->precision,
-    };
+    struct terms terms = {0};
+    snprintf(terms_add(&terms, "net", "net")->value, VALUE_BYTES, "%c", setup->net->name);
+    run_print_number(setup->net->p_conv, terms_add(&terms, "p_conv", "p-conv")->value);
+    run_print_number(setup->net->p_fc, terms_add(&terms, "p_fc", "p-fc")->value);
+    snprintf(terms_add(&terms, "train_count", "data with a training set of")->value, VALUE_BYTES, "%zu",
+             setup->data->train.count);
+    snprintf(terms_add(&terms, "data_hash", "data with xxh64")->value, VALUE_BYTES, "%016llx",
+             (unsigned long long)setup->data->hash);
+    options_terms(setup->options, &terms);
+    return terms;
 }
 
 /* --- opening -------------------------------------------------------------------------------------- */
@@ -54,9 +49,9 @@ static bool open_engine(struct trainer *trainer, struct error *error)
     struct engine_setup engine = {
         .data = setup->data,
         .comm = setup->comm,
-        .masks = masks_make(trainer->terms.seed, trainer->terms.p_conv, trainer->terms.p_fc),
-        .batch_size = trainer->terms.batch_size,
-        .momentum = (float)trainer->terms.momentum,
+        .masks = masks_make(setup->options->seed, setup->net->p_conv, setup->net->p_fc),
+        .batch_size = setup->options->batch_size,
+        .momentum = (float)setup->options->momentum,
         .precision = engine_precision(setup->options->precision),
         .choices = trainer->leader ? run_files_choices(&trainer->files, &before) : NULL,
     };
@@ -76,7 +71,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->state.momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->state.momentum);
     trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
     if (trainer->leader)
-        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms, &trainer->state, error);
+        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms, setup->data->train.count, &trainer->state, error);
     if (comm_agree(setup->comm, error))
         open_engine(trainer, error);
     if (!comm_agree(setup->comm, error)) {
@@ -126,7 +121,7 @@ static void report(struct trainer *trainer, enum event_kind kind, const struct e
     struct event event = {
         .kind = kind,
         .net = trainer->setup.net_index,
-        .epochs_done = (double)progress->epoch + (double)progress->in_epoch / (double)trainer->terms.train_count,
+        .epochs_done = (double)progress->epoch + (double)progress->in_epoch / (double)trainer->setup.data->train.count,
         .images_per_second = trainer->images_per_second,
         .best_test = progress->best_test,
     };
@@ -187,8 +182,8 @@ static enum run_status save_and_leave(struct trainer *trainer, enum run_status s
 
 static double learning_rate(const struct trainer *trainer)
 {
-    const struct terms *terms = &trainer->terms;
-    return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->state.progress.epoch / terms->lr_step));
+    const struct options *options = trainer->setup.options;
+    return options->learning_rate * pow(options->lr_gamma, (double)(trainer->state.progress.epoch / options->lr_step));
 }
 
 static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
@@ -212,8 +207,8 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
 static size_t reachable(const struct trainer *trainer)
 {
     const struct progress *progress = &trainer->state.progress;
-    uint64_t limit = trainer->setup.options->max_steps, batch = trainer->terms.batch_size;
-    size_t count = trainer->terms.train_count, steps_to_end = (count - progress->in_epoch + batch - 1) / batch;
+    uint64_t limit = trainer->setup.options->max_steps, batch = trainer->setup.options->batch_size;
+    size_t count = trainer->setup.data->train.count, steps_to_end = (count - progress->in_epoch + batch - 1) / batch;
     if (limit == 0)
         return count;
     uint64_t left = limit > progress->step ? limit - progress->step : 0;
@@ -225,7 +220,7 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
 {
     struct progress *progress = &trainer->state.progress;
     size_t reach = reachable(trainer);
-    sampler_shuffle(trainer->terms.seed, progress->epoch, trainer->terms.train_count, trainer->order);
+    sampler_shuffle(trainer->setup.options->seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
     trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
 
     double start = clock_seconds();
@@ -251,7 +246,7 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
     progress->epoch_seconds += clock_seconds() - start;
     if (done.stopped)
         return save_and_leave(trainer, RUN_STOPPED, error);
-    if (progress->in_epoch < trainer->terms.train_count)
+    if (progress->in_epoch < trainer->setup.data->train.count)
         return save_and_leave(trainer, RUN_DONE, error);
     return RUN_GOING;
 }
@@ -295,7 +290,7 @@ static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metr
 static struct epoch_metrics summarise(const struct trainer *trainer)
 {
     const struct progress *progress = &trainer->state.progress;
-    double count = (double)trainer->terms.train_count;
+    double count = (double)trainer->setup.data->train.count;
     return (struct epoch_metrics){
         .epoch = progress->epoch + 1,
         .step = progress->step,
