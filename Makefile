@@ -71,7 +71,7 @@ say = $(if $(V),,@echo '  $(1) $@';)
 # --- sources: every .c of these folders ------------------------------------------------------------
 
 # The GPU part, a shared object beside the program (include/gpu.h).
-GPU_SOURCES := $(wildcard src/gpu/*.c src/engine/cudnn*.c src/comm/nccl*.c)
+GPU_SOURCES := $(wildcard src/cuda/*.c)
 GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) # the same for every CC
 GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
 GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
@@ -107,7 +107,7 @@ $(BUILD)/%.o: %.c | found
 	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # The revision is compiled into the program and into its GPU part, anew when it changes.
-VERSIONS := $(BUILD)/src/version.o $(BUILD)/src/gpu/part.o
+VERSIONS := $(BUILD)/src/base/version.o $(BUILD)/src/cuda/part.o
 $(VERSIONS): CPPFLAGS += -DDTRAIN_REVISION='"$(REVISION)"' -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
 $(VERSIONS): $(BUILD)/revision
 $(BUILD)/revision: always
@@ -164,7 +164,7 @@ EMULATED_BENCHES := $(foreach b,dropout step,$(BUILD)/emulated/$b $(BUILD)/emula
 # The program with a GPU part that computes on the host (tests/emulated/emulated.h), and an empty driver.
 EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1) \
 	$(EMULATED_BENCHES)))
-EMULATED_PARTS := $(filter-out $(BUILD)/src/engine/cudnn_graph.o $(BUILD)/src/engine/cudnn_conv.o,\
+EMULATED_PARTS := $(filter-out $(BUILD)/src/cuda/cudnn_graph.o $(BUILD)/src/cuda/cudnn_conv.o,\
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp) \
 	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulated/*.c))
@@ -219,7 +219,7 @@ $(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for t
 .PHONY: bench
 
 # Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
-FUZZED := src/error.c src/options.c src/version.c $(wildcard src/files/*.c src/data/*.c src/model/*.c)
+FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
 fuzz: $(FUZZERS) ## build the fuzzers; tests/fuzz.py SECONDS runs them
 

@@ -243,7 +243,7 @@ static void measure_module(const struct bench *b, int module, struct result resu
     size_t shape[5];
     memcpy(shape, modules[module].shape, sizeof shape);
     shape[0] = b->samples;
-    dropout_describe(P, modules[module].feature, modules[module].alpha, modules[module].dimensions, shape, &dropout,
+    dropout_make(P, modules[module].feature, modules[module].alpha, modules[module].dimensions, shape, &dropout,
                      &error);
     for (int backward = 0; backward < 2; backward++)
         results[backward] = measure(b, &dropout, backward);

@@ -18,9 +18,9 @@
 #include "clock.h"
 #include "gpu.h"
 #include "median.h"
+#include "step.h"
 #include "synthetic.h"
 #include "version.h"
-#include "watch.h"
 
 enum { NODES_PICTURES = 256, NODES_EPOCH = 50, NODES_ROUNDS = 25, NODES_MOST = 40, NODES_MOST_BATCH = 4096 };
 static const double NODES_SECONDS = 3, NODES_SLOW_SECONDS = 0.1;
@@ -78,7 +78,7 @@ static void nodes_train(struct nodes *n, size_t steps)
     struct train_report done;
     for (size_t first = 0; first < steps * n->batch; first += done.samples) {
         struct span span = {n->step, first, steps * n->batch, 0.01f, &stop};
-        engine_train(n->engine, &span, &done);
+        step_train(n->engine, &span, &done);
         n->step += done.steps;
     }
 }

@@ -13,10 +13,12 @@
 #include <stdlib.h>
 
 #include "median.h"
+#include "abort.h"
 #include "clock.h"
 #include "engine.h"
 #include "options.h"
 #include "sampler.h"
+#include "step.h"
 #include "synthetic.h"
 #include "version.h"
 
@@ -63,7 +65,7 @@ static void train(struct bench *b, size_t steps)
         struct span span = {b->step, b->in_epoch, b->in_epoch + left * b->options->batch_size,
                             (float)b->options->learning_rate, &never};
         struct train_report report;
-        engine_train(b->engine, &span, &report);
+        step_train(b->engine, &span, &report);
         b->step += report.steps;
         b->in_epoch += report.samples;
         done += report.steps;
@@ -74,7 +76,7 @@ static void train(struct bench *b, size_t steps)
     }
 }
 
-/* As engine_train_one, with a clock between its calls. Adds to spent[]. */
+/* As the plain step, with a clock between its calls. Adds to spent[]. */
 static void train_part_by_part(struct bench *b, double spent[PARTS])
 {
     struct engine *engine = b->engine;

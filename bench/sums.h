@@ -10,7 +10,7 @@
 
 #include "comm.h"
 #include "median.h"
-#include "watch.h"
+#include "abort.h"
 
 enum { SUMS_MAX_REPETITIONS = 500, SUMS_MIN_REPETITIONS = 8, SUMS_PERIOD = 61, SUMS_MIN_BYTES = 1024 };
 

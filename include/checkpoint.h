@@ -8,28 +8,7 @@
 
 #include "error.h"
 #include "lenet5.h"
-
-/* What fixes a run's arithmetic: a checkpoint may only be resumed under the same terms. */
-struct terms {
-    char net;
-    double p_conv, p_fc;
-    uint64_t seed, batch_size, data_hash, train_count;
-    double learning_rate, momentum, lr_gamma;
-    uint64_t lr_step;
-    const char *precision; /* of the engine's operands: "fp32" or "tf32" */
-};
-
-/* Where a run stands. Best accuracies are -1 before the first check. */
-struct progress {
-    uint64_t epoch;   /* epochs closed: all steps done, evaluated if due, logged */
-    uint64_t step;    /* steps done since the start of training */
-    uint64_t in_epoch; /* training samples of the open epoch already used (all of them: the epoch is
-                          trained but not closed) */
-    int64_t loss;     /* sum of their losses, in EXACT_UNITs */
-    double seconds;   /* spent in this run so far, over all its resumptions */
-    double epoch_seconds; /* of them, in the open epoch */
-    double best_train, best_test; /* accuracies, per cent */
-};
+#include "run.h"
 
 /* The files of a run directory `directory`: checkpoint.safetensors, the one before it as
  * checkpoint-previous.safetensors, model-best.safetensors. */
@@ -45,8 +24,9 @@ bool checkpoint_exists(const char *directory);
 
 /* Reads checkpoint.safetensors. Errors (EXIT_INPUT): damaged, another format version, other terms (the
  * first that differs is named as the user's option with both values). When the previous one is whole and
- * of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. */
-bool checkpoint_read(const char *directory, const struct terms *terms, struct progress *progress,
+ * of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. samples: of an
+ * epoch. */
+bool checkpoint_read(const char *directory, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error);
 
 /* Weights alone, complete or absent: loads in PyTorch with load_state_dict(load_file(path)). */

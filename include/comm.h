@@ -8,7 +8,6 @@
 #ifndef DTRAIN_COMM_H
 #define DTRAIN_COMM_H
 
-#include <mpi.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,12 +30,15 @@ void comm_close(struct comm *comm);
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 const char *comm_transport(const struct comm *comm); /* "mpi" */
-void comm_describe(const struct comm *comm, char *text, size_t bytes); /* by which ways it sums: a few words, or "" */
+void comm_ways(const struct comm *comm, char *text, size_t bytes); /* by which ways it sums: a few words, or "" */
 const char *comm_why(const struct comm *comm);       /* why "auto" took it: a few words, or "" */
-int comm_slot(const struct comm *comm);              /* rank among all ranks of this host, of any group */
+int comm_local_rank(const struct comm *comm);              /* rank among all ranks of this host, of any group */
 int comm_host_rank(const struct comm *comm);         /* rank among the ranks of this host */
 int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
+
+/* "Open MPI v4.1.4": the first words of what the library says of itself. */
+void comm_library(char *text, size_t bytes);
 
 /* Numbers that are summed over the ranks, again and again, in host memory. Terms and totals have pages of their own. */
 struct comm_sums {

@@ -3,15 +3,8 @@
 #define DTRAIN_CONCLUSION_H
 
 #include "comm.h"
-#include "trainer.h"
-
-/* How a net ended. */
-struct outcome {
-    enum trainer_status status;
-    struct progress progress;
-    uint64_t digest; /* of its weights */
-    struct error error; /* of a net that FAILED */
-};
+#include "lenet5.h"
+#include "run.h"
 
 /* Of several nets the table and the figures; how to go on after a stop; and last the digest. On one rank;
  * `world` is only kept alive. directory: of the run, or of the nets' directories. */

@@ -22,7 +22,4 @@ bool describe_agree_options(const struct options *options, struct comm *world, s
 /* Collective: all ranks have the same data, or *error (EXIT_INPUT) names the rank that differs. */
 bool describe_agree_data(const struct dataset *data, struct comm *world, struct error *error);
 
-/* "Open MPI v4.1.4": the first words of what the library says of itself. */
-void describe_mpi(char *text, size_t bytes);
-
 #endif

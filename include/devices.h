@@ -11,21 +11,10 @@
 #include <stddef.h>
 
 #include "comm.h"
+#include "gpu.h"
 
-/* The GPU of one rank. Plain data. */
-struct device {
-    char host[64];         /* as NCCL tells hosts apart: NCCL_HOSTID if set, else the host's name */
-    int visible;           /* GPUs this process sees */
-    int present;           /* GPUs of the host, seen or not; 0: unknown */
-    int index;             /* the one it uses among those it sees; -1: none */
-    char uuid[48];         /* "GPU-..." */
-    char name[80];         /* "NVIDIA H200" */
-    char visible_list[80]; /* CUDA_VISIBLE_DEVICES; "" if it is not set */
-    char why[160];         /* index -1: what is missing */
-};
-
-/* The GPU among `visible` for the rank in this slot of its host. */
-int devices_index(int slot, int visible);
+/* The GPU among `visible` for a local rank. */
+int devices_index(int local_rank, int visible);
 
 /* Collective: every rank's device, on every rank. all[comm_size]. */
 void devices_gather(struct comm *comm, struct device *all);

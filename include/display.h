@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 #include "lenet5.h"
-#include "trainer.h"
+#include "run.h"
 
 struct display {
     const struct net *nets;

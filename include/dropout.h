@@ -29,7 +29,7 @@
 
 #include "error.h"
 
-/* Filled in by dropout_describe. */
+/* Filled in by dropout_make. */
 struct dropout {
     double p;
     bool feature, alpha;
@@ -49,7 +49,7 @@ struct dropout_stream {
  * the rest inner; without `feature` a tensor of one dimension (or none) is one sample. Sizes of 0 are fine.
  * Errors (EXIT_USAGE): p outside [0, 1] or NaN; `feature` with fewer than 2 dimensions; more numbers than
  * memory can hold; more than 2^34 elements in a sample, the length of a random stream. */
-bool dropout_describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
+bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
                       struct dropout *dropout, struct error *error);
 
 /* y from x, and dx from dy, all of the described size. In place (y == x) or apart, not overlapping

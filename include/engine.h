@@ -34,7 +34,7 @@ struct engine_setup {
     size_t batch_size; /* of the GLOBAL batch */
     float momentum;
     enum precision precision;
-    const struct cJSON *choices; /* on rank 0, while it opens: as `describe` gave them when the run began; or NULL */
+    const struct cJSON *choices; /* on rank 0, while it opens: as `choices` gave them when the run began; or NULL */
 };
 
 /* A run of steps within one epoch. */
@@ -84,9 +84,9 @@ struct engine_ops {
     /* v = momentum v + g, w -= learning_rate v, with g = engine->sums->totals / samples. */
     void (*update)(struct engine *engine, float learning_rate, size_t samples);
 
-    /* As many steps of the span as suit the engine, at least one; every rank does as many. NULL:
-     * engine_train_one. */
-    void (*train)(struct engine *engine, const struct span *span, struct train_report *report);
+    /* As many steps of the span as suit the engine, all ranks as many. False: it has no way of its own for the first
+     * one, and did nothing. NULL: it never has. Then the plain step does it (src/training/step.c). */
+    bool (*train)(struct engine *engine, const struct span *span, struct train_report *report);
 
     /* Predict mode (no dropout) on samples [first, last) of a split; first is a multiple of TILE.
      * Adds to *sum. */
@@ -98,7 +98,7 @@ struct engine_ops {
     void (*write)(struct engine *engine, const float *weights, const float *momentum);
 
     /* What it chose among several ways, for run.json: a new object. NULL: there is nothing to choose. */
-    struct cJSON *(*describe)(struct engine *engine);
+    struct cJSON *(*choices)(struct engine *engine);
 
     /* The gradient part of engine->sums->totals in canonical layout, as averages over `samples`: for tests. */
     void (*read_gradient)(struct engine *engine, size_t samples, float *gradient);
@@ -118,11 +118,6 @@ enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradie
  * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
 const struct engine_ops *const *engine_list(void); /* NULL-terminated, best first */
-
-void engine_train(struct engine *engine, const struct span *span, struct train_report *report);
-
-/* One step of the span: gradient - comm_sum - update. */
-void engine_train_one(struct engine *engine, const struct span *span, struct train_report *report);
 
 extern const struct engine_ops engine_cpu;
 

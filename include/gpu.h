@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "devices.h"
 #include "engine.h"
 #include "processor.h"
 
@@ -18,6 +17,18 @@ struct gpu_node {
     double microseconds;
 };
 
+/* The GPU of one rank. Plain data. */
+struct device {
+    char host[64];         /* as NCCL tells hosts apart: NCCL_HOSTID if set, else the host's name */
+    int visible;           /* GPUs this process sees */
+    int present;           /* GPUs of the host, seen or not; 0: unknown */
+    int index;             /* the one it uses among those it sees; -1: none */
+    char uuid[48];         /* "GPU-..." */
+    char name[80];         /* "NVIDIA H200" */
+    char visible_list[80]; /* CUDA_VISIBLE_DEVICES; "" if it is not set */
+    char why[160];         /* index -1: what is missing */
+};
+
 /* What the shared object exports, under the name dtrain_gpu_part. */
 struct gpu_part {
     const char *revision;              /* it was built from; another than the program's is refused */
@@ -25,8 +36,8 @@ struct gpu_part {
     const struct transport *transport; /* nccl */
     const struct processor *processor;         /* for benchmarks */
 
-    /* What this process sees; it is to use the GPU of this slot. */
-    void (*look)(int slot, struct device *device);
+    /* What this process sees, and which GPU is this local rank's. */
+    void (*look)(int local_rank, struct device *device);
 
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
@@ -40,7 +51,7 @@ struct gpu_part {
 /* NULL where it cannot be had; `why` then says what is missing and what would help. Cheap to call again. */
 const struct gpu_part *gpu_load(char *why, size_t why_bytes);
 
-/* The engine `cudnn` as the program knows it: loads the part, then opens the real one. */
-extern const struct engine_ops engine_cudnn;
+/* The engine `cudnn` of the program's list: loads the part, then opens the part's own. */
+extern const struct engine_ops proxy_cudnn;
 
 #endif

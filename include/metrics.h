@@ -10,20 +10,10 @@
 #define DTRAIN_METRICS_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #include "error.h"
-
-struct epoch_metrics {
-    uint64_t epoch, step; /* epochs and steps done, counted from the start of training */
-    double loss;          /* mean over the epoch's samples, in train mode */
-    double learning_rate;
-    double seconds; /* of this epoch's training, without evaluation */
-    double images_per_second;
-    bool checked; /* the rest is there */
-    double train_accuracy, test_accuracy, test_loss; /* per cent, per cent, mean; predict mode */
-};
+#include "run.h"
 
 struct metrics; /* opaque */
 

@@ -8,6 +8,7 @@
 
 #include "error.h"
 #include "lenet5.h"
+#include "run.h"
 
 /* Texts are borrowed from argv or from the table of defaults. */
 struct options {
@@ -45,6 +46,9 @@ void options_print_help(void);
 
 /* The nets asked for, in the study's order, with --p-conv and --p-fc applied: nets[0..return). */
 int options_nets(const struct options *options, struct net nets[NETS]);
+
+/* Adds those options that fix a run's arithmetic. */
+void options_terms(const struct options *options, struct terms *terms);
 
 /* Every option and its value, as a new JSON object the caller owns. */
 cJSON *options_json(const struct options *options);

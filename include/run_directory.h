@@ -18,10 +18,10 @@ struct run_directory {
 bool run_directory_open(struct run_directory *directory, const char *path, bool resume, struct error *error);
 
 /* path/run.json as the run left it before; the caller deletes it. NULL: there is none. */
-cJSON *run_directory_description(const struct run_directory *directory);
+cJSON *run_directory_read(const struct run_directory *directory);
 
 /* Writes path/run.json: complete or absent. */
-bool run_directory_describe(const struct run_directory *directory, const cJSON *json, struct error *error);
+bool run_directory_write(const struct run_directory *directory, const cJSON *json, struct error *error);
 
 /* Gives the lock back. */
 void run_directory_close(struct run_directory *directory);

@@ -14,7 +14,7 @@
 #include "study.h"
 #include "synthetic.h"
 #include "version.h"
-#include "watch.h"
+#include "abort.h"
 
 static void alive(void *world)
 {
@@ -74,9 +74,9 @@ int main(int argc, char **argv)
     signals_install();
     double timeout = options_parse(argc, argv, &options, &error) ? options.timeout_seconds : 60;
 
-    watch_guard("starting MPI", 60 + timeout);
+    abort_after("starting MPI", 60 + timeout);
     struct comm *world = comm_open_world(timeout);
-    watch_guard(NULL, 0);
+    abort_after(NULL, 0);
 
     bool speaks = comm_rank(world) == 0;
     enum exit_code code = EXIT_DONE;
@@ -93,7 +93,7 @@ int main(int argc, char **argv)
     fflush(stdout);
 
     comm_barrier(world); /* a rank that stalls here is still noticed */
-    watch_guard("ending MPI", 60 + timeout);
+    abort_after("ending MPI", 60 + timeout);
     comm_close(world);
     return code;
 }

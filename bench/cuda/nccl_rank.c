@@ -12,10 +12,10 @@
 #include "clock.h"
 #include "engine.h"
 #include "lenet5.h"
-#include "src/comm/nccl.h"
+#include "src/cuda/nccl.h"
 #include "src/comm/transport.h"
-#include "src/gpu/check.h"
-#include "src/gpu/device.h"
+#include "src/cuda/check.h"
+#include "src/cuda/device.h"
 
 struct bench {
     struct comm *comm;
@@ -89,8 +89,8 @@ int main(int argc, char **argv)
         error_set(&error, EXIT_RUNTIME, "rank %d: %s", comm_rank(world), why);
     if (comm_agree(world, &error)) {
         struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error), .host = malloc(bytes)};
-        device_use(comm_slot(world));
-        nccl_transport.open(b.comm, &error);
+        device_use(comm_local_rank(world));
+        transport_nccl.open(b.comm, &error);
         CUDA_CHECK(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking));
         CUDA_CHECK(cudaMalloc(&b.terms, bytes));
         CUDA_CHECK(cudaMalloc(&b.totals, bytes));
@@ -98,7 +98,7 @@ int main(int argc, char **argv)
         CUDA_CHECK(cudaFree(b.totals));
         CUDA_CHECK(cudaFree(b.terms));
         CUDA_CHECK(cudaStreamDestroy(b.stream));
-        nccl_transport.close(b.comm);
+        transport_nccl.close(b.comm);
         comm_close(b.comm);
         free(b.host);
     } else if (comm_rank(world) == 0) {

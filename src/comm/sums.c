@@ -23,15 +23,15 @@
 #include "transport.h"
 
 /* How far a rank has come, in a cache line of its own. */
-struct seat {
-    alignas(64) atomic_uint_fast64_t arrivals;
+struct arrival {
+    alignas(64) atomic_uint_fast64_t count;
 };
 
 struct sums {
     struct comm_sums base;
-    struct comm *comm;  /* NULL: alone */
-    struct seat *seats; /* by rank of the host: the shared memory begins with them; NULL: none is shared */
-    size_t bytes;       /* of it */
+    struct comm *comm;     /* NULL: alone */
+    struct arrival *ranks; /* by rank of the host: the shared memory begins with them; NULL: none is shared */
+    size_t bytes;          /* of it */
     int64_t *totals, *all_terms; /* the terms of all ranks of the host */
     size_t stride;               /* between two ranks' */
     uint64_t arrivals;           /* of this rank */
@@ -80,23 +80,23 @@ static void *share(struct comm *comm, size_t bytes)
     return NULL;
 }
 
-/* The seats, the totals, then each rank's terms. */
+/* How far each rank has come, the totals, then each rank's terms. */
 static void open_shared(struct sums *s)
 {
     struct comm *comm = s->comm;
-    size_t seats_bytes = page_up((size_t)comm->host_size * sizeof *s->seats);
+    size_t arrivals_bytes = page_up((size_t)comm->host_size * sizeof *s->ranks);
     size_t row_bytes = page_up(s->base.count * sizeof(int64_t));
-    s->bytes = seats_bytes + row_bytes * ((size_t)comm->host_size + 1);
-    s->seats = share(comm, s->bytes);
-    if (s->seats == NULL)
+    s->bytes = arrivals_bytes + row_bytes * ((size_t)comm->host_size + 1);
+    s->ranks = share(comm, s->bytes);
+    if (s->ranks == NULL)
         return;
     s->stride = row_bytes / sizeof(int64_t);
-    s->totals = (int64_t *)((char *)s->seats + seats_bytes);
+    s->totals = (int64_t *)((char *)s->ranks + arrivals_bytes);
     s->all_terms = s->totals + s->stride;
     s->base.terms = s->all_terms + (size_t)comm->host_rank * s->stride;
     s->base.totals = s->totals;
-    if (comm->host_count > 1 && comm->across == MPI_COMM_NULL)
-        comm->across = comm_split_mpi(comm, comm->host_rank < comm->slices ? comm->host_rank : MPI_UNDEFINED);
+    if (comm->host_count > 1 && comm->slice_peers == MPI_COMM_NULL)
+        comm->slice_peers = comm_split_mpi(comm, comm->host_rank < comm->slices ? comm->host_rank : MPI_UNDEFINED);
 }
 
 struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
@@ -107,7 +107,7 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
         s->comm = comm;
     if (s->comm != NULL && comm->host_count < comm->size)
         open_shared(s);
-    if (s->seats == NULL) {
+    if (s->ranks == NULL) {
         s->base.terms = aligned_alloc(page_bytes(), page_up(count * sizeof *s->base.terms));
         memset(s->base.terms, 0, count * sizeof *s->base.terms);
         s->base.totals = s->base.terms;
@@ -118,8 +118,8 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
 void comm_sums_close(struct comm_sums *sums)
 {
     struct sums *s = (struct sums *)sums; /* base is first */
-    if (s->seats != NULL)
-        shared_memory_close(s->seats, s->bytes);
+    if (s->ranks != NULL)
+        shared_memory_close(s->ranks, s->bytes);
     else
         free(s->base.terms);
     free(s);
@@ -131,7 +131,7 @@ static bool have_all_arrived(void *sums)
 {
     const struct sums *s = sums;
     for (int r = 0; r < s->comm->host_size; r++)
-        if (atomic_load_explicit(&s->seats[r].arrivals, memory_order_acquire) < s->arrivals)
+        if (atomic_load_explicit(&s->ranks[r].count, memory_order_acquire) < s->arrivals)
             return false;
     return true;
 }
@@ -141,7 +141,7 @@ static void meet(struct sums *s)
 {
     struct comm *comm = s->comm;
     s->arrivals++;
-    atomic_store_explicit(&s->seats[comm->host_rank].arrivals, s->arrivals, memory_order_release);
+    atomic_store_explicit(&s->ranks[comm->host_rank].count, s->arrivals, memory_order_release);
     watch_until(comm->watch, have_all_arrived, s, &comm->group, "the gradient sum");
 }
 
@@ -186,7 +186,7 @@ static void sum_by_slices(struct sums *s)
         size_t first = slice_begin(s, comm->host_rank), last = slice_begin(s, comm->host_rank + 1);
         add_terms(s, first, last);
         if (comm->host_count > 1)
-            sum_by_mpi(comm, comm->across, s->totals + first, last - first);
+            sum_by_mpi(comm, comm->slice_peers, s->totals + first, last - first);
     }
     meet(s);
 }
@@ -194,7 +194,7 @@ static void sum_by_slices(struct sums *s)
 void comm_sum(struct comm_sums *sums)
 {
     struct sums *s = (struct sums *)sums;
-    if (s->seats != NULL)
+    if (s->ranks != NULL)
         sum_by_slices(s);
     else if (s->comm != NULL)
         sum_by_mpi(s->comm, s->comm->mpi, s->base.terms, s->base.count);

@@ -4,6 +4,7 @@
 #define DTRAIN_TRANSPORT_H
 
 #include "comm.h"
+#include "abort.h"
 #include "watch.h"
 
 enum { MESSAGE_BYTES = 1024 };
@@ -23,9 +24,9 @@ struct comm {
     char (*host_names)[64];   /* by rank */
     int host_rank, host_size; /* among the ranks of this host */
     int host_count;
-    int slices;      /* of a sum: as many as the smallest host has ranks, so that each is somebody's on every host */
-    MPI_Comm across; /* the ranks with the same slice on all hosts; MPI_COMM_NULL without one, or before the first sum */
-    int slot; /* host_rank in the world */
+    int slices; /* of a sum: as many as the smallest host has ranks, so that every host has a rank for each slice */
+    MPI_Comm slice_peers; /* the ranks with this rank's slice, one a host; MPI_COMM_NULL without one, or before a sum */
+    int local_rank;       /* host_rank in the world */
     const struct transport *transport;
     char why[300]; /* it was chosen */
     void *state; /* the transport's own */
@@ -47,15 +48,23 @@ struct transport {
     /* For device memory (comm.h); NULL where it cannot. poll ends the job if a sum has failed meanwhile. */
     void (*sum_on_device)(struct comm *comm, int64_t *buffer, size_t count, void *stream);
     void (*poll)(struct comm *comm);
-    void (*describe)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
+    void (*ways)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
 };
 
-extern const struct transport transport_nccl; /* opens as the one in the GPU part (gpu.h) */
+extern const struct transport proxy_nccl; /* loads the GPU part (gpu.h), then opens the part's own */
 
-/* For the files of this folder. Numbers combined over the ranks, in place, on every rank, `what` as for watch_wait; the
- * largest of all ranks' values; a split as MPI_Comm_split makes it, in order of rank. */
+/* --- for the files of this folder; `what` as for watch_wait --- */
+
+/* Waits for a request. */
+void comm_finish(struct comm *comm, MPI_Request *request, const char *what);
+
+/* Numbers combined over the ranks, in place, on every rank; the largest of all ranks' values; a split as MPI_Comm_split
+ * makes it, in order of rank. */
 void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what);
 int comm_largest(struct comm *comm, int value);
 MPI_Comm comm_split_mpi(struct comm *comm, int color);
+
+/* Until the message on its way, if any, has left. */
+void mailbox_drain(struct comm *comm);
 
 #endif

@@ -2,8 +2,6 @@
 
 #include <math.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,18 +9,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "abort.h"
 #include "clock.h"
 #include "error.h"
 #include "signals.h"
 
-enum tag { TAG_ASK = 1, TAG_ANSWER };
-enum { STILL_ROUNDS = 3 };
-static const double LAST_WORDS_SECONDS = 0.3; /* after SIGTERM */
+enum tag { TAG_PROBE = 1, TAG_ACKNOWLEDGEMENT };
+enum { MOST_STALLED_ROUNDS = 3 };
+static const double SIGTERM_REPORT_SECONDS = 0.3; /* after SIGTERM */
 
-/* Both directions carry the asker's round, so that a late answer is told from a new one. */
-struct word {
+/* A probe, or its acknowledgement, which carries the round of the probe: a late one is told from a new one. */
+struct message {
     int round;
-    unsigned moves; /* in an answer: the answering rank's count */
+    unsigned moves; /* in an acknowledgement: the sender's count */
 };
 
 struct watch {
@@ -30,10 +29,10 @@ struct watch {
     int rank, size;
     double timeout_seconds;
     uint64_t step;
-    int round;         /* of questions this rank has asked */
-    unsigned moves;    /* waits ended and looks taken between work: grows while this rank gets on */
-    double next_probe; /* time from which watch_answer looks for questions again */
-    bool last_words_said;
+    int round;         /* of probes this rank has sent */
+    unsigned moves;    /* waits ended and looks taken between work: grows while this rank makes progress */
+    double next_look;  /* time from which watch_acknowledge looks for probes again */
+    bool sigterm_reported;
 };
 
 struct watch *watch_open(MPI_Comm world, double timeout_seconds)
@@ -63,13 +62,13 @@ void watch_set_step(struct watch *watch, uint64_t step)
     watch->step = step;
 }
 
-/* Small enough to leave at once: the request need not be waited for. */
-static void post(struct watch *watch, int to, enum tag tag, struct word word)
+/* Small enough that MPI_Send buffers it and returns at once. */
+static void post(struct watch *watch, int to, enum tag tag, struct message message)
 {
-    MPI_CHECK(MPI_Send(&word, sizeof word, MPI_BYTE, to, tag, watch->mpi));
+    MPI_CHECK(MPI_Send(&message, sizeof message, MPI_BYTE, to, tag, watch->mpi));
 }
 
-static bool take(struct watch *watch, enum tag tag, int *from, struct word *word)
+static bool take(struct watch *watch, enum tag tag, int *from, struct message *message)
 {
     int there;
     MPI_Status status;
@@ -77,78 +76,78 @@ static bool take(struct watch *watch, enum tag tag, int *from, struct word *word
     if (!there)
         return false;
     *from = status.MPI_SOURCE;
-    MPI_CHECK(MPI_Recv(word, sizeof *word, MPI_BYTE, *from, tag, watch->mpi, MPI_STATUS_IGNORE));
+    MPI_CHECK(MPI_Recv(message, sizeof *message, MPI_BYTE, *from, tag, watch->mpi, MPI_STATUS_IGNORE));
     return true;
 }
 
-static void answer_all(struct watch *watch)
+static void acknowledge_all(struct watch *watch)
 {
     int from;
-    struct word word;
-    while (take(watch, TAG_ASK, &from, &word)) {
-        word.moves = watch->moves;
-        post(watch, from, TAG_ANSWER, word);
+    struct message message;
+    while (take(watch, TAG_PROBE, &from, &message)) {
+        message.moves = watch->moves;
+        post(watch, from, TAG_ACKNOWLEDGEMENT, message);
     }
 }
 
-void watch_answer(struct watch *watch)
+void watch_acknowledge(struct watch *watch)
 {
     double time = clock_seconds();
-    if (watch->size == 1 || time < watch->next_probe)
+    if (watch->size == 1 || time < watch->next_look)
         return;
-    watch->next_probe = time + 0.05;
+    watch->next_look = time + 0.05;
     watch->moves++;
-    answer_all(watch);
+    acknowledge_all(watch);
 }
 
-/* Questions to a group, in rounds: who has answered, and whether anyone gets on. */
-struct inquiry {
-    double deadline; /* for the answers; 0 while nothing is asked */
-    bool *answered;  /* by world rank */
+/* Rounds of probes to a group: who has acknowledged the last, and whether anyone makes progress. */
+struct probing {
+    double deadline;    /* for the acknowledgements; 0 while no probe is out */
+    bool *acknowledged; /* by world rank */
     int missing;
     unsigned moves, moves_before; /* summed over the group, in this round and the last */
-    int still_rounds;             /* rounds in a row in which no rank had moved */
+    int stalled_rounds;           /* rounds in a row in which no rank had moved */
 };
 
-static void ask(struct watch *watch, const struct watch_group *group, struct inquiry *inquiry)
+static void send_probes(struct watch *watch, const struct watch_group *group, struct probing *probing)
 {
-    if (inquiry->answered == NULL)
-        inquiry->answered = malloc((size_t)watch->size * sizeof *inquiry->answered);
-    memset(inquiry->answered, 0, (size_t)watch->size * sizeof *inquiry->answered);
-    inquiry->answered[watch->rank] = true;
-    inquiry->missing = group->size - 1;
-    inquiry->moves_before = inquiry->moves;
-    inquiry->moves = 0;
-    inquiry->deadline = clock_seconds() + watch->timeout_seconds / 2;
+    if (probing->acknowledged == NULL)
+        probing->acknowledged = malloc((size_t)watch->size * sizeof *probing->acknowledged);
+    memset(probing->acknowledged, 0, (size_t)watch->size * sizeof *probing->acknowledged);
+    probing->acknowledged[watch->rank] = true;
+    probing->missing = group->size - 1;
+    probing->moves_before = probing->moves;
+    probing->moves = 0;
+    probing->deadline = clock_seconds() + watch->timeout_seconds / 2;
     watch->round++;
     for (int i = 0; i < group->size; i++)
         if (group->world_ranks[i] != watch->rank)
-            post(watch, group->world_ranks[i], TAG_ASK, (struct word){.round = watch->round});
+            post(watch, group->world_ranks[i], TAG_PROBE, (struct message){.round = watch->round});
 }
 
-static void hear(struct watch *watch, struct inquiry *inquiry)
+static void take_acknowledgements(struct watch *watch, struct probing *probing)
 {
     int from;
-    struct word word;
-    while (take(watch, TAG_ANSWER, &from, &word)) {
-        if (inquiry->deadline == 0 || word.round != watch->round || inquiry->answered[from])
+    struct message message;
+    while (take(watch, TAG_ACKNOWLEDGEMENT, &from, &message)) {
+        if (probing->deadline == 0 || message.round != watch->round || probing->acknowledged[from])
             continue;
-        inquiry->answered[from] = true;
-        inquiry->missing--;
-        inquiry->moves += word.moves;
+        probing->acknowledged[from] = true;
+        probing->missing--;
+        probing->moves += message.moves;
     }
 }
 
 /* The lowest rank that still lives speaks; the others give it the time to end the job. */
 static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group,
-                                  const struct inquiry *inquiry, const char *what)
+                                  const struct probing *probing, const char *what)
 {
     char lost[400] = "";
     size_t used = 0;
     int speaker = -1, count = 0;
     for (int i = 0; i < group->size; i++) {
         int rank = group->world_ranks[i];
-        if (inquiry->answered[rank]) {
+        if (probing->acknowledged[rank]) {
             if (speaker < 0)
                 speaker = rank;
             continue;
@@ -160,44 +159,44 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
     }
     double patience = clock_seconds() + (watch->rank == speaker ? 0 : 10 + 0.2 * watch->rank);
     while (clock_seconds() < patience) {
-        answer_all(watch); /* the speaker may still be asking */
+        acknowledge_all(watch); /* the speaker may still be probing */
         usleep(10000);
     }
-    watch_abort(watch->mpi, EXIT_PEER_LOST,
+    abort_job(watch->mpi, EXIT_PEER_LOST,
                 "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
                 "start again with --resume",
                 count, group->size, lost, watch->timeout_seconds, watch->rank, what, (unsigned long long)watch->step);
 }
 
 /* After the wait has been quiet for half a timeout, called now and then until it ends. */
-static void inquire(struct watch *watch, const struct watch_group *group, struct inquiry *inquiry,
+static void probe_group(struct watch *watch, const struct watch_group *group, struct probing *probing,
                     const char *what, double *quiet_until)
 {
     double time = clock_seconds();
-    hear(watch, inquiry);
-    if (inquiry->deadline == 0) {
+    take_acknowledgements(watch, probing);
+    if (probing->deadline == 0) {
         if (time > *quiet_until)
-            ask(watch, group, inquiry);
+            send_probes(watch, group, probing);
         return;
     }
-    if (inquiry->missing == 0) { /* all alive: go on waiting */
-        bool still = inquiry->moves == inquiry->moves_before;
-        inquiry->still_rounds = still ? inquiry->still_rounds + 1 : 0;
-        if (inquiry->still_rounds == STILL_ROUNDS)
-            watch_abort(watch->mpi, EXIT_PEER_LOST,
+    if (probing->missing == 0) { /* all alive: go on waiting */
+        bool stalled = probing->moves == probing->moves_before;
+        probing->stalled_rounds = stalled ? probing->stalled_rounds + 1 : 0;
+        if (probing->stalled_rounds == MOST_STALLED_ROUNDS)
+            abort_job(watch->mpi, EXIT_PEER_LOST,
                         "every rank answers but none gets on: %s of step %llu does not complete", what,
                         (unsigned long long)watch->step);
-        inquiry->deadline = 0;
+        probing->deadline = 0;
         *quiet_until = time + watch->timeout_seconds / 2;
-    } else if (time > inquiry->deadline) {
-        report_lost(watch, group, inquiry, what);
+    } else if (time > probing->deadline) {
+        report_lost(watch, group, probing, what);
     }
 }
 
-/* Ranks 0 and 1 of the group and the first on another host: whatever rank or host is gone, one of them is there. They ask
- * nobody, as Open MPI ends a process that turns to a dead one it has no connection with. launch/run makes one line of
+/* Ranks 0 and 1 of the group and the first on another host: whatever rank or host is gone, one of them is there. They
+ * probe nobody, as Open MPI ends a process that turns to a dead one it has no connection with. launch/run makes one line of
  * theirs and mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
-static void say_last_words(struct watch *watch, const struct watch_group *group, const char *what)
+static void report_sigterm(struct watch *watch, const struct watch_group *group, const char *what)
 {
     int other = 0;
     while (other < group->size && strcmp(group->hosts[other], group->hosts[0]) == 0)
@@ -206,16 +205,16 @@ static void say_last_words(struct watch *watch, const struct watch_group *group,
         if (group->world_ranks[i] == watch->rank && (i <= 1 || i == other))
             fprintf(stderr, "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n",
                     watch->rank, group->hosts[i], what, (unsigned long long)watch->step);
-    watch->last_words_said = true;
+    watch->sigterm_reported = true;
 }
 
 /* Ranks often outnumber cores, so a waiting rank gives way: it spins for a moment, yields for about a
- * millisecond, then sleeps a little between looks. */
-static void give_way(unsigned looks)
+ * millisecond, then sleeps a little between polls. */
+static void give_way(unsigned polls)
 {
-    if (looks > 2000)
+    if (polls > 2000)
         nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-    else if (looks > 50)
+    else if (polls > 50)
         sched_yield();
 }
 
@@ -230,25 +229,25 @@ struct wait {
 
 static void wait_for(struct watch *watch, const struct wait *wait, const struct watch_group *group)
 {
-    struct inquiry inquiry = {0};
+    struct probing probing = {0};
     double quiet_until = 0, end = INFINITY;
-    for (unsigned looks = 1; !wait->done(wait->done_context); looks++) {
-        if (looks % 500 == 0) {
+    for (unsigned polls = 1; !wait->done(wait->done_context); polls++) {
+        if (polls % 500 == 0) {
             if (quiet_until == 0)
                 quiet_until = clock_seconds() + watch->timeout_seconds / 2;
             if (wait->idle != NULL)
                 wait->idle(wait->idle_context);
             if (signals_terminated() && end == INFINITY)
-                end = clock_seconds() + LAST_WORDS_SECONDS;
-            if (clock_seconds() > end && !watch->last_words_said)
-                say_last_words(watch, group, wait->what);
-            answer_all(watch);
-            inquire(watch, group, &inquiry, wait->what, &quiet_until);
+                end = clock_seconds() + SIGTERM_REPORT_SECONDS;
+            if (clock_seconds() > end && !watch->sigterm_reported)
+                report_sigterm(watch, group, wait->what);
+            acknowledge_all(watch);
+            probe_group(watch, group, &probing, wait->what, &quiet_until);
         }
-        give_way(looks);
+        give_way(polls);
     }
     watch->moves++;
-    free(inquiry.answered);
+    free(probing.acknowledged);
 }
 
 static bool is_complete(void *request)
@@ -268,59 +267,4 @@ void watch_until(struct watch *watch, bool (*done)(void *context), void *context
                  const struct watch_group *group, const char *what)
 {
     wait_for(watch, &(struct wait){.done = done, .done_context = context, .what = what}, group);
-}
-
-/* For the handler of SIGALRM, which has no other way to learn it. */
-static struct {
-    int code;
-    char line[200]; /* "" when the reason has been said */
-} last_words;
-
-static void quit(int number)
-{
-    (void)number;
-    if (write(STDERR_FILENO, last_words.line, strlen(last_words.line)) < 0)
-        _exit(last_words.code); /* unheard */
-    _exit(last_words.code);
-}
-
-static void quit_after(double seconds, int code, const char *line)
-{
-    last_words.code = code;
-    snprintf(last_words.line, sizeof last_words.line, "%s", line);
-    signal(SIGALRM, quit);
-    alarm((unsigned)fmin(ceil(seconds), 1e9));
-}
-
-void watch_guard(const char *what, double seconds)
-{
-    char line[200] = "";
-    if (what != NULL)
-        snprintf(line, sizeof line, "dtrain: %s has taken %g s: a rank is stuck or was not started as dtrain\n", what,
-                 seconds);
-    quit_after(seconds, EXIT_PEER_LOST, line);
-}
-
-void watch_abort(MPI_Comm comm, int code, const char *format, ...)
-{
-    char text[1000]; /* printed by one call: mpirun would put its own lines between two */
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    fprintf(stderr, "dtrain: %s\n", text);
-    quit_after(5, code, ""); /* MPI_Abort itself can hang when a host has vanished */
-    MPI_Abort(comm, code);
-    _exit(code);
-}
-
-void watch_mpi_failed(int code, const char *call, const char *file, int line)
-{
-    char reason[MPI_MAX_ERROR_STRING] = "unknown error", host[MPI_MAX_PROCESSOR_NAME] = "?";
-    int length, rank = -1;
-    MPI_Error_string(code, reason, &length);
-    MPI_Get_processor_name(host, &length);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    watch_abort(MPI_COMM_WORLD, EXIT_PEER_LOST, "rank %d on host %s: %s (%s:%d): %s", rank, host, call, file,
-                line, reason);
 }

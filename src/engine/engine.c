@@ -6,7 +6,7 @@
 #include "gpu.h"
 
 /* Best first. A new engine is added here and nowhere else. */
-static const struct engine_ops *const engines[] = {&engine_cudnn, &engine_cpu, NULL};
+static const struct engine_ops *const engines[] = {&proxy_cudnn, &engine_cpu, NULL};
 
 const struct engine_ops *const *engine_list(void)
 {
@@ -55,34 +55,4 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
     else
         error_set(error, EXIT_USAGE, "--engine %s: no such engine; give one of %s", name, names);
     return NULL;
-}
-
-void engine_train_one(struct engine *engine, const struct span *span, struct train_report *report)
-{
-    size_t last = span->first + engine->setup.batch_size;
-    if (last > span->last)
-        last = span->last;
-
-    engine->ops->gradient(engine, span->step, span->first, last);
-    engine->sums->terms[engine->n_gradient + SLOT_STOP] = *span->stop;
-    comm_sum(engine->sums);
-    const int64_t *slots = engine->sums->totals + engine->n_gradient;
-    if (slots[SLOT_REFUSED] != 0) {
-        report->not_finite = true;
-        return;
-    }
-    engine->ops->update(engine, span->learning_rate, last - span->first);
-    report->steps = 1;
-    report->samples = last - span->first;
-    report->loss = slots[SLOT_LOSS];
-    report->stopped = slots[SLOT_STOP] != 0;
-}
-
-void engine_train(struct engine *engine, const struct span *span, struct train_report *report)
-{
-    *report = (struct train_report){0};
-    if (engine->ops->train != NULL)
-        engine->ops->train(engine, span, report);
-    else
-        engine_train_one(engine, span, report);
 }

@@ -14,88 +14,54 @@ static const char CURRENT[] = "checkpoint.safetensors";
 static const char PREVIOUS[] = "checkpoint-previous.safetensors";
 static const char FORMAT_KEY[] = "dtrain-checkpoint", FORMAT[] = "1";
 
-/* Both structs as text, for the file's metadata: one table each says how. */
-enum kind { LETTER, WORD, COUNT, SIGNED, HASH, NUMBER };
+/* Progress as text, for the file's metadata. */
+enum kind { COUNT, SIGNED, NUMBER };
 struct field {
     const char *key;
     enum kind kind;
-    size_t offset;      /* in its struct */
-    const char *option; /* for people: the option that sets it */
-    const char *once;   /* what files that lack it were written with; NULL: none may lack it */
+    size_t offset; /* in struct progress */
 };
 
-static const struct field terms_fields[] = {
-    {"net", LETTER, offsetof(struct terms, net), "--net", NULL},
-    {"p_conv", NUMBER, offsetof(struct terms, p_conv), "--p-conv", NULL},
-    {"p_fc", NUMBER, offsetof(struct terms, p_fc), "--p-fc", NULL},
-    {"seed", COUNT, offsetof(struct terms, seed), "--seed", NULL},
-    {"batch_size", COUNT, offsetof(struct terms, batch_size), "--batch-size", NULL},
-    {"train_count", COUNT, offsetof(struct terms, train_count), "--data with a training set of", NULL},
-    {"data_hash", HASH, offsetof(struct terms, data_hash), "--data with xxh64", NULL},
-    {"learning_rate", NUMBER, offsetof(struct terms, learning_rate), "--lr", NULL},
-    {"momentum", NUMBER, offsetof(struct terms, momentum), "--momentum", NULL},
-    {"lr_step", COUNT, offsetof(struct terms, lr_step), "--lr-step", NULL},
-    {"lr_gamma", NUMBER, offsetof(struct terms, lr_gamma), "--lr-gamma", NULL},
-    {"precision", WORD, offsetof(struct terms, precision), "--precision", "fp32"},
-};
 static const struct field progress_fields[] = {
-    {"epoch", COUNT, offsetof(struct progress, epoch), NULL, NULL},
-    {"step", COUNT, offsetof(struct progress, step), NULL, NULL},
-    {"in_epoch", COUNT, offsetof(struct progress, in_epoch), NULL, NULL},
-    {"loss", SIGNED, offsetof(struct progress, loss), NULL, NULL},
-    {"seconds", NUMBER, offsetof(struct progress, seconds), NULL, NULL},
-    {"epoch_seconds", NUMBER, offsetof(struct progress, epoch_seconds), NULL, NULL},
-    {"best_train", NUMBER, offsetof(struct progress, best_train), NULL, NULL},
-    {"best_test", NUMBER, offsetof(struct progress, best_test), NULL, NULL},
+    {"epoch", COUNT, offsetof(struct progress, epoch)},
+    {"step", COUNT, offsetof(struct progress, step)},
+    {"in_epoch", COUNT, offsetof(struct progress, in_epoch)},
+    {"loss", SIGNED, offsetof(struct progress, loss)},
+    {"seconds", NUMBER, offsetof(struct progress, seconds)},
+    {"epoch_seconds", NUMBER, offsetof(struct progress, epoch_seconds)},
+    {"best_train", NUMBER, offsetof(struct progress, best_train)},
+    {"best_test", NUMBER, offsetof(struct progress, best_test)},
 };
 enum {
-    TERMS_FIELDS = sizeof terms_fields / sizeof *terms_fields,
     PROGRESS_FIELDS = sizeof progress_fields / sizeof *progress_fields,
-    ENTRIES = 1 + TERMS_FIELDS + PROGRESS_FIELDS,
-    VALUE_BYTES = 32,
+    ENTRIES = 1 + MOST_TERMS + PROGRESS_FIELDS,
     NAME_BYTES = 32,
     TENSORS = 2 * LENET5_PARAMETERS,
 };
 
 /* --- numbers as text, exactly ---------------------------------------------------------------------- */
 
-/* The fewest digits that read back as the same number. */
-static void print_number(double number, char text[VALUE_BYTES])
+static void print_field(const struct field *field, const struct progress *progress, char text[VALUE_BYTES])
 {
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, VALUE_BYTES, "%.*g", digits, number);
-        if (strtod(text, NULL) == number)
-            return;
-    }
-}
-
-static void print_field(const struct field *field, const void *record, char text[VALUE_BYTES])
-{
-    const void *value = (const char *)record + field->offset;
+    const void *value = (const char *)progress + field->offset;
     switch (field->kind) {
-    case LETTER: snprintf(text, VALUE_BYTES, "%c", *(const char *)value); break;
-    case WORD: snprintf(text, VALUE_BYTES, "%s", *(const char *const *)value); break;
     case COUNT: snprintf(text, VALUE_BYTES, "%" PRIu64, *(const uint64_t *)value); break;
     case SIGNED: snprintf(text, VALUE_BYTES, "%" PRId64, *(const int64_t *)value); break;
-    case HASH: snprintf(text, VALUE_BYTES, "%016" PRIx64, *(const uint64_t *)value); break;
-    case NUMBER: print_number(*(const double *)value, text); break;
+    case NUMBER: run_print_number(*(const double *)value, text); break;
     }
 }
 
 /* Accepts only what print_field prints, and only finite numbers. */
-static bool parse_field(const struct field *field, const char *text, void *record)
+static bool parse_field(const struct field *field, const char *text, struct progress *progress)
 {
-    void *value = (char *)record + field->offset;
+    void *value = (char *)progress + field->offset;
     switch (field->kind) {
     case COUNT: *(uint64_t *)value = strtoull(text, NULL, 10); break;
     case SIGNED: *(int64_t *)value = strtoll(text, NULL, 10); break;
     case NUMBER: *(double *)value = strtod(text, NULL); break;
-    case LETTER:
-    case WORD:
-    case HASH: return false; /* only terms have these: compared as text, not parsed */
     }
     char canonical[VALUE_BYTES];
-    print_field(field, record, canonical);
+    print_field(field, progress, canonical);
     return strcmp(text, canonical) == 0 && (field->kind != NUMBER || isfinite(*(double *)value));
 }
 
@@ -138,22 +104,20 @@ bool checkpoint_write(const char *directory, const struct terms *terms, const st
         return false;
 
     struct metadata metadata[ENTRIES] = {{FORMAT_KEY, FORMAT}};
-    char values[ENTRIES][VALUE_BYTES];
+    char values[PROGRESS_FIELDS][VALUE_BYTES];
     size_t n = 1;
-    for (size_t i = 0; i < TERMS_FIELDS; i++, n++) {
-        print_field(&terms_fields[i], terms, values[n]);
-        metadata[n] = (struct metadata){terms_fields[i].key, values[n]};
-    }
-    for (size_t i = 0; i < PROGRESS_FIELDS; i++, n++) {
-        print_field(&progress_fields[i], progress, values[n]);
-        metadata[n] = (struct metadata){progress_fields[i].key, values[n]};
+    for (int i = 0; i < terms->count; i++)
+        metadata[n++] = (struct metadata){terms->list[i].key, terms->list[i].value};
+    for (size_t i = 0; i < PROGRESS_FIELDS; i++) {
+        print_field(&progress_fields[i], progress, values[i]);
+        metadata[n++] = (struct metadata){progress_fields[i].key, values[i]};
     }
 
     struct tensor tensors[TENSORS];
     char names[TENSORS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors); /* writing only reads them */
     list_tensors("momentum.", (float *)momentum, names + LENET5_PARAMETERS, tensors + LENET5_PARAMETERS);
-    return safetensors_write(path, previous, tensors, TENSORS, metadata, ENTRIES, true, error);
+    return safetensors_write(path, previous, tensors, TENSORS, metadata, n, true, error);
 }
 
 bool checkpoint_exists(const char *directory)
@@ -183,26 +147,24 @@ static bool check_format(const struct safetensors *file, const char *path, struc
 static bool check_terms(const struct safetensors *file, const char *path, const struct terms *terms,
                         struct error *error)
 {
-    for (size_t i = 0; i < TERMS_FIELDS; i++) {
-        const struct field *field = &terms_fields[i];
-        const char *theirs = safetensors_metadata(file, field->key);
-        char ours[VALUE_BYTES];
-        print_field(field, terms, ours);
-        if (!theirs)
-            theirs = field->once;
-        if (!theirs)
-            return error_set(error, EXIT_INPUT, "%s: damaged: its metadata lacks '%s'", path, field->key);
-        if (strcmp(theirs, ours) != 0)
+    for (int i = 0; i < terms->count; i++) {
+        const struct term *term = &terms->list[i];
+        const char *theirs = safetensors_metadata(file, term->key);
+        if (theirs == NULL)
+            theirs = term->absent;
+        if (theirs == NULL)
+            return error_set(error, EXIT_INPUT, "%s: damaged: its metadata lacks '%s'", path, term->key);
+        if (strcmp(theirs, term->value) != 0)
             return error_set(error, EXIT_INPUT,
-                             "%s: its run has %s %s, but this one has %s: resume under the same options, or "
+                             "%s: its run has --%s %s, but this one has %s: resume under the same options, or "
                              "choose another --out",
-                             path, field->option, theirs, ours);
+                             path, term->option, theirs, term->value);
     }
     return true;
 }
 
-static bool read_progress(const struct safetensors *file, const char *path, const struct terms *terms,
-                          struct progress *progress, struct error *error)
+static bool read_progress(const struct safetensors *file, const char *path, size_t samples, struct progress *progress,
+                          struct error *error)
 {
     for (size_t i = 0; i < PROGRESS_FIELDS; i++) {
         const char *text = safetensors_metadata(file, progress_fields[i].key);
@@ -210,33 +172,33 @@ static bool read_progress(const struct safetensors *file, const char *path, cons
             return error_set(error, EXIT_INPUT, "%s: damaged: its metadata '%s' is %s, not a number", path,
                              progress_fields[i].key, text ? text : "missing");
     }
-    return progress->in_epoch <= terms->train_count ||
-           error_set(error, EXIT_INPUT, "%s: damaged: %" PRIu64 " samples used of an epoch of %" PRIu64,
-                     path, progress->in_epoch, terms->train_count);
+    return progress->in_epoch <= samples ||
+           error_set(error, EXIT_INPUT, "%s: damaged: %" PRIu64 " samples used of an epoch of %zu",
+                     path, progress->in_epoch, samples);
 }
 
-static bool read_checkpoint(const char *path, const struct terms *terms, struct progress *progress,
+static bool read_checkpoint(const char *path, const struct terms *terms, size_t samples, struct progress *progress,
                             float *weights, float *momentum, struct error *error)
 {
     struct safetensors *file = safetensors_open(path, error);
     bool good = file && check_format(file, path, error) && check_terms(file, path, terms, error) &&
-                read_progress(file, path, terms, progress, error) &&
+                read_progress(file, path, samples, progress, error) &&
                 read_tensors(file, "", weights, error) &&
                 read_tensors(file, "momentum.", momentum, error);
     safetensors_close(file);
     return good;
 }
 
-bool checkpoint_read(const char *directory, const struct terms *terms, struct progress *progress,
+bool checkpoint_read(const char *directory, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error)
 {
     char path[4096], previous[4096];
     if (!files_path(directory, CURRENT, path, error) || !files_path(directory, PREVIOUS, previous, error))
         return false;
     struct error current_error = {0}, previous_error = {0};
-    if (read_checkpoint(path, terms, progress, weights, momentum, &current_error))
+    if (read_checkpoint(path, terms, samples, progress, weights, momentum, &current_error))
         return true;
-    if (!read_checkpoint(previous, terms, progress, weights, momentum, &previous_error))
+    if (!read_checkpoint(previous, terms, samples, progress, weights, momentum, &previous_error))
         return error_set(error, current_error.code, "%s", current_error.text);
     return error_set(error, current_error.code,
                      "%s; %s (epoch %" PRIu64 ") is whole: rename it to %s and --resume goes on from there",

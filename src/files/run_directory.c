@@ -80,14 +80,14 @@ bool run_directory_open(struct run_directory *directory, const char *path, bool 
     return true;
 }
 
-cJSON *run_directory_description(const struct run_directory *directory)
+cJSON *run_directory_read(const struct run_directory *directory)
 {
     char path[4096];
     struct error none = {0};
     return files_path(directory->path, "run.json", path, &none) ? files_read_json(path) : NULL;
 }
 
-bool run_directory_describe(const struct run_directory *directory, const cJSON *json, struct error *error)
+bool run_directory_write(const struct run_directory *directory, const cJSON *json, struct error *error)
 {
     char path[4096], *text = cJSON_Print(json);
     bool done = files_path(directory->path, "run.json", path, error) &&

@@ -9,7 +9,7 @@ enum { CHUNK = 4096 }; /* elements whose mask is held at a time; a multiple of P
 
 /* ----- the descriptor -------------------------------------------------------------------------------- */
 
-bool dropout_describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
+bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
                       struct dropout *dropout, struct error *error)
 {
     if (!(p >= 0 && p <= 1))

@@ -1,4 +1,4 @@
-/* cuBLAS's product, cuDNN's convolutions in place of src/engine/cudnn_conv.c, NCCL over MPI. */
+/* cuBLAS's product, cuDNN's convolutions in place of src/cuda/cudnn_conv.c, NCCL over MPI. */
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <mpi.h>
@@ -9,7 +9,7 @@
 
 #include "emulated.h"
 #include "kernels/reference/reference.h"
-#include "src/engine/cudnn_conv.h"
+#include "src/cuda/cudnn_conv.h"
 
 /* --- cuBLAS ------------------------------------------------------------------------------------------ */
 

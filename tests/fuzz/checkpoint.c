@@ -46,17 +46,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", fuzz_folder());
 
     static float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
-    struct terms terms = {'D', 0.5, 0.5, 1, 64, 0x1234, 335, 0.05, 0.9, 0.5, 150, "fp32"};
+    enum { SAMPLES = 335 };
+    struct terms terms = {.count = 4, .list = {
+        {"net", "net", NULL, "D"},
+        {"train_count", "data with a training set of", NULL, "335"},
+        {"momentum", "momentum", NULL, "0.9"},
+        {"precision", "precision", "fp32", "fp32"},
+    }};
     struct progress progress;
     struct error lacking = {0}, error = {0};
     write_checkpoint(path, 0, metadata, count);
-    fuzz_check_verdict(checkpoint_read(fuzz_folder(), &terms, &progress, weights, momentum, &lacking), &lacking);
+    fuzz_check_verdict(checkpoint_read(fuzz_folder(), &terms, SAMPLES, &progress, weights, momentum, &lacking), &lacking);
     snprintf(accepted, sizeof accepted, "%s: has no tensor '%s'", path, lenet5_parameters[0].name);
     if (strcmp(lacking.text, accepted) != 0)
         return 0;
     write_checkpoint(path, TENSORS, metadata, count);
-    bool good = checkpoint_read(fuzz_folder(), &terms, &progress, weights, momentum, &error);
-    if (!good || progress.in_epoch > terms.train_count || !isfinite(progress.seconds))
+    bool good = checkpoint_read(fuzz_folder(), &terms, SAMPLES, &progress, weights, momentum, &error);
+    if (!good || progress.in_epoch > SAMPLES || !isfinite(progress.seconds))
         abort();
     return 0;
 }

@@ -9,16 +9,20 @@
 #include <time.h>
 
 #include "checkpoint.h"
+#include "options.h"
 #include "safetensors.h"
 #include "scratch.h"
 
 static const char CURRENT[] = "checkpoint.safetensors", PREVIOUS[] = "checkpoint-previous.safetensors";
 
-static const struct terms terms = {
-    .net = 'D', .p_conv = 0.5, .p_fc = 0.1, .seed = UINT64_MAX, .batch_size = 256,
-    .data_hash = 0x0123456789abcdef, .train_count = 50000, .learning_rate = 0.01, .momentum = 0.9,
-    .lr_gamma = 1.0 / 3, .lr_step = 150, .precision = "fp32",
-};
+enum { SAMPLES = 50000 }; /* of an epoch */
+
+static const struct terms terms = {.count = 4, .list = {
+    {"net", "net", NULL, "D"},
+    {"train_count", "data with a training set of", NULL, "50000"},
+    {"momentum", "momentum", NULL, "0.9"},
+    {"precision", "precision", "fp32", "fp32"},
+}};
 
 /* Everything in a state tells its number. */
 struct state {
@@ -48,7 +52,7 @@ static bool write_state(const char *directory, uint64_t number, struct error *er
 static bool read_state(const char *directory, struct state *state, struct error *error)
 {
     memset(state, 0xff, sizeof *state);
-    return checkpoint_read(directory, &terms, &state->progress, state->weights, state->momentum, error);
+    return checkpoint_read(directory, &terms, SAMPLES, &state->progress, state->weights, state->momentum, error);
 }
 
 static void assert_state(const struct state *state, uint64_t number)
@@ -108,42 +112,53 @@ static void test_awkward_directory_names(void **unused)
 static void test_other_terms_are_named(void **unused)
 {
     (void)unused;
-    struct { struct terms terms; const char *message; } cases[] = {
-        {terms, "--net D, but this one has A"},
-        {terms, "--p-conv 0.5, but this one has 0.25"},
-        {terms, "--p-fc 0.1, but this one has 0.10000000000000002"},
-        {terms, "--seed 18446744073709551615, but this one has 0"},
-        {terms, "--batch-size 256, but this one has 255"},
-        {terms, "--data with a training set of 50000, but this one has 1000"},
-        {terms, "--data with xxh64 0123456789abcdef, but this one has 0123456789abcdee"},
-        {terms, "--lr 0.01, but this one has 0.1"},
-        {terms, "--momentum 0.9, but this one has 0"},
-        {terms, "--lr-step 150, but this one has 20"},
-        {terms, "--lr-gamma 0.3333333333333333, but this one has 0.5"},
-        {terms, "--precision fp32, but this one has tf32"},
+    struct { const char *value, *message; } cases[] = {
+        {"A", "--net D, but this one has A"},
+        {"1000", "--data with a training set of 50000, but this one has 1000"},
+        {"0", "--momentum 0.9, but this one has 0"},
+        {"tf32", "--precision fp32, but this one has tf32"},
     };
-    cases[0].terms.net = 'A';
-    cases[1].terms.p_conv = 0.25;
-    cases[2].terms.p_fc = nextafter(0.1, 1);
-    cases[3].terms.seed = 0;
-    cases[4].terms.batch_size = 255;
-    cases[5].terms.train_count = 1000;
-    cases[6].terms.data_hash--;
-    cases[7].terms.learning_rate = 0.1;
-    cases[8].terms.momentum = 0;
-    cases[9].terms.lr_step = 20;
-    cases[10].terms.lr_gamma = 0.5;
-    cases[11].terms.precision = "tf32";
 
     struct error error = {0};
     assert_true(write_state(".", 1, &error));
     assert_true(write_state(".", 2, &error)); /* the previous one is of no more help */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct state state;
-        assert_false(checkpoint_read(".", &cases[i].terms, &state.progress, state.weights, state.momentum,
+        struct terms others = terms;
+        strcpy(others.list[i].value, cases[i].value);
+        assert_false(checkpoint_read(".", &others, SAMPLES, &state.progress, state.weights, state.momentum,
                                      &error));
         assert_null(strstr(error.text, PREVIOUS));
         assert_error(&error, EXIT_INPUT, cases[i].message);
+    }
+}
+
+/* Options that are terms, and how their values are written. */
+static void test_options_that_are_terms(void **unused)
+{
+    (void)unused;
+    static const struct { const char *key, *option, *value; } expected[] = {
+        {"seed", "seed", "18446744073709551615"},
+        {"batch_size", "batch-size", "256"},
+        {"learning_rate", "lr", "0.10000000000000002"},
+        {"momentum", "momentum", "0.9"},
+        {"lr_step", "lr-step", "150"},
+        {"lr_gamma", "lr-gamma", "0.3333333333333333"},
+        {"precision", "precision", "fp32"},
+    };
+    struct options options;
+    struct error error = {0};
+    struct terms found = {0};
+    assert_true(options_parse(1, (char *[]){(char *)"dtrain", NULL}, &options, &error));
+    options.seed = UINT64_MAX;
+    options.learning_rate = nextafter(0.1, 1);
+    options.lr_gamma = 1.0 / 3;
+    options_terms(&options, &found);
+    assert_int_equal(found.count, sizeof expected / sizeof *expected);
+    for (int i = 0; i < found.count; i++) {
+        assert_string_equal(found.list[i].key, expected[i].key);
+        assert_string_equal(found.list[i].option, expected[i].option);
+        assert_string_equal(found.list[i].value, expected[i].value);
     }
 }
 
@@ -215,9 +230,8 @@ static void test_the_previous_one_helps(void **unused)
 static void forge(const char *key, const char *value)
 {
     static const char *const keys[] = {
-        "dtrain-checkpoint", "net", "p_conv", "p_fc", "seed", "batch_size", "train_count", "data_hash",
-        "learning_rate", "momentum", "lr_step", "lr_gamma", "precision", "epoch", "step", "in_epoch",
-        "loss", "seconds", "epoch_seconds", "best_train", "best_test"};
+        "dtrain-checkpoint", "net", "train_count", "momentum", "precision", "epoch", "step", "in_epoch", "loss",
+        "seconds", "epoch_seconds", "best_train", "best_test"};
     enum { KEYS = sizeof keys / sizeof *keys };
     struct error error = {0};
     assert_true(write_state(".", 1, &error));
@@ -240,7 +254,7 @@ static void test_contents_that_cannot_be(void **unused)
     static const struct { const char *key, *value, *message; } cases[] = {
         {"dtrain-checkpoint", "2", "a checkpoint of format 2, this dtrain reads format 1"},
         {"dtrain-checkpoint", NULL, "not a checkpoint of dtrain: its metadata has no 'dtrain-checkpoint'"},
-        {"seed", NULL, "its metadata lacks 'seed'"},
+        {"momentum", NULL, "its metadata lacks 'momentum'"},
         {"epoch", NULL, "'epoch' is missing"},
         {"epoch", "-1", "'epoch' is -1, not a number"},
         {"epoch", "1x", "'epoch' is 1x"},
@@ -432,6 +446,7 @@ int main(void)
         TEST(test_read_is_what_was_written),
         TEST(test_awkward_directory_names),
         TEST(test_other_terms_are_named),
+        TEST(test_options_that_are_terms),
         TEST(test_every_damage_is_found),
         TEST(test_the_previous_one_helps),
         TEST(test_contents_that_cannot_be),

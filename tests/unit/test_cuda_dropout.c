@@ -20,7 +20,7 @@ static struct dropout describe(double p, bool feature, bool alpha, size_t dimens
 {
     struct dropout dropout;
     struct error error = {0};
-    if (!dropout_describe(p, feature, alpha, dimensions, shape, &dropout, &error))
+    if (!dropout_make(p, feature, alpha, dimensions, shape, &dropout, &error))
         fail_msg("%s", error.text);
     return dropout;
 }

@@ -18,7 +18,7 @@ static struct dropout describe(bool feature, size_t dimensions, const size_t *sh
 {
     struct dropout dropout;
     struct error error = {0};
-    if (!dropout_describe(0.5, feature, false, dimensions, shape, &dropout, &error))
+    if (!dropout_make(0.5, feature, false, dimensions, shape, &dropout, &error))
         fail_msg("%s", error.text);
     return dropout;
 }

@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/engine/cudnn_graph.h"
-#include "src/gpu/check.h"
+#include "src/cuda/cudnn_graph.h"
+#include "src/cuda/check.h"
 
 /* What cuDNN asks to be told of a device. */
 struct gpu {

@@ -20,7 +20,7 @@ static struct dropout describe(double p, bool feature, bool alpha, size_t dimens
 {
     struct dropout dropout;
     struct error error = {0};
-    if (!dropout_describe(p, feature, alpha, dimensions, shape, &dropout, &error))
+    if (!dropout_make(p, feature, alpha, dimensions, shape, &dropout, &error))
         fail_msg("%s", error.text);
     return dropout;
 }
@@ -393,24 +393,24 @@ static void bad_descriptions_are_refused(void **state)
     const double rates[] = {-0.1, 1.0000001, NAN, INFINITY, -INFINITY};
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
         struct error error = {0};
-        assert_refused(dropout_describe(rates[i], false, false, 3, shape, &dropout, &error), &error,
+        assert_refused(dropout_make(rates[i], false, false, 3, shape, &dropout, &error), &error,
                        "a probability is from 0 to 1");
     }
     for (size_t dimensions = 0; dimensions < 2; dimensions++)
         for (int alpha = 0; alpha < 2; alpha++) {
             struct error error = {0};
-            assert_refused(dropout_describe(0.5, true, alpha, dimensions, shape, &dropout, &error), &error,
+            assert_refused(dropout_make(0.5, true, alpha, dimensions, shape, &dropout, &error), &error,
                            "at least 2 dimensions");
         }
     struct error no_shape = {0}, no_dropout = {0}, overflow = {0}, stream = {0};
-    assert_refused(dropout_describe(0.5, false, false, 3, NULL, &dropout, &no_shape), &no_shape,
+    assert_refused(dropout_make(0.5, false, false, 3, NULL, &dropout, &no_shape), &no_shape,
                    "null pointer");
-    assert_refused(dropout_describe(0.5, false, false, 3, shape, NULL, &no_dropout), &no_dropout,
+    assert_refused(dropout_make(0.5, false, false, 3, shape, NULL, &no_dropout), &no_dropout,
                    "null pointer");
     const size_t huge[] = {(size_t)1 << 31, (size_t)1 << 31};
-    assert_refused(dropout_describe(0.5, false, false, 2, huge, &dropout, &overflow), &overflow, "memory");
+    assert_refused(dropout_make(0.5, false, false, 2, huge, &dropout, &overflow), &overflow, "memory");
     const size_t line = ((size_t)1 << 34) + 1;
-    assert_refused(dropout_describe(0.5, false, false, 1, &line, &dropout, &stream), &stream, "2^34");
+    assert_refused(dropout_make(0.5, false, false, 1, &line, &dropout, &stream), &stream, "2^34");
 }
 
 static void bad_calls_are_refused(void **state)

@@ -24,6 +24,7 @@
 #include "philox.h"
 #include "safetensors.h"
 #include "sampler.h"
+#include "step.h"
 
 static const double GRADIENT_TOLERANCE = 1e-5, LOSS_TOLERANCE = 1e-6, UPDATE_TOLERANCE = 4e-5;
 
@@ -316,7 +317,7 @@ static void train(struct run *run, const float *losses)
         size_t last = first + SGD_BATCH < SGD_EPOCH ? first + SGD_BATCH : SGD_EPOCH;
         struct span span = {step, first, last, 0.01f, &stop};
         struct train_report report = {0};
-        engine_train(run->engine, &span, &report);
+        step_train(run->engine, &span, &report);
         assert_int_equal(report.steps, 1);
         assert_int_equal(report.samples, last - first);
         char what[32];

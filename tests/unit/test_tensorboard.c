@@ -2,7 +2,7 @@
 #include <glob.h>
 
 #include "scratch.h"
-#include "tensorboard.h"
+#include "src/files/tensorboard.h"
 
 enum { FRAME_BYTES = 8 + 4 + 4 }; /* length, its crc, the data's crc */
 

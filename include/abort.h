@@ -1,0 +1,23 @@
+/* abort.h - the ending of a process that cannot go on: one line, and the whole job with it. */
+#ifndef DTRAIN_ABORT_H
+#define DTRAIN_ABORT_H
+
+#include <mpi.h>
+
+/* For what MPI does without a request to wait for: from now on this process ends with EXIT_PEER_LOST and one line
+ * once `seconds` have gone by; NULL, 0 calls it off. */
+void abort_after(const char *what, double seconds);
+
+/* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. */
+_Noreturn void abort_job(MPI_Comm comm, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The check macro of MPI: broken machinery ends the job. */
+#define MPI_CHECK(call)                                                                                    \
+    do {                                                                                                   \
+        int code_ = (call);                                                                                \
+        if (code_ != MPI_SUCCESS)                                                                          \
+            abort_mpi_failed(code_, #call, __FILE__, __LINE__);                                            \
+    } while (0)
+_Noreturn void abort_mpi_failed(int code, const char *call, const char *file, int line);
+
+#endif

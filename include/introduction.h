@@ -1,0 +1,28 @@
+/* introduction.h - what a run says before its first epoch: nets, ranks, engine, data, files, GPUs, what it resumes. */
+#ifndef DTRAIN_INTRODUCTION_H
+#define DTRAIN_INTRODUCTION_H
+
+#include "comm.h"
+#include "dataset.h"
+#include "devices.h"
+#include "display.h"
+#include "engine.h"
+#include "options.h"
+#include "run.h"
+
+struct introduction {
+    const struct options *options;
+    const struct net *nets;
+    const struct outcome *outcomes; /* of each net: where it stands */
+    int count;                      /* of nets */
+    const struct comm *world, *group;
+    const struct engine_ops *engine;
+    const char *engine_reason; /* why it was chosen; "" */
+    const struct device *devices; /* every rank's; NULL: the engine is on CPUs */
+    const struct dataset *data;
+    const char *directory; /* of the files */
+};
+
+void introduction_print(const struct introduction *introduction, struct display *display);
+
+#endif

@@ -1,0 +1,111 @@
+/* Control messages: what is said once in a while, by MPI, whatever sums the gradients. */
+#include <stdlib.h>
+
+#include "transport.h"
+
+void comm_finish(struct comm *comm, MPI_Request *request, const char *what)
+{
+    watch_wait(comm->watch, request, &comm->group, what, NULL, NULL);
+}
+
+/* A message or two for each doubling of the ranks, where Open MPI's gathers that do not block send one a rank. */
+void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, numbers, count, type, operation, comm->mpi, &request));
+    comm_finish(comm, &request, what);
+}
+
+MPI_Comm comm_split_mpi(struct comm *comm, int color)
+{
+    MPI_Comm part;
+    comm_barrier(comm);
+    abort_after("a split of the ranks", watch_timeout(comm->watch)); /* MPI has no request for it to watch */
+    MPI_CHECK(MPI_Comm_split(comm->mpi, color, comm->rank, &part));
+    abort_after(NULL, 0);
+    return part;
+}
+
+void comm_barrier(struct comm *comm)
+{
+    comm_barrier_serving(comm, NULL, NULL);
+}
+
+void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Ibarrier(comm->mpi, &request));
+    watch_wait(comm->watch, &request, &comm->group, "a barrier", idle, context);
+}
+
+void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Ibcast(data, (int)bytes, MPI_BYTE, root, comm->mpi, &request));
+    comm_finish(comm, &request, "a broadcast");
+}
+
+void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all)
+{
+    MPI_Request request;
+    MPI_CHECK(MPI_Igather(data, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->mpi, &request));
+    comm_finish(comm, &request, "a gather");
+}
+
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
+{
+    comm_combine(comm, buffer, (int)count, MPI_INT64_T, MPI_SUM, "the sum of an evaluation");
+}
+
+int comm_largest(struct comm *comm, int value)
+{
+    comm_combine(comm, &value, 1, MPI_INT, MPI_MAX, "an agreement");
+    return value;
+}
+
+bool comm_agree(struct comm *comm, struct error *error)
+{
+    int first = comm->size - comm_largest(comm, error->code == EXIT_DONE ? 0 : comm->size - comm->rank);
+    if (first == comm->size)
+        return true;
+    comm_broadcast(comm, error, sizeof *error, first);
+    return false;
+}
+
+/* Boyer and Moore's majority vote, then the first that is not of the majority. */
+static int find_odd(const uint64_t *all, int count)
+{
+    uint64_t leader = all[0];
+    for (int i = 0, votes = 0; i < count; i++) {
+        if (votes == 0)
+            leader = all[i];
+        votes += all[i] == leader ? 1 : -1;
+    }
+    int votes = 0;
+    for (int i = 0; i < count; i++)
+        votes += all[i] == leader;
+    if (2 * votes <= count)
+        leader = all[0];
+    for (int i = 0; i < count; i++)
+        if (all[i] != leader)
+            return i;
+    return -1;
+}
+
+bool comm_same(struct comm *comm, uint64_t number, int *odd)
+{
+    uint64_t largest_and_least[] = {number, ~number};
+    comm_combine(comm, largest_and_least, 2, MPI_UINT64_T, MPI_MAX, "a comparison");
+    *odd = -1;
+    if (largest_and_least[0] == ~largest_and_least[1])
+        return true;
+
+    /* Only to find the odd one does rank 0 hear of every rank. */
+    uint64_t *all = comm->rank == 0 ? malloc((size_t)comm->size * sizeof *all) : NULL;
+    comm_gather(comm, &number, sizeof number, all);
+    int found = comm->rank == 0 ? find_odd(all, comm->size) : 0;
+    free(all);
+    comm_broadcast(comm, &found, sizeof found, 0);
+    *odd = found;
+    return found < 0;
+}

@@ -1,0 +1,48 @@
+/* watch.h - nobody waits for ever.
+ *
+ * Every wait for other ranks goes through watch_wait or watch_until. A rank that has waited for half the timeout sends
+ * all ranks of its group a probe; a rank acknowledges probes from its own waits and, while it computes, from
+ * watch_acknowledge. Those who have not acknowledged by the full timeout are lost: one message names them and their
+ * hosts, and the job ends with EXIT_PEER_LOST. When all do, the wait goes on: slow is not lost. Should no rank of the
+ * group have made progress between one round of probes and the next, three times in a row (a deadlock), the job ends as
+ * well.
+ *
+ * mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later: a rank whose wait does not end then
+ * says where it stands.
+ */
+#ifndef DTRAIN_COMM_WATCH_H
+#define DTRAIN_COMM_WATCH_H
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct watch; /* opaque: one a process */
+
+/* Collective over `world`. */
+struct watch *watch_open(MPI_Comm world, double timeout_seconds);
+void watch_close(struct watch *watch);
+double watch_timeout(const struct watch *watch); /* in seconds, as given to watch_open */
+
+/* The ranks one waits for, as ranks of the world. Borrowed arrays. */
+struct watch_group {
+    int size;
+    const int *world_ranks;
+    const char *const *hosts; /* names, by rank of the group */
+};
+
+/* Until done(context). `what` is for the message: "the gradient sum". */
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context,
+                 const struct watch_group *group, const char *what);
+
+/* The same for a request to be complete. `idle` (or NULL) is called now and then meanwhile. */
+void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
+                void (*idle)(void *context), void *context);
+
+/* Acknowledges the probes that have come. Not collective, cheap enough for every tile of work. */
+void watch_acknowledge(struct watch *watch);
+
+/* Where this rank stands, for the message. */
+void watch_set_step(struct watch *watch, uint64_t step);
+
+#endif

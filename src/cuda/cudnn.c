@@ -1,0 +1,200 @@
+#include "cudnn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cudnn_engine.h"
+#include "check.h"
+#include "device.h"
+#include "range.h"
+
+enum { EVALUATED = 512 }; /* samples of a pass in predict mode, at most */
+
+/* --- opening ------------------------------------------------------------------------------------------- */
+
+static bool available(char *why, size_t why_bytes)
+{
+    return device_available(why, why_bytes);
+}
+
+static void upload_split(struct cudnn *cudnn, const struct split *split, uint8_t **records)
+{
+    CUDA_CHECK(cudaMalloc((void **)records, split->count * RECORD_BYTES));
+    for (size_t i = 0; i < split->count; i += split->per_file)
+        cudnn_copy(cudnn, *records + i * RECORD_BYTES, split_record(split, i),
+                   split->per_file * RECORD_BYTES);
+}
+
+static void allocate(struct cudnn *cudnn)
+{
+    const struct dataset *data = cudnn->base.setup.data;
+    upload_split(cudnn, &data->train, &cudnn->train);
+    upload_split(cudnn, &data->test, &cudnn->test);
+    CUDA_CHECK(cudaMalloc((void **)&cudnn->order, data->train.count * sizeof *cudnn->order));
+    CUDA_CHECK(cudaMalloc((void **)&cudnn->step, sizeof *cudnn->step));
+    CUDA_CHECK(cudaMalloc((void **)&cudnn->evaluation, sizeof *cudnn->evaluation));
+    CUDA_CHECK(cudaMemsetAsync(cudnn->order, 0, data->train.count * sizeof *cudnn->order, cudnn->net.stream));
+    CUDA_CHECK(cudaHostAlloc((void **)&cudnn->pinned, sizeof *cudnn->pinned, cudaHostAllocDefault));
+    memset(cudnn->pinned, 0, sizeof *cudnn->pinned);
+    for (int i = 0; i < 2; i++)
+        CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));
+}
+
+/* The sums that the host adds up: from pinned memory they are copied at full speed, else all the same. */
+static void pin_sums(const struct comm_sums *sums)
+{
+    size_t bytes = sums->count * sizeof *sums->terms;
+    cudaHostRegister(sums->terms, bytes, cudaHostRegisterDefault);
+    if (sums->totals != sums->terms)
+        cudaHostRegister((void *)sums->totals, bytes, cudaHostRegisterDefault);
+    cudaGetLastError(); /* clears it */
+}
+
+static void unpin_sums(const struct comm_sums *sums)
+{
+    cudaHostUnregister(sums->terms);
+    if (sums->totals != sums->terms)
+        cudaHostUnregister((void *)sums->totals);
+    cudaGetLastError();
+}
+
+static size_t max_of(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static void close_cudnn(struct engine *engine)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    for (int i = 0; i < 2; i++) {
+        struct step_graph *graph = i == 0 ? &cudnn->full : &cudnn->tail;
+        if (graph->exec != NULL)
+            CUDA_CHECK(cudaGraphExecDestroy(graph->exec));
+        CUDA_CHECK(cudaEventDestroy(cudnn->marks[i]));
+    }
+    CUDA_CHECK(cudaFreeHost(cudnn->pinned));
+    CUDA_CHECK(cudaFree(cudnn->evaluation));
+    CUDA_CHECK(cudaFree(cudnn->step));
+    CUDA_CHECK(cudaFree(cudnn->order));
+    CUDA_CHECK(cudaFree(cudnn->test));
+    CUDA_CHECK(cudaFree(cudnn->train));
+    chooser_close(&cudnn->chooser);
+    net_close(&cudnn->net);
+    unpin_sums(cudnn->base.sums);
+    comm_sums_close(cudnn->base.sums);
+    free(cudnn);
+}
+
+/* How many samples may pass at once: those of this rank's largest part of a batch, those of a check. */
+static uint32_t most_samples(const struct cudnn *cudnn, size_t evaluated)
+{
+    size_t position, full, tail;
+    cudnn_share(cudnn, cudnn->full.samples, &position, &full);
+    cudnn_share(cudnn, cudnn->tail.samples, &position, &tail);
+    return (uint32_t)max_of(evaluated, max_of(full, tail));
+}
+
+static void say_alive(void *comm)
+{
+    comm_alive(comm);
+}
+
+static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
+{
+    struct cudnn *cudnn = calloc(1, sizeof *cudnn);
+    size_t train = setup->data->train.count, test = setup->data->test.count;
+    size_t evaluated = max_of(train, test) < EVALUATED ? max_of(train, test) : EVALUATED;
+    struct comm_sums *sums = comm_sums_open(setup->comm, LENET5_WEIGHTS + SUM_SLOTS);
+    cudnn->base = (struct engine){&engine_cudnn, *setup, NULL, sums, LENET5_WEIGHTS};
+    cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
+    cudnn->tail.samples = train % setup->batch_size;
+    device_use(comm_local_rank(setup->comm));
+    pin_sums(sums);
+    net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
+    chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
+    allocate(cudnn);
+    range_begin("choice of plans");
+    cudnn_plan(cudnn, evaluated, error);
+    range_end();
+    if (!comm_agree(setup->comm, error)) {
+        close_cudnn(&cudnn->base);
+        return NULL;
+    }
+    cudnn_capture_steps(cudnn);
+    return &cudnn->base;
+}
+
+static void begin_epoch(struct engine *engine, const uint32_t *order)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    range_begin("new epoch");
+    engine->order = order;
+    cudnn_copy(cudnn, cudnn->order, order, engine->setup.data->train.count * sizeof *order);
+    range_end();
+}
+
+/* --- evaluation, state --------------------------------------------------------------------------------- */
+
+static void evaluate_cudnn(struct engine *engine, const struct split *split, size_t first, size_t last,
+                           struct evaluation *sum)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    const struct net_shape *shape = cudnn->evaluated;
+    const uint8_t *records = split == &engine->setup.data->train ? cudnn->train : cudnn->test;
+    range_begin("check");
+    CUDA_CHECK(cudaMemsetAsync(cudnn->evaluation, 0, sizeof *cudnn->evaluation, cudnn->net.stream));
+    for (size_t i = first; i < last; i += shape->count)
+        net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
+                     (uint32_t)(last - i < shape->count ? last - i : shape->count), cudnn->evaluation);
+    CUDA_CHECK(cudaMemcpyAsync(&cudnn->pinned->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
+                               cudaMemcpyDefault, cudnn->net.stream));
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
+    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+    range_end();
+    sum->loss += cudnn->pinned->evaluation.loss;
+    sum->correct += cudnn->pinned->evaluation.correct;
+    sum->refused += cudnn->pinned->evaluation.refused;
+    sum->samples += (int64_t)(last - first);
+}
+
+static void read_state(struct engine *engine, float *weights, float *momentum)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    range_begin(momentum != NULL ? "checkpoint" : "weights to the host");
+    if (weights != NULL)
+        cudnn_copy(cudnn, weights, cudnn->net.weights, LENET5_WEIGHTS * sizeof *weights);
+    if (momentum != NULL)
+        cudnn_copy(cudnn, momentum, cudnn->net.velocity, LENET5_WEIGHTS * sizeof *momentum);
+    range_end();
+}
+
+static void write_state(struct engine *engine, const float *weights, const float *momentum)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    if (weights != NULL)
+        cudnn_copy(cudnn, cudnn->net.weights, weights, LENET5_WEIGHTS * sizeof *weights);
+    if (momentum != NULL)
+        cudnn_copy(cudnn, cudnn->net.velocity, momentum, LENET5_WEIGHTS * sizeof *momentum);
+}
+
+static cJSON *choices(struct engine *engine)
+{
+    return cJSON_Duplicate(cudnn_of(engine)->chooser.all, true);
+}
+
+const struct engine_ops engine_cudnn = {
+    .name = "cudnn",
+    .on_gpu = true,
+    .available = available,
+    .open = open_cudnn,
+    .close = close_cudnn,
+    .begin_epoch = begin_epoch,
+    .gradient = cudnn_gradient,
+    .update = cudnn_update,
+    .train = cudnn_train,
+    .evaluate = evaluate_cudnn,
+    .read = read_state,
+    .write = write_state,
+    .choices = choices,
+    .read_gradient = cudnn_read_gradient,
+};

@@ -1,0 +1,27 @@
+/* cudnn_dense.h - the matrix products of LeNet-5 on one GPU: conv3, whose window is its whole input, fc1 and
+ * fc2, with what lies between and behind them. Everything is queued on the net's stream.
+ */
+#ifndef DTRAIN_ENGINE_CUDNN_DENSE_H
+#define DTRAIN_ENGINE_CUDNN_DENSE_H
+
+#include "cudnn_buffers.h"
+
+/* From pool2_y to conv3_y, without its bias: n samples. */
+void dense_conv3(struct cudnn_net *net, int n);
+
+/* On to the logits, without fc2's bias. The first `count` of n samples matter. */
+void dense_logits(struct cudnn_net *net, int n, uint32_t count, struct cuda_dropout dropout);
+
+/* In a training step: from conv3_y to the losses, and back to the gradients before each bias: logits (in
+ * place), d_fc1_y, d_conv3_y. Fused into one kernel of the project (cuda_head), or by cuBLAS's products and the
+ * kernels between them, which is faster from some number of samples on. */
+void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_dropout dropout);
+
+/* Whether fused is faster here: timed once, see cudnn_choose.h. Overwrites the buffers. */
+bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t count);
+
+/* From there to the gradients of the weights, and to d_pool2_y. */
+void dense_weights(struct cudnn_net *net, int n);
+void dense_conv3_input(struct cudnn_net *net, int n);
+
+#endif

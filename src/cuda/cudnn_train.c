@@ -1,0 +1,212 @@
+#include "cudnn_engine.h"
+
+#include "check.h"
+#include "device.h"
+#include "exact_sum.h"
+#include "range.h"
+
+enum {
+    BURST = 32, /* steps queued at once; at most two bursts wait on the device */
+    STEPS_A_CALL =
+        1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
+};
+
+_Static_assert((int)CUDA_SUMS == LENET5_WEIGHTS + (int)SUM_SLOTS &&
+                   (int)CUDA_SUMS_LOSS == LENET5_WEIGHTS + (int)SLOT_LOSS &&
+                   (int)CUDA_SUMS_STOP == LENET5_WEIGHTS + (int)SLOT_STOP,
+               "the device sums what the engine sums");
+
+struct cudnn *cudnn_of(struct engine *engine)
+{
+    device_use(comm_local_rank(engine->setup.comm));
+    return (struct cudnn *)engine; /* base is first */
+}
+
+/* --- waiting and copying ------------------------------------------------------------------------------- */
+
+/* Work on the device that may wait for other ranks. */
+struct pending {
+    struct cudnn *cudnn;
+    cudaEvent_t mark;
+    const volatile sig_atomic_t *stop; /* or NULL */
+};
+
+static bool is_done(void *context)
+{
+    struct pending *pending = context;
+    if (pending->stop != NULL)
+        pending->cudnn->pinned->stop = *pending->stop;
+    cudaError_t status = cudaEventQuery(pending->mark);
+    if (status == cudaErrorNotReady) {
+        cudaGetLastError(); /* clears it: the next launch would find it */
+        return false;
+    }
+    CUDA_CHECK(status);
+    return true;
+}
+
+void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop)
+{
+    comm_wait(cudnn->base.setup.comm, is_done, &(struct pending){cudnn, mark, stop}, "the gradient sum");
+}
+
+void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes)
+{
+    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cudnn->net.stream));
+    CUDA_CHECK(cudaStreamSynchronize(cudnn->net.stream));
+}
+
+/* --- the parts of a step -------------------------------------------------------------------------------- */
+
+void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t samples)
+{
+    struct comm *comm = cudnn->base.setup.comm;
+    struct cudnn_net *net = &cudnn->net;
+    net_gradient(net, batch);
+    if (comm_can_sum_on_device(comm)) {
+        range_begin("sum over ranks");
+        comm_sum_on_device(comm, net->sums, CUDA_SUMS, net->stream);
+        net_mark(net, "sums", "all-reduce");
+        range_end();
+    }
+    range_begin("update");
+    CUDA_CHECK(cuda_sgd(cudnn->base.setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
+                        cudnn->step, net->stream));
+    net_mark(net, "sgd", "update");
+    range_end();
+}
+
+/* Collective. The first time for real, so that what the libraries do only once is not captured; it changes
+ * nothing, as if after a stop. */
+static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
+{
+    struct net_batch batch;
+    struct error none = {0};
+    cudaGraph_t captured;
+    cudaStream_t stream = cudnn->net.stream;
+    if (graph->samples == 0)
+        return;
+    cudnn_find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
+    batch.stop = &cudnn->pinned->stop;
+    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
+    cudnn_queue_step(cudnn, &batch, graph->samples);
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
+    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+    CUDA_CHECK(
+        cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed)); /* NCCL works in other threads, too */
+    cudnn_queue_step(cudnn, &batch, graph->samples);
+    CUDA_CHECK(cudaStreamEndCapture(stream, &captured));
+    CUDA_CHECK(cudaGraphInstantiate(&graph->exec, captured, 0));
+    CUDA_CHECK(cudaGraphDestroy(captured));
+    CUDA_CHECK(cudaGraphUpload(graph->exec, stream));
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+}
+
+/* Sums of one rank need no transport, and no copy to the host. */
+static bool trains_on_device(const struct cudnn *cudnn)
+{
+    return comm_size(cudnn->base.setup.comm) == 1 || comm_can_sum_on_device(cudnn->base.setup.comm);
+}
+
+void cudnn_capture_steps(struct cudnn *cudnn)
+{
+    if (!trains_on_device(cudnn))
+        return;
+    range_begin("capture");
+    capture_step(cudnn, &cudnn->full);
+    capture_step(cudnn, &cudnn->tail);
+    range_end();
+}
+
+/* --- training ------------------------------------------------------------------------------------------ */
+
+static void write_step(struct cudnn *cudnn, uint64_t step, size_t first, float learning_rate)
+{
+    cudnn->pinned->step =
+        (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
+    cudnn_copy(cudnn, cudnn->step, &cudnn->pinned->step, sizeof *cudnn->step);
+}
+
+static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t samples)
+{
+    const struct step_graph *graph = samples == cudnn->full.samples ? &cudnn->full : &cudnn->tail;
+    return graph->samples == samples ? graph : NULL;
+}
+
+/* Before a burst: a mark behind the last one, and a wait for the one before that. */
+static void keep_pace(struct cudnn *cudnn, int burst, const volatile sig_atomic_t *stop)
+{
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[burst % 2], cudnn->net.stream));
+    cudnn_wait(cudnn, cudnn->marks[(burst + 1) % 2], stop);
+}
+
+/* Queues steps to the end of the span, at most STEPS_A_CALL. Those after a stop or a refusal do nothing. */
+static void queue_steps(struct cudnn *cudnn, const struct span *span)
+{
+    size_t first = span->first, batch = cudnn->base.setup.batch_size;
+    for (int i = 0; i < STEPS_A_CALL && first < span->last; i++) {
+        size_t samples = span->last - first < batch ? span->last - first : batch;
+        const struct step_graph *graph = find_graph(cudnn, samples);
+        if (graph == NULL)
+            break; /* the next call does it without */
+        if (i % BURST == 0)
+            keep_pace(cudnn, i / BURST, span->stop);
+        CUDA_CHECK(cudaGraphLaunch(graph->exec, cudnn->net.stream));
+        first += samples;
+    }
+}
+
+bool cudnn_train(struct engine *engine, const struct span *span, struct train_report *report)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    size_t left = span->last - span->first, batch = engine->setup.batch_size;
+    if (!trains_on_device(cudnn) || find_graph(cudnn, left < batch ? left : batch) == NULL) {
+        return false;
+    }
+    struct cuda_step *done = &cudnn->pinned->step;
+    range_begin("training steps");
+    cudnn->pinned->stop = *span->stop;
+    write_step(cudnn, span->step, span->first, span->learning_rate);
+    queue_steps(cudnn, span);
+    CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, cudnn->net.stream));
+    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
+    cudnn_wait(cudnn, cudnn->marks[0], span->stop);
+    range_end();
+
+    report->steps = done->applied;
+    report->samples = done->applied * batch < left ? done->applied * batch : left;
+    report->loss = done->loss;
+    report->stopped = done->stopped;
+    report->not_finite = done->not_finite;
+    return true;
+}
+
+/* --- the plain step: sums by way of the host ----------------------------------------------------------- */
+
+void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    struct net_batch batch;
+    struct error error = {0};
+    if (!cudnn_find_batch(cudnn, last - first, &batch, &error))
+        gpu_failed("cuDNN", "a batch of another size", __FILE__, __LINE__, error.text);
+    write_step(cudnn, step, first, 0);
+    net_gradient(&cudnn->net, &batch);
+    cudnn_copy(cudnn, engine->sums->terms, cudnn->net.sums, CUDA_SUMS * sizeof *cudnn->net.sums);
+}
+
+void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
+{
+    struct cudnn *cudnn = cudnn_of(engine);
+    struct cudnn_net *net = &cudnn->net;
+    cudnn_copy(cudnn, net->sums, engine->sums->totals, CUDA_SUMS * sizeof *net->sums);
+    write_step(cudnn, 0, 0, learning_rate);
+    CUDA_CHECK(cuda_sgd(engine->setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
+                        cudnn->step, net->stream));
+    CUDA_CHECK(cudaStreamSynchronize(net->stream));
+}
+
+void cudnn_read_gradient(struct engine *engine, size_t samples, float *gradient)
+{
+    exact_sum_read(LENET5_WEIGHTS, engine->sums->totals, 1 / (double)samples, gradient);
+}

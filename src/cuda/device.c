@@ -1,0 +1,114 @@
+#include "device.h"
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+#include <cudnn.h>
+#include <glob.h>
+#include <nccl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "devices.h"
+#include "kernels/cuda/kernels.h"
+
+static int count_visible(cudaError_t *status)
+{
+    int count = 0;
+    *status = cudaGetDeviceCount(&count);
+    if (*status != cudaSuccess) {
+        cudaGetLastError(); /* clears it */
+        return 0;
+    }
+    return count;
+}
+
+/* The driver lists all of the host's GPUs here, also those that a container or a batch system hides. */
+static int count_present(void)
+{
+    glob_t found;
+    int count = glob("/proc/driver/nvidia/gpus/*", 0, NULL, &found) == 0 ? (int)found.gl_pathc : 0;
+    globfree(&found);
+    return count;
+}
+
+static void explain_none(cudaError_t status, char *why, size_t why_bytes)
+{
+    int driver = 0;
+    if (status == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0) {
+        snprintf(why, why_bytes,
+                 "the NVIDIA driver knows CUDA %d.%d, this program needs %d.%d: update the driver",
+                 driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    } else if (status == cudaSuccess || status == cudaErrorNoDevice) {
+        snprintf(why, why_bytes,
+                 "no GPU is visible (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides them)");
+    } else {
+        snprintf(why, why_bytes, "CUDA does not start: %s", cudaGetErrorString(status));
+    }
+}
+
+bool device_available(char *why, size_t why_bytes)
+{
+    cudaError_t status;
+    struct cudaDeviceProp properties;
+    int count = count_visible(&status);
+    if (count == 0) {
+        explain_none(status, why, why_bytes);
+        return false;
+    }
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    snprintf(why, why_bytes, "%d GPU%s visible, the first: %s", count, count == 1 ? "" : "s",
+             properties.name);
+    if (properties.major >= 8)
+        return true;
+    snprintf(why, why_bytes, "%s has compute capability %d.%d, the kernels need 8.0", properties.name,
+             properties.major, properties.minor);
+    return false;
+}
+
+static void write_uuid(const cudaUUID_t *uuid, char *text, size_t bytes)
+{
+    size_t used = (size_t)snprintf(text, bytes, "GPU-");
+    for (size_t i = 0; i < sizeof uuid->bytes; i++) {
+        bool dash = i == 4 || i == 6 || i == 8 || i == 10;
+        used += (size_t)snprintf(text + used, bytes - used, "%s%02x", dash ? "-" : "",
+                                 (unsigned char)uuid->bytes[i]);
+    }
+}
+
+void device_look(int local_rank, struct device *device)
+{
+    cudaError_t status;
+    struct cudaDeviceProp properties;
+    device->visible = count_visible(&status);
+    device->present = count_present();
+    device->index = devices_index(local_rank, device->visible);
+    if (device->index < 0) {
+        explain_none(status, device->why, sizeof device->why);
+        return;
+    }
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device->index));
+    snprintf(device->name, sizeof device->name, "%.79s", properties.name);
+    write_uuid(&properties.uuid, device->uuid, sizeof device->uuid);
+}
+
+void device_use(int local_rank)
+{
+    cudaError_t status;
+    CUDA_CHECK(cudaSetDevice(devices_index(local_rank, count_visible(&status))));
+}
+
+void device_versions(char *text, size_t bytes)
+{
+    int driver = 0, nccl = 0, blas[3] = {0};
+    size_t cudnn = cudnnGetVersion();
+    cudaDriverGetVersion(&driver);
+    ncclGetVersion(&nccl);
+    for (int i = 0; i < 3; i++)
+        cublasGetProperty((libraryPropertyType)i, &blas[i]);
+    snprintf(text, bytes,
+             "CUDA %d.%d (the driver's: %d.%d), cuDNN %zu.%zu.%zu, cuBLAS %d.%d.%d, NCCL %d.%d.%d",
+             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10,
+             cudnn / 10000, cudnn / 100 % 100, cudnn % 100, blas[0], blas[1], blas[2], nccl / 10000,
+             nccl / 100 % 100, nccl % 100);
+}

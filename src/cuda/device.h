@@ -1,0 +1,25 @@
+/* device.h - the GPU this process uses. */
+#ifndef DTRAIN_GPU_DEVICE_H
+#define DTRAIN_GPU_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "gpu.h"
+#include "processor.h"
+
+/* Whether there is one that the kernels run on; `why` names it, or says what is missing. */
+bool device_available(char *why, size_t why_bytes);
+
+/* What this process sees, and which GPU is this local rank's. */
+void device_look(int local_rank, struct device *device);
+
+/* Makes the GPU of this local rank the calling thread's. */
+void device_use(int local_rank);
+
+/* Of the driver and the libraries that are loaded. */
+void device_versions(char *text, size_t bytes);
+
+extern const struct processor gpu_processor; /* of processor.c: the first visible one, for benchmarks */
+
+#endif

@@ -1,0 +1,126 @@
+#include "nccl.h"
+
+#include <nccl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "clock.h"
+#include "device.h"
+#include "nccl_log.h"
+
+static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
+
+/* --- waits that end ---------------------------------------------------------------------------------- */
+
+/* A communicator that does not block answers "in progress"; its state then says how that ended. */
+struct settling {
+    ncclComm_t nccl;
+    ncclResult_t state;
+};
+
+static bool has_settled(void *context)
+{
+    struct settling *settling = context;
+    NCCL_CHECK(ncclCommGetAsyncError(settling->nccl, &settling->state));
+    return settling->state != ncclInProgress;
+}
+
+static bool has_passed(void *time)
+{
+    return clock_seconds() > *(const double *)time;
+}
+
+/* Another rank's end shows as an error of the system or of the remote; which rank it was, NCCL cannot tell. mpirun can: it
+ * soon ends this rank too, and launch/run names the lost one. NCCL's words are for where nobody does. ncclCommAbort would
+ * wait for kernels that wait for that rank: the end of the process ends them too. */
+static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
+{
+    bool lost = result == ncclRemoteError || result == ncclSystemError;
+    double patience = clock_seconds() + MPIRUN_SECONDS;
+    if (lost)
+        watch_until(comm->watch, has_passed, &patience, &comm->group, what);
+    abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s",
+                comm->rank, comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
+                ncclGetLastError(nccl), lost ? "; start again with --resume" : "");
+}
+
+static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
+{
+    struct settling settling = {nccl, result};
+    if (result == ncclInProgress)
+        watch_until(comm->watch, has_settled, &settling, &comm->group, what);
+    if (settling.state != ncclSuccess)
+        fail(comm, nccl, settling.state, what);
+}
+
+/* What is behind comm->state. */
+struct state {
+    ncclComm_t nccl;
+    int log; /* nccl_log.h */
+};
+
+struct ncclComm *nccl_communicator(const struct comm *comm)
+{
+    return ((const struct state *)comm->state)->nccl;
+}
+
+/* --- the transport ------------------------------------------------------------------------------------- */
+
+static bool open_nccl(struct comm *comm, struct error *error)
+{
+    (void)error; /* what can go wrong here is broken machinery */
+    ncclUniqueId id;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    struct state *state = calloc(1, sizeof *state);
+    config.blocking = 0;
+    state->log = nccl_log_open();
+    device_use(comm->local_rank);
+    if (comm->rank == 0)
+        NCCL_CHECK(ncclGetUniqueId(&id));
+    comm_broadcast(comm, &id, sizeof id, 0);
+    comm_barrier(comm);
+    ncclResult_t result = ncclCommInitRankConfig(&state->nccl, comm->size, id, comm->rank, &config);
+    settle(comm, state->nccl, result, "the start of NCCL");
+    comm->state = state;
+    return true;
+}
+
+static void close_nccl(struct comm *comm)
+{
+    struct state *state = comm->state;
+    settle(comm, state->nccl, ncclCommFinalize(state->nccl), "the end of NCCL");
+    ncclCommDestroy(state->nccl); /* local from here on */
+    if (state->log >= 0)
+        close(state->log);
+    free(state);
+}
+
+static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
+{
+    ncclComm_t nccl = nccl_communicator(comm);
+    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclInt64, ncclSum, nccl, stream),
+           "the gradient sum");
+}
+
+static void poll(struct comm *comm)
+{
+    ncclResult_t state;
+    NCCL_CHECK(ncclCommGetAsyncError(nccl_communicator(comm), &state));
+    if (state != ncclSuccess && state != ncclInProgress)
+        fail(comm, nccl_communicator(comm), state, "the gradient sum");
+}
+
+static void ways(const struct comm *comm, char *text, size_t bytes)
+{
+    nccl_log_summarise(((const struct state *)comm->state)->log, text, bytes);
+}
+
+const struct transport transport_nccl = {
+    .name = "nccl",
+    .open = open_nccl,
+    .close = close_nccl,
+    .sum_on_device = sum_on_device,
+    .poll = poll,
+    .ways = ways,
+};

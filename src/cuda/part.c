@@ -1,0 +1,18 @@
+/* part.c - what the program finds in the shared object (gpu.h). */
+#include "gpu.h"
+
+#include "device.h"
+#include "nccl.h"
+#include "cudnn.h"
+
+extern const struct gpu_part dtrain_gpu_part;
+
+__attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
+    .revision = DTRAIN_REVISION,
+    .engine = &engine_cudnn,
+    .transport = &transport_nccl,
+    .processor = &gpu_processor,
+    .profile = cudnn_profile,
+    .look = device_look,
+    .versions = device_versions,
+};

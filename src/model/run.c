@@ -1,0 +1,20 @@
+#include "run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+void run_print_number(double number, char text[VALUE_BYTES])
+{
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, VALUE_BYTES, "%.*g", digits, number);
+        if (strtod(text, NULL) == number)
+            return;
+    }
+}
+
+struct term *terms_add(struct terms *terms, const char *key, const char *option)
+{
+    struct term *term = &terms->list[terms->count++];
+    *term = (struct term){.key = key, .option = option};
+    return term;
+}

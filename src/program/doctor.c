@@ -1,0 +1,166 @@
+#include "doctor.h"
+
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "dataset.h"
+#include "describe.h"
+#include "devices.h"
+#include "engine.h"
+#include "gpu.h"
+#include "synthetic.h"
+#include "version.h"
+
+/* What rank 0 learns of each rank. */
+struct place {
+    int host_rank;
+    int cores; /* this process may use */
+};
+
+static void row(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void row(const char *name, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    printf("%-10s ", name);
+    vprintf(format, arguments);
+    putchar('\n');
+    va_end(arguments);
+}
+
+static int usable_cores(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
+}
+
+static const char *launcher(void)
+{
+    if (getenv("SLURM_STEP_ID") != NULL && getenv("OMPI_MCA_ess_base_jobid") == NULL)
+        return "srun";
+    return getenv("OMPI_COMM_WORLD_RANK") != NULL ? "mpirun" : "none: a single process (mpirun -np 4 ./dtrain ... for more)";
+}
+
+static void print_versions(void)
+{
+    char mpi[100];
+    comm_library(mpi, sizeof mpi);
+    row("dtrain", "%s, built with %s", version_revision, version_build);
+    row("libraries", "%s; cJSON %s; xxHash %u.%u.%u", mpi, cJSON_Version(), XXH_versionNumber() / 10000,
+        XXH_versionNumber() / 100 % 100, XXH_versionNumber() % 100);
+}
+
+static void print_ranks(const struct comm *world, const struct place *places)
+{
+    int size = comm_size(world);
+    row("launcher", "%s", launcher());
+    row("ranks", "%d on %d host%s", size, comm_host_count(world), comm_host_count(world) == 1 ? "" : "s");
+    for (int i = 0; i < size; i++)
+        if (places[i].host_rank == 0) {
+            int here = 0;
+            for (int j = 0; j < size; j++)
+                here += strcmp(comm_host_name(world, i), comm_host_name(world, j)) == 0;
+            row("", "%s: %d rank%s; each may use %d core%s%s", comm_host_name(world, i), here, here == 1 ? "" : "s",
+                places[i].cores, places[i].cores == 1 ? "" : "s",
+                here > sysconf(_SC_NPROCESSORS_ONLN) ? "; more ranks than cores: they take turns" : "");
+        }
+}
+
+/* Says what the GPU part was built with, and which rank would use which GPU. */
+static void print_devices(const struct device *devices, int count)
+{
+    char text[400];
+    const struct gpu_part *part = gpu_load(text, sizeof text);
+    if (part == NULL)
+        return; /* the engine's row says why */
+    part->versions(text, sizeof text);
+    row("gpu", "%s", text);
+    for (int i = 0; i < count; i++) {
+        devices_line(devices, i, text, sizeof text);
+        row("", "%s", text);
+    }
+    devices_advice(devices, count, text, sizeof text);
+    if (text[0] != '\0')
+        row("", "note: %s", text);
+}
+
+static void print_engines(const struct options *options, bool *on_gpu, struct error *error)
+{
+    char why[400] = "";
+    for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
+        why[0] = '\0';
+        bool available = (*engine)->available(why, sizeof why);
+        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available",
+            *why ? ": " : "", why);
+    }
+    const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
+    if (chosen == NULL)
+        return;
+    row("", "--engine %s would choose %s", options->engine, chosen->name);
+    *on_gpu = chosen->on_gpu;
+}
+
+static void print_comm(const struct options *options, struct comm *world, bool on_gpu, struct error *error)
+{
+    struct comm *comm = comm_split(world, 0, options->comm, on_gpu, error);
+    if (comm == NULL)
+        return;
+    if (comm_rank(world) == 0)
+        row("comm", "--comm %s would choose %s%s%s", options->comm, comm_transport(comm),
+            comm_why(comm)[0] ? ": " : "", comm_why(comm));
+    comm_close(comm);
+}
+
+static void print_data(const struct options *options, struct error *error)
+{
+    char directory[4096];
+    size_t train, test;
+    if (options->data != NULL && synthetic_parse(options->data, &train, &test, error)) {
+        row("data", "synthetic: %zu + %zu pictures, made in the cache when first used", train, test);
+        return;
+    }
+    struct dataset data;
+    if (error->code == EXIT_DONE && dataset_find(options->data, directory, error) &&
+        dataset_open(&data, directory, error)) {
+        row("data", "%s: %zu + %zu pictures", data.directory, data.train.count, data.test.count);
+        dataset_close(&data);
+    }
+}
+
+enum exit_code doctor(const struct options *options, struct comm *world)
+{
+    struct place here = {comm_host_rank(world), usable_cores()};
+    struct place *places = calloc((size_t)comm_size(world), sizeof *places);
+    struct error errors[3] = {0};
+    bool speaks = comm_rank(world) == 0, on_gpu = false;
+    struct device *devices = calloc((size_t)comm_size(world), sizeof *devices);
+    comm_gather(world, &here, sizeof here, places);
+    devices_gather(world, devices);
+    if (speaks) {
+        print_versions();
+        print_ranks(world, places);
+        print_devices(devices, comm_size(world));
+        print_engines(options, &on_gpu, &errors[0]);
+    }
+    comm_broadcast(world, &on_gpu, sizeof on_gpu, 0);
+    print_comm(options, world, on_gpu, &errors[1]);
+    if (speaks)
+        print_data(options, &errors[2]);
+    free(devices);
+    free(places);
+
+    enum exit_code code = EXIT_DONE;
+    for (int i = 0; i < 3 && speaks; i++) {
+        if (errors[i].code != EXIT_DONE)
+            row("PROBLEM", "%s", errors[i].text);
+        if (code == EXIT_DONE)
+            code = errors[i].code;
+    }
+    comm_broadcast(world, &code, sizeof code, 0);
+    return code;
+}

@@ -1,0 +1,355 @@
+#include "options.h"
+
+#include <argp.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exact_sum.h"
+#include "sampler.h"
+
+/* An ACTION is a flag that is done instead of training: it is not recorded. */
+enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION };
+
+struct option_spec {
+    const char *name, *argument;
+    enum kind kind;
+    size_t offset;       /* in struct options */
+    const char *initial; /* parsed like the user's own; NULL: unset (NULL, NAN, 0) */
+    double least, most;
+    const char *choices; /* CHOICE: "one|two" */
+    const char *term;    /* its key among the terms of a run (run.h); NULL: it is none */
+    const char *absent;  /* the term's, as in run.h */
+    const char *doc;
+};
+
+#define IN(member) offsetof(struct options, member)
+#define MAX_BATCH (EXACT_MAX_TERMS * (double)TILE)
+#define MANY 1e15
+
+static const struct option_spec specs[] = {
+    {.kind = HEADING, .doc = "What is trained:"},
+    {"net", "NETS", TEXT, IN(net), "D", .doc = "A, B, C, D, a list like A,D, or all (four nets at once)"},
+    {"p-conv", "P", REAL, IN(p_conv), NULL, 0, 1, .doc = "dropout after each convolution, where the net has it"},
+    {"p-fc", "P", REAL, IN(p_fc), NULL, 0, 1, .doc = "dropout on the fully connected layer, where the net has it"},
+    {"init-from", "FILE", TEXT, IN(init_from), NULL, .doc = "start from these weights (safetensors, PyTorch's too)"},
+
+    {.kind = HEADING, .doc = "Data:"},
+    {"data", "DIR|synthetic", TEXT, IN(data), NULL,
+     .doc = "CIFAR-10's binary files, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
+    {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .term = "seed", .doc = "of weights, order and masks"},
+
+    {.kind = HEADING, .doc = "Training:"},
+    {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
+    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, MAX_BATCH, .term = "batch_size",
+     .doc = "of the global batch, on any number of ranks"},
+    {"lr", "X", REAL, IN(learning_rate), "0.01", 0, 1e6, .term = "learning_rate", .doc = "learning rate"},
+    {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .term = "momentum", .doc = "of SGD"},
+    {"lr-step", "N", COUNT, IN(lr_step), "150", 1, MANY, .term = "lr_step",
+     .doc = "epochs between decays of the learning rate"},
+    {"lr-gamma", "X", REAL, IN(lr_gamma), "0.5", 0, 1, .term = "lr_gamma",
+     .doc = "what each decay multiplies it by"},
+    {"max-steps", "N", COUNT, IN(max_steps), "0", 0, MANY, .doc = "stop after N steps in all, 0: no limit"},
+
+    {.kind = HEADING, .doc = "Accuracy:"},
+    {"eval-every", "N", COUNT, IN(eval_every), "20", 1, MANY, .doc = "epochs between checks; the last epoch is always checked"},
+    {"eval-on", "rank0|all", CHOICE, IN(eval_on), "rank0", .choices = "rank0|all", .doc = "who evaluates"},
+
+    {.kind = HEADING, .doc = "Files and output:"},
+    {"out", "DIR", TEXT, IN(out), NULL, .doc = "the run's directory (default runs/NET-SEED)"},
+    {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
+    {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY, .doc = "epochs between checkpoints"},
+    {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never", .doc = "the progress line: auto, always or never"},
+
+    {.kind = HEADING, .doc = "Machine:"},
+    {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: auto, cudnn (GPUs) or cpu"},
+    {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: auto, nccl (one GPU a rank) or mpi"},
+    {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32", .term = "precision",
+     .absent = "fp32", .doc = "of the operands of convolutions and matrix products, on GPUs"},
+    {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
+    {"doctor", NULL, ACTION, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},
+    {"help", NULL, ACTION, IN(help), NULL, .doc = "this text"},
+    {"version", NULL, ACTION, IN(version), NULL, .doc = "the version"},
+};
+enum { SPECS = sizeof specs / sizeof *specs, FIRST_KEY = 0x100 };
+
+/* --- one value ---------------------------------------------------------------------------------- */
+
+static bool parse_count(const struct option_spec *spec, const char *text, uint64_t *value, struct error *error)
+{
+    char *end;
+    errno = 0;
+    *value = strtoull(text, &end, 10);
+    if (isdigit((unsigned char)*text) && *end == '\0' && errno == 0 && (double)*value >= spec->least &&
+        (double)*value <= spec->most)
+        return true;
+    return error_set(error, EXIT_USAGE, "--%s %s: give a whole number from %.0f to %.0f", spec->name, text,
+                     spec->least, spec->most);
+}
+
+static bool parse_real(const struct option_spec *spec, const char *text, double *value, struct error *error)
+{
+    char *end;
+    *value = strtod(text, &end);
+    if (end != text && *end == '\0' && *value >= spec->least && *value <= spec->most)
+        return true;
+    return error_set(error, EXIT_USAGE, "--%s %s: give a number from %g to %g", spec->name, text, spec->least,
+                     spec->most);
+}
+
+/* Whether `text` is one of "one|two|three". */
+static bool parse_choice(const struct option_spec *spec, const char *text, struct error *error)
+{
+    size_t length = strlen(text);
+    for (const char *choice = spec->choices; choice != NULL; choice = strchr(choice, '|')) {
+        choice += *choice == '|';
+        if (length > 0 && strcspn(choice, "|") == length && strncmp(choice, text, length) == 0)
+            return true;
+    }
+    return error_set(error, EXIT_USAGE, "--%s %s: give one of %s", spec->name, text, spec->choices);
+}
+
+static bool parse_value(const struct option_spec *spec, const char *text, struct options *options,
+                        struct error *error)
+{
+    void *member = (char *)options + spec->offset;
+    switch (spec->kind) {
+    case COUNT:
+        return parse_count(spec, text, member, error);
+    case REAL:
+        return parse_real(spec, text, member, error);
+    case FLAG:
+    case ACTION:
+        *(bool *)member = true;
+        return true;
+    case CHOICE:
+        *(const char **)member = text;
+        return parse_choice(spec, text, error);
+    case TEXT:
+        *(const char **)member = text;
+        return *text != '\0' || error_set(error, EXIT_USAGE, "--%s: empty; give %s", spec->name, spec->argument);
+    case HEADING:
+        break;
+    }
+    return true;
+}
+
+static void set_initial(struct options *options)
+{
+    memset(options, 0, sizeof *options);
+    for (int i = 0; i < SPECS; i++) {
+        struct error none = {0};
+        if (specs[i].initial != NULL)
+            parse_value(&specs[i], specs[i].initial, options, &none);
+        else if (specs[i].kind == REAL)
+            *(double *)((char *)options + specs[i].offset) = NAN;
+    }
+}
+
+/* --- what no single value shows ------------------------------------------------------------------ */
+
+/* "A,D" or "all" to a set of nets: bit i for lenet5_nets[i]. */
+static bool parse_nets(const char *text, unsigned *set, struct error *error)
+{
+    *set = 0;
+    if (strcmp(text, "all") == 0) {
+        *set = (1u << NETS) - 1;
+        return true;
+    }
+    for (const char *p = text;; p += 2) {
+        int net = toupper((unsigned char)*p) - 'A';
+        if (net < 0 || net >= NETS || (p[1] != ',' && p[1] != '\0') || *set >> net & 1)
+            return error_set(error, EXIT_USAGE, "--net %s: give A, B, C, D, a list like A,D, or all", text);
+        *set |= 1u << net;
+        if (p[1] == '\0')
+            return true;
+    }
+}
+
+int options_nets(const struct options *options, struct net nets[NETS])
+{
+    struct error none = {0};
+    unsigned set;
+    int count = 0;
+    parse_nets(options->net, &set, &none);
+    for (int i = 0; i < NETS; i++) {
+        if (!(set >> i & 1))
+            continue;
+        struct net *net = &nets[count++];
+        *net = lenet5_nets[i];
+        if (net->p_conv > 0 && !isnan(options->p_conv))
+            net->p_conv = options->p_conv;
+        if (net->p_fc > 0 && !isnan(options->p_fc))
+            net->p_fc = options->p_fc;
+    }
+    return count;
+}
+
+static bool check(const struct options *options, struct error *error)
+{
+    unsigned set;
+    bool conv = false, fc = false;
+    if (!parse_nets(options->net, &set, error))
+        return false;
+    for (int i = 0; i < NETS; i++) {
+        conv |= (set >> i & 1) && lenet5_nets[i].p_conv > 0;
+        fc |= (set >> i & 1) && lenet5_nets[i].p_fc > 0;
+    }
+    if (!conv && !isnan(options->p_conv))
+        return error_set(error, EXIT_USAGE, "--p-conv: net %s has no dropout on its convolutions; C and D do",
+                         options->net);
+    if (!fc && !isnan(options->p_fc))
+        return error_set(error, EXIT_USAGE, "--p-fc: net %s has no dropout on its fully connected layer; B and D do",
+                         options->net);
+    return true;
+}
+
+/* --- argp ---------------------------------------------------------------------------------------- */
+
+struct parse {
+    struct options *options;
+    struct error *error;
+};
+
+/* What getopt could not take; said here, so that one line from one rank says it. */
+static bool refuse(const char *word, struct error *error)
+{
+    if (strncmp(word, "--", 2) != 0)
+        return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
+    size_t length = strcspn(word + 2, "=");
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        if (spec->name == NULL || strlen(spec->name) != length || strncmp(word + 2, spec->name, length) != 0)
+            continue;
+        if (spec->argument == NULL)
+            return error_set(error, EXIT_USAGE, "%s: --%s takes no value", word, spec->name);
+        return error_set(error, EXIT_USAGE, "--%s: lacks its value; give %s", spec->name, spec->argument);
+    }
+    return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
+}
+
+static error_t parse_one(int key, char *argument, struct argp_state *state)
+{
+    struct parse *parse = state->input;
+    if (key == ARGP_KEY_ARG) {
+        error_set(parse->error, EXIT_USAGE, "%s: dtrain takes options only; see --help", argument);
+        return EINVAL;
+    }
+    if (key == ARGP_KEY_ERROR && !parse->options->help && !parse->options->version)
+        refuse(state->argv[state->next - 1], parse->error);
+    if (key < FIRST_KEY || key >= FIRST_KEY + SPECS)
+        return ARGP_ERR_UNKNOWN;
+    const struct option_spec *spec = &specs[key - FIRST_KEY];
+    if (!parse_value(spec, argument, parse->options, parse->error))
+        return EINVAL;
+    return parse->options->help || parse->options->version ? ECANCELED : 0;
+}
+
+/* argp's description, from our table. */
+struct description {
+    struct argp argp;
+    struct argp_option table[SPECS + 1];
+    char docs[SPECS][200];
+};
+
+static void build_argp(struct description *description)
+{
+    int group = 0;
+    struct argp_option *table = description->table;
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        if (spec->kind == HEADING) {
+            table[i] = (struct argp_option){.doc = spec->doc, .group = ++group};
+            continue;
+        }
+        bool show = spec->initial != NULL;
+        char *doc = description->docs[i];
+        snprintf(doc, sizeof description->docs[i], "%s%s%s%s", spec->doc, show ? " (default " : "",
+                 show ? spec->initial : "", show ? ")" : "");
+        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument, 0, doc, group};
+    }
+    table[SPECS] = (struct argp_option){0};
+    description->argp = (struct argp){
+        .options = table,
+        .parser = parse_one,
+        .doc = "Trains LeNet-5 with dropout on CIFAR-10, data-parallel over MPI ranks: mpirun -np 4 ./dtrain --net D"
+               "\v"
+               "Exit codes: 0 done; 1 the run failed; 2 wrong options; 3 bad data or checkpoint; 4 a rank was lost; "
+               "5 replicas diverged; 75 stopped by a signal, saved: run again with --resume.",
+    };
+}
+
+bool options_parse(int argc, char **argv, struct options *options, struct error *error)
+{
+    struct description description;
+    struct parse parse = {options, error};
+    build_argp(&description);
+    set_initial(options);
+    error_t failed =
+        argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
+    return failed == ECANCELED || (!failed && check(options, error));
+}
+
+void options_print_help(void)
+{
+    struct description description;
+    build_argp(&description);
+    argp_help(&description.argp, stdout,
+              ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
+}
+
+void options_terms(const struct options *options, struct terms *terms)
+{
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        const void *member = (const char *)options + spec->offset;
+        if (spec->term == NULL)
+            continue;
+        struct term *term = terms_add(terms, spec->term, spec->name);
+        term->absent = spec->absent;
+        if (spec->kind == COUNT)
+            snprintf(term->value, sizeof term->value, "%llu", (unsigned long long)*(const uint64_t *)member);
+        else if (spec->kind == REAL)
+            run_print_number(*(const double *)member, term->value);
+        else
+            snprintf(term->value, sizeof term->value, "%s", *(const char *const *)member);
+    }
+}
+
+cJSON *options_json(const struct options *options)
+{
+    cJSON *json = cJSON_CreateObject();
+    for (int i = 0; i < SPECS; i++) {
+        const struct option_spec *spec = &specs[i];
+        const void *member = (const char *)options + spec->offset;
+        char number[32];
+        cJSON *value = NULL;
+        switch (spec->kind) {
+        case HEADING:
+        case ACTION:
+            continue;
+        case COUNT: /* 64 bits: more than a JSON reader's double keeps */
+            snprintf(number, sizeof number, "%llu", (unsigned long long)*(const uint64_t *)member);
+            value = cJSON_CreateRaw(number);
+            break;
+        case REAL:
+            value = isnan(*(const double *)member) ? cJSON_CreateNull()
+                                                   : cJSON_CreateNumber(*(const double *)member);
+            break;
+        case FLAG:
+            value = cJSON_CreateBool(*(const bool *)member);
+            break;
+        case TEXT:
+        case CHOICE:
+            value = *(const char *const *)member ? cJSON_CreateString(*(const char *const *)member)
+                                                 : cJSON_CreateNull();
+            break;
+        }
+        cJSON_AddItemToObject(json, spec->name, value);
+    }
+    return json;
+}

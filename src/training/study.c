@@ -1,0 +1,321 @@
+#include "study.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "conclusion.h"
+#include "describe.h"
+#include "devices.h"
+#include "display.h"
+#include "introduction.h"
+#include "messenger.h"
+#include "signals.h"
+#include "trainer.h"
+#include "turns.h"
+
+struct study {
+    const struct options *options;
+    const struct dataset *data;
+    struct comm *world;
+    const struct engine_ops *engine;
+    struct device *devices; /* every rank's, if the engine is on GPUs */
+    char directory[PATH_MAX];                 /* of the run, or of the directories of several */
+    char net_directories[NETS][PATH_MAX + 8]; /* of each net */
+    struct net nets[NETS];
+    int count;
+
+    struct comm *group;  /* this rank's */
+    int first, last;     /* nets this rank trains: [first, last) */
+    int leaders[NETS];   /* world ranks */
+
+    struct display display; /* used on world rank 0 */
+    struct messenger messenger;
+    cJSON *description;     /* of the run, for run.json */
+    struct trainer *trainers[NETS];
+    struct outcome outcomes[NETS];
+};
+
+/* --- who trains what, and with what --------------------------------------------------------------- */
+
+/* "auto" looks at this rank's machine alone. */
+static bool agree_on_engine(struct study *study, struct error *error)
+{
+    int odd;
+    const char *name = study->engine->name;
+    if (comm_same(study->world, XXH64(name, strlen(name), 0), &odd))
+        return true;
+    return error_set(error, EXIT_USAGE,
+                     "rank %d on host %s chose another engine than the others, because not all machines are "
+                     "alike: name one for all (--engine cpu runs everywhere)",
+                     odd, comm_host_name(study->world, odd));
+}
+
+/* The first rank of group g of n, as even as possible. */
+static int group_begin(int g, int n, int ranks)
+{
+    return (int)((long)g * ranks / n);
+}
+
+/* Collective. Before NCCL starts: dtrain then sets NCCL_* variables, which must not be recorded as the user's. */
+static void describe(struct study *study)
+{
+    study->description = describe_run(study->options, study->data, study->world);
+    if (!study->engine->on_gpu)
+        return;
+    int ranks = comm_size(study->world);
+    study->devices = calloc((size_t)ranks, sizeof *study->devices);
+    devices_gather(study->world, study->devices);
+    describe_gpus(study->description, study->devices, ranks);
+}
+
+static bool open_group(struct study *study, struct error *error)
+{
+    int ranks = comm_size(study->world), rank = comm_rank(study->world), color = 0;
+    bool apart = ranks >= study->count;
+    for (int i = 0; i < study->count; i++) {
+        study->leaders[i] = apart ? group_begin(i, study->count, ranks) : 0;
+        if (apart && rank >= study->leaders[i])
+            color = i;
+    }
+    study->first = apart ? color : 0;
+    study->last = apart ? color + 1 : study->count;
+    study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
+    study->group =
+        comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
+    return comm_agree(study->world, error);
+}
+
+/* One net keeps its files in the directory itself, several each in one below it. */
+static bool name_directories(struct study *study, struct error *error)
+{
+    const struct options *options = study->options;
+    char standard[100];
+    snprintf(standard, sizeof standard, "runs/%s-%llu", options->net, (unsigned long long)options->seed);
+    const char *directory = options->out ? options->out : standard;
+    if ((size_t)snprintf(study->directory, sizeof study->directory, "%s", directory) >= sizeof study->directory)
+        return error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes", sizeof study->directory - 1);
+    for (int i = 0; i < study->count; i++)
+        snprintf(study->net_directories[i], sizeof study->net_directories[i], study->count == 1 ? "%s" : "%s/%c",
+                 directory, study->nets[i].name);
+    return true;
+}
+
+/* Printed at once: the other nets may go on for hours. */
+static void report_failure(struct study *study, int net)
+{
+    struct event event = {.kind = EVENT_FAILURE, .net = net};
+    snprintf(event.text, sizeof event.text, "%.*s", (int)sizeof event.text - 1, study->outcomes[net].error.text);
+    if (study->count > 1 && comm_rank(study->group) == 0)
+        messenger_report(&study->messenger, &event);
+}
+
+/* --- training ------------------------------------------------------------------------------------- */
+
+/* What each group knows of its nets, on every rank. */
+static void share_outcomes(struct study *study)
+{
+    for (int i = 0; i < study->count; i++)
+        comm_broadcast(study->world, &study->outcomes[i], sizeof study->outcomes[i], study->leaders[i]);
+}
+
+static bool open_trainers(struct study *study, struct error *error)
+{
+    for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
+        struct trainer_setup setup = {
+            .options = study->options,
+            .net = &study->nets[i],
+            .net_index = i,
+            .directory = study->net_directories[i],
+            .data = study->data,
+            .comm = study->group,
+            .engine = study->engine,
+            .description = study->description,
+            .stop = signals_stop_flag(),
+            .report = messenger_report,
+            .context = &study->messenger,
+        };
+        study->trainers[i] = trainer_open(&setup, error);
+    }
+    return comm_agree(study->world, error);
+}
+
+static bool begin_trainers(struct study *study, struct error *error)
+{
+    for (int i = study->first; i < study->last; i++) {
+        if (error->code == EXIT_DONE) /* the group agrees on it */
+            trainer_begin(study->trainers[i], error);
+        study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
+    }
+    share_outcomes(study);
+    return comm_agree(study->world, error);
+}
+
+static void save_others(struct study *study, int stopped)
+{
+    for (int i = study->first; i < study->last; i++)
+        if (i != stopped && study->outcomes[i].status == RUN_GOING)
+            study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error)
+                                            ? RUN_STOPPED
+                                            : RUN_FAILED;
+}
+
+/* An epoch of each net in turn, until all have ended. */
+static void train_in_turn(struct study *study)
+{
+    int running = study->last - study->first;
+    while (running > 0) {
+        running = 0;
+        for (int i = study->first; i < study->last; i++) {
+            struct outcome *outcome = &study->outcomes[i];
+            if (outcome->status != RUN_GOING)
+                continue;
+            outcome->status = trainer_epoch(study->trainers[i], &outcome->error);
+            if (outcome->status == RUN_FAILED)
+                report_failure(study, i);
+            running += outcome->status == RUN_GOING;
+            if (outcome->status == RUN_STOPPED) {
+                save_others(study, i);
+                return;
+            }
+        }
+    }
+}
+
+/* One net among several that go on while it waits for the GPU. A stop reaches each of them by itself. */
+static void train_one(void *context, int number, struct turns *turns)
+{
+    struct study *study = context;
+    struct outcome *outcome = &study->outcomes[study->first + number];
+    comm_set_idle(study->group, turns_pass, turns);
+    while (outcome->status == RUN_GOING)
+        outcome->status = trainer_epoch(study->trainers[study->first + number], &outcome->error);
+    if (outcome->status == RUN_FAILED)
+        report_failure(study, study->first + number);
+}
+
+/* This rank's nets. On a GPU several run at once: one alone does not fill it. Ranks of a group would have to
+ * agree on whose turn it is, so a group takes them in turn. */
+static void train(struct study *study)
+{
+    int nets = study->last - study->first;
+    if (nets > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
+        turns_run(nets, train_one, study);
+        comm_set_idle(study->group, NULL, NULL);
+    } else {
+        train_in_turn(study);
+    }
+}
+
+/* Outcomes of all nets, on every rank. */
+static void gather_outcomes(struct study *study)
+{
+    for (int i = study->first; i < study->last; i++) {
+        study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
+        study->outcomes[i].digest = trainer_digest(study->trainers[i]);
+        if (study->outcomes[i].status == RUN_STOPPED)
+            messenger_stop(&study->messenger, comm_rank(study->group) == 0);
+    }
+    messenger_wait(&study->messenger);
+    share_outcomes(study);
+}
+
+/* --- the beginning and the end ------------------------------------------------------------------------ */
+
+static enum exit_code conclude(struct study *study, struct error *error)
+{
+    bool stopped = false;
+    for (int i = 0; i < study->count; i++) {
+        const struct outcome *outcome = &study->outcomes[i];
+        stopped |= outcome->status == RUN_STOPPED;
+        if (outcome->status == RUN_FAILED)
+            error_set(error, outcome->error.code, "%s", outcome->error.text);
+    }
+    if (comm_rank(study->world) == 0) {
+        display_close(&study->display);
+        conclusion_print(study->nets, study->outcomes, study->count, study->directory, study->world);
+    }
+    return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
+}
+
+static void introduce(struct study *study, const char *engine_reason)
+{
+    struct introduction introduction = {
+        .options = study->options,
+        .nets = study->nets,
+        .outcomes = study->outcomes,
+        .count = study->count,
+        .world = study->world,
+        .group = study->group,
+        .engine = study->engine,
+        .engine_reason = engine_reason,
+        .devices = study->devices,
+        .data = study->data,
+        .directory = study->directory,
+    };
+    introduction_print(&introduction, &study->display);
+}
+
+/* Epochs that a net is to have at the end. */
+static double goal(const struct options *options, const struct dataset *data)
+{
+    double epochs = (double)options->epochs;
+    double most = (double)options->max_steps * (double)options->batch_size / (double)data->train.count;
+    return options->max_steps > 0 && most < epochs ? most : epochs;
+}
+
+/* The clock of the display starts here. */
+static void begin_display(struct study *study)
+{
+    double done[NETS];
+    for (int i = 0; i < study->count; i++) {
+        const struct progress *progress = &study->outcomes[i].progress;
+        done[i] = (double)progress->epoch + (double)progress->in_epoch / (double)study->data->train.count;
+    }
+    display_begin(&study->display, done);
+}
+
+static void close_all(struct study *study)
+{
+    for (int i = study->first; i < study->last; i++)
+        if (study->trainers[i] != NULL)
+            trainer_close(study->trainers[i]);
+    if (study->group != NULL)
+        comm_close(study->group);
+    cJSON_Delete(study->description);
+    free(study->devices);
+    free(study);
+}
+
+enum exit_code study_run(const struct options *options, const struct dataset *data, struct comm *world,
+                         struct error *error)
+{
+    struct study *study = calloc(1, sizeof *study);
+    char why[400] = "";
+    study->options = options;
+    study->data = data;
+    study->world = world;
+    study->count = options_nets(options, study->nets);
+    study->display = display_open(study->nets, study->count, goal(options, data), options->progress);
+    study->engine = engine_choose(options->engine, why, sizeof why, error);
+    name_directories(study, error);
+
+    enum exit_code code;
+    bool agreed = comm_agree(world, error) && agree_on_engine(study, error);
+    if (agreed)
+        describe(study);
+    if (agreed && open_group(study, error) && open_trainers(study, error) && begin_trainers(study, error)) {
+        if (comm_rank(world) == 0)
+            introduce(study, why);
+        begin_display(study);
+        train(study);
+        gather_outcomes(study);
+        code = conclude(study, error);
+    } else {
+        code = error->code;
+    }
+    close_all(study);
+    return code;
+}

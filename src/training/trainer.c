@@ -1,0 +1,360 @@
+#include "trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "evaluate.h"
+#include "exact_sum.h"
+#include "run_files.h"
+#include "sampler.h"
+#include "step.h"
+
+struct trainer {
+    struct trainer_setup setup;
+    bool leader; /* rank 0 of the group: has the files */
+    struct terms terms;
+    struct run_state state; /* weights and momentum: copies of the engine's, for files and digests */
+    struct engine *engine;
+    uint32_t *order; /* of the open epoch */
+    struct run_files files; /* the leader's */
+
+    double mark;        /* when the clock was last read into progress */
+    double next_report; /* of a step */
+    double images_per_second;
+};
+
+static struct terms make_terms(const struct trainer_setup *setup)
+{
+    struct terms terms = {0};
+    snprintf(terms_add(&terms, "net", "net")->value, VALUE_BYTES, "%c", setup->net->name);
+    run_print_number(setup->net->p_conv, terms_add(&terms, "p_conv", "p-conv")->value);
+    run_print_number(setup->net->p_fc, terms_add(&terms, "p_fc", "p-fc")->value);
+    snprintf(terms_add(&terms, "train_count", "data with a training set of")->value, VALUE_BYTES, "%zu",
+             setup->data->train.count);
+    snprintf(terms_add(&terms, "data_hash", "data with xxh64")->value, VALUE_BYTES, "%016llx",
+             (unsigned long long)setup->data->hash);
+    options_terms(setup->options, &terms);
+    return terms;
+}
+
+/* --- opening -------------------------------------------------------------------------------------- */
+
+static bool open_engine(struct trainer *trainer, struct error *error)
+{
+    const struct trainer_setup *setup = &trainer->setup;
+    cJSON *before = NULL; /* run.json of a run that goes on: with the same choices */
+    struct engine_setup engine = {
+        .data = setup->data,
+        .comm = setup->comm,
+        .masks = masks_make(setup->options->seed, setup->net->p_conv, setup->net->p_fc),
+        .batch_size = setup->options->batch_size,
+        .momentum = (float)setup->options->momentum,
+        .precision = engine_precision(setup->options->precision),
+        .choices = trainer->leader ? run_files_choices(&trainer->files, &before) : NULL,
+    };
+    trainer->engine = setup->engine->open(&engine, error);
+    cJSON_Delete(before);
+    return trainer->engine != NULL;
+}
+
+struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error)
+{
+    struct trainer *trainer = calloc(1, sizeof *trainer);
+    trainer->setup = *setup;
+    trainer->leader = comm_rank(setup->comm) == 0;
+    trainer->terms = make_terms(setup);
+    trainer->files.saved_step = UINT64_MAX;
+    trainer->state.weights = malloc(LENET5_WEIGHTS * sizeof *trainer->state.weights);
+    trainer->state.momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->state.momentum);
+    trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
+    if (trainer->leader)
+        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms, setup->data->train.count, &trainer->state, error);
+    if (comm_agree(setup->comm, error))
+        open_engine(trainer, error);
+    if (!comm_agree(setup->comm, error)) {
+        trainer_close(trainer);
+        return NULL;
+    }
+    comm_broadcast(setup->comm, &trainer->state.progress, sizeof trainer->state.progress, 0);
+    comm_broadcast(setup->comm, trainer->state.weights, LENET5_WEIGHTS * sizeof(float), 0);
+    comm_broadcast(setup->comm, trainer->state.momentum, LENET5_WEIGHTS * sizeof(float), 0);
+    trainer->engine->ops->write(trainer->engine, trainer->state.weights, trainer->state.momentum);
+    return trainer;
+}
+
+bool trainer_begin(struct trainer *trainer, struct error *error)
+{
+    if (trainer->leader)
+        run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.net, trainer->engine,
+                        trainer->state.progress.epoch, error);
+    return comm_agree(trainer->setup.comm, error);
+}
+
+void trainer_close(struct trainer *trainer)
+{
+    if (trainer->engine != NULL)
+        trainer->engine->ops->close(trainer->engine);
+    run_files_close(&trainer->files);
+    free(trainer->order);
+    free(trainer->state.momentum);
+    free(trainer->state.weights);
+    free(trainer);
+}
+
+/* --- telling -------------------------------------------------------------------------------------- */
+
+static void read_clock(struct trainer *trainer)
+{
+    double time = clock_seconds();
+    trainer->state.progress.seconds += time - trainer->mark;
+    trainer->mark = time;
+}
+
+static void report(struct trainer *trainer, enum event_kind kind, const struct epoch_metrics *metrics)
+{
+    const struct progress *progress = &trainer->state.progress;
+    if (!trainer->leader)
+        return;
+    struct event event = {
+        .kind = kind,
+        .net = trainer->setup.net_index,
+        .epochs_done = (double)progress->epoch + (double)progress->in_epoch / (double)trainer->setup.data->train.count,
+        .images_per_second = trainer->images_per_second,
+        .best_test = progress->best_test,
+    };
+    if (progress->in_epoch > 0)
+        event.loss = (double)progress->loss * EXACT_UNIT / (double)progress->in_epoch;
+    if (metrics != NULL)
+        event.metrics = *metrics;
+    trainer->setup.report(trainer->setup.context, &event);
+}
+
+static void report_step(struct trainer *trainer, double epoch_start)
+{
+    const struct progress *progress = &trainer->state.progress;
+    double time = clock_seconds();
+    if (time < trainer->next_report)
+        return;
+    trainer->next_report = time + 0.1;
+    double part = progress->epoch_seconds + time - epoch_start;
+    if (part > 0)
+        trainer->images_per_second = (double)progress->in_epoch / part;
+    report(trainer, EVENT_STEP, NULL);
+}
+
+/* --- saving --------------------------------------------------------------------------------------- */
+
+/* Every replica must hold the same weights, above all before rank 0's are saved. */
+static bool compare_replicas(struct trainer *trainer, struct error *error)
+{
+    int odd;
+    struct comm *comm = trainer->setup.comm;
+    if (comm_same(comm, trainer_digest(trainer), &odd))
+        return true;
+    return error_set(error, EXIT_DIVERGED,
+                     "net %c: after step %llu the weights of rank %d (host %s) differ from the other replicas'; "
+                     "go on from the last checkpoint with --resume",
+                     trainer->setup.net->name, (unsigned long long)trainer->state.progress.step, odd,
+                     comm_host_name(comm, odd));
+}
+
+bool trainer_save(struct trainer *trainer, struct error *error)
+{
+    if (!compare_replicas(trainer, error))
+        return false;
+    if (trainer->leader && !trainer->files.saved) {
+        trainer->engine->ops->read(trainer->engine, trainer->state.weights, trainer->state.momentum);
+        run_files_save(&trainer->files, &trainer->terms, &trainer->state, error);
+    }
+    return comm_agree(trainer->setup.comm, error);
+}
+
+static enum run_status save_and_leave(struct trainer *trainer, enum run_status status, struct error *error)
+{
+    read_clock(trainer);
+    return trainer_save(trainer, error) ? status : RUN_FAILED;
+}
+
+/* --- an epoch ------------------------------------------------------------------------------------- */
+
+static double learning_rate(const struct trainer *trainer)
+{
+    const struct options *options = trainer->setup.options;
+    return options->learning_rate * pow(options->lr_gamma, (double)(trainer->state.progress.epoch / options->lr_step));
+}
+
+static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
+{
+    char kept[400] = "there is no checkpoint yet: start again with a lower --lr";
+    if (trainer->files.saved_step != UINT64_MAX)
+        snprintf(kept, sizeof kept,
+                 "the checkpoint in %.200s is of step %llu: start again with a lower --lr and another --out, "
+                 "from the seed or with --init-from that checkpoint",
+                 trainer->setup.directory, (unsigned long long)trainer->files.saved_step);
+    error_set(error, EXIT_RUNTIME,
+              "net %c: after %llu steps (epoch %llu) a %s is not finite or over %g; %s", trainer->setup.net->name,
+              (unsigned long long)trainer->state.progress.step,
+              (unsigned long long)trainer->state.progress.epoch + 1, what,
+              (double)EXACT_LIMIT, kept);
+    comm_agree(trainer->setup.comm, error);
+    return RUN_FAILED;
+}
+
+/* Positions of the epoch that may be used before --max-steps is reached. */
+static size_t reachable(const struct trainer *trainer)
+{
+    const struct progress *progress = &trainer->state.progress;
+    uint64_t limit = trainer->setup.options->max_steps, batch = trainer->setup.options->batch_size;
+    size_t count = trainer->setup.data->train.count, steps_to_end = (count - progress->in_epoch + batch - 1) / batch;
+    if (limit == 0)
+        return count;
+    uint64_t left = limit > progress->step ? limit - progress->step : 0;
+    return left < steps_to_end ? progress->in_epoch + left * batch : count;
+}
+
+/* GOING: the epoch's steps are done. */
+static enum run_status train_epoch(struct trainer *trainer, struct error *error)
+{
+    struct progress *progress = &trainer->state.progress;
+    size_t reach = reachable(trainer);
+    sampler_shuffle(trainer->setup.options->seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
+    trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
+
+    double start = clock_seconds();
+    struct train_report done = {0};
+    while (progress->in_epoch < reach && !done.stopped) {
+        struct span span = {
+            .step = progress->step,
+            .first = progress->in_epoch,
+            .last = reach,
+            .learning_rate = (float)learning_rate(trainer),
+            .stop = trainer->setup.stop,
+        };
+        comm_set_step(trainer->setup.comm, progress->step);
+        step_train(trainer->engine, &span, &done);
+        progress->step += done.steps;
+        progress->in_epoch += done.samples;
+        progress->loss += done.loss;
+        trainer->files.saved = false;
+        if (done.not_finite)
+            return fail_not_finite(trainer, "loss or gradient", error);
+        report_step(trainer, start);
+    }
+    progress->epoch_seconds += clock_seconds() - start;
+    if (done.stopped)
+        return save_and_leave(trainer, RUN_STOPPED, error);
+    if (progress->in_epoch < trainer->setup.data->train.count)
+        return save_and_leave(trainer, RUN_DONE, error);
+    return RUN_GOING;
+}
+
+static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)
+{
+    struct progress *progress = &trainer->state.progress;
+    progress->best_train = fmax(progress->best_train, accuracy->train);
+    if (accuracy->test <= progress->best_test)
+        return;
+    progress->best_test = accuracy->test;
+    if (trainer->leader) {
+        trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
+        run_files_save_best(&trainer->files, trainer->state.weights, error);
+    }
+}
+
+/* GOING: checked, though rank 0 may have an *error of its own. */
+static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics,
+                                          struct error *error)
+{
+    struct accuracy accuracy;
+    bool on_all = strcmp(trainer->setup.options->eval_on, "all") == 0;
+    switch (evaluate(trainer->engine, on_all, trainer->setup.stop, &accuracy)) {
+    case EVALUATE_STOPPED:
+        return save_and_leave(trainer, RUN_STOPPED, error);
+    case EVALUATE_NOT_FINITE:
+        return fail_not_finite(trainer, "loss in evaluation", error);
+    case EVALUATE_DONE:
+        break;
+    }
+    metrics->checked = true;
+    metrics->train_accuracy = accuracy.train;
+    metrics->test_accuracy = accuracy.test;
+    metrics->test_loss = accuracy.test_loss;
+    if (compare_replicas(trainer, error))
+        note_best(trainer, &accuracy, error);
+    return RUN_GOING;
+}
+
+static struct epoch_metrics summarise(const struct trainer *trainer)
+{
+    const struct progress *progress = &trainer->state.progress;
+    double count = (double)trainer->setup.data->train.count;
+    return (struct epoch_metrics){
+        .epoch = progress->epoch + 1,
+        .step = progress->step,
+        .loss = (double)progress->loss * EXACT_UNIT / count,
+        .learning_rate = learning_rate(trainer),
+        .seconds = progress->epoch_seconds,
+        .images_per_second = count / progress->epoch_seconds,
+    };
+}
+
+static void begin_next_epoch(struct trainer *trainer)
+{
+    struct progress *progress = &trainer->state.progress;
+    progress->epoch++;
+    progress->in_epoch = 0;
+    progress->loss = 0;
+    progress->epoch_seconds = 0;
+    trainer->files.saved = false;
+    read_clock(trainer);
+}
+
+/* The epoch counts as done once this has returned GOING or DONE; stopped before that, it is closed
+ * again on resumption. */
+static enum run_status close_epoch(struct trainer *trainer, struct error *error)
+{
+    const struct options *options = trainer->setup.options;
+    struct progress *progress = &trainer->state.progress;
+    struct epoch_metrics metrics = summarise(trainer);
+    bool last = metrics.epoch >= options->epochs;
+    if (last || metrics.epoch % options->eval_every == 0) {
+        enum run_status status = check_accuracy(trainer, &metrics, error);
+        if (status != RUN_GOING)
+            return status;
+    }
+    if (trainer->leader && error->code == EXIT_DONE)
+        metrics_write(trainer->files.metrics, &metrics, error);
+    if (!comm_agree(trainer->setup.comm, error))
+        return RUN_FAILED;
+
+    begin_next_epoch(trainer);
+    report(trainer, EVENT_EPOCH, &metrics);
+    if ((last || progress->epoch % options->checkpoint_every == 0) && !trainer_save(trainer, error))
+        return RUN_FAILED;
+    return last ? RUN_DONE : RUN_GOING;
+}
+
+enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
+{
+    trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
+    uint64_t limit = trainer->setup.options->max_steps;
+    bool spent = limit > 0 && trainer->state.progress.step >= limit && trainer->state.progress.in_epoch == 0;
+    if (trainer->state.progress.epoch >= trainer->setup.options->epochs || spent)
+        return save_and_leave(trainer, RUN_DONE, error);
+    enum run_status status = train_epoch(trainer, error);
+    return status == RUN_GOING ? close_epoch(trainer, error) : status;
+}
+
+const struct progress *trainer_progress(const struct trainer *trainer)
+{
+    return &trainer->state.progress;
+}
+
+uint64_t trainer_digest(struct trainer *trainer)
+{
+    trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
+    return lenet5_digest(trainer->state.weights);
+}

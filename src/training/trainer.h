@@ -1,0 +1,55 @@
+/* trainer.h - one net trained by one group of ranks, epoch by epoch, with its files.
+ *
+ * Every function is collective over the group. Rank 0 of the group reads and writes the files; all
+ * ranks leave every function with the same verdict.
+ */
+#ifndef DTRAIN_TRAINER_H
+#define DTRAIN_TRAINER_H
+
+#include <cjson/cJSON.h>
+#include <signal.h>
+
+#include "comm.h"
+#include "dataset.h"
+#include "engine.h"
+#include "options.h"
+#include "run.h"
+
+/* All pointers are borrowed and must outlive the trainer. */
+struct trainer_setup {
+    const struct options *options;
+    const struct net *net;
+    int net_index;
+    const char *directory; /* of the run */
+    const struct dataset *data;
+    struct comm *comm;
+    const struct engine_ops *engine;
+    const cJSON *description; /* of the run, for run.json */
+    const volatile sig_atomic_t *stop;
+    void (*report)(void *context, const struct event *event);
+    void *context;
+};
+
+struct trainer; /* opaque */
+
+/* Locks the run's directory, finds where to start or resume, opens the engine; writes nothing. NULL and
+ * *error on every rank. */
+struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error);
+
+/* Writes run.json and opens the metrics. After every net of the study has opened, so that a run that is refused leaves
+ * the files of an earlier one as they are; before the first epoch. */
+bool trainer_begin(struct trainer *trainer, struct error *error);
+
+/* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint. DONE: the
+ * run has all its epochs (or --max-steps). STOPPED: saved, go on with --resume. FAILED: *error is set on
+ * every rank. Not to be called again after anything but GOING. */
+enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
+
+/* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */
+bool trainer_save(struct trainer *trainer, struct error *error);
+
+const struct progress *trainer_progress(const struct trainer *trainer);
+uint64_t trainer_digest(struct trainer *trainer); /* of the weights; not collective */
+void trainer_close(struct trainer *trainer);
+
+#endif
