@@ -9,6 +9,7 @@
 #include "dataset.h"
 #include "describe.h"
 #include "doctor.h"
+#include "engine.h"
 #include "options.h"
 #include "signals.h"
 #include "study.h"
@@ -67,6 +68,14 @@ static bool agree_on_action(const struct options *options, struct comm *world, s
                      odd, comm_host_name(world, odd));
 }
 
+static void print_help(void)
+{
+    char engines[200], transports[200];
+    engine_names(engines, sizeof engines);
+    comm_names(transports, sizeof transports, true);
+    options_print_help(engines, transports);
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
@@ -83,7 +92,7 @@ int main(int argc, char **argv)
     if (!comm_agree(world, &error) || !agree_on_action(&options, world, &error))
         code = error.code;
     else if (options.help && speaks)
-        options_print_help();
+        print_help();
     else if (options.version && speaks)
         printf("dtrain %s (%s)\n", version_revision, version_build);
     else if (!options.help && !options.version)

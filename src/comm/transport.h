@@ -37,6 +37,7 @@ struct comm {
 
 struct transport {
     const char *name; /* --comm NAME */
+    const char *note; /* for whom it is, a word or two for --help; NULL */
 
     /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
      * always can. */
