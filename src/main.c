@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "abort.h"
 #include "comm.h"
 #include "dataset.h"
 #include "describe.h"
@@ -15,7 +16,6 @@
 #include "study.h"
 #include "synthetic.h"
 #include "version.h"
-#include "abort.h"
 
 static void alive(void *world)
 {

@@ -3,8 +3,8 @@
 #ifndef DTRAIN_TRANSPORT_H
 #define DTRAIN_TRANSPORT_H
 
-#include "comm.h"
 #include "abort.h"
+#include "comm.h"
 #include "watch.h"
 
 enum { MESSAGE_BYTES = 1024 };

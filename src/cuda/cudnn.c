@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cudnn_engine.h"
 #include "check.h"
+#include "cudnn_engine.h"
 #include "device.h"
 #include "range.h"
 
