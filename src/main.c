@@ -11,30 +11,11 @@
 #include "describe.h"
 #include "doctor.h"
 #include "engine.h"
+#include "find_data.h"
 #include "options.h"
 #include "signals.h"
 #include "study.h"
-#include "synthetic.h"
 #include "version.h"
-
-static void alive(void *world)
-{
-    comm_alive(world);
-}
-
-/* `--data synthetic` is made in the cache by one rank a host, then read like any other data. */
-static bool find_data(const struct options *options, struct comm *world, char directory[4096], struct error *error)
-{
-    size_t train, test;
-    bool synthetic = options->data != NULL && synthetic_parse(options->data, &train, &test, error);
-    if (error->code != EXIT_DONE)
-        return false;
-    if (!synthetic)
-        return dataset_find(options->data, directory, error);
-    if (comm_host_rank(world) == 0)
-        synthetic_make(train, test, directory, alive, world, error);
-    return comm_agree(world, error) && synthetic_make(train, test, directory, alive, world, error);
-}
 
 static enum exit_code run(const struct options *options, struct comm *world, struct error *error)
 {
@@ -44,7 +25,7 @@ static enum exit_code run(const struct options *options, struct comm *world, str
         return doctor(options, world);
     if (!describe_agree_options(options, world, error))
         return error->code;
-    bool opened = find_data(options, world, directory, error) && dataset_open(&data, directory, error);
+    bool opened = find_data(options->data, world, directory, error) && dataset_open(&data, directory, error);
     if (!comm_agree(world, error)) {
         if (opened)
             dataset_close(&data);
