@@ -32,7 +32,7 @@ static int count_host(const char *const *hosts, int ranks, const char *host)
     return count;
 }
 
-/* Fills in who is where. Expects mpi, rank, size and watch. */
+/* Fills in which rank is on which host. Expects mpi, rank, size and watch. */
 static void learn_group(struct comm *comm, MPI_Comm world)
 {
     size_t size = (size_t)comm->size;
@@ -93,8 +93,8 @@ static void want_no_daemon(void)
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */
 }
 
-/* Nets that share a GPU have a thread each, of which one runs (turns.h). One library starts all ranks, and gives all of
- * them as much: rank 0 speaks for them, and ends them. */
+/* Nets that share a GPU have a thread each, of which one runs (turns.h). All ranks run the same library and get the
+ * same level of threads, so rank 0 alone prints the message and ends the job. */
 static void start_mpi(void)
 {
     int threads, rank;

@@ -138,7 +138,7 @@ static void take_acknowledgements(struct watch *watch, struct probing *probing)
     }
 }
 
-/* The lowest rank that still lives speaks; the others give it the time to end the job. */
+/* The lowest rank that is still alive prints the message and ends the job; the others wait for that. */
 static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group,
                                   const struct probing *probing, const char *what)
 {
