@@ -16,10 +16,10 @@
 #include "abort.h"
 #include "clock.h"
 #include "engine.h"
+#include "find_data.h"
 #include "options.h"
 #include "sampler.h"
 #include "step.h"
-#include "synthetic.h"
 #include "version.h"
 
 enum { WARM_UP = 48, BLOCK = 16, STEPS = 320, MAX_BLOCKS = 1000 };
@@ -162,27 +162,10 @@ static void report(struct bench *b, size_t blocks)
 
 /* --- opening ---------------------------------------------------------------------------------------- */
 
-static void alive(void *world)
-{
-    comm_alive(world);
-}
-
-/* As dtrain's main does. */
 static bool open_data(struct bench *b, struct comm *world, struct error *error)
 {
     char directory[4096];
-    size_t train_count, test_count;
-    const char *wanted = b->options->data;
-    bool synthetic = wanted != NULL && synthetic_parse(wanted, &train_count, &test_count, error);
-    if (synthetic && comm_host_rank(world) == 0)
-        synthetic_make(train_count, test_count, directory, alive, world, error);
-    if (!comm_agree(world, error))
-        return false;
-    if (synthetic)
-        synthetic_make(train_count, test_count, directory, alive, world, error); /* is there: names it */
-    else
-        dataset_find(wanted, directory, error);
-    if (error->code == EXIT_DONE && dataset_open(&b->data, directory, error) &&
+    if (find_data(b->options->data, world, directory, error) && dataset_open(&b->data, directory, error) &&
         b->data.train.count < b->options->batch_size)
         error_set(error, EXIT_USAGE, "--batch-size: more than the %zu pictures there are", b->data.train.count);
     return comm_agree(world, error);

@@ -37,6 +37,9 @@ int comm_host_rank(const struct comm *comm);         /* rank among the ranks of 
 int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 
+/* The names that comm_split takes: "auto, nccl (one GPU a rank) or mpi"; without the notes: "auto, nccl or mpi". */
+void comm_names(char *text, size_t bytes, bool notes);
+
 /* "Open MPI v4.1.4": the first words of what the library says of itself. */
 void comm_library(char *text, size_t bytes);
 

@@ -65,6 +65,7 @@ struct evaluation {
 struct engine;
 struct engine_ops {
     const char *name; /* --engine NAME */
+    const char *note; /* for whom it is, a word or two for --help; NULL */
     bool on_gpu;      /* it computes on this rank's GPU */
 
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
@@ -118,6 +119,7 @@ enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradie
  * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
 const struct engine_ops *const *engine_list(void); /* NULL-terminated, best first */
+void engine_names(char *text, size_t bytes);       /* for --help: "auto, cudnn (GPUs) or cpu" */
 
 extern const struct engine_ops engine_cpu;
 

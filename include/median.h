@@ -1,4 +1,4 @@
-/* median.h - what is told of many measurements. Sorts them. */
+/* median.h - median and quantiles of many measurements. They sort the array they are given. */
 #ifndef DTRAIN_MEDIAN_H
 #define DTRAIN_MEDIAN_H
 

@@ -42,7 +42,9 @@ struct options {
 /* Fills *options from the command line. On bad input false and *error (EXIT_USAGE). After --help or --version
  * the rest is not looked at. */
 bool options_parse(int argc, char **argv, struct options *options, struct error *error);
-void options_print_help(void);
+
+/* The names of engines and transports are those of the tables that own them. */
+void options_print_help(const char *engines, const char *transports);
 
 /* The nets asked for, in the study's order, with --p-conv and --p-fc applied: nets[0..return). */
 int options_nets(const struct options *options, struct net nets[NETS]);

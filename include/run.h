@@ -9,12 +9,12 @@
 
 enum { VALUE_BYTES = 32, MOST_TERMS = 16 };
 
-/* What fixes a run's arithmetic, as text: a checkpoint may only be resumed under the same terms. They are of the net, of
- * the data, and those of the options that options.c flags as terms. */
+/* What fixes a run's arithmetic, as text: a checkpoint may only be resumed under the same terms. They are of the net,
+ * of the data, and those of the options that options.c flags as terms. */
 struct term {
     const char *key;    /* in the checkpoint's metadata */
     const char *option; /* that sets it, for people, without its dashes: "lr" */
-    const char *absent; /* what a file without it was written with, from before there was the term; NULL: none lacks it */
+    const char *absent; /* what files from before there was the term were written with; NULL: no file may lack it */
     char value[VALUE_BYTES];
 };
 struct terms {

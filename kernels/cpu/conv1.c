@@ -48,7 +48,7 @@ KERNEL void sum_windows(int channels, const float *image, const float *const *w,
             ROLLED for (int ky = 0; ky < 5; ky++) {
                 const float *line[2];
                 UNROLL for (int row = 0; row < 2; row++)
-                    line[row] = unrelated(image + (in * 32 + ky + row) * (WINOGRAD_PRODUCTS * 16));
+                    line[row] = separate_address(image + (in * 32 + ky + row) * (WINOGRAD_PRODUCTS * 16));
                 UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
                     if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
                         continue;
@@ -61,7 +61,7 @@ KERNEL void sum_windows(int channels, const float *image, const float *const *w,
             }
         UNROLL for (int which = first; which < first + together; which++)
             UNROLL for (int k = 0; k < channels * vectors; k++)
-                vec_put_aside(&out[which][k / vectors][k % vectors], sum[which][k / vectors][k % vectors]);
+                vec_spill(&out[which][k / vectors][k % vectors], sum[which][k / vectors][k % vectors]);
     }
 }
 

@@ -86,8 +86,8 @@ KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_co
                 sum[which][k / SPAN][k % SPAN] = (vec){0};
         for (unsigned rest = kept; rest != 0; rest &= rest - 1)
             ROLLED for (int ky = 0, in = __builtin_ctz(rest); ky < 5; ky++) {
-                const float *line = unrelated(columns->at[in][y + ky][0]);
-                const float *weights = unrelated(&packed->forward[in][ky][0][channel]);
+                const float *line = separate_address(columns->at[in][y + ky][0]);
+                const float *weights = separate_address(&packed->forward[in][ky][0][channel]);
                 UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
                     if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
                         continue;
@@ -98,7 +98,7 @@ KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_co
             }
         UNROLL for (int which = first; which < first + together; which++)
             UNROLL for (int k = 0; k < 5 * SPAN; k++)
-                vec_put_aside(&out[which][k / SPAN][k % SPAN], sum[which][k / SPAN][k % SPAN]);
+                vec_spill(&out[which][k / SPAN][k % SPAN], sum[which][k / SPAN][k % SPAN]);
     }
 }
 

@@ -68,7 +68,7 @@ KERNEL vec vec_keep(vec v)
 }
 
 /* Writes v to memory: the compiler may not keep it in a register that other sums need. */
-KERNEL void vec_put_aside(vec *to, vec v)
+KERNEL void vec_spill(vec *to, vec v)
 {
     *to = v;
     __asm__("" : "+m"(*to));
@@ -76,7 +76,7 @@ KERNEL void vec_put_aside(vec *to, vec v)
 
 /* The same pointer, but the compiler does not know. GCC otherwise sees that two pointers of a loop meet the
  * same numbers a round apart, carries vectors from one round to the next, and spills sums to make room. */
-KERNEL const float *unrelated(const float *p)
+KERNEL const float *separate_address(const float *p)
 {
     __asm__("" : "+r"(p));
     return p;

@@ -22,14 +22,10 @@ static __global__ void __launch_bounds__(THREADS)
     uint32_t i = blockIdx.x * THREADS + threadIdx.x, n = i / QUADS, q = i % QUADS;
     if (i >= quads)
         return;
-    float4 v = y[i];
-    if (bias) {
-        float4 b = bias[q];
-        v = make_float4(v.x + b.x, v.y + b.y, v.z + b.z, v.w + b.w);
-    }
+    float4 v = y[i], b = bias[q];
     unsigned kept = layer_mask_draw(mask, n, q);
-    y[i] = make_float4(activate(v.x, kept & 1, mask.scale), activate(v.y, kept & 2, mask.scale),
-                       activate(v.z, kept & 4, mask.scale), activate(v.w, kept & 8, mask.scale));
+    y[i] = make_float4(activate(v.x + b.x, kept & 1, mask.scale), activate(v.y + b.y, kept & 2, mask.scale),
+                       activate(v.z + b.z, kept & 4, mask.scale), activate(v.w + b.w, kept & 8, mask.scale));
 }
 
 static __global__ void __launch_bounds__(THREADS)

@@ -1,5 +1,5 @@
 /* The gradient as the ranks sum it: sums of columns for the biases and the loss, and every number rounded to
- * fixed point, if it fits. One launch, whose blocks have two trades: the first SUMMERS sum 32 columns each,
+ * fixed point, if it fits. One launch, whose blocks do one of two jobs: the first SUMMERS sum 32 columns each,
  * the others round 1,024 numbers of the weights each. */
 #include "device.cuh"
 #include "sampler.h"

@@ -58,9 +58,8 @@ struct cuda_dropout {
 };
 
 /* y = maxpool2x2(dropout2d(relu(x + bias))) of layer DROPOUT_CONV1: x (count, 6, 28, 28) -> y (count, 6, 14,
- * 14), or DROPOUT_CONV2: x (count, 16, 10, 10) -> y (count, 16, 5, 5). bias NULL: x has it already; x may
- * also be after its ReLU. origin, a byte for each number of y (NULL: not wanted), says where in its window
- * that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient
+ * 14), or DROPOUT_CONV2: x (count, 16, 10, 10) -> y (count, 16, 5, 5). origin, a byte
+ * for each number of y (NULL: not wanted), says where in its window that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient
  * passes. */
 enum { CUDA_NOWHERE = 255 };
 cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
@@ -74,7 +73,7 @@ cudaError_t cuda_pool_backward(enum dropout_layer layer, const struct masks *mas
                                cudaStream_t stream);
 
 /* In place: y = dropout(relu(y + bias)) of layer DROPOUT_CONV3: y (count, 120), or DROPOUT_FC1: y (count,
- * 84). bias NULL: y has it already, and perhaps its ReLU. */
+ * 84). */
 cudaError_t cuda_activation_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
                                     const float *bias, float *y, cudaStream_t stream);
 
@@ -85,7 +84,7 @@ cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct mask
 /* --- loss ------------------------------------------------------------------------------------------ */
 
 /* Softmax cross-entropy: losses[count] and the gradient of their sum, dlogits (count, 10), from logits
- * (count, 10) + bias (10; NULL: they have it already). In place allowed. Clears sums[CUDA_SUMS_REFUSED]. */
+ * (count, 10) + bias (10). In place allowed. Clears sums[CUDA_SUMS_REFUSED]. */
 cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
                       float *losses, float *dlogits, int64_t *sums, cudaStream_t stream);
 

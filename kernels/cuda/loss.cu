@@ -12,12 +12,9 @@ static __device__ __forceinline__ void read_logits(const float *logits, const fl
 #pragma unroll
     for (int k = 0; k < CLASSES; k += 2) {
         float2 pair = row[k / 2];
-        z[k] = pair.x;
-        z[k + 1] = pair.y;
+        z[k] = pair.x + bias[k];
+        z[k + 1] = pair.y + bias[k + 1];
     }
-    if (bias)
-        for (int k = 0; k < CLASSES; k++)
-            z[k] += bias[k];
 }
 
 /* Returns the loss; z becomes the numerators exp(z - largest), *inverse one over their sum. */

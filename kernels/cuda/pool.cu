@@ -30,7 +30,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (p >= planes)
         return;
     bool kept = layer_mask_draw(mask, n, c / 4) >> c % 4 & 1;
-    float b = bias ? bias[c] : 0;
+    float b = bias[c];
     const float2 *rows = (const float2 *)(x + (size_t)p * plane::NUMBERS);
 #pragma unroll
     for (unsigned i = threadIdx.x % WARP; i < plane::OUTPUTS; i += WARP) {

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* One line whatever stands in the names it quotes; too long, it loses its middle: what is wrong stands at
- * one end, what would be right at the other. */
+/* One line whatever stands in the names it quotes; one that is too long is cut in the middle, as its beginning
+ * says what is wrong and its end what would be right. */
 bool error_set(struct error *error, enum exit_code code, const char *format, ...)
 {
     enum { HALF = sizeof error->text / 2 - 4 };

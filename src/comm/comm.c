@@ -9,8 +9,19 @@
 
 static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
 
-/* Best first: "auto" takes the first that suits. */
+/* Best first: "auto" takes the first that suits. A new transport is added here. */
 static const struct transport *const transports[] = {&proxy_nccl, &transport_mpi};
+enum { TRANSPORTS = sizeof transports / sizeof *transports };
+
+void comm_names(char *text, size_t bytes, bool notes)
+{
+    size_t used = (size_t)snprintf(text, bytes, "auto");
+    for (int i = 0; i < TRANSPORTS && used < bytes; i++) {
+        const char *note = notes ? transports[i]->note : NULL;
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", i == TRANSPORTS - 1 ? " or " : ", ",
+                                 transports[i]->name, note ? " (" : "", note ? note : "", note ? ")" : "");
+    }
+}
 
 /* How many of the first ranks are on this host. */
 static int count_host(const char *const *hosts, int ranks, const char *host)
@@ -21,7 +32,7 @@ static int count_host(const char *const *hosts, int ranks, const char *host)
     return count;
 }
 
-/* Fills in who is where. Expects mpi, rank, size and watch. */
+/* Fills in which rank is on which host. Expects mpi, rank, size and watch. */
 static void learn_group(struct comm *comm, MPI_Comm world)
 {
     size_t size = (size_t)comm->size;
@@ -82,8 +93,8 @@ static void want_no_daemon(void)
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */
 }
 
-/* Nets that share a GPU have a thread each, of which one runs (turns.h). One library starts all ranks, and gives all of
- * them as much: rank 0 speaks for them, and ends them. */
+/* Nets that share a GPU have a thread each, of which one runs (turns.h). All ranks run the same library and get the
+ * same level of threads, so rank 0 alone prints the message and ends the job. */
 static void start_mpi(void)
 {
     int threads, rank;
@@ -113,7 +124,7 @@ struct comm *comm_open_world(double timeout_seconds)
 /* One rank has nothing to sum: no need to start NCCL. */
 static const struct transport *choose_best(struct comm *comm, bool on_gpu)
 {
-    for (size_t i = 0; on_gpu && comm->size > 1 && i < sizeof transports / sizeof *transports; i++)
+    for (int i = 0; on_gpu && comm->size > 1 && i < TRANSPORTS; i++)
         if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, comm->why, sizeof comm->why))
             return transports[i];
     return &transport_mpi;
@@ -123,7 +134,7 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
                                             struct error *error)
 {
     char why[sizeof comm->why];
-    for (size_t i = 0; i < sizeof transports / sizeof *transports; i++) {
+    for (int i = 0; i < TRANSPORTS; i++) {
         if (strcmp(name, transports[i]->name) != 0)
             continue;
         if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, why, sizeof why))
@@ -131,7 +142,9 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
         error_set(error, EXIT_USAGE, "--comm %s: %s", name, why);
         return NULL;
     }
-    error_set(error, EXIT_USAGE, "--comm %s: no such transport; give auto, nccl or mpi", name);
+    char names[200];
+    comm_names(names, sizeof names, false);
+    error_set(error, EXIT_USAGE, "--comm %s: no such transport; give %s", name, names);
     return NULL;
 }
 

@@ -100,7 +100,7 @@ bool comm_same(struct comm *comm, uint64_t number, int *odd)
     if (largest_and_least[0] == ~largest_and_least[1])
         return true;
 
-    /* Only to find the odd one does rank 0 hear of every rank. */
+    /* They differ: only now does rank 0 gather every rank's number, to find the one that is different. */
     uint64_t *all = comm->rank == 0 ? malloc((size_t)comm->size * sizeof *all) : NULL;
     comm_gather(comm, &number, sizeof number, all);
     int found = comm->rank == 0 ? find_odd(all, comm->size) : 0;

@@ -136,8 +136,8 @@ static bool have_all_arrived(void *sums)
     return true;
 }
 
-/* Until every rank of the host has come as far. What they wrote before is then seen. */
-static void meet(struct sums *s)
+/* A barrier of the ranks of the host: what they wrote before it is seen after it. */
+static void host_barrier(struct sums *s)
 {
     struct comm *comm = s->comm;
     s->arrivals++;
@@ -181,14 +181,14 @@ static size_t slice_begin(const struct sums *s, int number)
 static void sum_by_slices(struct sums *s)
 {
     const struct comm *comm = s->comm;
-    meet(s);
+    host_barrier(s);
     if (comm->host_rank < comm->slices) {
         size_t first = slice_begin(s, comm->host_rank), last = slice_begin(s, comm->host_rank + 1);
         add_terms(s, first, last);
         if (comm->host_count > 1)
             sum_by_mpi(comm, comm->slice_peers, s->totals + first, last - first);
     }
-    meet(s);
+    host_barrier(s);
 }
 
 void comm_sum(struct comm_sums *sums)

@@ -3,8 +3,8 @@
 #ifndef DTRAIN_TRANSPORT_H
 #define DTRAIN_TRANSPORT_H
 
-#include "comm.h"
 #include "abort.h"
+#include "comm.h"
 #include "watch.h"
 
 enum { MESSAGE_BYTES = 1024 };
@@ -37,6 +37,7 @@ struct comm {
 
 struct transport {
     const char *name; /* --comm NAME */
+    const char *note; /* for whom it is, a word or two for --help; NULL */
 
     /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
      * always can. */

@@ -138,7 +138,7 @@ static void take_acknowledgements(struct watch *watch, struct probing *probing)
     }
 }
 
-/* The lowest rank that still lives speaks; the others give it the time to end the job. */
+/* The lowest rank that is still alive prints the message and ends the job; the others wait for that. */
 static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group,
                                   const struct probing *probing, const char *what)
 {
@@ -194,8 +194,8 @@ static void probe_group(struct watch *watch, const struct watch_group *group, st
 }
 
 /* Ranks 0 and 1 of the group and the first on another host: whatever rank or host is gone, one of them is there. They
- * probe nobody, as Open MPI ends a process that turns to a dead one it has no connection with. launch/run makes one line of
- * theirs and mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
+ * probe nobody, as Open MPI ends a process that connects to a dead one. launch/run makes one line of theirs and
+ * mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
 static void report_sigterm(struct watch *watch, const struct watch_group *group, const char *what)
 {
     int other = 0;

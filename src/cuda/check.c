@@ -4,8 +4,8 @@
 #include <mpi.h>
 #include <stdio.h>
 
-#include "error.h"
 #include "abort.h"
+#include "error.h"
 
 void gpu_failed(const char *library, const char *call, const char *file, int line, const char *reason)
 {

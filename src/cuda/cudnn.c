@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cudnn_engine.h"
 #include "check.h"
+#include "cudnn_engine.h"
 #include "device.h"
 #include "range.h"
 
@@ -40,7 +40,7 @@ static void allocate(struct cudnn *cudnn)
         CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));
 }
 
-/* The sums that the host adds up: from pinned memory they are copied at full speed, else all the same. */
+/* The sums that the host adds up. Pinning is optional: it only makes the copies faster. */
 static void pin_sums(const struct comm_sums *sums)
 {
     size_t bytes = sums->count * sizeof *sums->terms;

@@ -9,9 +9,9 @@
 #include <sys/stat.h>
 
 #include "cache.h"
+#include "check.h"
 #include "files.h"
 #include "median.h"
-#include "check.h"
 
 enum {
     REPEATS = 20,

@@ -2,10 +2,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "check.h"
 #include "clock.h"
 #include "cudnn_engine.h"
 #include "median.h"
-#include "check.h"
 
 enum { ROUNDS = 11, WARM_UP = 2 };
 

@@ -76,8 +76,8 @@ void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t
     range_end();
 }
 
-/* Collective. The first time for real, so that what the libraries do only once is not captured; it changes
- * nothing, as if after a stop. */
+/* Collective. The step is run once outside the capture first, as libraries initialise lazily; it is marked as stopped,
+ * so that it changes no weights. */
 static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
 {
     struct net_batch batch;

@@ -41,8 +41,8 @@ static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t resu
     if (lost)
         watch_until(comm->watch, has_passed, &patience, &comm->group, what);
     abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s",
-                comm->rank, comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
-                ncclGetLastError(nccl), lost ? "; start again with --resume" : "");
+              comm->rank, comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
+              ncclGetLastError(nccl), lost ? "; start again with --resume" : "");
 }
 
 static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)

@@ -1,9 +1,9 @@
 /* part.c - what the program finds in the shared object (gpu.h). */
 #include "gpu.h"
 
+#include "cudnn.h"
 #include "device.h"
 #include "nccl.h"
-#include "cudnn.h"
 
 extern const struct gpu_part dtrain_gpu_part;
 

@@ -2,10 +2,10 @@
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 
+#include "check.h"
 #include "device.h"
 #include "dropout_cuda.h"
 #include "median.h"
-#include "check.h"
 
 enum { WINDOWS = 9, CALLS = 10, LONG_MICROSECONDS = 5000 }; /* a short call alone ends before the next is launched */
 

@@ -66,7 +66,7 @@ struct observer {
 static bool write_file(const char *path, bool test_set, size_t first, size_t count, const struct observer *observer)
 {
     FILE *file = fopen(path, "wbx");
-    if (!file)
+    if (file == NULL)
         return false;
     bool good = true;
     for (size_t i = first; good && i < first + count; i++) {

@@ -32,6 +32,16 @@ static void list_names(char *names, size_t bytes)
         used += (size_t)snprintf(names + used, bytes - used, ", %s", engines[i]->name);
 }
 
+void engine_names(char *text, size_t bytes)
+{
+    size_t used = (size_t)snprintf(text, bytes, "auto");
+    for (int i = 0; engines[i] != NULL && used < bytes; i++) {
+        const char *note = engines[i]->note;
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", engines[i + 1] == NULL ? " or " : ", ",
+                                 engines[i]->name, note ? " (" : "", note ? note : "", note ? ")" : "");
+    }
+}
+
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error)
 {
     bool any = strcmp(name, "auto") == 0, known = any;
@@ -42,7 +52,7 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
             continue;
         known = true;
         bool available = engines[i]->available(reason, sizeof reason);
-        if (why[0] == '\0') /* why not the best one says why the next */
+        if (why[0] == '\0') /* why the best one is not available: the reason for taking the next */
             snprintf(why, why_bytes, "%s%s%s", available || !any ? "" : engines[i]->name,
                      available || !any ? "" : ": ", reason);
         if (available)

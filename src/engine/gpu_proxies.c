@@ -28,6 +28,7 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
 
 const struct engine_ops proxy_cudnn = {
     .name = "cudnn",
+    .note = "GPUs",
     .on_gpu = true,
     .available = available,
     .open = open_cudnn,
@@ -60,4 +61,6 @@ static bool open_nccl(struct comm *comm, struct error *error)
     return part->transport->open(comm, error);
 }
 
-const struct transport proxy_nccl = {.name = "nccl", .suits = suits, .open = open_nccl};
+const struct transport proxy_nccl = {
+    .name = "nccl", .note = "one GPU a rank", .suits = suits, .open = open_nccl,
+};

@@ -131,7 +131,7 @@ bool checkpoint_exists(const char *directory)
 static bool check_format(const struct safetensors *file, const char *path, struct error *error)
 {
     const char *format = safetensors_metadata(file, FORMAT_KEY);
-    if (!format)
+    if (format == NULL)
         return error_set(error, EXIT_INPUT, "%s: not a checkpoint of dtrain: its metadata has no '%s'", path,
                          FORMAT_KEY);
     if (strcmp(format, FORMAT) != 0)
@@ -139,7 +139,7 @@ static bool check_format(const struct safetensors *file, const char *path, struc
                          "%s: a checkpoint of format %s, this dtrain reads format %s: resume with the one "
                          "that wrote it",
                          path, format, FORMAT);
-    if (!safetensors_metadata(file, "checksum"))
+    if (safetensors_metadata(file, "checksum") == NULL)
         return error_set(error, EXIT_INPUT, "%s: damaged: a checkpoint has a checksum", path);
     return true;
 }
@@ -168,7 +168,7 @@ static bool read_progress(const struct safetensors *file, const char *path, size
 {
     for (size_t i = 0; i < PROGRESS_FIELDS; i++) {
         const char *text = safetensors_metadata(file, progress_fields[i].key);
-        if (!text || !parse_field(&progress_fields[i], text, progress))
+        if (text == NULL || !parse_field(&progress_fields[i], text, progress))
             return error_set(error, EXIT_INPUT, "%s: damaged: its metadata '%s' is %s, not a number", path,
                              progress_fields[i].key, text ? text : "missing");
     }

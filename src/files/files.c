@@ -85,7 +85,7 @@ static bool settle_directory(const char *path, const char *keep)
     int length = (int)(base_name(path) - path);
     snprintf(directory, sizeof directory, "%.*s.", length, path); /* "runs/D-1/." or "." */
     DIR *entries = opendir(directory);
-    if (!entries)
+    if (entries == NULL)
         return false;
     for (struct dirent *entry; (entry = readdir(entries)) != NULL;)
         if (is_leftover(entry->d_name, base_name(path)) ||
@@ -103,7 +103,7 @@ bool files_replace(const char *path, const char *keep, const void *data, size_t 
 {
     char temporary[PATH_BYTES + SUFFIX_BYTES];
     name_temporary(path, temporary);
-    if (write_aside(temporary, data, bytes) && (!keep || keep_old(path, keep)) &&
+    if (write_aside(temporary, data, bytes) && (keep == NULL || keep_old(path, keep)) &&
         rename(temporary, path) == 0 && settle_directory(path, keep))
         return true;
     error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));

@@ -47,13 +47,13 @@ static bool cut_lines(FILE *stream, uint64_t epochs_done)
 struct metrics *metrics_open(const char *directory, uint64_t epochs_done, struct error *error)
 {
     struct metrics *metrics = calloc(1, sizeof *metrics);
-    if (!metrics) {
+    if (metrics == NULL) {
         error_set(error, EXIT_RUNTIME, "%s: out of memory", directory);
         return NULL;
     }
     if (files_path(directory, "metrics.jsonl", metrics->path, error)) {
         metrics->stream = fopen(metrics->path, "a+e");
-        if (!metrics->stream || !cut_lines(metrics->stream, epochs_done))
+        if (metrics->stream == NULL || !cut_lines(metrics->stream, epochs_done))
             error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", metrics->path, strerror(errno));
         else if ((metrics->board = tensorboard_open(directory, epochs_done + 1, error)))
             return metrics;
@@ -104,7 +104,7 @@ bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, s
 
 void metrics_close(struct metrics *metrics)
 {
-    if (!metrics)
+    if (metrics == NULL)
         return;
     tensorboard_close(metrics->board);
     if (metrics->stream)

@@ -38,7 +38,7 @@ static bool read_bytes(struct safetensors *file, int fd, struct error *error)
         return error_set(error, EXIT_INPUT, "%s: has %zu bytes; no file over %zu is read", file->path,
                          file->size, MAX_FILE_BYTES);
     file->bytes = malloc(file->size + 1); /* + 1: an empty file is no lack of memory */
-    if (!file->bytes)
+    if (file->bytes == NULL)
         return error_set(error, EXIT_RUNTIME, "%s: out of memory", file->path);
     for (size_t done = 0; done < file->size;) {
         ssize_t got = TEMP_FAILURE_RETRY(read(fd, file->bytes + done, file->size - done));
@@ -97,7 +97,7 @@ static bool check_names(const struct safetensors *file, const cJSON *object, str
 {
     size_t count = 0;
     const char **names = malloc(((size_t)cJSON_GetArraySize(object) + 1) * sizeof *names);
-    if (!names)
+    if (names == NULL)
         return error_set(error, EXIT_RUNTIME, "%s: out of memory", file->path);
     for (const cJSON *item = object->child; item; item = item->next)
         names[count++] = item->string;
@@ -127,7 +127,7 @@ static bool parse_header(struct safetensors *file, struct error *error)
 static bool check_metadata(const struct safetensors *file, struct error *error)
 {
     const cJSON *metadata = cJSON_GetObjectItemCaseSensitive(file->header, METADATA_NAME);
-    if (!metadata)
+    if (metadata == NULL)
         return true;
     bool strings = cJSON_IsObject(metadata);
     for (const cJSON *item = metadata->child; item && strings; item = item->next)
@@ -237,7 +237,7 @@ struct safetensors *safetensors_open(const char *path, struct error *error)
     struct safetensors *file = calloc(1, sizeof *file);
     if (file)
         file->path = strdup(path);
-    if (!file || !file->path) {
+    if (file == NULL || file->path == NULL) {
         error_set(error, EXIT_RUNTIME, "%s: out of memory", path);
         safetensors_close(file);
         return NULL;
@@ -255,7 +255,7 @@ struct safetensors *safetensors_open(const char *path, struct error *error)
 
 void safetensors_close(struct safetensors *file)
 {
-    if (!file)
+    if (file == NULL)
         return;
     cJSON_Delete(file->header);
     free(file->bytes);
@@ -281,7 +281,7 @@ static void print_shape(const struct tensor *tensor, char text[100])
 bool safetensors_read(const struct safetensors *file, const struct tensor *want, struct error *error)
 {
     const cJSON *entry = cJSON_GetObjectItemCaseSensitive(file->header, want->name);
-    if (!entry)
+    if (entry == NULL)
         return error_set(error, EXIT_INPUT, "%s: has no tensor '%s'", file->path, want->name);
     const char *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype")->valuestring;
     if (strcmp(dtype, "F32") != 0)

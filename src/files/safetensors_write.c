@@ -42,7 +42,7 @@ static unsigned char *make_file(const char *header, const struct tensor *tensors
     for (size_t i = 0; i < n_tensors; i++)
         *size += tensors[i].count * sizeof(float);
     unsigned char *bytes = malloc(*size);
-    if (!bytes)
+    if (bytes == NULL)
         return NULL;
     memcpy(bytes, &padded_bytes, LENGTH_BYTES);
     memset(bytes + LENGTH_BYTES, ' ', padded_bytes);
@@ -63,7 +63,7 @@ bool safetensors_write(const char *path, const char *keep, const struct tensor *
     char *header = print_header(tensors, n_tensors, metadata, n_metadata, checksum);
     unsigned char *bytes = header ? make_file(header, tensors, n_tensors, &size) : NULL;
     cJSON_free(header);
-    if (!bytes)
+    if (bytes == NULL)
         return error_set(error, EXIT_RUNTIME, "%s: cannot be written: out of memory", path);
     if (checksum) {
         char digits[CHECKSUM_DIGITS + 1];

@@ -133,7 +133,7 @@ static FILE *create_file(const char *directory, char path[4096], struct error *e
             return NULL;
         FILE *stream = fopen(path, "wbxe");
         if (stream || errno != EEXIST) {
-            if (!stream)
+            if (stream == NULL)
                 error_set(error, EXIT_RUNTIME, "%s: cannot be made: %s", path, strerror(errno));
             return stream;
         }
@@ -161,7 +161,7 @@ static bool write_start(struct tensorboard *board, uint64_t first_step, struct e
 struct tensorboard *tensorboard_open(const char *directory, uint64_t first_step, struct error *error)
 {
     struct tensorboard *board = calloc(1, sizeof *board);
-    if (!board) {
+    if (board == NULL) {
         error_set(error, EXIT_RUNTIME, "%s: out of memory", directory);
         return NULL;
     }
@@ -193,7 +193,7 @@ bool tensorboard_write(struct tensorboard *board, uint64_t step, const struct sc
 
 void tensorboard_close(struct tensorboard *board)
 {
-    if (!board)
+    if (board == NULL)
         return;
     if (board->stream)
         fclose(board->stream);

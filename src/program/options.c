@@ -66,8 +66,8 @@ static const struct option_spec specs[] = {
     {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never", .doc = "the progress line: auto, always or never"},
 
     {.kind = HEADING, .doc = "Machine:"},
-    {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: auto, cudnn (GPUs) or cpu"},
-    {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: auto, nccl (one GPU a rank) or mpi"},
+    {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: "},
+    {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: "},
     {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32", .term = "precision",
      .absent = "fp32", .doc = "of the operands of convolutions and matrix products, on GPUs"},
     {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
@@ -256,7 +256,7 @@ struct description {
     char docs[SPECS][200];
 };
 
-static void build_argp(struct description *description)
+static void build_argp(struct description *description, const char *engines, const char *transports)
 {
     int group = 0;
     struct argp_option *table = description->table;
@@ -268,7 +268,8 @@ static void build_argp(struct description *description)
         }
         bool show = spec->initial != NULL;
         char *doc = description->docs[i];
-        snprintf(doc, sizeof description->docs[i], "%s%s%s%s", spec->doc, show ? " (default " : "",
+        const char *names = spec->offset == IN(engine) ? engines : spec->offset == IN(comm) ? transports : "";
+        snprintf(doc, sizeof description->docs[i], "%s%s%s%s%s", spec->doc, names, show ? " (default " : "",
                  show ? spec->initial : "", show ? ")" : "");
         table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument, 0, doc, group};
     }
@@ -287,17 +288,17 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
 {
     struct description description;
     struct parse parse = {options, error};
-    build_argp(&description);
+    build_argp(&description, "", "");
     set_initial(options);
     error_t failed =
         argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
     return failed == ECANCELED || (!failed && check(options, error));
 }
 
-void options_print_help(void)
+void options_print_help(const char *engines, const char *transports)
 {
     struct description description;
-    build_argp(&description);
+    build_argp(&description, engines, transports);
     argp_help(&description.argp, stdout,
               ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
 }

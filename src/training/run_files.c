@@ -37,8 +37,8 @@ const cJSON *run_files_choices(const struct run_files *files, cJSON **descriptio
     return cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(*description, "net"), "choices");
 }
 
-static bool write_description(struct run_files *files, const cJSON *description, const struct net *net, struct engine *engine,
-                     uint64_t epochs_done, struct error *error)
+static bool write_description(struct run_files *files, const cJSON *description, const struct net *net,
+                              struct engine *engine, uint64_t epochs_done, struct error *error)
 {
     const struct comm *comm = engine->setup.comm;
     char ways[400];

@@ -71,7 +71,8 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->state.momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->state.momentum);
     trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
     if (trainer->leader)
-        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms, setup->data->train.count, &trainer->state, error);
+        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms,
+                       setup->data->train.count, &trainer->state, error);
     if (comm_agree(setup->comm, error))
         open_engine(trainer, error);
     if (!comm_agree(setup->comm, error)) {

@@ -7,7 +7,7 @@
 
 #include "checkpoint.h"
 #include "lenet5.h"
-#include "safetensors.h"
+#include "src/files/safetensors.h"
 
 enum { MAX_ENTRIES = 40, MAX_BYTES = 2000, TENSORS = 2 * LENET5_PARAMETERS };
 

@@ -2,7 +2,7 @@
 #include "fuzz.h"
 
 #include "lenet5.h"
-#include "safetensors.h"
+#include "src/files/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -10,7 +10,7 @@
 
 #include "checkpoint.h"
 #include "options.h"
-#include "safetensors.h"
+#include "src/files/safetensors.h"
 #include "scratch.h"
 
 static const char CURRENT[] = "checkpoint.safetensors", PREVIOUS[] = "checkpoint-previous.safetensors";

@@ -64,7 +64,7 @@ static void pool_reference(enum dropout_layer layer, const double *factors, cons
     size_t side = side_of[layer], channels = channels_of[layer], outputs = channels * side * side / 4;
     double ddy[6 * 14 * 14];
     for (size_t i = 0; i < outputs * 4; i++)
-        p->x[i] = (double)x[i] + (bias ? (double)bias[i / (side * side)] : 0);
+        p->x[i] = (double)x[i] + (double)bias[i / (side * side)];
     reference_activation_forward(channels, side * side, factors, p->x);
     reference_pool_forward(channels, side, p->x, p->y, p->from);
     for (size_t i = 0; i < outputs; i++)
@@ -125,8 +125,8 @@ static void pools_are_the_reference(void **state)
     for (enum dropout_layer layer = DROPOUT_CONV1; layer <= DROPOUT_CONV2; layer++)
         for (size_t r = 0; r < RATES; r++) {
             struct masks masks = masks_make(5, rates[r], 0);
-            check_pool(layer, &masks, counts[r % 4], r % 2 ? bias : NULL);
-            check_pool(layer, r ? &masks : NULL, counts[(r + 1) % 4], r % 2 ? NULL : bias);
+            check_pool(layer, &masks, counts[r % 4], bias);
+            check_pool(layer, r ? &masks : NULL, counts[(r + 1) % 4], bias);
         }
     guarded_free(bias);
 }
@@ -144,7 +144,7 @@ static void check_activation(enum dropout_layer layer, const struct masks *masks
             double factors[CONV3_ELEMENTS], want[CONV3_ELEMENTS], dwant[CONV3_ELEMENTS];
             factors_of(masks, layer, n, factors);
             for (size_t c = 0; c < channels; c++) {
-                want[c] = (double)coarse(6, n * channels + c) + (bias ? (double)bias[c] : 0);
+                want[c] = (double)coarse(6, n * channels + c) + (double)bias[c];
                 dwant[c] = fine(7, n * channels + c);
             }
             reference_activation_forward(channels, 1, factors, want);
@@ -168,8 +168,8 @@ static void activations_are_the_reference(void **state)
     for (enum dropout_layer layer = DROPOUT_CONV3; layer <= DROPOUT_FC1; layer++)
         for (size_t r = 0; r < RATES; r++) {
             struct masks masks = masks_make(6, rates[r], rates[r]);
-            check_activation(layer, &masks, counts[r % 4], r % 2 ? bias : NULL);
-            check_activation(layer, r ? &masks : NULL, counts[(r + 1) % 4], r % 2 ? NULL : bias);
+            check_activation(layer, &masks, counts[r % 4], bias);
+            check_activation(layer, r ? &masks : NULL, counts[(r + 1) % 4], bias);
         }
     guarded_free(bias);
 }
@@ -185,6 +185,7 @@ static void masks_are_those_of_masks_draw(void **state)
 {
     (void)state;
     struct cuda_step *step = step_new();
+    float *no_bias = filled(zero, 0, CONV3_ELEMENTS);
     enum { COUNT = 40, SEED = 12345 };
     cuda_host.order = 0;
     for (size_t r = 0; r <= RATES; r++)
@@ -198,15 +199,16 @@ static void masks_are_those_of_masks_draw(void **state)
             float *x = filled(one, 0, COUNT * channels * each * 4),
                   *y = filled(one, 0, COUNT * channels * each);
             if (layer <= DROPOUT_CONV2)
-                RUN(cuda_pool_forward(layer, dropout_of(&masks, step), COUNT, x, NULL, y, NULL, NULL));
+                RUN(cuda_pool_forward(layer, dropout_of(&masks, step), COUNT, x, no_bias, y, NULL, NULL));
             else
-                RUN(cuda_activation_forward(layer, dropout_of(&masks, step), COUNT, NULL, y, NULL));
+                RUN(cuda_activation_forward(layer, dropout_of(&masks, step), COUNT, no_bias, y, NULL));
             for (size_t i = 0; i < COUNT * channels * each; i++)
                 assert_int_equal(y[i] > 0, mask_keeps(&drawn[i / each / channels], layer,
                                                       (unsigned)(i / each % channels)));
             guarded_free(x);
             guarded_free(y);
         }
+    guarded_free(no_bias);
     guarded_free(step);
 }
 
@@ -214,6 +216,7 @@ static void a_nan_is_never_swallowed_unless_dropped(void **state)
 {
     (void)state;
     struct cuda_step *step = step_new();
+    float *no_bias = filled(zero, 0, CONV3_ELEMENTS);
     cuda_host.order = 0;
     struct masks all = masks_make(1, 1, 1);
     for (enum dropout_layer layer = 0; layer < DROPOUT_LAYERS; layer++)
@@ -224,18 +227,19 @@ static void a_nan_is_never_swallowed_unless_dropped(void **state)
             float *x = filled(fine, 9, count), *y = filled(fine, 9, count);
             x[at] = y[at] = NAN;
             if (layer <= DROPOUT_CONV2) {
-                RUN(cuda_pool_forward(layer, dropout_of(NULL, step), 1, x, NULL, y, NULL, NULL));
+                RUN(cuda_pool_forward(layer, dropout_of(NULL, step), 1, x, no_bias, y, NULL, NULL));
                 assert_true(isnan(y[out]));
-                RUN(cuda_pool_forward(layer, dropout_of(&all, step), 1, x, NULL, y, NULL, NULL));
+                RUN(cuda_pool_forward(layer, dropout_of(&all, step), 1, x, no_bias, y, NULL, NULL));
             } else {
-                RUN(cuda_activation_forward(layer, dropout_of(NULL, step), 1, NULL, y, NULL));
+                RUN(cuda_activation_forward(layer, dropout_of(NULL, step), 1, no_bias, y, NULL));
                 assert_true(isnan(y[out]));
-                RUN(cuda_activation_forward(layer, dropout_of(&all, step), 1, NULL, y, NULL));
+                RUN(cuda_activation_forward(layer, dropout_of(&all, step), 1, no_bias, y, NULL));
             }
             assert_true(y[out] == 0);
             guarded_free(x);
             guarded_free(y);
         }
+    guarded_free(no_bias);
     guarded_free(step);
 }
 

@@ -31,7 +31,7 @@ static void check_loss(uint32_t count, const float *bias, bool in_place)
         for (size_t n = 0; n < count; n++) {
             double z[10], dz[10];
             for (size_t k = 0; k < 10; k++)
-                z[k] = wide(11, n * 10 + k) + (bias ? bias[k] : 0);
+                z[k] = wide(11, n * 10 + k) + bias[k];
             double loss = reference_softmax_loss(10, z, labels[n], dz);
             assert_near("loss", n, losses[n], loss, 5e-7 * (1 + loss));
             for (size_t k = 0; k < 10; k++)
@@ -51,7 +51,7 @@ static void losses_are_the_reference(void **state)
     const uint32_t counts[] = {0, 1, 63, 64, 65, 200};
     float *bias = filled(coarse, 12, 10);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        check_loss(counts[i], NULL, i % 2);
+        check_loss(counts[i], bias, i % 2);
         check_loss(counts[i], bias, i % 2 == 0);
     }
     guarded_free(bias);
@@ -175,11 +175,12 @@ static void evaluation_counts_and_sums(void **state)
         loss += reference_softmax_loss(10, z, labels[n], dz);
     }
     struct cuda_evaluation *sum = guarded_new(sizeof *sum, 0), first = {0};
+    float *no_bias = filled(zero, 0, 10);
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         *sum = (struct cuda_evaluation){.correct = 1000};
-        RUN(cuda_evaluate(100, logits, NULL, labels, sum, NULL));
-        RUN(cuda_evaluate(0, NULL, NULL, NULL, sum, NULL));
-        RUN(cuda_evaluate(COUNT - 100, logits + 1000, NULL, labels + 100, sum, NULL));
+        RUN(cuda_evaluate(100, logits, no_bias, labels, sum, NULL));
+        RUN(cuda_evaluate(0, NULL, no_bias, NULL, sum, NULL));
+        RUN(cuda_evaluate(COUNT - 100, logits + 1000, no_bias, labels + 100, sum, NULL));
         assert_int_equal(sum->correct, 1000 + correct);
         assert_near("loss", 0, (double)sum->loss * 0x1p-36, loss, 1e-6 * loss);
         if (cuda_host.order == 0)
@@ -188,18 +189,19 @@ static void evaluation_counts_and_sums(void **state)
     }
     *sum = (struct cuda_evaluation){0};
     logits[5] = NAN;
-    RUN(cuda_evaluate(1, logits, NULL, labels, sum, NULL));
+    RUN(cuda_evaluate(1, logits, no_bias, labels, sum, NULL));
     assert_true(sum->loss == 0 && sum->refused == 1);
     for (int k = 0; k < 10; k++)
         logits[k] = 0;
     for (int large = 2000; large <= 2100; large += 100) { /* on either side of 2^15 / 16 */
         *sum = (struct cuda_evaluation){0};
         logits[(labels[0] + 1) % 10] = (float)large;
-        RUN(cuda_evaluate(1, logits, NULL, labels, sum, NULL));
+        RUN(cuda_evaluate(1, logits, no_bias, labels, sum, NULL));
         assert_int_equal(sum->refused, large > 2048);
         assert_true(sum->loss == (large > 2048 ? 0 : (int64_t)large << 36));
     }
     guarded_free(sum);
+    guarded_free(no_bias);
     guarded_free(logits);
     guarded_free(labels);
 }

@@ -14,7 +14,7 @@
 
 #include "masks.h"
 #include "philox.h"
-#include "safetensors.h"
+#include "src/files/safetensors.h"
 
 static struct dropout describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape)
 {

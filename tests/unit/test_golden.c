@@ -22,7 +22,7 @@
 
 #include "exact_sum.h"
 #include "philox.h"
-#include "safetensors.h"
+#include "src/files/safetensors.h"
 #include "sampler.h"
 #include "step.h"
 

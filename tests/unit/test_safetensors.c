@@ -3,7 +3,7 @@
 
 #include <xxhash.h>
 
-#include "safetensors.h"
+#include "src/files/safetensors.h"
 #include "scratch.h"
 
 static const char PATH[] = "it's a \"file\".safetensors";

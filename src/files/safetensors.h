@@ -6,8 +6,8 @@
  * lower-case hex digits, computed with that field as 16 zeros. Its place is fixed, right behind
  * {"__metadata__":{"checksum":" at byte 8.
  */
-#ifndef DTRAIN_SAFETENSORS_H
-#define DTRAIN_SAFETENSORS_H
+#ifndef DTRAIN_FILES_SAFETENSORS_H
+#define DTRAIN_FILES_SAFETENSORS_H
 
 #include <stdbool.h>
 #include <stddef.h>
