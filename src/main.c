@@ -66,7 +66,7 @@ static bool answer(const struct options *options)
     if (options->help)
         print_help();
     else if (options->version)
-        printf("dtrain %s (%s)\n", version_revision, version_build);
+        printf("dtrain %s, revision %s, %s\n", version_number, version_revision, version_build);
     return options->help || options->version;
 }
 
