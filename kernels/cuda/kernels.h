@@ -67,11 +67,25 @@ cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout drop
                               const float *x, const float *bias, float *y, uint8_t *origin,
                               cudaStream_t stream);
 
-/* dx, all of it, from dy and origin: the gradient before the bias. dbias (count, C): each sample's part of
- * the bias's gradient, for cuda_finish_gradient. masks as in forward. */
+/* dx, all of it, from dy and origin: the gradient before the bias. masks as in forward. */
 cudaError_t cuda_pool_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
-                               const float *dy, const uint8_t *origin, float *dx, float *dbias,
-                               cudaStream_t stream);
+                               const float *dy, const uint8_t *origin, float *dx, cudaStream_t stream);
+
+/* --- convolutions ---------------------------------------------------------------------------------- */
+
+/* In how many parts the gradients of a convolution's weights come: as many as blocks make them. */
+enum { CUDA_PARTS = 256, CUDA_CONV1_WIDTH = 6 * 76, CUDA_CONV2_WIDTH = 16 * 151 };
+static inline uint32_t cuda_parts(uint32_t count)
+{
+    return count < (uint32_t)CUDA_PARTS ? count : (uint32_t)CUDA_PARTS;
+}
+
+/* The gradients of the weights and biases of conv1 (DROPOUT_CONV1) from x (count, 3, 32, 32), or of conv2
+ * from x (count, 6, 14, 14), in parts (cuda_parts(count), 456 or 2416): rows in canonical layout, the biases
+ * behind the weights, whose sum cuda_finish_gradient takes. dy and origin: as in cuda_pool_backward, whose
+ * dx is not needed. masks as in forward. */
+cudaError_t cuda_conv_weights(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *x,
+                              const float *dy, const uint8_t *origin, float *parts, cudaStream_t stream);
 
 /* In place: y = dropout(relu(y + bias)) of layer DROPOUT_CONV3: y (count, 120), or DROPOUT_FC1: y (count,
  * 84). bias NULL: y has it already, and perhaps its ReLU. */
@@ -117,17 +131,18 @@ cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias
 
 /* --- gradient and update --------------------------------------------------------------------------- */
 
-/* The gradients before each layer's bias, whose sums over the samples are the gradients of the biases. */
+/* What is summed over its rows: parts of the gradients of the convolutions, and of the dense layers the
+ * gradients before each bias, whose sums over the samples are those of the biases. */
 struct cuda_rows {
-    const float *conv1, *conv2; /* (count, 6), (count, 16): dbias of cuda_pool_backward */
+    const float *conv1, *conv2; /* (cuda_parts(count), 456), (cuda_parts(count), 2416): cuda_conv_weights */
     const float *conv3, *fc1;   /* (count, 120), (count, 84): dy of cuda_activation_backward */
     const float *fc2;           /* (count, 10): dlogits */
     const float *losses;        /* (count) */
 };
 
-/* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the weights'
- * gradients from `gradient` (LENET5_WEIGHTS, canonical; the biases' places are not read; nothing is when
- * count is 0), the biases' from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
+/* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the gradients
+ * of the dense layers' weights from `gradient` (LENET5_WEIGHTS, canonical; other places are not read; nothing
+ * is when count is 0), all others from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
  * stop wish (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). A number
  * that is not finite or as large as EXACT_LIMIT for each TILE of samples is refused: it sets
  * sums[CUDA_SUMS_REFUSED], and its own place is then 0. */

@@ -1,6 +1,5 @@
 /* ReLU, dropout of whole channels and 2x2 max-pool, forward and backward. A warp owns a plane, that is one
- * channel of one sample: it draws the plane's mask once, reads nothing of a dropped one, and needs no other
- * warp for its part of the bias's gradient. */
+ * channel of one sample: it draws the plane's mask once and reads nothing of a dropped one. */
 #include "device.cuh"
 
 enum { WARPS = 8, THREADS = WARPS * WARP };
@@ -56,15 +55,13 @@ static __global__ void __launch_bounds__(THREADS)
 
 template <int SIDE>
 static __global__ void __launch_bounds__(THREADS)
-    pool_backward_kernel(float scale, uint32_t planes, const float *dy, const uint8_t *origin, float *dx,
-                         float *dbias)
+    pool_backward_kernel(float scale, uint32_t planes, const float *dy, const uint8_t *origin, float *dx)
 {
     using plane = struct plane<SIDE>;
     uint32_t p = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (p >= planes)
         return;
     float2 *rows = (float2 *)(dx + (size_t)p * plane::NUMBERS);
-    float sum = 0;
 #pragma unroll
     for (unsigned i = threadIdx.x % WARP; i < plane::OUTPUTS; i += WARP) {
         uint8_t from = origin[(size_t)p * plane::OUTPUTS + i];
@@ -72,11 +69,7 @@ static __global__ void __launch_bounds__(THREADS)
         rows[i + i / plane::HALF * plane::HALF] = make_float2(from == 0 ? d : 0, from == 1 ? d : 0);
         rows[i + i / plane::HALF * plane::HALF + plane::HALF] =
             make_float2(from == 2 ? d : 0, from == 3 ? d : 0);
-        sum += d;
     }
-    sum = warp_sum(sum);
-    if (threadIdx.x % WARP == 0)
-        dbias[p] = sum;
 }
 
 cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
@@ -93,13 +86,12 @@ cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout drop
 }
 
 cudaError_t cuda_pool_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
-                               const float *dy, const uint8_t *origin, float *dx, float *dbias,
-                               cudaStream_t stream)
+                               const float *dy, const uint8_t *origin, float *dx, cudaStream_t stream)
 {
     if (count == 0)
         return cudaSuccess;
     float scale = masks ? masks->scale[layer] : 1;
     uint32_t planes = count * (layer == DROPOUT_CONV1 ? CONV1_ELEMENTS : CONV2_ELEMENTS);
     auto kernel = layer == DROPOUT_CONV1 ? pool_backward_kernel<28> : pool_backward_kernel<10>;
-    return LAUNCH(kernel, blocks_for(planes, WARPS), THREADS, stream, scale, planes, dy, origin, dx, dbias);
+    return LAUNCH(kernel, blocks_for(planes, WARPS), THREADS, stream, scale, planes, dy, origin, dx);
 }

@@ -5,7 +5,7 @@
 
 #include "src/gpu/check.h"
 
-const char *const conv_pass_names[CONV_PASSES] = {"forward", "dgrad", "wgrad"};
+const char *const conv_pass_names[CONV_PASSES] = {"forward", "dgrad"};
 
 enum { SIDE = 5 };
 enum uid { UID_X = 1, UID_W, UID_Y }; /* names of tensors within a graph */
@@ -89,7 +89,7 @@ static descriptor add_convolution_kind(struct conv_graph *graph)
     return kind;
 }
 
-/* The same six attributes under three sets of names. */
+/* The same six attributes under two sets of names. */
 static const struct convolution_names {
     cudnnBackendDescriptorType_t type;
     cudnnBackendAttributeName_t kind, x, w, y, alpha, beta;
@@ -100,8 +100,6 @@ static const struct convolution_names {
         CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_BETA
     [CONV_FORWARD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, NAMES(FORWARD, X, W, Y)},
     [CONV_DGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, NAMES(BWD_DATA, DX, W, DY)},
-    [CONV_WGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
-                    NAMES(BWD_FILTER, X, DW, DY)},
 #undef NAMES
 };
 

@@ -16,7 +16,6 @@
 enum conv_pass {
     CONV_FORWARD, /* y from x and w; bias and ReLU are the pool's: see cudnn_net.h */
     CONV_DGRAD,   /* dx from dy and w */
-    CONV_WGRAD,   /* dw from dy and x */
     CONV_PASSES
 };
 extern const char *const conv_pass_names[CONV_PASSES];

@@ -68,7 +68,6 @@ static void allocate(struct cudnn_net *net)
         {(void **)&net->sums, CUDA_SUMS * sizeof *net->sums},
         {(void **)&net->images, n * LENET5_PIXELS * f},
         {(void **)&net->conv1_y, n * 6 * 28 * 28 * f},
-        {(void **)&net->d_conv1_y, n * 6 * 28 * 28 * f},
         {(void **)&net->pool1_y, n * POOL1 * f},
         {(void **)&net->d_pool1_y, n * POOL1 * f},
         {(void **)&net->conv2_y, n * 16 * 10 * 10 * f},
@@ -81,8 +80,8 @@ static void allocate(struct cudnn_net *net)
         {(void **)&net->d_fc1_y, n * FC1 * f},
         {(void **)&net->logits, n * LENET5_CLASSES * f},
         {(void **)&net->losses, n * f},
-        {(void **)&net->d_bias1, n * 6 * f},
-        {(void **)&net->d_bias2, n * 16 * f},
+        {(void **)&net->parts1, cuda_parts(net->most) * CUDA_CONV1_WIDTH * f},
+        {(void **)&net->parts2, cuda_parts(net->most) * CUDA_CONV2_WIDTH * f},
         {(void **)&net->labels, n},
         {(void **)&net->origin1, n * POOL1},
         {(void **)&net->origin2, n * POOL2},
@@ -114,10 +113,8 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, st
 static void free_shape(struct net_shape *shape)
 {
     conv_release(&shape->conv1_forward);
-    conv_release(&shape->conv1_wgrad);
     conv_release(&shape->conv2_forward);
     conv_release(&shape->conv2_dgrad);
-    conv_release(&shape->conv2_wgrad);
     free(shape);
 }
 
@@ -153,15 +150,9 @@ static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, stru
 {
     const struct conv_planner *planner = &net->planner;
     int n = (int)shape->count;
-    float *w = net->weights, *dw = net->gradient;
-    struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
-    struct conv conv2_dgrad = {CONV_DGRAD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y};
-    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y};
-    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y};
-    return conv_choose(planner, &conv1, &on1, &shape->conv1_wgrad, error) &&
-           conv_choose(planner, &conv2, &on2, &shape->conv2_wgrad, error) &&
-           conv_choose(planner, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
+    struct conv conv2 = {CONV_DGRAD, n, 6, 14, 16};
+    struct conv_tensors on2 = {net->d_pool1_y, tensor(net->weights, CONV2_W), net->d_conv2_y};
+    return conv_choose(planner, &conv2, &on2, &shape->conv2_dgrad, error);
 }
 
 static bool choose(struct cudnn_net *net, struct net_shape *shape, struct error *error)
@@ -221,17 +212,15 @@ static void backward(struct cudnn_net *net, const struct net_shape *shape, const
     range_begin("backward");
     dense_weights(net, (int)count);
     dense_conv3_input(net, (int)count);
-    CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV2, masks, count, net->d_pool2_y, net->origin2, net->d_conv2_y,
-                                  net->d_bias2, stream));
-    net_mark(net, "pool2", "backward");
-    conv_run(&shape->conv2_wgrad, net->dnn);
+    CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2,
+                                 stream));
     net_mark(net, "conv2", "weights");
+    CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV2, masks, count, net->d_pool2_y, net->origin2, net->d_conv2_y, stream));
+    net_mark(net, "pool2", "backward");
     conv_run(&shape->conv2_dgrad, net->dnn);
     net_mark(net, "conv2", "input");
-    CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV1, masks, count, net->d_pool1_y, net->origin1, net->d_conv1_y,
-                                  net->d_bias1, stream));
-    net_mark(net, "pool1", "backward");
-    conv_run(&shape->conv1_wgrad, net->dnn);
+    CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1,
+                                 stream));
     net_mark(net, "conv1", "weights");
     range_end();
 }
@@ -257,8 +246,8 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
         pass(net, batch);
     else /* nothing but the slot of what is refused */
         CUDA_CHECK(cuda_loss(0, NULL, NULL, NULL, NULL, NULL, net->sums, net->stream));
-    struct cuda_rows rows = {net->d_bias1, net->d_bias2, net->d_conv3_y,
-                             net->d_fc1_y, net->logits,  net->losses};
+    struct cuda_rows rows = {net->parts1,  net->parts2, net->d_conv3_y,
+                             net->d_fc1_y, net->logits, net->losses};
     CUDA_CHECK(cuda_finish_gradient(rows, count, net->gradient, batch->stop, net->sums, net->stream));
     net_mark(net, "sums", "finish");
 }

@@ -135,7 +135,7 @@ static bool run_convolution(void *context)
     const struct conv_tensors *t = &c->tensors;
     size_t side = (size_t)conv->side, channels = (size_t)conv->channels, outputs = (size_t)conv->outputs;
     size_t xs = channels * side * side, ws = outputs * channels * 25, ys = outputs * (side - 4) * (side - 4);
-    double *w = take(t->w, ws, conv->pass != CONV_WGRAD),
+    double *w = take(t->w, ws, true),
            *bias = calloc(outputs, sizeof *bias); /* the pool's */
     double *dx = calloc(xs, sizeof *dx), *dw = calloc(ws, sizeof *dw), *db = calloc(outputs, sizeof *db);
     for (size_t n = 0; n < (size_t)conv->samples; n++) {
@@ -144,13 +144,11 @@ static bool run_convolution(void *context)
         convolve(conv, &(struct sample){{channels, side, outputs}, x, w, y, bias}, dx, dw, db);
         if (conv->pass == CONV_FORWARD)
             put(y, ys, y_at);
-        else if (conv->pass == CONV_DGRAD)
+        else
             put(dx, xs, x_at);
         free(x);
         free(y);
     }
-    if (conv->pass == CONV_WGRAD)
-        put(dw, ws, t->w);
     free(w);
     free(bias);
     free(dx);

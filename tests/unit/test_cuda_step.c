@@ -29,7 +29,7 @@ struct replica {
     float *weights, *velocity, *gradient;
     int64_t *sums;
     float *images, *conv1, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
-    float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *dconv1, *dbias1, *dbias2;
+    float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *parts1, *parts2;
 };
 
 /* ----- the parts that cuDNN and cuBLAS do ---------------------------------------------------------- */
@@ -161,11 +161,11 @@ static void backward(struct replica *r, const struct masks *masks, uint32_t coun
 {
     const float *w = r->weights;
     convolve_back(conv3, count, r->pool2, w, CONV3_W, r->dconv3, r->dpool2, r->gradient);
-    RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, r->dbias2, NULL));
+    RUN(cuda_conv_weights(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
+    RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, NULL));
     convolve_back(conv2, count, r->pool1, w, CONV2_W, r->dconv2, r->dpool1, r->gradient);
-    RUN(cuda_pool_backward(DROPOUT_CONV1, masks, count, r->dpool1, r->origin1, r->dconv1, r->dbias1, NULL));
-    convolve_back(conv1, count, r->images, w, CONV1_W, r->dconv1, NULL, r->gradient);
-    struct cuda_rows rows = {r->dbias1, r->dbias2, r->dconv3, r->dfc1, r->dlogits, r->losses};
+    RUN(cuda_conv_weights(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
+    struct cuda_rows rows = {r->parts1, r->parts2, r->dconv3, r->dfc1, r->dlogits, r->losses};
     RUN(cuda_finish_gradient(rows, count, r->gradient, NULL, r->sums, NULL));
 }
 
@@ -244,9 +244,8 @@ static void visit_buffers(struct replica *r, void (*visit)(float **buffer, size_
         {&r->dpool2, 400},
         {&r->dconv2, 1600},
         {&r->dpool1, 1176},
-        {&r->dconv1, 4704},
-        {&r->dbias1, 6},
-        {&r->dbias2, 16},
+        {&r->parts1, CUDA_CONV1_WIDTH},
+        {&r->parts2, CUDA_CONV2_WIDTH},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         visit(all[i].buffer, all[i].each);

@@ -1,0 +1,150 @@
+/* The CUDA kernels of the convolutions, run on the host (tests/shim), against the double-precision reference.
+ * Every launch is made in three orders of blocks and threads, which must give the same bits. */
+#include "cuda_test.h"
+
+/* Of conv1 and conv2. */
+static const struct reference_conv shapes[] = {{3, 32, 6}, {6, 14, 16}};
+static const size_t taps_of[] = {75, 150}, width_of[] = {CUDA_CONV1_WIDTH, CUDA_CONV2_WIDTH};
+static const uint32_t counts[] = {0, 1, 3, 9};
+
+static size_t inputs_of(enum dropout_layer layer)
+{
+    return shapes[layer].in_channels * shapes[layer].side * shapes[layer].side;
+}
+
+static size_t windows_of(enum dropout_layer layer)
+{
+    return side_of[layer] * side_of[layer] / 4;
+}
+
+/* As a pool may leave it: one plane in four is dropped, of the others a window in five has no winner. */
+static uint8_t *some_origins(enum dropout_layer layer, uint32_t count)
+{
+    size_t each = windows_of(layer), all = count * channels_of[layer] * each;
+    uint8_t *origin = guarded_new(all, 0);
+    for (size_t i = 0; i < all; i++) {
+        uint32_t from = draw(11, i) % 5;
+        origin[i] = draw(10, i / each) % 4 == 0 || from == 4 ? CUDA_NOWHERE : (uint8_t)from;
+    }
+    return origin;
+}
+
+/* dy of the convolution of sample n, spread out. */
+static void spread(enum dropout_layer layer, double scale, const float *dy, const uint8_t *origin, uint32_t n,
+                   double *wide)
+{
+    size_t side = side_of[layer], half = side / 2, windows = channels_of[layer] * half * half;
+    memset(wide, 0, 4 * windows * sizeof *wide);
+    for (size_t i = 0; i < windows; i++) {
+        uint8_t from = origin[n * windows + i];
+        size_t row = i / half % half * 2 + from / 2, column = i % half * 2 + from % 2;
+        if (from != CUDA_NOWHERE)
+            wide[(i / half / half * side + row) * side + column] = scale * dy[n * windows + i];
+    }
+}
+
+/* The gradients of weights and input by the reference; dx (count, ...), or NULL. */
+static void convolve_back(enum dropout_layer layer, double scale, uint32_t count, const float *x, const float *w,
+                          const float *dy, const uint8_t *origin, double *dx, double *dw, double *db)
+{
+    size_t inputs = inputs_of(layer), weights = channels_of[layer] * taps_of[layer];
+    static double wide_x[3 * 32 * 32], wide_w[2400], wide_dy[6 * 28 * 28], one_dx[3 * 32 * 32];
+    memset(dw, 0, weights * sizeof *dw);
+    memset(db, 0, channels_of[layer] * sizeof *db);
+    for (size_t i = 0; i < weights; i++)
+        wide_w[i] = w ? (double)w[i] : 0;
+    for (uint32_t n = 0; n < count; n++) {
+        for (size_t i = 0; i < inputs; i++)
+            wide_x[i] = x ? (double)x[n * inputs + i] : 0;
+        spread(layer, scale, dy, origin, n, wide_dy);
+        reference_conv_backward(shapes[layer], wide_x, wide_w, wide_dy, one_dx, dw, db);
+        for (size_t i = 0; dx != NULL && i < inputs; i++)
+            dx[n * inputs + i] = one_dx[i];
+    }
+}
+
+/* ----- gradients of the weights ---------------------------------------------------------------------- */
+
+static double sum_of_rows(const float *parts, uint32_t rows, size_t width, size_t column)
+{
+    double sum = 0;
+    for (uint32_t row = 0; row < rows; row++)
+        sum += parts[row * width + column];
+    return sum;
+}
+
+static void check_weights(enum dropout_layer layer, const struct masks *masks, uint32_t count)
+{
+    double scale = masks ? (double)masks->scale[layer] : 1, dw[2400], db[CONV2_ELEMENTS];
+    size_t width = width_of[layer], weights = channels_of[layer] * taps_of[layer];
+    size_t outputs = count * channels_of[layer] * windows_of(layer), bytes = cuda_parts(count) * width * sizeof(float);
+    float *x = filled(fine, 12, count * inputs_of(layer)), *dy = filled(fine, 13, outputs), *first = NULL;
+    uint8_t *origin = some_origins(layer, count);
+    convolve_back(layer, scale, count, x, NULL, dy, origin, NULL, dw, db);
+    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+        float *parts = guarded_new(bytes, 0);
+        RUN(cuda_conv_weights(layer, masks, count, x, dy, origin, parts, NULL));
+        for (size_t i = 0; i < width; i++)
+            assert_near("sum", i, sum_of_rows(parts, cuda_parts(count), width, i), i < weights ? dw[i] : db[i - weights],
+                        1e-5 * (1 + count) * scale);
+        if (first == NULL)
+            first = guarded_copy(parts, bytes);
+        assert_memory_equal(parts, first, bytes);
+        guarded_free(parts);
+    }
+    guarded_free(first);
+    guarded_free(origin);
+    guarded_free(dy);
+    guarded_free(x);
+}
+
+static void weights_are_the_reference(void **state)
+{
+    (void)state;
+    struct masks masks = masks_make(5, 0.3, 0);
+    for (enum dropout_layer layer = DROPOUT_CONV1; layer <= DROPOUT_CONV2; layer++) {
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+            check_weights(layer, i % 2 ? &masks : NULL, counts[i]);
+        check_weights(layer, &masks, CUDA_PARTS + 2); /* some blocks have two */
+    }
+}
+
+/* Of a window that passes its gradient; where none passes nothing is read. */
+static void a_nan_reaches_the_weights(void **state)
+{
+    (void)state;
+    cuda_host.order = 0;
+    for (enum dropout_layer layer = DROPOUT_CONV1; layer <= DROPOUT_CONV2; layer++) {
+        size_t windows = channels_of[layer] * windows_of(layer), width = width_of[layer];
+        float *x = filled(fine, 12, inputs_of(layer)), *dy = filled(fine, 13, windows);
+        float *parts = guarded_floats(width);
+        uint8_t *origin = some_origins(layer, 1);
+        memset(origin, CUDA_NOWHERE, windows);
+        dy[0] = dy[windows - 1] = NAN;
+        RUN(cuda_conv_weights(layer, NULL, 1, x, dy, origin, parts, NULL));
+        for (size_t i = 0; i < width; i++)
+            assert_true(parts[i] == 0);
+        origin[windows - 1] = 3;
+        RUN(cuda_conv_weights(layer, NULL, 1, x, dy, origin, parts, NULL));
+        size_t last = channels_of[layer] * taps_of[layer];
+        assert_true(isnan(parts[width - 1]) && isnan(parts[last - 1]) && isnan(parts[last - taps_of[layer]]));
+        assert_true(parts[0] == 0 && parts[last] == 0);
+        dy[windows - 1] = 1;
+        x[inputs_of(layer) - 1] = NAN;
+        RUN(cuda_conv_weights(layer, NULL, 1, x, dy, origin, parts, NULL));
+        assert_true(isnan(parts[last - 1]) && parts[last - 2] == x[inputs_of(layer) - 2] && parts[width - 1] == 1);
+        guarded_free(origin);
+        guarded_free(parts);
+        guarded_free(dy);
+        guarded_free(x);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(weights_are_the_reference),
+        cmocka_unit_test(a_nan_reaches_the_weights),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
