@@ -70,8 +70,18 @@ static __device__ __forceinline__ bool is_bias(const struct finish &finish, uint
     return yes;
 }
 
+/* All are read at once. */
+static __device__ __forceinline__ float sum_splits(const float *part, uint32_t splits)
+{
+    float sum = 0;
+#pragma unroll
+    for (uint32_t s = 0; s < CUDA_SPLITS; s++)
+        sum += s < splits ? part[(size_t)s * LENET5_WEIGHTS] : 0;
+    return sum;
+}
+
 static __global__ void __launch_bounds__(THREADS)
-    finish_gradient_kernel(struct finish finish, uint32_t count, const float *gradient,
+    finish_gradient_kernel(struct finish finish, uint32_t splits, const float *gradient,
                            const volatile int32_t *stop, int64_t *sums)
 {
     if (blockIdx.x < finish.summers) {
@@ -83,7 +93,7 @@ static __global__ void __launch_bounds__(THREADS)
     } else {
         uint32_t i = DENSE + (blockIdx.x - finish.summers) * THREADS + threadIdx.x;
         if (i < LENET5_WEIGHTS && !is_bias(finish, i))
-            sums[i] = round_or_refuse(count > 0 ? gradient[i] : 0, finish.limit, sums);
+            sums[i] = round_or_refuse(sum_splits(gradient + i, splits), finish.limit, sums);
     }
 }
 
@@ -113,5 +123,5 @@ cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const fl
     for (int t = 0; t < TABLES; t++)
         finish.summers += blocks_for(finish.tables[t].width, WARP);
     return LAUNCH(finish_gradient_kernel, finish.summers + blocks_for(LENET5_WEIGHTS - DENSE, THREADS), THREADS,
-                  stream, finish, count, gradient, stop, sums);
+                  stream, finish, cuda_splits(count), gradient, stop, sums);
 }

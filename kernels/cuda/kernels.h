@@ -129,6 +129,24 @@ struct cuda_evaluation {
 cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
                           struct cuda_evaluation *sum, cudaStream_t stream);
 
+/* In how many parts cuda_dense_weights leaves the gradient: of so many samples, and so many again, each. */
+enum { CUDA_SPLITS = 8, CUDA_SPLIT_SAMPLES = 32 };
+static inline uint32_t cuda_splits(uint32_t count)
+{
+    uint32_t splits = (count + CUDA_SPLIT_SAMPLES - 1) / CUDA_SPLIT_SAMPLES;
+    return splits < (uint32_t)CUDA_SPLITS ? splits : (uint32_t)CUDA_SPLITS;
+}
+
+/* What the dense layers read going forward, and the gradients before their biases. */
+struct cuda_dense {
+    const float *pool2, *conv3, *fc1;    /* (count, 400), (count, 120), (count, 84) */
+    const float *dconv3, *dfc1, *dlogits; /* (count, 120), (count, 84), (count, 10) */
+};
+
+/* The gradients of the weights of conv3, fc1 and fc2, in parts whose sum cuda_finish_gradient takes: gradient
+ * (cuda_splits(count), LENET5_WEIGHTS), rows in canonical layout; other places are not written. */
+cudaError_t cuda_dense_weights(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream);
+
 /* --- gradient and update --------------------------------------------------------------------------- */
 
 /* What is summed over its rows: parts of the gradients of the convolutions, and of the dense layers the
@@ -141,8 +159,8 @@ struct cuda_rows {
 };
 
 /* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the gradients
- * of the dense layers' weights from `gradient` (LENET5_WEIGHTS, canonical; other places are not read; nothing
- * is when count is 0), all others from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
+ * of the dense layers' weights from `gradient` (cuda_dense_weights; nothing of it is read when count is 0), all
+ * others from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
  * stop wish (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). A number
  * that is not finite or as large as EXACT_LIMIT for each TILE of samples is refused: it sets
  * sums[CUDA_SUMS_REFUSED], and its own place is then 0. */

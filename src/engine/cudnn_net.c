@@ -64,7 +64,7 @@ static void allocate(struct cudnn_net *net)
     struct piece pieces[] = {
         {(void **)&net->weights, LENET5_WEIGHTS * f},
         {(void **)&net->velocity, LENET5_WEIGHTS * f},
-        {(void **)&net->gradient, LENET5_WEIGHTS * f},
+        {(void **)&net->gradient, cuda_splits(net->most) * LENET5_WEIGHTS * f},
         {(void **)&net->sums, CUDA_SUMS * sizeof *net->sums},
         {(void **)&net->images, n * LENET5_PIXELS * f},
         {(void **)&net->conv1_y, n * 6 * 28 * 28 * f},
@@ -210,7 +210,7 @@ static void backward(struct cudnn_net *net, const struct net_shape *shape, const
     uint32_t count = shape->count;
     cudaStream_t stream = net->stream;
     range_begin("backward");
-    dense_weights(net, (int)count);
+    dense_weights(net, count);
     dense_conv3_input(net, (int)count);
     CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2,
                                  stream));

@@ -46,7 +46,7 @@ struct cudnn_net {
     void *mark_context;
 
     float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
-    float *gradient;           /* (LENET5_WEIGHTS), of this rank's part, canonical: the dense layers' weights */
+    float *gradient;           /* of this rank's part, of the dense layers' weights: cuda_dense_weights */
     int64_t *sums;             /* (CUDA_SUMS) */
 
     void *arena, *workspace;                          /* everything below lies in the arena */

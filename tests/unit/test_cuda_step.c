@@ -63,25 +63,19 @@ static void convolve(struct reference_conv shape, uint32_t count, const float *x
     }
 }
 
-/* The gradients of x (unless NULL) and of the weights from that of y. */
-static void convolve_back(struct reference_conv shape, uint32_t count, const float *x, const float *weights,
-                          int w, const float *dy, float *dx, float *gradient)
+/* The gradient of x from that of y. */
+static void convolve_back(struct reference_conv shape, uint32_t count, const float *weights, int w, const float *dy,
+                          float *dx)
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
-    const struct parameter *weight = &lenet5_parameters[w];
-    static double wide_x[3 * 32 * 32], wide_w[48000], wide_dy[6 * 28 * 28], wide_dx[3 * 32 * 32], dw[48000],
-        db[120];
-    memset(dw, 0, sizeof dw);
-    widen(weight->count, weights + weight->offset, wide_w);
+    static double wide_w[48000], wide_dy[16 * 10 * 10], wide_dx[6 * 14 * 14], dw[48000], db[120];
+    widen(lenet5_parameters[w].count, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
-        widen(in, x + n * in, wide_x);
         widen(out, dy + n * out, wide_dy);
-        reference_conv_backward(shape, wide_x, wide_w, wide_dy, wide_dx, dw, db);
-        if (dx)
-            narrow(in, wide_dx, dx + n * in);
+        reference_conv_backward(shape, zeros, wide_w, wide_dy, wide_dx, dw, db);
+        narrow(in, wide_dx, dx + n * in);
     }
-    narrow(weight->count, dw, gradient + weight->offset);
 }
 
 static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
@@ -96,20 +90,16 @@ static void multiply(size_t in, size_t out, uint32_t count, const float *x, cons
     }
 }
 
-static void multiply_back(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
-                          const float *dy, float *dx, float *gradient)
+static void multiply_back(size_t in, size_t out, uint32_t count, const float *weights, int w, const float *dy,
+                          float *dx)
 {
-    static double wide_x[120], wide_w[10080], wide_dy[84], wide_dx[120], dw[10080], db[84];
-    memset(dw, 0, sizeof dw);
+    static double wide_w[10080], wide_dy[84], wide_dx[120], dw[10080], db[84];
     widen(in * out, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
-        widen(in, x + n * in, wide_x);
         widen(out, dy + n * out, wide_dy);
-        reference_dense_backward(in, out, wide_x, wide_w, wide_dy, wide_dx, dw, db);
-        if (dx)
-            narrow(in, wide_dx, dx + n * in);
+        reference_dense_backward(in, out, zeros, wide_w, wide_dy, wide_dx, dw, db);
+        narrow(in, wide_dx, dx + n * in);
     }
-    narrow(in * out, dw, gradient + lenet5_parameters[w].offset);
 }
 
 /* ----- a step -------------------------------------------------------------------------------------- */
@@ -140,30 +130,30 @@ static void head_in_parts(struct replica *r, struct cuda_dropout dropout, uint32
     RUN(cuda_activation_forward(DROPOUT_FC1, dropout, count, bias_of(r, FC1_B), r->fc1, NULL));
     multiply(84, 10, count, r->fc1, w, FC2_W, r->logits);
     RUN(cuda_loss(count, r->logits, bias_of(r, FC2_B), r->labels, r->losses, r->dlogits, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, w, FC2_W, r->dlogits, r->dfc1, r->gradient);
+    multiply_back(84, 10, count, w, FC2_W, r->dlogits, r->dfc1);
     RUN(cuda_activation_backward(DROPOUT_FC1, dropout.masks, count, r->fc1, r->dfc1, NULL));
-    multiply_back(120, 84, count, r->conv3, w, FC1_W, r->dfc1, r->dconv3, r->gradient);
+    multiply_back(120, 84, count, w, FC1_W, r->dfc1, r->dconv3);
     RUN(cuda_activation_backward(DROPOUT_CONV3, dropout.masks, count, r->conv3, r->dconv3, NULL));
 }
 
-/* The same in one, but for the gradients of the weights. */
+/* The same in one. */
 static void head_at_once(struct replica *r, struct cuda_dropout dropout, uint32_t count)
 {
     struct cuda_head head = {r->weights, r->labels,  r->conv3, r->fc1,
                              r->losses,  r->dlogits, r->dfc1,  r->dconv3};
     RUN(cuda_head(dropout, count, head, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, r->weights, FC2_W, r->dlogits, NULL, r->gradient);
-    multiply_back(120, 84, count, r->conv3, r->weights, FC1_W, r->dfc1, NULL, r->gradient);
 }
 
 /* From the gradient before conv3's bias. */
 static void backward(struct replica *r, const struct masks *masks, uint32_t count)
 {
     const float *w = r->weights;
-    convolve_back(conv3, count, r->pool2, w, CONV3_W, r->dconv3, r->dpool2, r->gradient);
+    struct cuda_dense dense = {r->pool2, r->conv3, r->fc1, r->dconv3, r->dfc1, r->dlogits};
+    RUN(cuda_dense_weights(dense, count, r->gradient, NULL));
+    convolve_back(conv3, count, w, CONV3_W, r->dconv3, r->dpool2);
     RUN(cuda_conv_weights(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
     RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, NULL));
-    convolve_back(conv2, count, r->pool1, w, CONV2_W, r->dconv2, r->dpool1, r->gradient);
+    convolve_back(conv2, count, w, CONV2_W, r->dconv2, r->dpool1);
     RUN(cuda_conv_weights(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
     struct cuda_rows rows = {r->parts1, r->parts2, r->dconv3, r->dfc1, r->dlogits, r->losses};
     RUN(cuda_finish_gradient(rows, count, r->gradient, NULL, r->sums, NULL));
