@@ -59,7 +59,7 @@ static __device__ __forceinline__ void read_rows(const float *rows, uint32_t wid
     }
 }
 
-static __global__ void __launch_bounds__(THREADS, 8) dense_weights_kernel(struct dense_weights at)
+static __global__ void __launch_bounds__(THREADS) dense_weights_kernel(struct dense_weights at)
 {
     __shared__ struct stage m;
     uint32_t tile, split = blockIdx.x / at.tiles;

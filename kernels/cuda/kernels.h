@@ -39,15 +39,7 @@ struct cuda_step {
  * order of enum sum_slot (engine.h). Integers, so that no order of summation changes a bit. */
 enum { CUDA_SUMS_LOSS = LENET5_WEIGHTS, CUDA_SUMS_STOP, CUDA_SUMS_REFUSED, CUDA_SUMS };
 
-/* --- input ----------------------------------------------------------------------------------------- */
-
-/* images (count, 3, 32, 32) = pixel / 127.5 - 1 and labels[count] of the samples at the places
- * step->position + first .. + count of `order`. records: RECORD_BYTES each (dataset.h). Without a step
- * (NULL) places count from `first` alone; without an order (NULL) place i is record i. */
-cudaError_t cuda_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step,
-                        uint32_t first, uint32_t count, float *images, uint8_t *labels, cudaStream_t stream);
-
-/* --- ReLU, dropout, pool --------------------------------------------------------------------------- */
+/* --- convolutions ---------------------------------------------------------------------------------- */
 
 /* Whose masks: those of `layer` at the global positions first .. first + count of step->step, as masks_draw
  * draws them. masks NULL: predict mode, nothing is dropped and step is not read. */
@@ -57,21 +49,32 @@ struct cuda_dropout {
     uint32_t first;
 };
 
-/* y = maxpool2x2(dropout2d(relu(x + bias))) of layer DROPOUT_CONV1: x (count, 6, 28, 28) -> y (count, 6, 14,
- * 14), or DROPOUT_CONV2: x (count, 16, 10, 10) -> y (count, 16, 5, 5). bias NULL: x has it already; x may
- * also be after its ReLU. origin, a byte for each number of y (NULL: not wanted), says where in its window
- * that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient
- * passes. */
+/* The samples at the places step->position + first .. + count of `order`. Without a step (NULL) places count
+ * from `first` alone; without an order (NULL) place i is record i. */
+struct cuda_input {
+    const uint8_t *records; /* RECORD_BYTES each (dataset.h) */
+    const uint32_t *order;
+    const struct cuda_step *step;
+    uint32_t first;
+};
+
+/* From the bytes to y (count, 6, 14, 14) = maxpool2x2(dropout2d(relu(conv1))). Leaves images (count, 3, 32, 32) =
+ * pixel / 127.5 - 1 (NULL: not wanted) and labels[count]. weights: canonical. origin, a byte for each number of y
+ * (NULL: not wanted), says where in its window that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE:
+ * dropped or not above 0, so no gradient passes. */
 enum { CUDA_NOWHERE = 255 };
-cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
-                              const float *x, const float *bias, float *y, uint8_t *origin,
-                              cudaStream_t stream);
+cudaError_t cuda_conv1_forward(struct cuda_input input, struct cuda_dropout dropout, uint32_t count,
+                               const float *weights, float *images, uint8_t *labels, float *y, uint8_t *origin,
+                               cudaStream_t stream);
+
+/* y (count, 16, 5, 5) = maxpool2x2(dropout2d(relu(x + bias))) of conv2: x (count, 16, 10, 10). bias NULL: x has it
+ * already; x may also be after its ReLU. origin as in cuda_conv1_forward. */
+cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const float *x, const float *bias,
+                              float *y, uint8_t *origin, cudaStream_t stream);
 
 /* dx, all of it, from dy and origin: the gradient before the bias. masks as in forward. */
-cudaError_t cuda_pool_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
-                               const float *dy, const uint8_t *origin, float *dx, cudaStream_t stream);
-
-/* --- convolutions ---------------------------------------------------------------------------------- */
+cudaError_t cuda_pool_backward(const struct masks *masks, uint32_t count, const float *dy, const uint8_t *origin,
+                               float *dx, cudaStream_t stream);
 
 /* In how many parts the gradients of a convolution's weights come: as many as blocks make them. */
 enum { CUDA_PARTS = 256, CUDA_CONV1_WIDTH = 6 * 76, CUDA_CONV2_WIDTH = 16 * 151 };
@@ -82,8 +85,8 @@ static inline uint32_t cuda_parts(uint32_t count)
 
 /* The gradients of the weights and biases of conv1 (DROPOUT_CONV1) from x (count, 3, 32, 32), or of conv2
  * from x (count, 6, 14, 14), in parts (cuda_parts(count), 456 or 2416): rows in canonical layout, the biases
- * behind the weights, whose sum cuda_finish_gradient takes. dy and origin: as in cuda_pool_backward, whose
- * dx is not needed. masks as in forward. */
+ * behind the weights, whose sum cuda_finish_gradient takes. dy (count, C, side/2, side/2): the gradient
+ * of the pool's output; origin and masks as in forward. */
 cudaError_t cuda_conv_weights(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *x,
                               const float *dy, const uint8_t *origin, float *parts, cudaStream_t stream);
 
@@ -95,6 +98,8 @@ cudaError_t cuda_activation_forward(enum dropout_layer layer, struct cuda_dropou
 /* In place: dy becomes the gradient before the bias. y: what forward left. masks as in forward. */
 cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
                                      const float *y, float *dy, cudaStream_t stream);
+
+/* --- dense layers --------------------------------------------------------------------------------- */
 
 /* --- loss ------------------------------------------------------------------------------------------ */
 

@@ -1,6 +1,7 @@
 /* The CUDA kernels of the convolutions, run on the host (tests/shim), against the double-precision reference.
  * Every launch is made in three orders of blocks and threads, which must give the same bits. */
 #include "cuda_test.h"
+#include "dataset.h"
 
 /* Of conv1 and conv2. */
 static const struct reference_conv shapes[] = {{3, 32, 6}, {6, 14, 16}};
@@ -16,6 +17,152 @@ static size_t windows_of(enum dropout_layer layer)
 {
     return side_of[layer] * side_of[layer] / 4;
 }
+
+/* ----- conv1, from the bytes to its pool ------------------------------------------------------------- */
+
+enum { RECORDS = 12 };
+
+static uint8_t *some_records(void)
+{
+    uint8_t *records = guarded_new(RECORDS * RECORD_BYTES, 0);
+    for (size_t i = 0; i < RECORDS * RECORD_BYTES; i++)
+        records[i] = (uint8_t)(i % RECORD_BYTES ? draw(1, i) : i / RECORD_BYTES);
+    return records;
+}
+
+static float *some_weights(void)
+{
+    float *weights = guarded_floats(LENET5_WEIGHTS);
+    lenet5_initialise(2, weights);
+    return weights;
+}
+
+/* What conv1 leaves of a sample. */
+struct passed {
+    double x[3 * 32 * 32], conv[6 * 28 * 28], y[6 * 14 * 14];
+    size_t from[6 * 14 * 14];
+};
+
+static void conv1_reference(const uint8_t *record, const double *factors, const float *weights, struct passed *p)
+{
+    double w[450], b[6];
+    for (size_t i = 0; i < LENET5_PIXELS; i++)
+        p->x[i] = record[1 + i] / 127.5 - 1;
+    for (size_t i = 0; i < 456; i++)
+        *(i < 450 ? &w[i] : &b[i - 450]) = weights[i];
+    reference_conv_forward(shapes[0], p->x, w, b, p->conv);
+    reference_activation_forward(6, 28 * 28, factors, p->conv);
+    reference_pool_forward(6, 28, p->conv, p->y, p->from);
+}
+
+static int origin_of(const struct passed *p, size_t i)
+{
+    size_t row = i / 14 % 14, column = i % 14, at = p->from[i] % (28 * 28);
+    return p->y[i] > 0 ? (int)((at / 28 - 2 * row) * 2 + at % 28 - 2 * column) : CUDA_NOWHERE;
+}
+
+/* want: the records that it should be. */
+static void check_conv1(struct cuda_input input, const struct masks *masks, uint32_t count, const uint32_t *want,
+                        bool train)
+{
+    struct cuda_step *step = step_new();
+    float *weights = some_weights();
+    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+        float *images = guarded_floats(count * LENET5_PIXELS), *y = guarded_floats(count * 1176);
+        uint8_t *labels = guarded_new(count, 0), *origin = guarded_new(count * 1176, 0);
+        RUN(cuda_conv1_forward(input, dropout_of(masks, step), count, weights, train ? images : NULL, labels, y,
+                               train ? origin : NULL, NULL));
+        for (uint32_t n = 0; n < count; n++) {
+            const uint8_t *record = input.records + want[n] * RECORD_BYTES;
+            static struct passed passed;
+            double factors[CONV3_ELEMENTS];
+            factors_of(masks, DROPOUT_CONV1, n, factors);
+            conv1_reference(record, factors, weights, &passed);
+            assert_int_equal(labels[n], record[0]);
+            for (size_t i = 0; train && i < LENET5_PIXELS; i++)
+                assert_near("image", i, images[n * LENET5_PIXELS + i], passed.x[i], 0x1p-23);
+            for (size_t i = 0; i < 1176; i++) {
+                assert_near("y", i, y[n * 1176 + i], passed.y[i], 2e-6 * (factors[i / 196] + (factors[i / 196] == 0)));
+                if (train)
+                    assert_int_equal(origin[n * 1176 + i], origin_of(&passed, i));
+            }
+        }
+        guarded_free(images);
+        guarded_free(y);
+        guarded_free(labels);
+        guarded_free(origin);
+    }
+    guarded_free(weights);
+    guarded_free(step);
+}
+
+static void conv1_follows_the_order(void **state)
+{
+    (void)state;
+    struct cuda_step *step = step_new();
+    const uint32_t order[RECORDS] = {4, 8, 0, 7, 1, 6, 11, 2, 5, 3, 10, 9}, straight[] = {6, 7, 8};
+    uint32_t *device_order = guarded_copy(order, sizeof order);
+    uint8_t *records = some_records();
+    check_conv1((struct cuda_input){records, device_order, step, 2}, NULL, 4, &order[some_step.position + 2], true);
+    check_conv1((struct cuda_input){records, device_order, NULL, 7}, NULL, 2, &order[7], true);
+    check_conv1((struct cuda_input){records, NULL, NULL, 6}, NULL, 3, straight, false);
+    check_conv1((struct cuda_input){records, NULL, NULL, 6}, NULL, 0, straight, true);
+    for (size_t r = 0; r < RATES; r++) {
+        struct masks masks = masks_make(5, rates[r], 0);
+        check_conv1((struct cuda_input){records, device_order, NULL, 0}, &masks, 7, order, r % 2 == 0);
+    }
+    guarded_free(device_order);
+    guarded_free(records);
+    guarded_free(step);
+}
+
+/* In an image of one colour all patches are equal. */
+static void the_first_of_equals_wins(void **state)
+{
+    (void)state;
+    cuda_host.order = 0;
+    uint8_t *records = guarded_new(RECORD_BYTES, 0), *labels = guarded_new(1, 0), *origin = guarded_new(1176, 0);
+    float *weights = some_weights(), *y = guarded_floats(1176);
+    memset(records, 200, RECORD_BYTES);
+    RUN(cuda_conv1_forward((struct cuda_input){records, NULL, NULL, 0}, dropout_of(NULL, NULL), 1, weights, NULL, labels,
+                           y, origin, NULL));
+    for (size_t i = 0; i < 1176; i++)
+        assert_int_equal(origin[i], y[i] > 0 ? 0 : CUDA_NOWHERE);
+    guarded_free(records);
+    guarded_free(labels);
+    guarded_free(origin);
+    guarded_free(weights);
+    guarded_free(y);
+}
+
+/* In a weight or a bias, unless the channel is dropped. */
+static void conv1_lets_a_nan_through(void **state)
+{
+    (void)state;
+    cuda_host.order = 0;
+    struct cuda_step *step = step_new();
+    struct masks all = masks_make(1, 1, 1);
+    uint8_t *records = some_records(), *labels = guarded_new(1, 0), *origin = guarded_new(1176, 0);
+    float *weights = some_weights(), *y = guarded_floats(1176);
+    weights[2 * 75 + 74] = weights[450 + 5] = NAN;
+    struct cuda_input input = {records, NULL, NULL, 0};
+    RUN(cuda_conv1_forward(input, dropout_of(NULL, step), 1, weights, NULL, labels, y, origin, NULL));
+    for (size_t i = 0; i < 1176; i++) {
+        bool nan = i / 196 == 2 || i / 196 == 5;
+        assert_true(!!isnan(y[i]) == nan && (!nan || origin[i] < 4));
+    }
+    RUN(cuda_conv1_forward(input, dropout_of(&all, step), 1, weights, NULL, labels, y, origin, NULL));
+    for (size_t i = 0; i < 1176; i++)
+        assert_true(y[i] == 0 && origin[i] == CUDA_NOWHERE);
+    guarded_free(records);
+    guarded_free(labels);
+    guarded_free(origin);
+    guarded_free(weights);
+    guarded_free(y);
+    guarded_free(step);
+}
+
+/* ----- gradients of the weights ---------------------------------------------------------------------- */
 
 /* As a pool may leave it: one plane in four is dropped, of the others a window in five has no winner. */
 static uint8_t *some_origins(enum dropout_layer layer, uint32_t count)
@@ -62,8 +209,6 @@ static void convolve_back(enum dropout_layer layer, double scale, uint32_t count
             dx[n * inputs + i] = one_dx[i];
     }
 }
-
-/* ----- gradients of the weights ---------------------------------------------------------------------- */
 
 static double sum_of_rows(const float *parts, uint32_t rows, size_t width, size_t column)
 {
@@ -143,6 +288,9 @@ static void a_nan_reaches_the_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(conv1_follows_the_order),
+        cmocka_unit_test(the_first_of_equals_wins),
+        cmocka_unit_test(conv1_lets_a_nan_through),
         cmocka_unit_test(weights_are_the_reference),
         cmocka_unit_test(a_nan_reaches_the_weights),
     };

@@ -19,7 +19,7 @@
 enum { RECORDS = 9, BATCH = 6, FIRST = 1, MOST = BATCH - FIRST, SEED = 3 };
 enum { CONV1_W, CONV1_B, CONV2_W, CONV2_B, CONV3_W, CONV3_B, FC1_W, FC1_B, FC2_W, FC2_B };
 
-static const struct reference_conv conv1 = {3, 32, 6}, conv2 = {6, 14, 16}, conv3 = {16, 5, 120};
+static const struct reference_conv conv2 = {6, 14, 16}, conv3 = {16, 5, 120};
 
 /* Everything in memory that the device sees. */
 struct replica {
@@ -28,7 +28,7 @@ struct replica {
     struct cuda_step *step;
     float *weights, *velocity, *gradient;
     int64_t *sums;
-    float *images, *conv1, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
+    float *images, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
     float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *parts1, *parts2;
 };
 
@@ -54,7 +54,7 @@ static void convolve(struct reference_conv shape, uint32_t count, const float *x
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
-    static double wide_x[3 * 32 * 32], wide_w[48000], wide_y[6 * 28 * 28];
+    static double wide_x[6 * 14 * 14], wide_w[48000], wide_y[16 * 10 * 10];
     widen(lenet5_parameters[w].count, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
         widen(in, x + n * in, wide_x);
@@ -112,12 +112,10 @@ static const float *bias_of(const struct replica *r, int parameter)
 /* To conv3 without its bias. */
 static void forward(struct replica *r, struct cuda_dropout dropout, uint32_t count)
 {
-    const float *bias1 = bias_of(r, CONV1_B), *bias2 = bias_of(r, CONV2_B);
-    RUN(cuda_gather(r->records, r->order, r->step, FIRST, count, r->images, r->labels, NULL));
-    convolve(conv1, count, r->images, r->weights, CONV1_W, r->conv1);
-    RUN(cuda_pool_forward(DROPOUT_CONV1, dropout, count, r->conv1, bias1, r->pool1, r->origin1, NULL));
+    struct cuda_input input = {r->records, r->order, r->step, FIRST};
+    RUN(cuda_conv1_forward(input, dropout, count, r->weights, r->images, r->labels, r->pool1, r->origin1, NULL));
     convolve(conv2, count, r->pool1, r->weights, CONV2_W, r->conv2);
-    RUN(cuda_pool_forward(DROPOUT_CONV2, dropout, count, r->conv2, bias2, r->pool2, r->origin2, NULL));
+    RUN(cuda_pool_forward(dropout, count, r->conv2, bias_of(r, CONV2_B), r->pool2, r->origin2, NULL));
     convolve(conv3, count, r->pool2, r->weights, CONV3_W, r->conv3);
 }
 
@@ -152,7 +150,7 @@ static void backward(struct replica *r, const struct masks *masks, uint32_t coun
     RUN(cuda_dense_weights(dense, count, r->gradient, NULL));
     convolve_back(conv3, count, w, CONV3_W, r->dconv3, r->dpool2);
     RUN(cuda_conv_weights(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
-    RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, NULL));
+    RUN(cuda_pool_backward(masks, count, r->dpool2, r->origin2, r->dconv2, NULL));
     convolve_back(conv2, count, w, CONV2_W, r->dconv2, r->dpool1);
     RUN(cuda_conv_weights(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
     struct cuda_rows rows = {r->parts1, r->parts2, r->dconv3, r->dfc1, r->dlogits, r->losses};
@@ -220,7 +218,6 @@ static void visit_buffers(struct replica *r, void (*visit)(float **buffer, size_
         size_t each;
     } all[] = {
         {&r->images, LENET5_PIXELS},
-        {&r->conv1, 4704},
         {&r->pool1, 1176},
         {&r->conv2, 1600},
         {&r->pool2, 400},
