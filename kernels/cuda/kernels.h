@@ -72,9 +72,10 @@ cudaError_t cuda_conv1_forward(struct cuda_input input, struct cuda_dropout drop
 cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const float *x, const float *bias,
                               float *y, uint8_t *origin, cudaStream_t stream);
 
-/* dx, all of it, from dy and origin: the gradient before the bias. masks as in forward. */
-cudaError_t cuda_pool_backward(const struct masks *masks, uint32_t count, const float *dy, const uint8_t *origin,
-                               float *dx, cudaStream_t stream);
+/* dx (count, 6, 14, 14) of conv2 from dy (count, 16, 5, 5), the gradient of its pool's output; origin and masks as in
+ * forward. weights: canonical. */
+cudaError_t cuda_conv2_input(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
+                             const uint8_t *origin, float *dx, cudaStream_t stream);
 
 /* In how many parts the gradients of a convolution's weights come: as many as blocks make them. */
 enum { CUDA_PARTS = 256, CUDA_CONV1_WIDTH = 6 * 76, CUDA_CONV2_WIDTH = 16 * 151 };

@@ -1,14 +1,8 @@
-/* conv2's ReLU, dropout of whole channels and 2x2 max-pool, forward and backward. A warp owns a plane, that is one
- * channel of one sample: it draws the plane's mask once and reads nothing of a dropped one. */
+/* conv2's ReLU, dropout of whole channels and 2x2 max-pool. A warp owns a plane, that is one channel of one
+ * sample: it draws the plane's mask once and reads nothing of a dropped one. */
 #include "device.cuh"
 
 enum { WARPS = 8, THREADS = WARPS * WARP, CHANNELS = CONV2_ELEMENTS, HALF = 5, WINDOWS = HALF * HALF };
-
-/* Window i is at float2 i + i / HALF * HALF of a plane and HALF further. */
-static __device__ __forceinline__ unsigned upper_of(unsigned i)
-{
-    return i + i / HALF * HALF;
-}
 
 static __global__ void __launch_bounds__(THREADS)
     pool_forward_kernel(struct layer_mask mask, uint32_t planes, const float2 *x, const float *bias, float *y,
@@ -21,28 +15,14 @@ static __global__ void __launch_bounds__(THREADS)
     float result = 0;
     uint8_t from = CUDA_NOWHERE;
     if (layer_mask_draw(mask, n, c / 4) >> c % 4 & 1) {
-        const float2 *plane = x + (size_t)p * 2 * WINDOWS;
-        float2 upper = plane[upper_of(i)], lower = plane[upper_of(i) + HALF];
+        const float2 *window = x + (size_t)p * 2 * WINDOWS + i / HALF * 2 * HALF + i % HALF;
+        float2 upper = window[0], lower = window[HALF];
         float numbers[4] = {upper.x, upper.y, lower.x, lower.y};
         result = pool(numbers, bias ? bias[c] : 0, mask.scale, &from);
     }
     y[(size_t)p * WINDOWS + i] = result;
     if (origin)
         origin[(size_t)p * WINDOWS + i] = from;
-}
-
-static __global__ void __launch_bounds__(THREADS)
-    pool_backward_kernel(float scale, uint32_t planes, const float *dy, const uint8_t *origin, float2 *dx)
-{
-    uint32_t p = blockIdx.x * WARPS + threadIdx.x / WARP;
-    unsigned i = threadIdx.x % WARP;
-    if (p >= planes || i >= WINDOWS)
-        return;
-    float2 *plane = dx + (size_t)p * 2 * WINDOWS;
-    uint8_t from = origin[(size_t)p * WINDOWS + i];
-    float d = from == CUDA_NOWHERE ? 0 : dy[(size_t)p * WINDOWS + i] * scale;
-    plane[upper_of(i)] = make_float2(from == 0 ? d : 0, from == 1 ? d : 0);
-    plane[upper_of(i) + HALF] = make_float2(from == 2 ? d : 0, from == 3 ? d : 0);
 }
 
 cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const float *x, const float *bias,
@@ -53,14 +33,4 @@ cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const
     uint32_t planes = count * CHANNELS;
     return LAUNCH(pool_forward_kernel, blocks_for(planes, WARPS), THREADS, stream,
                   layer_mask_make(DROPOUT_CONV2, dropout), planes, (const float2 *)x, bias, y, origin);
-}
-
-cudaError_t cuda_pool_backward(const struct masks *masks, uint32_t count, const float *dy, const uint8_t *origin,
-                               float *dx, cudaStream_t stream)
-{
-    if (count == 0)
-        return cudaSuccess;
-    uint32_t planes = count * CHANNELS;
-    return LAUNCH(pool_backward_kernel, blocks_for(planes, WARPS), THREADS, stream,
-                  masks ? masks->scale[DROPOUT_CONV2] : 1, planes, dy, origin, (float2 *)dx);
 }

@@ -70,7 +70,6 @@ static void allocate(struct cudnn_net *net)
         {(void **)&net->pool1_y, n * POOL1 * f},
         {(void **)&net->d_pool1_y, n * POOL1 * f},
         {(void **)&net->conv2_y, n * 16 * 10 * 10 * f},
-        {(void **)&net->d_conv2_y, n * 16 * 10 * 10 * f},
         {(void **)&net->pool2_y, n * POOL2 * f},
         {(void **)&net->d_pool2_y, n * POOL2 * f},
         {(void **)&net->conv3_y, n * CONV3 * f},
@@ -111,8 +110,7 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, st
 
 static void free_shape(struct net_shape *shape)
 {
-    conv_release(&shape->conv2_forward);
-    conv_release(&shape->conv2_dgrad);
+    conv_release(&shape->conv2);
     free(shape);
 }
 
@@ -132,27 +130,11 @@ void net_close(struct cudnn_net *net)
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
-static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
-{
-    const struct conv_planner *planner = &net->planner;
-    int n = (int)shape->count;
-    struct conv conv2 = {CONV_FORWARD, n, 6, 14, 16};
-    struct conv_tensors on2 = {net->pool1_y, tensor(net->weights, CONV2_W), net->conv2_y};
-    return conv_choose(planner, &conv2, &on2, &shape->conv2_forward, error);
-}
-
-static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
-{
-    const struct conv_planner *planner = &net->planner;
-    int n = (int)shape->count;
-    struct conv conv2 = {CONV_DGRAD, n, 6, 14, 16};
-    struct conv_tensors on2 = {net->d_pool1_y, tensor(net->weights, CONV2_W), net->d_conv2_y};
-    return conv_choose(planner, &conv2, &on2, &shape->conv2_dgrad, error);
-}
-
 static bool choose(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
-    if (!choose_forward(net, shape, error) || (shape->backward && !choose_backward(net, shape, error)))
+    struct conv conv2 = {(int)shape->count, 6, 14, 16};
+    struct conv_tensors on = {net->pool1_y, tensor(net->weights, CONV2_W), net->conv2_y};
+    if (!conv_choose(&net->planner, &conv2, &on, &shape->conv2, error))
         return false;
     if (shape->backward)
         shape->fused = dense_choose_fused(net, net->planner.chooser, shape->count);
@@ -187,7 +169,7 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
     CUDA_CHECK(cuda_conv1_forward(input, dropout, count, net->weights, train ? net->images : NULL, net->labels,
                                   net->pool1_y, train ? net->origin1 : NULL, stream));
     net_mark(net, "conv1", "forward");
-    conv_run(&shape->conv2_forward, net->dnn);
+    conv_run(&shape->conv2, net->dnn);
     net_mark(net, "conv2", "forward");
     CUDA_CHECK(cuda_pool_forward(dropout, count, net->conv2_y, tensor(net->weights, CONV2_B), net->pool2_y,
                                  train ? net->origin2 : NULL, stream));
@@ -197,9 +179,8 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
 }
 
 /* From the gradients before the biases of the dense layers to the gradients of all weights. */
-static void backward(struct cudnn_net *net, const struct net_shape *shape, const struct masks *masks)
+static void backward(struct cudnn_net *net, uint32_t count, const struct masks *masks)
 {
-    uint32_t count = shape->count;
     cudaStream_t stream = net->stream;
     range_begin("backward");
     dense_weights(net, count);
@@ -207,9 +188,7 @@ static void backward(struct cudnn_net *net, const struct net_shape *shape, const
     CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2,
                                  stream));
     net_mark(net, "conv2", "weights");
-    CUDA_CHECK(cuda_pool_backward(masks, count, net->d_pool2_y, net->origin2, net->d_conv2_y, stream));
-    net_mark(net, "pool2", "backward");
-    conv_run(&shape->conv2_dgrad, net->dnn);
+    CUDA_CHECK(cuda_conv2_input(masks, count, net->weights, net->d_pool2_y, net->origin2, net->d_pool1_y, stream));
     net_mark(net, "conv2", "input");
     CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1,
                                  stream));
@@ -226,7 +205,7 @@ static void pass(struct cudnn_net *net, const struct net_batch *batch)
     range_begin("dense layers, there and back");
     dense_step(net, shape->fused, shape->count, dropout);
     range_end();
-    backward(net, shape, batch->masks);
+    backward(net, shape->count, batch->masks);
 }
 
 void net_gradient(struct cudnn_net *net, const struct net_batch *batch)

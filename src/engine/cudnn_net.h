@@ -1,7 +1,6 @@
 /* cudnn_net.h - LeNet-5 on one GPU: buffers, plans, and the order of the kernels of a pass.
  *
- * conv1 and all gradients of weights are the project's kernels; cuDNN has conv2 forward and back to its input, cuBLAS
- * has conv3. Bias, ReLU, dropout and pool of conv2 are one kernel (cuda_pool_forward), so its output is written once
+ * conv1 and the way back are the project's kernels, but for conv3's input; cuDNN has conv2 forward, cuBLAS conv3. Bias, ReLU, dropout and pool of conv2 are one kernel (cuda_pool_forward), so its output is written once
  * and read once, as if cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more plans, and its
  * ReLU may make a NaN 0.
  *
@@ -21,7 +20,7 @@ struct net_shape {
     uint32_t count;
     bool backward; /* it can go back, too */
     bool fused;    /* the dense layers of a step: see dense_step */
-    struct conv_choice conv2_forward, conv2_dgrad;
+    struct conv_choice conv2;
 };
 
 /* Tensors of the canonical layout: even rows of lenet5_parameters are weights, odd ones biases. */
@@ -53,7 +52,7 @@ struct cudnn_net {
     void *arena, *workspace;                          /* everything below lies in the arena */
     float *images;                                    /* (N, 3, 32, 32), of a training step */
     float *pool1_y, *d_pool1_y;                       /* (N, 6, 14, 14) */
-    float *conv2_y, *d_conv2_y, *pool2_y, *d_pool2_y; /* (N, 16, 10, 10), (N, 16, 5, 5) */
+    float *conv2_y, *pool2_y, *d_pool2_y;             /* (N, 16, 10, 10), (N, 16, 5, 5) */
     float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y;     /* (N, 120), (N, 84) */
     float *logits;                                    /* (N, 10), and then the gradient by them */
     float *losses;                                    /* (N) */

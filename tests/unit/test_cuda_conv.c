@@ -1,5 +1,7 @@
 /* The CUDA kernels of the convolutions, run on the host (tests/shim), against the double-precision reference.
  * Every launch is made in three orders of blocks and threads, which must give the same bits. */
+#include <stdlib.h>
+
 #include "cuda_test.h"
 #include "dataset.h"
 
@@ -285,6 +287,66 @@ static void a_nan_reaches_the_weights(void **state)
     }
 }
 
+/* ----- the gradient of conv2's input ------------------------------------------------------------------ */
+
+static void check_input(const struct masks *masks, uint32_t count)
+{
+    double scale = masks ? (double)masks->scale[DROPOUT_CONV2] : 1, dw[2400], db[CONV2_ELEMENTS];
+    size_t inputs = inputs_of(DROPOUT_CONV2), outputs = count * CONV2_ELEMENTS * windows_of(DROPOUT_CONV2);
+    float *weights = some_weights(), *dy = filled(fine, 13, outputs), *first = NULL;
+    uint8_t *origin = some_origins(DROPOUT_CONV2, count);
+    double *want = calloc(count * inputs + 1, sizeof *want);
+    convolve_back(DROPOUT_CONV2, scale, count, NULL, weights + 456, dy, origin, want, dw, db);
+    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
+        float *dx = guarded_floats(count * inputs);
+        RUN(cuda_conv2_input(masks, count, weights, dy, origin, dx, NULL));
+        for (size_t i = 0; i < count * inputs; i++)
+            assert_near("dx", i, dx[i], want[i], 2e-6 * scale);
+        if (first == NULL)
+            first = guarded_copy(dx, count * inputs * sizeof *dx);
+        assert_memory_equal(dx, first, count * inputs * sizeof *dx);
+        guarded_free(dx);
+    }
+    guarded_free(first);
+    guarded_free(origin);
+    guarded_free(dy);
+    guarded_free(weights);
+    free(want);
+}
+
+static void the_input_is_the_reference(void **state)
+{
+    (void)state;
+    struct masks masks = masks_make(5, 0.3, 0);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        check_input(i % 2 ? &masks : NULL, counts[i]);
+}
+
+/* Where nothing passes no gradient is read, and no weight. */
+static void a_nan_reaches_the_input(void **state)
+{
+    (void)state;
+    cuda_host.order = 0;
+    enum { NUMBERS = 6 * 196, WINDOWS = 16 * 25 };
+    float *weights = some_weights(), *dy = filled(fine, 13, WINDOWS), *dx = guarded_floats(NUMBERS);
+    uint8_t *origin = guarded_new(WINDOWS, 0); /* CUDA_NOWHERE */
+    dy[0] = weights[456] = NAN;
+    RUN(cuda_conv2_input(NULL, 1, weights, dy, origin, dx, NULL));
+    for (size_t i = 0; i < NUMBERS; i++)
+        assert_true(dx[i] == 0);
+    origin[0] = 3; /* the patch at (1, 1) */
+    RUN(cuda_conv2_input(NULL, 1, weights, dy, origin, dx, NULL));
+    for (size_t c = 0; c < 6; c++)
+        assert_true(isnan(dx[c * 196 + 14 + 1]) && isnan(dx[c * 196 + 5 * 14 + 5]));
+    dy[0] = 1;
+    RUN(cuda_conv2_input(NULL, 1, weights, dy, origin, dx, NULL));
+    assert_true(isnan(dx[14 + 1]) && dx[196 + 14 + 1] == weights[456 + 25]);
+    guarded_free(origin);
+    guarded_free(dx);
+    guarded_free(dy);
+    guarded_free(weights);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +355,8 @@ int main(void)
         cmocka_unit_test(conv1_lets_a_nan_through),
         cmocka_unit_test(weights_are_the_reference),
         cmocka_unit_test(a_nan_reaches_the_weights),
+        cmocka_unit_test(the_input_is_the_reference),
+        cmocka_unit_test(a_nan_reaches_the_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

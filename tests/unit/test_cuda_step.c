@@ -29,7 +29,7 @@ struct replica {
     float *weights, *velocity, *gradient;
     int64_t *sums;
     float *images, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
-    float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *parts1, *parts2;
+    float *dlogits, *dfc1, *dconv3, *dpool2, *dpool1, *parts1, *parts2;
 };
 
 /* ----- the parts that cuDNN and cuBLAS do ---------------------------------------------------------- */
@@ -69,7 +69,7 @@ static void convolve_back(struct reference_conv shape, uint32_t count, const flo
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
-    static double wide_w[48000], wide_dy[16 * 10 * 10], wide_dx[6 * 14 * 14], dw[48000], db[120];
+    static double wide_w[48000], wide_dy[120], wide_dx[16 * 5 * 5], dw[48000], db[120];
     widen(lenet5_parameters[w].count, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
         widen(out, dy + n * out, wide_dy);
@@ -150,8 +150,7 @@ static void backward(struct replica *r, const struct masks *masks, uint32_t coun
     RUN(cuda_dense_weights(dense, count, r->gradient, NULL));
     convolve_back(conv3, count, w, CONV3_W, r->dconv3, r->dpool2);
     RUN(cuda_conv_weights(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
-    RUN(cuda_pool_backward(masks, count, r->dpool2, r->origin2, r->dconv2, NULL));
-    convolve_back(conv2, count, w, CONV2_W, r->dconv2, r->dpool1);
+    RUN(cuda_conv2_input(masks, count, w, r->dpool2, r->origin2, r->dpool1, NULL));
     RUN(cuda_conv_weights(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
     struct cuda_rows rows = {r->parts1, r->parts2, r->dconv3, r->dfc1, r->dlogits, r->losses};
     RUN(cuda_finish_gradient(rows, count, r->gradient, NULL, r->sums, NULL));
@@ -229,7 +228,6 @@ static void visit_buffers(struct replica *r, void (*visit)(float **buffer, size_
         {&r->dfc1, 84},
         {&r->dconv3, 120},
         {&r->dpool2, 400},
-        {&r->dconv2, 1600},
         {&r->dpool1, 1176},
         {&r->parts1, CUDA_CONV1_WIDTH},
         {&r->parts2, CUDA_CONV2_WIDTH},
