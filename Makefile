@@ -114,6 +114,12 @@ $(BUILD)/revision: always
 	@mkdir -p $(@D)
 	@echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' > $@
 
+# What the compiler may use everywhere but here: see there.
+BUILT_FOR = $(shell $(CC) -march=$(MARCH) -dM -E -x c /dev/null | sed -n \
+	's/^\#define __\(SSE4_2\|AVX\|AVX2\|FMA\|AVX512F\|AVX512VL\)__ 1/-DBUILT_FOR_\1/p')
+$(BUILD)/src/base/built_for.o: CPPFLAGS += $(BUILT_FOR) -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
+$(BUILD)/src/base/built_for.o: private CFLAGS := $(filter-out -march=%,$(CFLAGS))
+
 found: # probes, printed once a run
 	@printf '%-8s %s\n' MPI '$(or $(MPI_VERSION),NOT FOUND: apt-get install libopenmpi-dev openmpi-bin)' \
 	  cJSON '$(or $(CJSON_VERSION),NOT FOUND: apt-get install libcjson-dev)' \

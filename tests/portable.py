@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The CPU engine agrees with its reference whatever compiler and vector width it is built with."""
+"""The CPU engine agrees with its reference whatever compiler and vector width it is built with, and says so where it cannot run."""
 
 import os
 import platform
+import shutil
 import subprocess
 
-from tap import check, finish, skip_all
+from tap import check, finish, skip, skip_all
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = ("test_cpu", "test_exact_sum", "test_golden")
@@ -36,4 +37,13 @@ for compiler, march, folder in BUILDS:
             continue
         run = subprocess.run([os.path.join(ROOT, program)], cwd=ROOT, capture_output=True, text=True)
         check(run.returncode == 0, f"{test} passes with {compiler} for {march}", run.stdout + run.stderr)
+
+OLDER = "a processor that lacks what the program was built for is told so in one line"
+if shutil.which("qemu-x86_64-static"):
+    run = subprocess.run(["qemu-x86_64-static", "-cpu", "Nehalem", os.path.join(ROOT, "dtrain"), "--version"],
+                         capture_output=True, text=True)
+    lines = [line for line in run.stderr.splitlines() if not line.startswith("qemu")]
+    check(run.returncode == 1 and len(lines) == 1 and "AVX" in lines[0] and "MARCH=" in lines[0], OLDER, run.stderr)
+else:
+    skip(OLDER, "there is no qemu-user-static here")
 finish()
