@@ -145,7 +145,7 @@ HOST_KERNELS := $(patsubst %,$(BUILD)/host/%.o,$(wildcard kernels/cuda/*.cu) tes
 HOST_TESTS := $(filter $(BUILD)/tests/unit/test_cuda_%,$(TESTS))
 HOST_CXX = $(patsubst clang%,clang++%,$(patsubst gcc%,g++%,$(CC)))
 HOST_CXXFLAGS = -x c++ -std=c++17 -fno-exceptions -fno-rtti $(SPEED) -march=$(MARCH) -ffp-contract=fast \
-	-Wall -Wextra -Wno-unknown-pragmas $(if $(WERROR),-Werror)
+	-Wall -Wextra -Wno-unknown-pragmas -Wno-pass-failed $(if $(WERROR),-Werror)
 
 $(BUILD)/host/%.o: % | found
 	@mkdir -p $(@D)

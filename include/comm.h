@@ -100,4 +100,14 @@ void comm_set_step(struct comm *comm, uint64_t step);
  * at least every second or so. */
 void comm_alive(struct comm *comm);
 
+/* Not collective: around work that may block for long where nobody can call comm_alive, as in a slow file system. A
+ * thread answers for this rank meanwhile, which itself sends nothing and waits for nothing by any comm between the two:
+ *
+ *     comm_away(comm);
+ *     checkpoint_write(...);
+ *     comm_back(comm);
+ */
+void comm_away(struct comm *comm);
+void comm_back(struct comm *comm);
+
 #endif

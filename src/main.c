@@ -28,7 +28,12 @@ static enum exit_code run(const struct options *options, struct comm *world, str
         return doctor(options, world);
     if (!describe_agree_options(options, world, error))
         return error->code;
-    bool opened = find_data(options->data, world, directory, error) && dataset_open(&data, directory, error);
+    bool opened = find_data(options->data, world, directory, error);
+    if (opened) {
+        comm_away(world); /* it reads all of the data */
+        opened = dataset_open(&data, directory, error);
+        comm_back(world);
+    }
     if (!comm_agree(world, error)) {
         if (opened)
             dataset_close(&data);

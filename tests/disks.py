@@ -14,7 +14,7 @@ import sys
 if os.geteuid() == 0 and "own-mounts" not in sys.argv and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
     os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv, "own-mounts"])  # which end with this process
 
-from dtrain import FOLDER, ROOT, Run, run, run_all, start
+from dtrain import FOLDER, PROGRAM, ROOT, Run, run, run_all, start
 from endless import ENDLESS, TRAIN, go_on, unharmed
 from tap import check, finish, skip
 
@@ -139,8 +139,26 @@ def without_locks():
               f"a file system without locks ({os.strerror(number)}): a note, and the run", result)
 
 
+def slow():
+    """A file system that is busy is no rank that is lost."""
+    library = FOLDER / "slow.so"
+    source = """
+        #include <unistd.h>
+        int fsync(int fd)
+        {
+            (void)fd;
+            sleep(5);
+            return 0;
+        }"""
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
+    options = [PROGRAM, *TRAIN, "--epochs", "1", "--timeout", "2", "--out", "slow"]
+    result = Run(["mpirun", "-np", "1", "env", f"LD_PRELOAD={library}", *options, ":", "-np", "1", *options], {}, FOLDER).finish()
+    check(result.code == 0, "writing a checkpoint takes longer than --timeout", result)
+
+
 unwritable()
 without_locks()
+slow()
 disk_full()
 read_only()
 shared()

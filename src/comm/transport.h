@@ -3,6 +3,9 @@
 #ifndef DTRAIN_TRANSPORT_H
 #define DTRAIN_TRANSPORT_H
 
+#include <pthread.h>
+#include <semaphore.h>
+
 #include "abort.h"
 #include "comm.h"
 #include "watch.h"
@@ -13,6 +16,13 @@ enum { MESSAGE_BYTES = 1024 };
 struct outbox {
     MPI_Request request; /* MPI_REQUEST_NULL: none */
     char bytes[MESSAGE_BYTES];
+};
+
+/* From comm_away to comm_back. */
+struct away {
+    pthread_t thread;
+    sem_t back;    /* posted: the rank is */
+    bool answered; /* a thread could be had */
 };
 
 struct comm {
@@ -31,6 +41,7 @@ struct comm {
     char why[300]; /* it was chosen */
     void *state; /* the transport's own */
     struct outbox outbox;
+    struct away away;
     void (*idle)(void *context); /* comm_set_idle */
     void *idle_context;
 };

@@ -70,9 +70,12 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->state.weights = malloc(LENET5_WEIGHTS * sizeof *trainer->state.weights);
     trainer->state.momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->state.momentum);
     trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
-    if (trainer->leader)
+    if (trainer->leader) {
+        comm_away(setup->comm);
         run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms,
                        setup->data->train.count, &trainer->state, error);
+        comm_back(setup->comm);
+    }
     if (comm_agree(setup->comm, error))
         open_engine(trainer, error);
     if (!comm_agree(setup->comm, error)) {
@@ -88,9 +91,12 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
 
 bool trainer_begin(struct trainer *trainer, struct error *error)
 {
-    if (trainer->leader)
+    if (trainer->leader) {
+        comm_away(trainer->setup.comm);
         run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.net, trainer->engine,
                         trainer->state.progress.epoch, error);
+        comm_back(trainer->setup.comm);
+    }
     return comm_agree(trainer->setup.comm, error);
 }
 
@@ -168,7 +174,9 @@ bool trainer_save(struct trainer *trainer, struct error *error)
         return false;
     if (trainer->leader && !trainer->files.saved) {
         trainer->engine->ops->read(trainer->engine, trainer->state.weights, trainer->state.momentum);
+        comm_away(trainer->setup.comm);
         run_files_save(&trainer->files, &trainer->terms, &trainer->state, error);
+        comm_back(trainer->setup.comm);
     }
     return comm_agree(trainer->setup.comm, error);
 }
@@ -261,7 +269,9 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
     progress->best_test = accuracy->test;
     if (trainer->leader) {
         trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
+        comm_away(trainer->setup.comm);
         run_files_save_best(&trainer->files, trainer->state.weights, error);
+        comm_back(trainer->setup.comm);
     }
 }
 
@@ -326,8 +336,11 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
         if (status != RUN_GOING)
             return status;
     }
-    if (trainer->leader && error->code == EXIT_DONE)
+    if (trainer->leader && error->code == EXIT_DONE) {
+        comm_away(trainer->setup.comm);
         metrics_write(trainer->files.metrics, &metrics, error);
+        comm_back(trainer->setup.comm);
+    }
     if (!comm_agree(trainer->setup.comm, error))
         return RUN_FAILED;
 
