@@ -17,7 +17,7 @@ CJSON_VERSION := $(call probe,pkg-config --modversion libcjson)
 XXHASH_VERSION := $(call probe,pkg-config --modversion libxxhash)
 CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
 LIBS := $(MPI_LIBS) $(call probe,pkg-config --libs libcjson libxxhash) -lm
-REVISION := $(or $(call probe,git describe --always --dirty --abbrev=12),unknown)
+REVISION := $(or $(call probe,git -c safe.directory='*' describe --always --dirty --abbrev=12),unknown)
 
 # CUDA: nvcc, and each library with its header from the first root that has both: the toolkit's, the
 # system's, or the nvidia packages of Python.

@@ -15,14 +15,39 @@ list_cpus() {
         $3 in usable { print $1 "." $2, $3 }'
 }
 
+# The least number of cores whose time this process may use, a line for each limit: a cgroup's quota, or one above it.
+list_quotas() {
+    local controllers path quota period folder
+    while IFS=: read -r _ controllers path; do
+        case ,$controllers, in
+        ,,) folder=/sys/fs/cgroup ;;
+        *,cpu,*) folder=/sys/fs/cgroup/cpu ;;
+        *) continue ;;
+        esac
+        while :; do
+            quota='' period=''
+            if [[ -z $controllers ]]; then
+                read -r quota period 2>/dev/null <"$folder$path/cpu.max" || true
+            else
+                read -r quota 2>/dev/null <"$folder$path/cpu.cfs_quota_us" || true
+                read -r period 2>/dev/null <"$folder$path/cpu.cfs_period_us" || true
+            fi
+            if [[ $quota =~ ^[1-9][0-9]*$ && $period =~ ^[1-9][0-9]*$ ]]; then
+                echo $(((quota + period - 1) / period))
+            fi
+            [[ $path == */* ]] || break
+            path=${path%/*}
+        done
+    done </proc/self/cgroup
+}
+
 # How many cores: hardware threads of one count once, and a container's share of time is the limit.
 count_cores() {
-    local cores quota period
+    local cores quota
     cores=$(list_cpus | cut -d' ' -f1 | uniq | wc -l)
     ((cores > 0)) || cores=$(nproc)
-    if read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [[ $quota != max ]]; then
-        quota=$(((quota + period - 1) / period))
+    for quota in $(list_quotas 2>/dev/null); do
         ((quota >= cores)) || cores=$quota
-    fi
+    done
     echo "$cores"
 }

@@ -3,7 +3,12 @@
  * main reads the options, finds the data, makes sure all ranks agree, and hands over to study.c. Errors
  * come back as values; rank 0 prints the one that counts.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "abort.h"
 #include "comm.h"
@@ -57,12 +62,65 @@ static void print_help(void)
     options_print_help(engines, transports);
 }
 
+/* A starter may have closed them, and MPI's sockets would be taken for them. */
+static void open_standard_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* Neither mpirun nor srun is waiting for this process, so it may end before MPI starts. */
+static bool started_alone(void)
+{
+    return getenv("OMPI_COMM_WORLD_RANK") == NULL && getenv("PMIX_RANK") == NULL && getenv("PMI_RANK") == NULL;
+}
+
+/* What needs no other rank; MPI may not even start here. Whether that was all. */
+static bool answer(const struct options *options)
+{
+    if (options->help)
+        print_help();
+    else if (options->version)
+        printf("dtrain %s (%s)\n", version_revision, version_build);
+    return options->help || options->version;
+}
+
+/* mpirun that is ended together with its ranks says 1, whatever they do: launch/run reads it here. */
+static void tell_launcher(enum exit_code code)
+{
+    const char *path = getenv("DTRAIN_EXIT_FILE");
+    FILE *file = path != NULL && *path != '\0' ? fopen(path, "w") : NULL;
+    if (file == NULL)
+        return;
+    fprintf(file, "%d\n", code);
+    fclose(file);
+}
+
+/* The exit code, which is no success if what was printed found no room. */
+static enum exit_code end_output(enum exit_code code, const struct error *error)
+{
+    if (error->code != EXIT_DONE)
+        fprintf(stderr, "dtrain: %s\n", error->text);
+    if (fflush(stdout) == 0 || code != EXIT_DONE)
+        return code;
+    fprintf(stderr, "dtrain: standard output: %s\n", strerror(errno));
+    return EXIT_RUNTIME;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
     struct error error = {0};
+    open_standard_streams();
     signals_install();
-    double timeout = options_parse(argc, argv, &options, &error) ? options.timeout_seconds : 60;
+    bool parsed = options_parse(argc, argv, &options, &error);
+    double timeout = parsed ? options.timeout_seconds : 60;
+    if (started_alone() && (!parsed || answer(&options)))
+        return end_output(error.code, &error);
 
     abort_after("starting MPI", 60 + timeout);
     struct comm *world = comm_open_world(timeout);
@@ -72,15 +130,14 @@ int main(int argc, char **argv)
     enum exit_code code = EXIT_DONE;
     if (!comm_agree(world, &error) || !agree_on_action(&options, world, &error))
         code = error.code;
-    else if (options.help && speaks)
-        print_help();
-    else if (options.version && speaks)
-        printf("dtrain %s (%s)\n", version_revision, version_build);
     else if (!options.help && !options.version)
         code = run(&options, world, &error);
-    if (speaks && error.code != EXIT_DONE)
-        fprintf(stderr, "dtrain: %s\n", error.text);
-    fflush(stdout);
+    else if (speaks)
+        answer(&options);
+    if (speaks) {
+        code = end_output(code, &error);
+        tell_launcher(code);
+    }
 
     comm_barrier(world); /* a rank that stalls here is still noticed */
     abort_after("ending MPI", 60 + timeout);

@@ -137,6 +137,80 @@ def test_binding():
     check(chosen == "socket", "run: unless the user binds them", chosen)
 
 
+def tree(pid):
+    """The process and all below it."""
+    return [pid, *(below for child in children(pid) for below in tree(child))]
+
+
+def test_odd_places():
+    """What a starter, a container or a batch system leaves behind or withholds."""
+    train = ["-np", 2, *DATA, "--epochs", 2]
+    shell = lambda command, *arguments, **more: subprocess.run(
+        ["bash", "-c", command, LAUNCH / "run", *map(str, arguments)], cwd=SCRATCH, capture_output=True, text=True,
+        timeout=120, **more)
+
+    done = shell('"$0" "$@" <&- >&- 2>&-', *train, "--out", "closed")
+    lines = (SCRATCH / "closed" / "metrics.jsonl").read_text().splitlines()
+    check(done.returncode == 0 and len(lines) == 2, "run: with its standard streams closed", said(done))
+    done = shell('ulimit -Sn 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "few")
+    check(done.returncode == 0 and not done.stderr, "run: the soft limit on open files is raised", said(done))
+    (SCRATCH / "hosts").write_bytes(b"localhost slots=2\r\n")
+    done = launch("run", "--hostfile", "hosts", *train, "--out", "windows")
+    check(done.returncode == 0 and not done.stderr, "run: a hostfile with Windows' line ends", said(done))
+
+    tools = SCRATCH / "tools-of-path"
+    tools.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for tool in os.listdir(folder) if os.path.isdir(folder) else ():
+            if tool != "srun" and not (tools / tool).is_symlink():
+                (tools / tool).symlink_to(Path(folder, tool))
+    leaked = {"SLURM_JOB_ID": "77", "SLURM_NODELIST": "node17", "SLURM_TASKS_PER_NODE": "4", "SLURM_NNODES": "1"}
+    done = launch("run", *train, "--out", "leaked", env={**os.environ, "PATH": str(tools), **leaked})
+    check(done.returncode == 0 and not done.stderr, "run: a job's variables in a container without srun", said(done))
+
+    if os.geteuid() != 0:
+        skip("run: a full TMPDIR, a long host name, a quota", "root alone can make them")
+        return
+    full = 'mkdir -p full && mount -t tmpfs -o size=160k none full && TMPDIR=$PWD/full exec "$0" "$@"'
+    done = subprocess.run(["unshare", "-m", "bash", "-c", full, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, f"{SCRATCH}/full", "160 KB", "TMPDIR"), "run: a full TMPDIR is named", said(done))
+    almost = full.replace("160k", "3m")
+    done = subprocess.run(["unshare", "-m", "bash", "-c", almost, LAUNCH / "run", *map(str, train), "--out", "almost"],
+                          cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
+    check(done.returncode == 0 and not done.stderr, "run: one that is nearly full will do", said(done))
+    name = "training-job-with-a-rather-long-name-for-a-pod-worker-xkzpqrst"
+    done = subprocess.run(["unshare", "-u", "bash", "-c", f'hostname {name}; exec "$0" "$@"', LAUNCH / "run",
+                           *map(str, train), "--out", "long"], capture_output=True, text=True, timeout=60, cwd=SCRATCH)
+    check(done.returncode == 0 or fails(done, 1, name, "62 letters"), "run: a long host name", said(done))
+    group = Path(f"/sys/fs/cgroup/cpu/dtrain-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        group.mkdir()
+    if (group / "cpu.cfs_quota_us").exists():
+        (group / "cpu.cfs_quota_us").write_text("100000")
+        command = 'echo $$ >"$1/cgroup.procs"; . "$2/cores.sh"; count_cores'
+        done = subprocess.run(["bash", "-c", command, "x", group, LAUNCH], capture_output=True, text=True, check=False)
+        check(done.stdout == "1\n", "run: a quota of one core below the root, of cgroup v1", said(done))
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 5)
+        group.rmdir()
+    else:
+        skip("run: a quota of cgroup v1", "this system has no controller of it for cpu")
+
+
+def test_stop_of_all():
+    """systemd, and qdel of PBS, send SIGTERM to every process of a job."""
+    running = begin("run", "-np", 2, *DATA, "--epochs", 100000, "--checkpoint-every", 100000, "--eval-every", 100000,
+                    "--out", "all-stop")
+    wait_for(lambda: (SCRATCH / "all-stop" / "metrics.jsonl").exists())
+    time.sleep(0.5)
+    for pid in tree(running.pid)[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    check(running.returncode == 75 and "stopped by SIGTERM" in out,
+          "run: SIGTERM to all its processes at once saves and ends with 75", f"exit {running.returncode}\n{out}{err}")
+
+
 def test_hostile_place():
     """The whole program in a directory, and a run into another, with names a shell would stumble over."""
     place = SCRATCH / HOSTILE
@@ -555,8 +629,10 @@ def test_quickstart():
 try:
     test_run()
     test_binding()
+    test_odd_places()
     test_hostile_place()
     test_stop()
+    test_stop_of_all()
     test_terminal()
     test_lost_rank()
     test_killed_launcher()

@@ -22,6 +22,20 @@ def alone():
               done.stdout + done.stderr)
 
 
+def answers():
+    """What needs no MPI is answered without it, above all where it cannot start."""
+    step = {"SLURM_JOB_ID": "77", "SLURM_NODELIST": "node", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}  # of srun --pty
+    for options, code, words in (["--help"], 0, "--epochs"), (["--version"], 0, "dtrain "), (["--epochs", "x"], 2, "x"):
+        began = time.monotonic()
+        done = subprocess.run([PROGRAM, *options], env={**BARE, **step}, stdin=subprocess.DEVNULL, timeout=100,
+                              capture_output=True, text=True, check=False)
+        check(done.returncode == code and words in done.stdout + done.stderr and time.monotonic() - began < 1,
+              f"{' '.join(options)} where MPI cannot start", done.stdout + done.stderr)
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    check(done.returncode == 1 and "No space left" in done.stderr, "--help that finds no room is exit 1", done.stderr)
+
+
 def few_threads():
     """An MPI that lets one thread alone call it, which Open MPI's is built not to be: its answer is changed."""
     library = FOLDER / "few_threads.so"
@@ -101,6 +115,7 @@ def diverged():
 
 
 alone()
+answers()
 few_threads()
 early_signals()
 unlike_actions()
