@@ -10,6 +10,7 @@
 struct display {
     const struct net *nets;
     int count;
+    int terminal;             /* a descriptor, for its width; -1: none */
     bool progress;            /* draw the progress line */
     double goal;              /* epochs a net is to have at the end */
     struct event last[NETS];  /* the newest of each net */
@@ -17,7 +18,8 @@ struct display {
     double done_at_beginning; /* epochs of all nets */
 };
 
-/* `when` is --progress: "always", "never", or "auto": when standard output is a terminal. */
+/* `when` is --progress: "always", "never", or "auto": when standard output is a terminal
+ * that is not dumb. display_close gives back what this takes. */
 struct display display_open(const struct net *nets, int count, double goal, const char *when);
 
 /* From here on time counts; done[i]: epochs that net i has already. */

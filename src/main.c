@@ -4,11 +4,8 @@
  * come back as values; rank 0 prints the one that counts.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "abort.h"
 #include "comm.h"
@@ -17,6 +14,7 @@
 #include "doctor.h"
 #include "engine.h"
 #include "find_data.h"
+#include "launcher.h"
 #include "options.h"
 #include "signals.h"
 #include "study.h"
@@ -62,42 +60,14 @@ static void print_help(void)
     options_print_help(engines, transports);
 }
 
-/* A starter may have closed them, and MPI's sockets would be taken for them. */
-static void open_standard_streams(void)
-{
-    int fd;
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0)
-        close(fd);
-}
-
-/* Neither mpirun nor srun is waiting for this process, so it may end before MPI starts. */
-static bool started_alone(void)
-{
-    return getenv("OMPI_COMM_WORLD_RANK") == NULL && getenv("PMIX_RANK") == NULL && getenv("PMI_RANK") == NULL;
-}
-
 /* What needs no other rank; MPI may not even start here. Whether that was all. */
 static bool answer(const struct options *options)
 {
     if (options->help)
         print_help();
     else if (options->version)
-        printf("dtrain %s (%s)\n", version_revision, version_build);
+        printf("dtrain %s, revision %s, %s\n", version_number, version_revision, version_build);
     return options->help || options->version;
-}
-
-/* mpirun that is ended together with its ranks says 1, whatever they do: launch/run reads it here. */
-static void tell_launcher(enum exit_code code)
-{
-    const char *path = getenv("DTRAIN_EXIT_FILE");
-    FILE *file = path != NULL && *path != '\0' ? fopen(path, "w") : NULL;
-    if (file == NULL)
-        return;
-    fprintf(file, "%d\n", code);
-    fclose(file);
 }
 
 /* The exit code, which is no success if what was printed found no room. */
@@ -115,11 +85,11 @@ int main(int argc, char **argv)
 {
     struct options options;
     struct error error = {0};
-    open_standard_streams();
+    launcher_mend_streams();
     signals_install();
     bool parsed = options_parse(argc, argv, &options, &error);
     double timeout = parsed ? options.timeout_seconds : 60;
-    if (started_alone() && (!parsed || answer(&options)))
+    if (launcher_is_none() && (!parsed || answer(&options)))
         return end_output(error.code, &error);
 
     abort_after("starting MPI", 60 + timeout);
@@ -136,7 +106,7 @@ int main(int argc, char **argv)
         answer(&options);
     if (speaks) {
         code = end_output(code, &error);
-        tell_launcher(code);
+        launcher_tell(code);
     }
 
     comm_barrier(world); /* a rank that stalls here is still noticed */

@@ -2,6 +2,7 @@
 """Disks that are full, directories that may not be written or are another run's: one line, and nothing saved is lost."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -109,7 +110,37 @@ def shared():
     unharmed("the first", "shared")
 
 
+def without_locks():
+    """File systems that have none: some NFS, Lustre without flock."""
+    library = FOLDER / "no_locks.so"
+    source = """
+        #include <errno.h>
+        #include <stdarg.h>
+        #include <stddef.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        #include <sys/syscall.h>
+        static int answer(int fd, int command, void *argument)
+        {
+            if (command != 37) /* F_OFD_SETLK */
+                return (int)syscall(SYS_fcntl, fd, command, argument);
+            errno = atoi(getenv("LOCK_ERRNO"));
+            return -1;
+        }
+        #define NAMED(name) int name(int fd, int command, ...) \\
+            { va_list a; va_start(a, command); void *p = va_arg(a, void *); va_end(a); return answer(fd, command, p); }
+        NAMED(fcntl)
+        NAMED(fcntl64)"""
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
+    for number in errno.ENOLCK, errno.ENOSYS:
+        out = f"no-locks-{number}"
+        result = run(0, *TRAIN, "--epochs", "1", "--out", out, env={"LD_PRELOAD": str(library), "LOCK_ERRNO": str(number)})
+        check(result.code == 0 and len(result.messages) == 1 and "has no locks" in result.err,
+              f"a file system without locks ({os.strerror(number)}): a note, and the run", result)
+
+
 unwritable()
+without_locks()
 disk_full()
 read_only()
 shared()

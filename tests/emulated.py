@@ -142,7 +142,7 @@ def benchmarks():
     result = Run(command, {**LIBRARIES, "EMULATED_GPUS": "2"}, FOLDER).finish()
     report = json.loads(result.out) if check(result.code == 0, "bench/step on two ranks: runs", result) else {}
     nodes = [(node["layer"], node["pass"]) for net in report.get("nets", []) for node in net["nodes"]]
-    check(report.get("valid") and report["ranks"] == 2 and nodes[0] == ("images", "gather") and nodes[-2:] == [
+    check(report.get("valid") and report["ranks"] == 2 and nodes[0] == ("conv1", "forward") and nodes[-2:] == [
         ("sums", "all-reduce"), ("sgd", "update")], "and tells every node", nodes)
     result = Run([FOLDER_OF_PROGRAM / "dropout", "1"], LIBRARIES, FOLDER).finish()
     check(result.code == 0 and result.out.endswith("VALID\n") and "emulated GPU" in result.out,

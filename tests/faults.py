@@ -250,7 +250,7 @@ def unlike():
         result = running.finish(60)
         check(result.says(2, "rank 2", HOST, *words),
               f"a rank with {' '.join(theirs) or 'none'} instead of {' '.join(ours)} is refused", result)
-    revision = subprocess.run([PROGRAM, "--version"], stdout=subprocess.PIPE, check=True).stdout.split()[1]
+    revision = subprocess.run([PROGRAM, "--version"], stdout=subprocess.PIPE, check=True).stdout.split()[3].rstrip(b",")
     other = b"0123456789ab"[:len(revision)].ljust(len(revision), b"x")
     build = FOLDER / "dtrain-of-another-revision"
     build.write_bytes(Path(PROGRAM).read_bytes().replace(revision, other))

@@ -2,14 +2,17 @@
 """launch/run, plot, variants and quickstart, with nets that train for a second."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -264,6 +267,32 @@ def test_terminal():
           f"exit {code}\n{output[-500:].decode(errors='replace')}")
 
 
+def run_on_terminal(columns, kind, *options):
+    """What a run writes on a terminal of that width and TERM."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(SCRATCH)
+        os.environ["TERM"] = kind
+        os.execv(LAUNCH / "run", ["run", "-np", "2", *options])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while block := os.read(terminal, 65536):
+            output += block
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), output.decode()
+
+
+def test_progress_line():
+    options = ["--data", "synthetic:20000+100", "--epochs", "2", "--out"]
+    for columns in 30, 200:
+        code, output = run_on_terminal(columns, "xterm", *options, f"columns-{columns}")
+        lines = re.findall(r"\r\x1b\[K(epoch \d+/[^\r\n]*)", output)
+        longest = max(map(len, lines), default=0)
+        check(code == 0 and 20 < longest < min(columns, 80), f"run: a progress line within {columns} columns", output)
+    code, output = run_on_terminal(80, "dumb", *options, "dumb")
+    check(code == 0 and "\x1b" not in output and "epoch: 2" in output, "run: no escape sequences for a dumb terminal", output)
+
+
 def rank_processes(run):
     """Of a job that runs on this machine, in the order of the ranks."""
     (mpirun,) = (pid for pid in children(run.pid) if os.readlink(f"/proc/{pid}/exe").endswith(("/mpirun", "/orterun")))
@@ -460,6 +489,9 @@ def test_plot_errors():
         run = make_run(f"damaged-{hash(damage)}", "A", 2, tail=damage + '\n{"epoch":4,"loss":1}\n')
         done = launch("plot", run)
         check(fails(done, 3, "line 3"), f"plot: a damaged line {damage[:20]!r}", said(done))
+    foreign = make_run("läufe-ε", "A", 2)
+    done = launch("plot", foreign, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    check(done.returncode == 0 and "l\\xe4ufe" in done.stdout, "plot: a name that the output's encoding lacks", said(done))
     tools = SCRATCH / "tools"
     tools.mkdir()
     for tool in "env", "python3":
@@ -634,6 +666,7 @@ try:
     test_stop()
     test_stop_of_all()
     test_terminal()
+    test_progress_line()
     test_lost_rank()
     test_killed_launcher()
     test_relay()

@@ -95,7 +95,7 @@ def help_and_version():
     check(codes == ["0", "1", "2", "3", "4", "5", "75"], "--help names the exit codes", result)
     check(all(len(line) <= 80 for line in result.out.splitlines()), "--help fits 80 columns", result)
     result = run(2, "--version", "--data", "/nowhere")
-    check(result.code == 0 and re.fullmatch(r"dtrain \S+ \(.+\)\n", result.out),
+    check(result.code == 0 and re.fullmatch(r"dtrain \d+\.\d+\.\d+, revision \S+, .+\n", result.out),
           "2 ranks print the version once", result)
 
 

@@ -46,6 +46,28 @@ static __device__ __forceinline__ float relu(float x)
     return x <= 0 ? 0 : x;
 }
 
+/* The largest so far, the first of equals; a NaN is larger than all. */
+static __device__ __forceinline__ void challenge(float x, uint8_t place, float *largest, uint8_t *origin)
+{
+    if (x > *largest || x != x) {
+        *largest = x;
+        *origin = place;
+    }
+}
+
+/* A window of a kept channel, row by row and without its bias, through bias, ReLU, dropout and max-pool. */
+static __device__ __forceinline__ float pool(const float x[4], float bias, float scale, uint8_t *origin)
+{
+    float largest = x[0];
+    uint8_t place = 0;
+#pragma unroll
+    for (uint8_t i = 1; i < 4; i++)
+        challenge(x[i], i, &largest, &place);
+    largest = relu(largest + bias);
+    *origin = largest == 0 ? (uint8_t)CUDA_NOWHERE : place;
+    return largest * scale;
+}
+
 /* A multiple of EXACT_UNIT, rounded to nearest, ties to even: exact_sum.h. 0 for what is refused. */
 static __device__ __forceinline__ int64_t fixed_point(float number, bool refused)
 {

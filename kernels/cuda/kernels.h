@@ -39,15 +39,7 @@ struct cuda_step {
  * order of enum sum_slot (engine.h). Integers, so that no order of summation changes a bit. */
 enum { CUDA_SUMS_LOSS = LENET5_WEIGHTS, CUDA_SUMS_STOP, CUDA_SUMS_REFUSED, CUDA_SUMS };
 
-/* --- input ----------------------------------------------------------------------------------------- */
-
-/* images (count, 3, 32, 32) = pixel / 127.5 - 1 and labels[count] of the samples at the places
- * step->position + first .. + count of `order`. records: RECORD_BYTES each (dataset.h). Without a step
- * (NULL) places count from `first` alone; without an order (NULL) place i is record i. */
-cudaError_t cuda_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step,
-                        uint32_t first, uint32_t count, float *images, uint8_t *labels, cudaStream_t stream);
-
-/* --- ReLU, dropout, pool --------------------------------------------------------------------------- */
+/* --- convolutions ---------------------------------------------------------------------------------- */
 
 /* Whose masks: those of `layer` at the global positions first .. first + count of step->step, as masks_draw
  * draws them. masks NULL: predict mode, nothing is dropped and step is not read. */
@@ -57,20 +49,47 @@ struct cuda_dropout {
     uint32_t first;
 };
 
-/* y = maxpool2x2(dropout2d(relu(x + bias))) of layer DROPOUT_CONV1: x (count, 6, 28, 28) -> y (count, 6, 14,
- * 14), or DROPOUT_CONV2: x (count, 16, 10, 10) -> y (count, 16, 5, 5). origin, a byte
- * for each number of y (NULL: not wanted), says where in its window that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE: dropped or not above 0, so no gradient
- * passes. */
-enum { CUDA_NOWHERE = 255 };
-cudaError_t cuda_pool_forward(enum dropout_layer layer, struct cuda_dropout dropout, uint32_t count,
-                              const float *x, const float *bias, float *y, uint8_t *origin,
-                              cudaStream_t stream);
+/* The samples at the places step->position + first .. + count of `order`. Without a step (NULL) places count
+ * from `first` alone; without an order (NULL) place i is record i. */
+struct cuda_input {
+    const uint8_t *records; /* RECORD_BYTES each (dataset.h) */
+    const uint32_t *order;
+    const struct cuda_step *step;
+    uint32_t first;
+};
 
-/* dx, all of it, from dy and origin: the gradient before the bias. dbias (count, C): each sample's part of
- * the bias's gradient, for cuda_finish_gradient. masks as in forward. */
-cudaError_t cuda_pool_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
-                               const float *dy, const uint8_t *origin, float *dx, float *dbias,
+/* From the bytes to y (count, 6, 14, 14) = maxpool2x2(dropout2d(relu(conv1))). Leaves images (count, 3, 32, 32) =
+ * pixel / 127.5 - 1 (NULL: not wanted) and labels[count]. weights: canonical. origin, a byte for each number of y
+ * (NULL: not wanted), says where in its window that came from: 0..3 row by row, the first of equals; CUDA_NOWHERE:
+ * dropped or not above 0, so no gradient passes. */
+enum { CUDA_NOWHERE = 255 };
+cudaError_t cuda_conv1_forward(struct cuda_input input, struct cuda_dropout dropout, uint32_t count,
+                               const float *weights, float *images, uint8_t *labels, float *y, uint8_t *origin,
                                cudaStream_t stream);
+
+/* y (count, 16, 5, 5) = maxpool2x2(dropout2d(relu(x + bias))) of conv2: x (count, 16, 10, 10). origin as in
+ * cuda_conv1_forward. */
+cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const float *x, const float *bias,
+                              float *y, uint8_t *origin, cudaStream_t stream);
+
+/* dx (count, 6, 14, 14) of conv2 from dy (count, 16, 5, 5), the gradient of its pool's output; origin and masks as in
+ * forward. weights: canonical. */
+cudaError_t cuda_conv2_input(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
+                             const uint8_t *origin, float *dx, cudaStream_t stream);
+
+/* In how many parts the gradients of a convolution's weights come: as many as blocks make them. */
+enum { CUDA_PARTS = 256, CUDA_CONV1_WIDTH = 6 * 76, CUDA_CONV2_WIDTH = 16 * 151 };
+static inline uint32_t cuda_parts(uint32_t count)
+{
+    return count < (uint32_t)CUDA_PARTS ? count : (uint32_t)CUDA_PARTS;
+}
+
+/* The gradients of the weights and biases of conv1 (DROPOUT_CONV1) from x (count, 3, 32, 32), or of conv2
+ * from x (count, 6, 14, 14), in parts (cuda_parts(count), 456 or 2416): rows in canonical layout, the biases
+ * behind the weights, whose sum cuda_finish_gradient takes. dy (count, C, side/2, side/2): the gradient
+ * of the pool's output; origin and masks as in forward. */
+cudaError_t cuda_conv_weights(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *x,
+                              const float *dy, const uint8_t *origin, float *parts, cudaStream_t stream);
 
 /* In place: y = dropout(relu(y + bias)) of layer DROPOUT_CONV3: y (count, 120), or DROPOUT_FC1: y (count,
  * 84). */
@@ -80,6 +99,8 @@ cudaError_t cuda_activation_forward(enum dropout_layer layer, struct cuda_dropou
 /* In place: dy becomes the gradient before the bias. y: what forward left. masks as in forward. */
 cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
                                      const float *y, float *dy, cudaStream_t stream);
+
+/* --- dense layers --------------------------------------------------------------------------------- */
 
 /* --- loss ------------------------------------------------------------------------------------------ */
 
@@ -114,19 +135,38 @@ struct cuda_evaluation {
 cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
                           struct cuda_evaluation *sum, cudaStream_t stream);
 
+/* In how many parts cuda_dense_weights leaves the gradient: of so many samples, and so many again, each. */
+enum { CUDA_SPLITS = 8, CUDA_SPLIT_SAMPLES = 32 };
+static inline uint32_t cuda_splits(uint32_t count)
+{
+    uint32_t splits = (count + CUDA_SPLIT_SAMPLES - 1) / CUDA_SPLIT_SAMPLES;
+    return splits < (uint32_t)CUDA_SPLITS ? splits : (uint32_t)CUDA_SPLITS;
+}
+
+/* What the dense layers read going forward, and the gradients before their biases. */
+struct cuda_dense {
+    const float *pool2, *conv3, *fc1;    /* (count, 400), (count, 120), (count, 84) */
+    const float *dconv3, *dfc1, *dlogits; /* (count, 120), (count, 84), (count, 10) */
+};
+
+/* The gradients of the weights of conv3, fc1 and fc2, in parts whose sum cuda_finish_gradient takes: gradient
+ * (cuda_splits(count), LENET5_WEIGHTS), rows in canonical layout; other places are not written. */
+cudaError_t cuda_dense_weights(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream);
+
 /* --- gradient and update --------------------------------------------------------------------------- */
 
-/* The gradients before each layer's bias, whose sums over the samples are the gradients of the biases. */
+/* What is summed over its rows: parts of the gradients of the convolutions, and of the dense layers the
+ * gradients before each bias, whose sums over the samples are those of the biases. */
 struct cuda_rows {
-    const float *conv1, *conv2; /* (count, 6), (count, 16): dbias of cuda_pool_backward */
+    const float *conv1, *conv2; /* (cuda_parts(count), 456), (cuda_parts(count), 2416): cuda_conv_weights */
     const float *conv3, *fc1;   /* (count, 120), (count, 84): dy of cuda_activation_backward */
     const float *fc2;           /* (count, 10): dlogits */
     const float *losses;        /* (count) */
 };
 
-/* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the weights'
- * gradients from `gradient` (LENET5_WEIGHTS, canonical; the biases' places are not read; nothing is when
- * count is 0), the biases' from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
+/* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the gradients
+ * of the dense layers' weights from `gradient` (cuda_dense_weights; nothing of it is read when count is 0), all
+ * others from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
  * stop wish (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). A number
  * that is not finite or as large as EXACT_LIMIT for each TILE of samples is refused: it sets
  * sums[CUDA_SUMS_REFUSED], and its own place is then 0. */

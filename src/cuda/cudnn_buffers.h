@@ -15,7 +15,7 @@ struct net_shape {
     uint32_t count;
     bool backward; /* it can go back, too */
     bool fused;    /* the dense layers of a step: see dense_step */
-    struct conv_choice conv1_forward, conv1_wgrad, conv2_forward, conv2_dgrad, conv2_wgrad;
+    struct conv_choice conv2;
 };
 
 /* Tensors of the canonical layout: even rows of lenet5_parameters are weights, odd ones biases. */
@@ -41,17 +41,17 @@ struct cudnn_net {
     void *mark_context;
 
     float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
-    float *gradient;           /* (LENET5_WEIGHTS), of this rank's part, canonical; without the biases' */
+    float *gradient;           /* of this rank's part, of the dense layers' weights: cuda_dense_weights */
     int64_t *sums;             /* (CUDA_SUMS) */
 
     void *arena, *workspace;                          /* everything below lies in the arena */
-    float *images;                                    /* (N, 3, 32, 32) */
-    float *conv1_y, *d_conv1_y, *pool1_y, *d_pool1_y; /* (N, 6, 28, 28), (N, 6, 14, 14) */
-    float *conv2_y, *d_conv2_y, *pool2_y, *d_pool2_y; /* (N, 16, 10, 10), (N, 16, 5, 5) */
+    float *images;                                    /* (N, 3, 32, 32), of a training step */
+    float *pool1_y, *d_pool1_y;                       /* (N, 6, 14, 14) */
+    float *conv2_y, *pool2_y, *d_pool2_y;             /* (N, 16, 10, 10), (N, 16, 5, 5) */
     float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y;     /* (N, 120), (N, 84) */
     float *logits;                                    /* (N, 10), and then the gradient by them */
     float *losses;                                    /* (N) */
-    float *d_bias1, *d_bias2;                         /* (N, 6), (N, 16): each sample's part */
+    float *parts1, *parts2;                           /* of the convolutions' gradients: cuda_conv_weights */
     uint8_t *labels, *origin1, *origin2;              /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
 };
 

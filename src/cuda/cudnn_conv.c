@@ -98,8 +98,8 @@ static void remember(struct chooser *chooser, const struct conv_graph *graph, co
 
 static void name_conv(const struct conv *conv, enum precision precision, char *key, size_t bytes)
 {
-    snprintf(key, bytes, "%s %dx%dx%dx%d -> %d %s", conv_pass_names[conv->pass], conv->samples,
-             conv->channels, conv->side, conv->side, conv->outputs, engine_precision_name(precision));
+    snprintf(key, bytes, "forward %dx%dx%dx%d -> %d %s", conv->samples, conv->channels, conv->side,
+             conv->side, conv->outputs, engine_precision_name(precision));
 }
 
 /* With what the libraries last said: one run on a device is to tell the cause. */
@@ -141,7 +141,7 @@ void conv_run(const struct conv_choice *choice, cudnnHandle_t handle)
     if (!conv_graph_run(choice->graph, choice->candidate, handle, choice->bound)) {
         char reason[300];
         cudnnGetLastErrorString(reason, sizeof reason);
-        gpu_failed("cuDNN", conv_pass_names[choice->graph->conv.pass], __FILE__, __LINE__, reason);
+        gpu_failed("cuDNN", "a convolution", __FILE__, __LINE__, reason);
     }
 }
 

@@ -29,12 +29,6 @@ static void dense_forward(struct cudnn_net *net, struct dense layer, const float
              layer.in, x, layer.in, y, layer.out);
 }
 
-static void dense_wgrad(struct cudnn_net *net, struct dense layer, const float *x, const float *dy)
-{
-    multiply(net, CUBLAS_OP_N, CUBLAS_OP_T, layer.in, layer.out, layer.count, x, layer.in, dy, layer.out,
-             tensor(net->gradient, layer.w), layer.in);
-}
-
 static void dense_dgrad(struct cudnn_net *net, struct dense layer, const float *dy, float *dx)
 {
     multiply(net, CUBLAS_OP_N, CUBLAS_OP_N, layer.in, layer.count, layer.out, tensor(net->weights, layer.w),
@@ -120,14 +114,18 @@ void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_d
         step_in_parts(net, count, dropout);
 }
 
-void dense_weights(struct cudnn_net *net, int n)
+void dense_weights(struct cudnn_net *net, uint32_t count)
 {
-    dense_wgrad(net, fc2_of(n), net->fc1_y, net->logits);
-    net_mark(net, "fc2", "weights");
-    dense_wgrad(net, fc1_of(n), net->conv3_y, net->d_fc1_y);
-    net_mark(net, "fc1", "weights");
-    dense_wgrad(net, conv3_of(n), net->pool2_y, net->d_conv3_y);
-    net_mark(net, "conv3", "weights");
+    struct cuda_dense dense = {
+        .pool2 = net->pool2_y,
+        .conv3 = net->conv3_y,
+        .fc1 = net->fc1_y,
+        .dconv3 = net->d_conv3_y,
+        .dfc1 = net->d_fc1_y,
+        .dlogits = net->logits,
+    };
+    CUDA_CHECK(cuda_dense_weights(dense, count, net->gradient, net->stream));
+    net_mark(net, "dense", "weights");
 }
 
 void dense_conv3_input(struct cudnn_net *net, int n)

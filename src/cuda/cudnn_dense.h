@@ -21,7 +21,7 @@ void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_d
 bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t count);
 
 /* From there to the gradients of the weights, and to d_pool2_y. */
-void dense_weights(struct cudnn_net *net, int n);
+void dense_weights(struct cudnn_net *net, uint32_t count);
 void dense_conv3_input(struct cudnn_net *net, int n);
 
 #endif

@@ -5,8 +5,6 @@
 
 #include "check.h"
 
-const char *const conv_pass_names[CONV_PASSES] = {"forward", "dgrad", "wgrad"};
-
 enum { SIDE = 5 };
 enum uid { UID_X = 1, UID_W, UID_Y }; /* names of tensors within a graph */
 
@@ -89,33 +87,17 @@ static descriptor add_convolution_kind(struct conv_graph *graph)
     return kind;
 }
 
-/* The same six attributes under three sets of names. */
-static const struct convolution_names {
-    cudnnBackendDescriptorType_t type;
-    cudnnBackendAttributeName_t kind, x, w, y, alpha, beta;
-} convolution_names[CONV_PASSES] = {
-#define NAMES(part, dx, dw, dy)                                                                              \
-    CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dx,     \
-        CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dw, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_##dy,      \
-        CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_##part##_BETA
-    [CONV_FORWARD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, NAMES(FORWARD, X, W, Y)},
-    [CONV_DGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, NAMES(BWD_DATA, DX, W, DY)},
-    [CONV_WGRAD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
-                    NAMES(BWD_FILTER, X, DW, DY)},
-#undef NAMES
-};
-
 static descriptor add_convolution(struct conv_graph *graph, descriptor x, descriptor w, descriptor y)
 {
-    const struct convolution_names *names = &convolution_names[graph->conv.pass];
     float alpha = 1, beta = 0;
-    descriptor kind = add_convolution_kind(graph), operation = add(graph, names->type);
-    set_descriptor(operation, names->kind, kind);
-    set_descriptor(operation, names->x, x);
-    set_descriptor(operation, names->w, w);
-    set_descriptor(operation, names->y, y);
-    set(operation, names->alpha, CUDNN_TYPE_FLOAT, 1, &alpha);
-    set(operation, names->beta, CUDNN_TYPE_FLOAT, 1, &beta);
+    descriptor kind = add_convolution_kind(graph);
+    descriptor operation = add(graph, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
+    set_descriptor(operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, kind);
+    set_descriptor(operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, x);
+    set_descriptor(operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, w);
+    set_descriptor(operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, y);
+    set(operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1, &alpha);
+    set(operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 1, &beta);
     CUDNN_CHECK(cudnnBackendFinalize(operation));
     return operation;
 }

@@ -13,21 +13,13 @@
 
 #include "engine.h"
 
-enum conv_pass {
-    CONV_FORWARD, /* y from x and w; bias and ReLU are the pool's: see cudnn_net.h */
-    CONV_DGRAD,   /* dx from dy and w */
-    CONV_WGRAD,   /* dw from dy and x */
-    CONV_PASSES
-};
-extern const char *const conv_pass_names[CONV_PASSES];
-
+/* y from x and w; bias and ReLU are the pool's: see cudnn_net.h. */
 struct conv {
-    enum conv_pass pass;
     int samples, channels, side; /* x (N, C, side, side); side of y is side - 4 */
     int outputs;                 /* w (outputs, C, 5, 5) */
 };
 
-/* Device memory, on 16 bytes; x, w or y is written, the others are read. */
+/* Device memory, on 16 bytes; y is written, the others are read. */
 struct conv_tensors {
     void *x, *w, *y;
 };

@@ -27,11 +27,7 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, st
 
 static void free_shape(struct net_shape *shape)
 {
-    conv_release(&shape->conv1_forward);
-    conv_release(&shape->conv1_wgrad);
-    conv_release(&shape->conv2_forward);
-    conv_release(&shape->conv2_dgrad);
-    conv_release(&shape->conv2_wgrad);
+    conv_release(&shape->conv2);
     free(shape);
 }
 
@@ -51,36 +47,11 @@ void net_close(struct cudnn_net *net)
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
 
-static bool choose_forward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
-{
-    const struct conv_planner *planner = &net->planner;
-    int n = (int)shape->count;
-    float *w = net->weights;
-    struct conv conv1 = {CONV_FORWARD, n, 3, 32, 6}, conv2 = {CONV_FORWARD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(w, CONV1_W), net->conv1_y};
-    struct conv_tensors on2 = {net->pool1_y, tensor(w, CONV2_W), net->conv2_y};
-    return conv_choose(planner, &conv1, &on1, &shape->conv1_forward, error) &&
-           conv_choose(planner, &conv2, &on2, &shape->conv2_forward, error);
-}
-
-static bool choose_backward(struct cudnn_net *net, struct net_shape *shape, struct error *error)
-{
-    const struct conv_planner *planner = &net->planner;
-    int n = (int)shape->count;
-    float *w = net->weights, *dw = net->gradient;
-    struct conv conv1 = {CONV_WGRAD, n, 3, 32, 6}, conv2 = {CONV_WGRAD, n, 6, 14, 16};
-    struct conv conv2_dgrad = {CONV_DGRAD, n, 6, 14, 16};
-    struct conv_tensors on1 = {net->images, tensor(dw, CONV1_W), net->d_conv1_y};
-    struct conv_tensors on2 = {net->pool1_y, tensor(dw, CONV2_W), net->d_conv2_y};
-    struct conv_tensors on2_dgrad = {net->d_pool1_y, tensor(w, CONV2_W), net->d_conv2_y};
-    return conv_choose(planner, &conv1, &on1, &shape->conv1_wgrad, error) &&
-           conv_choose(planner, &conv2, &on2, &shape->conv2_wgrad, error) &&
-           conv_choose(planner, &conv2_dgrad, &on2_dgrad, &shape->conv2_dgrad, error);
-}
-
 static bool choose(struct cudnn_net *net, struct net_shape *shape, struct error *error)
 {
-    if (!choose_forward(net, shape, error) || (shape->backward && !choose_backward(net, shape, error)))
+    struct conv conv2 = {(int)shape->count, 6, 14, 16};
+    struct conv_tensors on = {net->pool1_y, tensor(net->weights, CONV2_W), net->conv2_y};
+    if (!conv_choose(&net->planner, &conv2, &on, &shape->conv2, error))
         return false;
     if (shape->backward)
         shape->fused = dense_choose_fused(net, net->planner.chooser, shape->count);
@@ -104,48 +75,40 @@ const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bo
     return shape;
 }
 
-/* --- the passes: images and labels are in place -------------------------------------------------------- */
+/* --- the passes ----------------------------------------------------------------------------------------- */
 
-/* To conv3 without its bias. The first `count` of the shape's samples matter. origins: wanted. */
-static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32_t count,
-                    struct cuda_dropout dropout, bool origins)
+/* To conv3 without its bias. The first `count` of the shape's samples matter. train: a way back follows. */
+static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32_t count, struct cuda_input input,
+                    struct cuda_dropout dropout, bool train)
 {
     cudaStream_t stream = net->stream;
-    const float *bias1 = tensor(net->weights, CONV1_B), *bias2 = tensor(net->weights, CONV2_B);
     range_begin("forward");
-    conv_run(&shape->conv1_forward, net->dnn);
+    CUDA_CHECK(cuda_conv1_forward(input, dropout, count, net->weights, train ? net->images : NULL, net->labels,
+                                  net->pool1_y, train ? net->origin1 : NULL, stream));
     net_mark(net, "conv1", "forward");
-    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV1, dropout, count, net->conv1_y, bias1, net->pool1_y,
-                                 origins ? net->origin1 : NULL, stream));
-    net_mark(net, "pool1", "forward");
-    conv_run(&shape->conv2_forward, net->dnn);
+    conv_run(&shape->conv2, net->dnn);
     net_mark(net, "conv2", "forward");
-    CUDA_CHECK(cuda_pool_forward(DROPOUT_CONV2, dropout, count, net->conv2_y, bias2, net->pool2_y,
-                                 origins ? net->origin2 : NULL, stream));
+    CUDA_CHECK(cuda_pool_forward(dropout, count, net->conv2_y, tensor(net->weights, CONV2_B), net->pool2_y,
+                                 train ? net->origin2 : NULL, stream));
     net_mark(net, "pool2", "forward");
     dense_conv3(net, (int)shape->count);
     range_end();
 }
 
 /* From the gradients before the biases of the dense layers to the gradients of all weights. */
-static void backward(struct cudnn_net *net, const struct net_shape *shape, const struct masks *masks)
+static void backward(struct cudnn_net *net, uint32_t count, const struct masks *masks)
 {
-    uint32_t count = shape->count;
     cudaStream_t stream = net->stream;
     range_begin("backward");
-    dense_weights(net, (int)count);
+    dense_weights(net, count);
     dense_conv3_input(net, (int)count);
-    CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV2, masks, count, net->d_pool2_y, net->origin2, net->d_conv2_y,
-                                  net->d_bias2, stream));
-    net_mark(net, "pool2", "backward");
-    conv_run(&shape->conv2_wgrad, net->dnn);
+    CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2,
+                                 stream));
     net_mark(net, "conv2", "weights");
-    conv_run(&shape->conv2_dgrad, net->dnn);
+    CUDA_CHECK(cuda_conv2_input(masks, count, net->weights, net->d_pool2_y, net->origin2, net->d_pool1_y, stream));
     net_mark(net, "conv2", "input");
-    CUDA_CHECK(cuda_pool_backward(DROPOUT_CONV1, masks, count, net->d_pool1_y, net->origin1, net->d_conv1_y,
-                                  net->d_bias1, stream));
-    net_mark(net, "pool1", "backward");
-    conv_run(&shape->conv1_wgrad, net->dnn);
+    CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1,
+                                 stream));
     net_mark(net, "conv1", "weights");
     range_end();
 }
@@ -154,14 +117,12 @@ static void pass(struct cudnn_net *net, const struct net_batch *batch)
 {
     const struct net_shape *shape = batch->shape;
     struct cuda_dropout dropout = {batch->masks, batch->step, batch->first};
-    CUDA_CHECK(cuda_gather(batch->records, batch->order, batch->step, batch->first, shape->count, net->images,
-                           net->labels, net->stream));
-    net_mark(net, "images", "gather");
-    forward(net, shape, shape->count, dropout, true);
+    struct cuda_input input = {batch->records, batch->order, batch->step, batch->first};
+    forward(net, shape, shape->count, input, dropout, true);
     range_begin("dense layers, there and back");
     dense_step(net, shape->fused, shape->count, dropout);
     range_end();
-    backward(net, shape, batch->masks);
+    backward(net, shape->count, batch->masks);
 }
 
 void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
@@ -171,8 +132,8 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
         pass(net, batch);
     else /* nothing but the slot of what is refused */
         CUDA_CHECK(cuda_loss(0, NULL, NULL, NULL, NULL, NULL, net->sums, net->stream));
-    struct cuda_rows rows = {net->d_bias1, net->d_bias2, net->d_conv3_y,
-                             net->d_fc1_y, net->logits,  net->losses};
+    struct cuda_rows rows = {net->parts1,  net->parts2, net->d_conv3_y,
+                             net->d_fc1_y, net->logits, net->losses};
     CUDA_CHECK(cuda_finish_gradient(rows, count, net->gradient, batch->stop, net->sums, net->stream));
     net_mark(net, "sums", "finish");
 }
@@ -181,8 +142,7 @@ void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const ui
                   uint32_t first, uint32_t count, struct cuda_evaluation *sum)
 {
     struct cuda_dropout none = {NULL, NULL, 0};
-    CUDA_CHECK(cuda_gather(records, NULL, NULL, first, count, net->images, net->labels, net->stream));
-    forward(net, shape, count, none, false);
+    forward(net, shape, count, (struct cuda_input){records, NULL, NULL, first}, none, false);
     dense_logits(net, (int)shape->count, count, none);
     CUDA_CHECK(cuda_evaluate(count, net->logits, tensor(net->weights, FC2_B), net->labels, sum, net->stream));
 }

@@ -40,6 +40,11 @@ static bool take_lock(struct run_directory *directory, struct error *error)
                          strerror(errno));
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     bool locked = fcntl(directory->lock, F_OFD_SETLK, &whole) == 0;
+    if (!locked && (errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP)) {
+        fprintf(stderr, "dtrain: note: the file system of %s has no locks (%s): nothing keeps a second run out of it\n",
+                directory->path, strerror(errno));
+        locked = true;
+    }
     if (!locked && errno != EAGAIN && errno != EACCES) {
         error_set(error, EXIT_RUNTIME, "%s: cannot be locked: %s; give an --out on another file system", path,
                   strerror(errno));

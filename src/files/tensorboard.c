@@ -1,5 +1,6 @@
 #include "tensorboard.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,13 +107,27 @@ static bool write_record(struct tensorboard *board, const struct message *event,
 
 /* --- the file ----------------------------------------------------------------------------------------- */
 
+/* The time, or one second behind the newest file in the directory: another host's clock may be ahead. */
+static long long time_behind_all(const char *directory)
+{
+    long long now = (long long)time(NULL), other;
+    DIR *listing = opendir(directory);
+    for (const struct dirent *entry; listing != NULL && (entry = readdir(listing)) != NULL;)
+        if (sscanf(entry->d_name, "events.out.tfevents.%lld.", &other) == 1 && other >= now)
+            now = other + 1;
+    if (listing != NULL)
+        closedir(listing);
+    return now;
+}
+
 /* A name that no other file has, and that sorts behind older ones: TensorBoard reads them in this order. */
 static FILE *create_file(const char *directory, char path[4096], struct error *error)
 {
     char host[256] = "", name[400];
+    long long now = time_behind_all(directory);
     gethostname(host, sizeof host - 1);
     for (int n = 0;; n++) {
-        snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%07ld.%d", (long long)time(NULL), host,
+        snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%07ld.%d", now, host,
                  (long)getpid(), n);
         if (!files_path(directory, name, path, error))
             return NULL;

@@ -1,10 +1,12 @@
 #include "display.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -12,23 +14,42 @@
 enum { WIDTH = 79, BAR = 20 };
 #define CLEAR "\r\033[K"
 
-/* Open MPI gives every rank a terminal of its own and copies what it prints, so isatty alone says yes even
- * into a pipe. What counts is the standard output of the mpirun that is our parent. */
-static bool on_terminal(void)
+/* -1: there is none. Open MPI gives every rank a terminal of its own and copies what it prints, so isatty alone says yes
+ * even into a pipe. What counts is the standard output of the mpirun that is our parent. */
+static int open_terminal(void)
 {
-    if (getenv("OMPI_COMM_WORLD_RANK") == NULL)
-        return isatty(STDOUT_FILENO);
     char link[64], target[64];
+    if (getenv("OMPI_COMM_WORLD_RANK") == NULL)
+        return isatty(STDOUT_FILENO) ? dup(STDOUT_FILENO) : -1;
     snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)getppid());
     ssize_t length = readlink(link, target, sizeof target - 1);
     target[length > 0 ? length : 0] = '\0';
-    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+    if (strncmp(target, "/dev/pts/", 9) != 0 && strncmp(target, "/dev/tty", 8) != 0)
+        return -1;
+    return open(target, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+}
+
+/* How long a line may be without breaking, now. */
+static size_t width(const struct display *display)
+{
+    struct winsize size;
+    if (display->terminal < 0 || ioctl(display->terminal, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+        return WIDTH;
+    return size.ws_col - 1 < WIDTH ? size.ws_col - 1 : WIDTH;
 }
 
 struct display display_open(const struct net *nets, int count, double goal, const char *when)
 {
-    bool progress = strcmp(when, "auto") == 0 ? on_terminal() : strcmp(when, "always") == 0;
-    return (struct display){.nets = nets, .count = count, .goal = goal, .progress = progress};
+    const char *kind = getenv("TERM");
+    int terminal = open_terminal();
+    bool draws = terminal >= 0 && kind != NULL && strcmp(kind, "dumb") != 0; /* and knows CLEAR */
+    return (struct display){
+        .nets = nets,
+        .count = count,
+        .goal = goal,
+        .terminal = terminal,
+        .progress = strcmp(when, "auto") == 0 ? draws : strcmp(when, "always") == 0,
+    };
 }
 
 void display_begin(struct display *display, const double *done)
@@ -93,7 +114,7 @@ static void draw(struct display *display)
         append(line, "  ETA ");
         append_time(line, elapsed / part * (of - done));
     }
-    printf(CLEAR "%s", line);
+    printf(CLEAR "%.*s", (int)width(display), line);
     fflush(stdout);
 }
 
@@ -146,6 +167,9 @@ void display_close(struct display *display)
 {
     if (display->progress)
         fputs(CLEAR, stdout);
+    if (display->terminal >= 0)
+        close(display->terminal);
+    display->terminal = -1;
     display->progress = false;
     fflush(stdout);
 }

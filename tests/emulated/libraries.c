@@ -99,63 +99,31 @@ struct convolution {
     struct conv_tensors tensors;
 };
 
-/* One sample: x, dx (C, S, S), w, dw (K, C, 5, 5), y, dy (K, S-4, S-4). */
-struct sample {
-    struct reference_conv shape;
-    double *x, *w, *y, *bias;
-};
-
-static void convolve(const struct conv *conv, const struct sample *sample, double *dx, double *dw, double *db)
-{
-    if (conv->pass == CONV_FORWARD)
-        reference_conv_forward(sample->shape, sample->x, sample->w, sample->bias, sample->y);
-    else
-        reference_conv_backward(sample->shape, sample->x, sample->w, sample->y, dx, dw, db);
-}
-
-/* What a pass does not use it may not be given: then it works on zeros. */
-static double *take(const float *from, size_t count, bool used)
+static double *widened(const float *from, size_t count)
 {
     double *to = calloc(count, sizeof *to);
-    for (size_t i = 0; used && i < count; i++)
+    for (size_t i = 0; i < count; i++)
         to[i] = from[i];
     return to;
-}
-
-static void put(const double *from, size_t count, float *to)
-{
-    for (size_t i = 0; i < count; i++)
-        to[i] = (float)from[i];
 }
 
 static bool run_convolution(void *context)
 {
     const struct convolution *c = context;
-    const struct conv *conv = &c->conv;
-    const struct conv_tensors *t = &c->tensors;
-    size_t side = (size_t)conv->side, channels = (size_t)conv->channels, outputs = (size_t)conv->outputs;
+    size_t side = (size_t)c->conv.side, channels = (size_t)c->conv.channels, outputs = (size_t)c->conv.outputs;
     size_t xs = channels * side * side, ws = outputs * channels * 25, ys = outputs * (side - 4) * (side - 4);
-    double *w = take(t->w, ws, conv->pass != CONV_WGRAD),
-           *bias = calloc(outputs, sizeof *bias); /* the pool's */
-    double *dx = calloc(xs, sizeof *dx), *dw = calloc(ws, sizeof *dw), *db = calloc(outputs, sizeof *db);
-    for (size_t n = 0; n < (size_t)conv->samples; n++) {
-        float *x_at = (float *)t->x + n * xs, *y_at = (float *)t->y + n * ys;
-        double *x = take(x_at, xs, conv->pass != CONV_DGRAD), *y = take(y_at, ys, conv->pass != CONV_FORWARD);
-        convolve(conv, &(struct sample){{channels, side, outputs}, x, w, y, bias}, dx, dw, db);
-        if (conv->pass == CONV_FORWARD)
-            put(y, ys, y_at);
-        else if (conv->pass == CONV_DGRAD)
-            put(dx, xs, x_at);
+    double *w = widened(c->tensors.w, ws), *bias = calloc(outputs, sizeof *bias); /* the pool's */
+    double *y = calloc(ys, sizeof *y);
+    for (size_t n = 0; n < (size_t)c->conv.samples; n++) {
+        double *x = widened((float *)c->tensors.x + n * xs, xs);
+        reference_conv_forward((struct reference_conv){channels, side, outputs}, x, w, bias, y);
+        for (size_t i = 0; i < ys; i++)
+            ((float *)c->tensors.y)[n * ys + i] = (float)y[i];
         free(x);
-        free(y);
     }
-    if (conv->pass == CONV_WGRAD)
-        put(dw, ws, t->w);
     free(w);
     free(bias);
-    free(dx);
-    free(dw);
-    free(db);
+    free(y);
     return true;
 }
 

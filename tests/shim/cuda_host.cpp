@@ -142,6 +142,18 @@ void __syncthreads()
     wait(AT_BLOCK_BARRIER);
 }
 
+unsigned __ballot_sync(unsigned lanes, bool yes)
+{
+    unsigned self = threadIdx.x, bits = 0;
+    (void)lanes;
+    running->fibers[self].exchanged = yes;
+    wait(AT_WARP_BARRIER);
+    for (unsigned lane = 0; lane < WARP && self / WARP * WARP + lane < running->threads; lane++)
+        bits |= (unsigned)running->fibers[self / WARP * WARP + lane].exchanged << lane;
+    wait(AT_WARP_BARRIER);
+    return bits;
+}
+
 uint64_t cuda_host_exchange(uint64_t bits, unsigned from)
 {
     unsigned self = threadIdx.x;

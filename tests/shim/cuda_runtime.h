@@ -69,6 +69,13 @@ template <typename T> static inline T __shfl_xor_sync(unsigned lanes, T value, u
     return value;
 }
 
+unsigned __ballot_sync(unsigned lanes, bool yes); /* all lanes, too */
+
+static inline int __popc(unsigned bits)
+{
+    return __builtin_popcount(bits);
+}
+
 template <typename T> static inline T atomicAdd(T *sum, T term)
 {
     T before = *sum;

@@ -1,133 +1,67 @@
-/* The CUDA kernels of a training step up to the dense layers, run on the host (tests/shim), against the
- * double-precision reference. Every launch is made in three orders of blocks and threads, which must give the
+/* conv2's pool and the activations of the dense layers by their CUDA kernels, run on the host (tests/shim), against
+ * the double-precision reference. Every launch is made in three orders of blocks and threads, which must give the
  * same bits. */
 #include "cuda_test.h"
-#include "dataset.h"
-
-/* ----- input --------------------------------------------------------------------------------------- */
-
-enum { RECORDS = 9 };
-
-static uint8_t *some_records(void)
-{
-    uint8_t *records = guarded_new(RECORDS * RECORD_BYTES, 0);
-    for (size_t i = 0; i < RECORDS * RECORD_BYTES; i++)
-        records[i] = (uint8_t)(i % RECORD_BYTES ? draw(1, i) : i / RECORD_BYTES);
-    return records;
-}
-
-static void check_gather(const uint8_t *records, const uint32_t *order, const struct cuda_step *step,
-                         uint32_t first, uint32_t count, const uint32_t *want)
-{
-    for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
-        float *images = guarded_floats(count * LENET5_PIXELS);
-        uint8_t *labels = guarded_new(count, 0);
-        RUN(cuda_gather(records, order, step, first, count, images, labels, NULL));
-        for (size_t n = 0; n < count; n++) {
-            const uint8_t *record = records + want[n] * RECORD_BYTES;
-            assert_int_equal(labels[n], record[0]);
-            for (size_t i = 0; i < LENET5_PIXELS; i++)
-                assert_near("image", i, images[n * LENET5_PIXELS + i], record[1 + i] / 127.5 - 1, 0x1p-23);
-        }
-        guarded_free(images);
-        guarded_free(labels);
-    }
-}
-
-static void gather_follows_the_order(void **state)
-{
-    (void)state;
-    struct cuda_step *step = step_new();
-    const uint32_t order[RECORDS] = {4, 8, 0, 7, 1, 6, 2, 5, 3}, straight[] = {6, 7, 8};
-    uint32_t *device_order = guarded_copy(order, sizeof order);
-    uint8_t *records = some_records();
-    check_gather(records, device_order, step, 2, 4, &order[some_step.position + 2]);
-    check_gather(records, device_order, NULL, 7, 2, &order[7]);
-    check_gather(records, NULL, NULL, 6, 3, straight);
-    check_gather(records, NULL, NULL, 6, 0, straight);
-    guarded_free(device_order);
-    guarded_free(records);
-    guarded_free(step);
-}
 
 /* ----- ReLU, dropout, pool ------------------------------------------------------------------------- */
 
-/* What a pool leaves, by the reference: y and dx of sample n. */
+/* What the pool leaves, by the reference. */
 struct pooled {
-    double x[6 * 28 * 28], y[6 * 14 * 14], dx[6 * 28 * 28];
-    size_t from[6 * 14 * 14];
+    double x[16 * 10 * 10], y[16 * 5 * 5];
+    size_t from[16 * 5 * 5];
 };
 
-static void pool_reference(enum dropout_layer layer, const double *factors, const float *x, const float *bias,
-                           const float *dy, struct pooled *p)
+static void pool_reference(const double *factors, const float *x, const float *bias, struct pooled *p)
 {
-    size_t side = side_of[layer], channels = channels_of[layer], outputs = channels * side * side / 4;
-    double ddy[6 * 14 * 14];
-    for (size_t i = 0; i < outputs * 4; i++)
+    size_t side = side_of[DROPOUT_CONV2], channels = CONV2_ELEMENTS;
+    for (size_t i = 0; i < channels * side * side; i++)
         p->x[i] = (double)x[i] + (double)bias[i / (side * side)];
     reference_activation_forward(channels, side * side, factors, p->x);
     reference_pool_forward(channels, side, p->x, p->y, p->from);
-    for (size_t i = 0; i < outputs; i++)
-        ddy[i] = dy[i];
-    reference_pool_backward(channels, side, p->from, ddy, p->dx);
-    reference_activation_backward(channels, side * side, factors, p->x, p->dx);
 }
 
-static int origin_of(const struct pooled *p, size_t side, size_t i)
+static int origin_of(const struct pooled *p, size_t i)
 {
-    size_t half = side / 2, row = i / half, column = i % half, at = p->from[i];
+    size_t side = side_of[DROPOUT_CONV2], half = side / 2, row = i / half, column = i % half, at = p->from[i];
     return p->y[i] > 0 ? (int)((at / side - 2 * row) * 2 + at % side - 2 * column) : CUDA_NOWHERE;
 }
 
-static void check_pool(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *bias)
+static void check_pool(const struct masks *masks, uint32_t count, const float *bias)
 {
     struct cuda_step *step = step_new();
-    size_t channels = channels_of[layer], side = side_of[layer], inputs = channels * side * side;
-    size_t outputs = inputs / 4, plane = side * side;
-    float *x = filled(coarse, 2, count * inputs), *dy = filled(fine, 3, count * outputs);
+    size_t side = side_of[DROPOUT_CONV2], inputs = CONV2_ELEMENTS * side * side, outputs = inputs / 4;
+    float *x = filled(coarse, 2, count * inputs);
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
-        float *y = guarded_floats(count * outputs), *dx = guarded_floats(count * inputs);
-        float *dbias = guarded_floats(count * channels);
+        float *y = guarded_floats(count * outputs);
         uint8_t *origin = guarded_new(count * outputs, 0);
-        RUN(cuda_pool_forward(layer, dropout_of(masks, step), count, x, bias, y, origin, NULL));
-        RUN(cuda_pool_backward(layer, masks, count, dy, origin, dx, dbias, NULL));
+        RUN(cuda_pool_forward(dropout_of(masks, step), count, x, bias, y, origin, NULL));
         for (uint32_t n = 0; n < count; n++) {
             struct pooled want;
-            double factors[CONV3_ELEMENTS], sums[CONV3_ELEMENTS] = {0};
-            factors_of(masks, layer, n, factors);
-            pool_reference(layer, factors, x + n * inputs, bias, dy + n * outputs, &want);
+            double factors[CONV3_ELEMENTS];
+            factors_of(masks, DROPOUT_CONV2, n, factors);
+            pool_reference(factors, x + n * inputs, bias, &want);
             for (size_t i = 0; i < outputs; i++) {
                 assert_near("y", i, y[n * outputs + i], want.y[i], 1e-7 * fabs(want.y[i]));
-                assert_int_equal(origin[n * outputs + i], origin_of(&want, side, i));
+                assert_int_equal(origin[n * outputs + i], origin_of(&want, i));
             }
-            for (size_t i = 0; i < inputs; i++) {
-                assert_near("dx", i, dx[n * inputs + i], want.dx[i], 1e-7 * fabs(want.dx[i]));
-                sums[i / plane] += want.dx[i];
-            }
-            for (size_t c = 0; c < channels; c++)
-                assert_near("dbias", c, dbias[n * channels + c], sums[c], 1e-5);
         }
         guarded_free(y);
-        guarded_free(dx);
-        guarded_free(dbias);
         guarded_free(origin);
     }
     guarded_free(x);
-    guarded_free(dy);
     guarded_free(step);
 }
 
-static void pools_are_the_reference(void **state)
+static void the_pool_is_the_reference(void **state)
 {
     (void)state;
     const uint32_t counts[] = {0, 1, 3, 9};
     float *bias = filled(coarse, 4, CONV2_ELEMENTS);
-    for (enum dropout_layer layer = DROPOUT_CONV1; layer <= DROPOUT_CONV2; layer++)
-        for (size_t r = 0; r < RATES; r++) {
-            struct masks masks = masks_make(5, rates[r], 0);
-            check_pool(layer, &masks, counts[r % 4], bias);
-            check_pool(layer, r ? &masks : NULL, counts[(r + 1) % 4], bias);
-        }
+    for (size_t r = 0; r < RATES; r++) {
+        struct masks masks = masks_make(5, rates[r], 0);
+        check_pool(&masks, counts[r % 4], bias);
+        check_pool(r ? &masks : NULL, counts[(r + 1) % 4], bias);
+    }
     guarded_free(bias);
 }
 
@@ -180,16 +114,16 @@ static float one(uint32_t stream, size_t i)
     return 1;
 }
 
-/* Every element of every layer, on numbers that are all 1. */
+/* Every element of every layer, on numbers that are all 1; conv1's are its own kernel's: test_cuda_conv. */
 static void masks_are_those_of_masks_draw(void **state)
 {
     (void)state;
     struct cuda_step *step = step_new();
-    float *no_bias = filled(zero, 0, CONV3_ELEMENTS);
     enum { COUNT = 40, SEED = 12345 };
+    float *no_bias = filled(zero, 0, CONV3_ELEMENTS);
     cuda_host.order = 0;
     for (size_t r = 0; r <= RATES; r++)
-        for (enum dropout_layer layer = 0; layer < DROPOUT_LAYERS; layer++) {
+        for (enum dropout_layer layer = DROPOUT_CONV2; layer < DROPOUT_LAYERS; layer++) {
             struct philox_counter at = philox_counter(PHILOX_DROPOUT, layer, some_step.step, FIRST, 0);
             double p = r < RATES ? rates[r] : philox4x32(at, SEED).c[0] * 0x1p-32; /* the last: a tie */
             struct masks masks = masks_make(SEED, p, p);
@@ -198,8 +132,8 @@ static void masks_are_those_of_masks_draw(void **state)
             size_t channels = channels_of[layer], each = layer < 2 ? side_of[layer] * side_of[layer] / 4 : 1;
             float *x = filled(one, 0, COUNT * channels * each * 4),
                   *y = filled(one, 0, COUNT * channels * each);
-            if (layer <= DROPOUT_CONV2)
-                RUN(cuda_pool_forward(layer, dropout_of(&masks, step), COUNT, x, no_bias, y, NULL, NULL));
+            if (layer == DROPOUT_CONV2)
+                RUN(cuda_pool_forward(dropout_of(&masks, step), COUNT, x, no_bias, y, NULL, NULL));
             else
                 RUN(cuda_activation_forward(layer, dropout_of(&masks, step), COUNT, no_bias, y, NULL));
             for (size_t i = 0; i < COUNT * channels * each; i++)
@@ -219,17 +153,17 @@ static void a_nan_is_never_swallowed_unless_dropped(void **state)
     float *no_bias = filled(zero, 0, CONV3_ELEMENTS);
     cuda_host.order = 0;
     struct masks all = masks_make(1, 1, 1);
-    for (enum dropout_layer layer = 0; layer < DROPOUT_LAYERS; layer++)
+    for (enum dropout_layer layer = DROPOUT_CONV2; layer < DROPOUT_LAYERS; layer++)
         for (size_t place = 0; place < 4; place++) {
             size_t side = layer < 2 ? side_of[layer] : 1, count = channels_of[layer] * side * side;
             size_t at = layer < 2 ? (place / 2 + 2) * side + place % 2 + 4 : 4 + place;
             size_t out = layer < 2 ? side / 2 + 2 : at;
             float *x = filled(fine, 9, count), *y = filled(fine, 9, count);
             x[at] = y[at] = NAN;
-            if (layer <= DROPOUT_CONV2) {
-                RUN(cuda_pool_forward(layer, dropout_of(NULL, step), 1, x, no_bias, y, NULL, NULL));
+            if (layer == DROPOUT_CONV2) {
+                RUN(cuda_pool_forward(dropout_of(NULL, step), 1, x, no_bias, y, NULL, NULL));
                 assert_true(isnan(y[out]));
-                RUN(cuda_pool_forward(layer, dropout_of(&all, step), 1, x, no_bias, y, NULL, NULL));
+                RUN(cuda_pool_forward(dropout_of(&all, step), 1, x, no_bias, y, NULL, NULL));
             } else {
                 RUN(cuda_activation_forward(layer, dropout_of(NULL, step), 1, no_bias, y, NULL));
                 assert_true(isnan(y[out]));
@@ -246,8 +180,7 @@ static void a_nan_is_never_swallowed_unless_dropped(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gather_follows_the_order),
-        cmocka_unit_test(pools_are_the_reference),
+        cmocka_unit_test(the_pool_is_the_reference),
         cmocka_unit_test(activations_are_the_reference),
         cmocka_unit_test(masks_are_those_of_masks_draw),
         cmocka_unit_test(a_nan_is_never_swallowed_unless_dropped),

@@ -19,7 +19,7 @@
 enum { RECORDS = 9, BATCH = 6, FIRST = 1, MOST = BATCH - FIRST, SEED = 3 };
 enum { CONV1_W, CONV1_B, CONV2_W, CONV2_B, CONV3_W, CONV3_B, FC1_W, FC1_B, FC2_W, FC2_B };
 
-static const struct reference_conv conv1 = {3, 32, 6}, conv2 = {6, 14, 16}, conv3 = {16, 5, 120};
+static const struct reference_conv conv2 = {6, 14, 16}, conv3 = {16, 5, 120};
 
 /* Everything in memory that the device sees. */
 struct replica {
@@ -28,8 +28,8 @@ struct replica {
     struct cuda_step *step;
     float *weights, *velocity, *gradient;
     int64_t *sums;
-    float *images, *conv1, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
-    float *dlogits, *dfc1, *dconv3, *dpool2, *dconv2, *dpool1, *dconv1, *dbias1, *dbias2;
+    float *images, *pool1, *conv2, *pool2, *conv3, *fc1, *logits, *losses;
+    float *dlogits, *dfc1, *dconv3, *dpool2, *dpool1, *parts1, *parts2;
 };
 
 /* ----- the parts that cuDNN and cuBLAS do ---------------------------------------------------------- */
@@ -54,7 +54,7 @@ static void convolve(struct reference_conv shape, uint32_t count, const float *x
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
-    static double wide_x[3 * 32 * 32], wide_w[48000], wide_y[6 * 28 * 28];
+    static double wide_x[6 * 14 * 14], wide_w[48000], wide_y[16 * 10 * 10];
     widen(lenet5_parameters[w].count, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
         widen(in, x + n * in, wide_x);
@@ -63,25 +63,19 @@ static void convolve(struct reference_conv shape, uint32_t count, const float *x
     }
 }
 
-/* The gradients of x (unless NULL) and of the weights from that of y. */
-static void convolve_back(struct reference_conv shape, uint32_t count, const float *x, const float *weights,
-                          int w, const float *dy, float *dx, float *gradient)
+/* The gradient of x from that of y. */
+static void convolve_back(struct reference_conv shape, uint32_t count, const float *weights, int w, const float *dy,
+                          float *dx)
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
-    const struct parameter *weight = &lenet5_parameters[w];
-    static double wide_x[3 * 32 * 32], wide_w[48000], wide_dy[6 * 28 * 28], wide_dx[3 * 32 * 32], dw[48000],
-        db[120];
-    memset(dw, 0, sizeof dw);
-    widen(weight->count, weights + weight->offset, wide_w);
+    static double wide_w[48000], wide_dy[120], wide_dx[16 * 5 * 5], dw[48000], db[120];
+    widen(lenet5_parameters[w].count, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
-        widen(in, x + n * in, wide_x);
         widen(out, dy + n * out, wide_dy);
-        reference_conv_backward(shape, wide_x, wide_w, wide_dy, wide_dx, dw, db);
-        if (dx)
-            narrow(in, wide_dx, dx + n * in);
+        reference_conv_backward(shape, zeros, wide_w, wide_dy, wide_dx, dw, db);
+        narrow(in, wide_dx, dx + n * in);
     }
-    narrow(weight->count, dw, gradient + weight->offset);
 }
 
 static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
@@ -96,20 +90,16 @@ static void multiply(size_t in, size_t out, uint32_t count, const float *x, cons
     }
 }
 
-static void multiply_back(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
-                          const float *dy, float *dx, float *gradient)
+static void multiply_back(size_t in, size_t out, uint32_t count, const float *weights, int w, const float *dy,
+                          float *dx)
 {
-    static double wide_x[120], wide_w[10080], wide_dy[84], wide_dx[120], dw[10080], db[84];
-    memset(dw, 0, sizeof dw);
+    static double wide_w[10080], wide_dy[84], wide_dx[120], dw[10080], db[84];
     widen(in * out, weights + lenet5_parameters[w].offset, wide_w);
     for (uint32_t n = 0; n < count; n++) {
-        widen(in, x + n * in, wide_x);
         widen(out, dy + n * out, wide_dy);
-        reference_dense_backward(in, out, wide_x, wide_w, wide_dy, wide_dx, dw, db);
-        if (dx)
-            narrow(in, wide_dx, dx + n * in);
+        reference_dense_backward(in, out, zeros, wide_w, wide_dy, wide_dx, dw, db);
+        narrow(in, wide_dx, dx + n * in);
     }
-    narrow(in * out, dw, gradient + lenet5_parameters[w].offset);
 }
 
 /* ----- a step -------------------------------------------------------------------------------------- */
@@ -122,12 +112,10 @@ static const float *bias_of(const struct replica *r, int parameter)
 /* To conv3 without its bias. */
 static void forward(struct replica *r, struct cuda_dropout dropout, uint32_t count)
 {
-    const float *bias1 = bias_of(r, CONV1_B), *bias2 = bias_of(r, CONV2_B);
-    RUN(cuda_gather(r->records, r->order, r->step, FIRST, count, r->images, r->labels, NULL));
-    convolve(conv1, count, r->images, r->weights, CONV1_W, r->conv1);
-    RUN(cuda_pool_forward(DROPOUT_CONV1, dropout, count, r->conv1, bias1, r->pool1, r->origin1, NULL));
+    struct cuda_input input = {r->records, r->order, r->step, FIRST};
+    RUN(cuda_conv1_forward(input, dropout, count, r->weights, r->images, r->labels, r->pool1, r->origin1, NULL));
     convolve(conv2, count, r->pool1, r->weights, CONV2_W, r->conv2);
-    RUN(cuda_pool_forward(DROPOUT_CONV2, dropout, count, r->conv2, bias2, r->pool2, r->origin2, NULL));
+    RUN(cuda_pool_forward(dropout, count, r->conv2, bias_of(r, CONV2_B), r->pool2, r->origin2, NULL));
     convolve(conv3, count, r->pool2, r->weights, CONV3_W, r->conv3);
 }
 
@@ -140,32 +128,31 @@ static void head_in_parts(struct replica *r, struct cuda_dropout dropout, uint32
     RUN(cuda_activation_forward(DROPOUT_FC1, dropout, count, bias_of(r, FC1_B), r->fc1, NULL));
     multiply(84, 10, count, r->fc1, w, FC2_W, r->logits);
     RUN(cuda_loss(count, r->logits, bias_of(r, FC2_B), r->labels, r->losses, r->dlogits, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, w, FC2_W, r->dlogits, r->dfc1, r->gradient);
+    multiply_back(84, 10, count, w, FC2_W, r->dlogits, r->dfc1);
     RUN(cuda_activation_backward(DROPOUT_FC1, dropout.masks, count, r->fc1, r->dfc1, NULL));
-    multiply_back(120, 84, count, r->conv3, w, FC1_W, r->dfc1, r->dconv3, r->gradient);
+    multiply_back(120, 84, count, w, FC1_W, r->dfc1, r->dconv3);
     RUN(cuda_activation_backward(DROPOUT_CONV3, dropout.masks, count, r->conv3, r->dconv3, NULL));
 }
 
-/* The same in one, but for the gradients of the weights. */
+/* The same in one. */
 static void head_at_once(struct replica *r, struct cuda_dropout dropout, uint32_t count)
 {
     struct cuda_head head = {r->weights, r->labels,  r->conv3, r->fc1,
                              r->losses,  r->dlogits, r->dfc1,  r->dconv3};
     RUN(cuda_head(dropout, count, head, r->sums, NULL));
-    multiply_back(84, 10, count, r->fc1, r->weights, FC2_W, r->dlogits, NULL, r->gradient);
-    multiply_back(120, 84, count, r->conv3, r->weights, FC1_W, r->dfc1, NULL, r->gradient);
 }
 
 /* From the gradient before conv3's bias. */
 static void backward(struct replica *r, const struct masks *masks, uint32_t count)
 {
     const float *w = r->weights;
-    convolve_back(conv3, count, r->pool2, w, CONV3_W, r->dconv3, r->dpool2, r->gradient);
-    RUN(cuda_pool_backward(DROPOUT_CONV2, masks, count, r->dpool2, r->origin2, r->dconv2, r->dbias2, NULL));
-    convolve_back(conv2, count, r->pool1, w, CONV2_W, r->dconv2, r->dpool1, r->gradient);
-    RUN(cuda_pool_backward(DROPOUT_CONV1, masks, count, r->dpool1, r->origin1, r->dconv1, r->dbias1, NULL));
-    convolve_back(conv1, count, r->images, w, CONV1_W, r->dconv1, NULL, r->gradient);
-    struct cuda_rows rows = {r->dbias1, r->dbias2, r->dconv3, r->dfc1, r->dlogits, r->losses};
+    struct cuda_dense dense = {r->pool2, r->conv3, r->fc1, r->dconv3, r->dfc1, r->dlogits};
+    RUN(cuda_dense_weights(dense, count, r->gradient, NULL));
+    convolve_back(conv3, count, w, CONV3_W, r->dconv3, r->dpool2);
+    RUN(cuda_conv_weights(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
+    RUN(cuda_conv2_input(masks, count, w, r->dpool2, r->origin2, r->dpool1, NULL));
+    RUN(cuda_conv_weights(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
+    struct cuda_rows rows = {r->parts1, r->parts2, r->dconv3, r->dfc1, r->dlogits, r->losses};
     RUN(cuda_finish_gradient(rows, count, r->gradient, NULL, r->sums, NULL));
 }
 
@@ -230,7 +217,6 @@ static void visit_buffers(struct replica *r, void (*visit)(float **buffer, size_
         size_t each;
     } all[] = {
         {&r->images, LENET5_PIXELS},
-        {&r->conv1, 4704},
         {&r->pool1, 1176},
         {&r->conv2, 1600},
         {&r->pool2, 400},
@@ -242,11 +228,9 @@ static void visit_buffers(struct replica *r, void (*visit)(float **buffer, size_
         {&r->dfc1, 84},
         {&r->dconv3, 120},
         {&r->dpool2, 400},
-        {&r->dconv2, 1600},
         {&r->dpool1, 1176},
-        {&r->dconv1, 4704},
-        {&r->dbias1, 6},
-        {&r->dbias2, 16},
+        {&r->parts1, CUDA_CONV1_WIDTH},
+        {&r->parts2, CUDA_CONV2_WIDTH},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         visit(all[i].buffer, all[i].each);

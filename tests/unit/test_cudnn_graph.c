@@ -1,4 +1,4 @@
-/* The convolutions' graphs, planned for GPUs that are not here: every pass at every batch size of a rank
+/* The convolutions' graphs, planned for GPUs that are not here: every layer at every batch size of a rank
  * finds a plan that is deterministic and of the precision asked for, on each kind of GPU. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,9 +52,9 @@ static cudnnBackendDescriptor_t describe(const struct gpu *gpu)
     return conv_device_described(json);
 }
 
-static struct conv conv_of(const struct layer *layer, enum conv_pass pass, int samples)
+static struct conv conv_of(const struct layer *layer, int samples)
 {
-    return (struct conv){pass, samples, layer->channels, layer->side, layer->outputs};
+    return (struct conv){samples, layer->channels, layer->side, layer->outputs};
 }
 
 static int count_built(struct conv_graph *graph)
@@ -65,22 +65,21 @@ static int count_built(struct conv_graph *graph)
     return built;
 }
 
-static void test_every_pass_has_plans(void **state)
+static void test_every_layer_has_plans(void **state)
 {
     (void)state;
     for (int g = 0; g < GPUS; g++) {
         cudnnBackendDescriptor_t device = describe(&gpus[g]);
         for (int l = 0; l < LAYERS; l++)
-            for (int pass = 0; pass < CONV_PASSES; pass++)
-                for (int s = 0; s < SIZES; s++) {
-                    struct conv conv = conv_of(&layers[l], (enum conv_pass)pass, sizes[s]);
-                    struct conv_graph *graph = conv_graph_open(device, &conv, PRECISION_FP32);
-                    assert_non_null(graph);
-                    if (count_built(graph) == 0)
-                        fail_msg("%s: %s %s of %d samples: none of %d candidates", gpus[g].name,
-                                 layers[l].name, conv_pass_names[pass], sizes[s], graph->count);
-                    conv_graph_close(graph);
-                }
+            for (int s = 0; s < SIZES; s++) {
+                struct conv conv = conv_of(&layers[l], sizes[s]);
+                struct conv_graph *graph = conv_graph_open(device, &conv, PRECISION_FP32);
+                assert_non_null(graph);
+                if (count_built(graph) == 0)
+                    fail_msg("%s: %s of %d samples: none of %d candidates", gpus[g].name, layers[l].name, sizes[s],
+                             graph->count);
+                conv_graph_close(graph);
+            }
         CUDNN_CHECK(cudnnBackendDestroyDescriptor(device));
     }
 }
@@ -102,22 +101,21 @@ static bool has_note(const struct conv_candidate *candidate, cudnnBackendNumeric
     return found;
 }
 
-/* How many candidates of a precision bear a note, over all layers and passes of a full batch. */
+/* How many candidates of a precision bear a note, over all layers of a full batch. */
 static int count_noted(enum precision precision, cudnnBackendNumericalNote_t note, int *candidates)
 {
     int noted = 0;
     cudnnBackendDescriptor_t device = describe(&gpus[0]);
     *candidates = 0;
-    for (int l = 0; l < LAYERS; l++)
-        for (int pass = 0; pass < CONV_PASSES; pass++) {
-            struct conv conv = conv_of(&layers[l], (enum conv_pass)pass, 256);
-            struct conv_graph *graph = conv_graph_open(device, &conv, precision);
-            assert_non_null(graph);
-            for (int i = 0; i < graph->count; i++)
-                noted += has_note(&graph->candidates[i], note);
-            *candidates += graph->count;
-            conv_graph_close(graph);
-        }
+    for (int l = 0; l < LAYERS; l++) {
+        struct conv conv = conv_of(&layers[l], 256);
+        struct conv_graph *graph = conv_graph_open(device, &conv, precision);
+        assert_non_null(graph);
+        for (int i = 0; i < graph->count; i++)
+            noted += has_note(&graph->candidates[i], note);
+        *candidates += graph->count;
+        conv_graph_close(graph);
+    }
     CUDNN_CHECK(cudnnBackendDestroyDescriptor(device));
     return noted;
 }
@@ -147,7 +145,7 @@ static void test_candidates_keep_their_order(void **state)
 {
     (void)state;
     cudnnBackendDescriptor_t device = describe(&gpus[0]);
-    struct conv conv = conv_of(&layers[1], CONV_DGRAD, 256);
+    struct conv conv = conv_of(&layers[1], 256);
     struct conv_graph *first = conv_graph_open(device, &conv, PRECISION_FP32);
     struct conv_graph *second = conv_graph_open(device, &conv, PRECISION_FP32);
     assert_int_equal(first->count, second->count);
@@ -161,7 +159,7 @@ static void test_candidates_keep_their_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_pass_has_plans),
+        cmocka_unit_test(test_every_layer_has_plans),
         cmocka_unit_test(test_fp32_is_fp32),
         cmocka_unit_test(test_all_are_deterministic),
         cmocka_unit_test(test_candidates_keep_their_order),

@@ -108,6 +108,17 @@ static void test_two_files_of_one_second(void **state)
     tensorboard_close(second);
 }
 
+static void test_a_clock_that_is_behind(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    size_t bytes;
+    scratch_write("events.out.tfevents.9999999998.elsewhere.0000001.0", "", 0);
+    tensorboard_close(tensorboard_open(".", 0, &error));
+    free(read_events(1, 2, &bytes));
+    assert_int_not_equal(bytes, 0); /* the new file is the last by name */
+}
+
 static void test_what_cannot_be_written_is_said(void **state)
 {
     (void)state;
@@ -136,7 +147,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_file_starts_with_its_version), TEST(test_a_resumed_run_says_so),
         TEST(test_events_are_flushed),             TEST(test_scalars_are_encoded),
-        TEST(test_two_files_of_one_second),        TEST(test_what_cannot_be_written_is_said),
+        TEST(test_two_files_of_one_second),        TEST(test_a_clock_that_is_behind),
+        TEST(test_what_cannot_be_written_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

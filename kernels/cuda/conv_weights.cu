@@ -1,0 +1,175 @@
+/* The gradients of conv1's and conv2's weights and biases, from what the pools let through: of each 2x2 window one
+ * number passes a gradient, or none, so a quarter of a convolution's work is left, and no gradient is spread out
+ * first. A block takes a sample at a time and keeps all sums in registers: a warp owns an output channel (of conv1
+ * a share of its windows), lists the windows that pass a gradient, and adds for each its 5x5 patches of the input,
+ * a lane every 32nd of their numbers. */
+#include "device.cuh"
+
+enum {
+    KERNEL = 5,
+    PATCH = KERNEL * KERNEL,
+    PITCH = 37, /* of a row of the input */
+    AT_ONCE = 4,
+};
+
+/* Of a layer: x (CHANNELS, SIDE, SIDE), OUTPUTS output channels, SHARES warps to each. */
+template <int CHANNELS, int SIDE, int OUTPUTS, int SHARES> struct layer {
+    enum {
+        HALF = (SIDE - KERNEL + 1) / 2,
+        WINDOWS = HALF * HALF,
+        SHARE = WINDOWS / SHARES, /* windows of a warp */
+        CHUNKS = (SHARE + WARP - 1) / WARP,
+        TAPS = CHANNELS * PATCH,
+        SLOTS = (TAPS + WARP - 1) / WARP, /* taps of a lane */
+        WARPS = OUTPUTS * SHARES,
+        THREADS = WARPS * WARP,
+        QUADS = CHANNELS * SIDE * SIDE / 4,
+        WIDTH = OUTPUTS * (TAPS + 1),
+        /* Tap t lies in bank t modulo 32 whatever the window: a row is 5 banks on, a channel 25. */
+        PLANE = SIDE * PITCH + (WARP + PATCH - SIDE * PITCH % WARP) % WARP,
+    };
+    static_assert(WINDOWS % SHARES == 0 && PITCH % WARP == KERNEL && PLANE % WARP == PATCH && PITCH >= SIDE, "");
+};
+
+/* Some windows that pass a gradient: how much, and where their patch of x begins. */
+struct alignas(16) listed {
+    float d[AT_ONCE];
+    uint32_t at[AT_ONCE];
+};
+
+/* A block's shared memory. */
+template <class L> struct alignas(16) memory {
+    float x[L::TAPS / PATCH * L::PLANE];
+    struct listed list[L::WARPS][(L::SHARE + AT_ONCE - 1) / AT_ONCE];
+    float sums[L::WARPS][L::TAPS + 1]; /* the last the bias's */
+};
+
+struct conv_weights {
+    const float4 *x;
+    const float *dy;
+    const uint8_t *origin;
+    float *parts;
+    float scale;
+    uint32_t count;
+};
+
+template <int SIDE, class L>
+static __device__ __forceinline__ void spread(const float4 *x, struct memory<L> &m)
+{
+#pragma unroll
+    for (unsigned q = threadIdx.x; q < L::QUADS; q += L::THREADS) {
+        float4 v = x[q];
+        float numbers[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) {
+            unsigned i = 4 * q + j;
+            m.x[i / (SIDE * SIDE) * L::PLANE + i / SIDE % SIDE * PITCH + i % SIDE] = numbers[j];
+        }
+    }
+}
+
+/* Lists the windows first .. of a plane, in order. Returns how many; *bias becomes larger by the lane's. */
+template <class L>
+static __device__ __forceinline__ unsigned list_windows(const struct conv_weights &at, size_t plane, unsigned first,
+                                                        struct listed *list, float *bias)
+{
+    unsigned lane = threadIdx.x % WARP, count = 0;
+    const float *dy = at.dy + plane * L::WINDOWS + first;
+    const uint8_t *origin = at.origin + plane * L::WINDOWS + first;
+#pragma unroll
+    for (unsigned chunk = 0; chunk < L::CHUNKS; chunk++) {
+        unsigned i = chunk * WARP + lane, window = first + i;
+        unsigned from = i < L::SHARE ? origin[i] : (unsigned)CUDA_NOWHERE;
+        float d = i < L::SHARE ? dy[i] * at.scale : 0;
+        bool passes = from != CUDA_NOWHERE;
+        unsigned passing = __ballot_sync(0xffffffffu, passes);
+        unsigned place = count + __popc(passing & ((1u << lane) - 1));
+        if (passes) {
+            list[place / AT_ONCE].d[place % AT_ONCE] = d;
+            list[place / AT_ONCE].at[place % AT_ONCE] =
+                (window / L::HALF * 2 + from / 2) * PITCH + window % L::HALF * 2 + from % 2;
+            *bias += d;
+        }
+        count += __popc(passing);
+    }
+    return count;
+}
+
+/* The sums of a block's warps as a row of parts: those of the weights in their order, then the biases'. */
+template <int SHARES, class L>
+static __device__ __forceinline__ void write_row(const struct memory<L> &m, float *row)
+{
+#pragma unroll
+    for (unsigned i = threadIdx.x; i < L::WIDTH; i += L::THREADS) {
+        bool weight = i < L::WIDTH / (L::TAPS + 1) * L::TAPS;
+        unsigned output = weight ? i / L::TAPS : i - L::WIDTH / (L::TAPS + 1) * L::TAPS;
+        unsigned tap = weight ? i % L::TAPS : (unsigned)L::TAPS;
+        float sum = 0;
+#pragma unroll
+        for (unsigned share = 0; share < SHARES; share++)
+            sum += m.sums[output * SHARES + share][tap];
+        row[i] = sum;
+    }
+}
+
+template <int CHANNELS, int SIDE, int OUTPUTS, int SHARES>
+static __global__ void __launch_bounds__(layer<CHANNELS, SIDE, OUTPUTS, SHARES>::THREADS, 2)
+    conv_weights_kernel(struct conv_weights at)
+{
+    using L = layer<CHANNELS, SIDE, OUTPUTS, SHARES>;
+    __shared__ struct memory<L> m;
+    unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, output = warp / SHARES, share = warp % SHARES;
+    unsigned taps[L::SLOTS];
+    float sums[L::SLOTS] = {0}, bias = 0;
+#pragma unroll
+    for (unsigned s = 0; s < L::SLOTS; s++) {
+        unsigned tap = s * WARP + lane < L::TAPS ? s * WARP + lane : lane % PATCH; /* of too many one is as good */
+        taps[s] = tap / PATCH * L::PLANE + tap % PATCH / KERNEL * PITCH + tap % KERNEL;
+    }
+    for (uint32_t n = blockIdx.x; n < at.count; n += gridDim.x) {
+        __syncthreads(); /* all are through with the sample before */
+        spread<SIDE>(at.x + (size_t)n * L::QUADS, m);
+        unsigned count =
+            list_windows<L>(at, (size_t)n * OUTPUTS + output, share * L::SHARE, m.list[warp], &bias);
+        __syncthreads();
+        for (unsigned i = 0; i < count / AT_ONCE; i++) {
+            struct listed some = m.list[warp][i];
+#pragma unroll
+            for (unsigned k = 0; k < AT_ONCE; k++)
+#pragma unroll
+                for (unsigned s = 0; s < L::SLOTS; s++)
+                    sums[s] += some.d[k] * m.x[some.at[k] + taps[s]];
+        }
+        for (unsigned i = count / AT_ONCE * AT_ONCE; i < count; i++) {
+            float d = m.list[warp][i / AT_ONCE].d[i % AT_ONCE];
+            unsigned from = m.list[warp][i / AT_ONCE].at[i % AT_ONCE];
+#pragma unroll
+            for (unsigned s = 0; s < L::SLOTS; s++)
+                sums[s] += d * m.x[from + taps[s]];
+        }
+    }
+    bias = warp_sum(bias);
+#pragma unroll
+    for (unsigned s = 0; s < L::SLOTS; s++)
+        if (s * WARP + lane < L::TAPS)
+            m.sums[warp][s * WARP + lane] = sums[s];
+    if (lane == 0)
+        m.sums[warp][L::TAPS] = bias;
+    __syncthreads();
+    write_row<SHARES>(m, at.parts + (size_t)blockIdx.x * L::WIDTH);
+}
+
+cudaError_t cuda_conv_weights(enum dropout_layer layer_of, const struct masks *masks, uint32_t count, const float *x,
+                              const float *dy, const uint8_t *origin, float *parts, cudaStream_t stream)
+{
+    using conv1 = layer<3, 32, CONV1_ELEMENTS, 4>;
+    using conv2 = layer<CONV1_ELEMENTS, 14, CONV2_ELEMENTS, 1>;
+    static_assert((int)conv1::WIDTH == CUDA_CONV1_WIDTH && (int)conv2::WIDTH == CUDA_CONV2_WIDTH, "");
+    if (count == 0)
+        return cudaSuccess;
+    struct conv_weights at = {(const float4 *)x, dy, origin, parts, masks ? masks->scale[layer_of] : 1, count};
+    if (layer_of == DROPOUT_CONV1)
+        return LAUNCH((conv_weights_kernel<3, 32, CONV1_ELEMENTS, 4>), cuda_parts(count), conv1::THREADS, stream, at);
+    return LAUNCH((conv_weights_kernel<CONV1_ELEMENTS, 14, CONV2_ELEMENTS, 1>), cuda_parts(count), conv2::THREADS,
+                  stream, at);
+}
