@@ -4,7 +4,7 @@
  * and read once, as if cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more plans, and its
  * ReLU may make a NaN 0.
  *
- * Everything is queued on `stream`. Nothing here waits or knows of other ranks.
+ * Everything is queued on `stream`, or beside it until it has joined again. Nothing here waits or knows of other ranks.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_NET_H
 #define DTRAIN_ENGINE_CUDNN_NET_H
@@ -34,7 +34,8 @@ static inline float *tensor(float *canonical, enum tensor which)
 /* Device memory, N = most samples at once. Names: a layer's x (input), y (output before its pool or dropout),
  * d_ of the loss by it. */
 struct cudnn_net {
-    cudaStream_t stream;
+    cudaStream_t stream, side; /* side: gradients of weights that nothing waits for but the end of the way back */
+    cudaEvent_t forks[3];      /* between the two */
     cudnnHandle_t dnn;
     struct conv_planner planner; /* outlives the plans: they borrow its description of the device */
     cublasHandle_t blas;
