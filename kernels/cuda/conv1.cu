@@ -14,19 +14,21 @@ enum {
     OUTPUTS = CONV1_ELEMENTS,
     HALF = 14,
     WINDOWS = HALF * HALF,
+    WEIGHTS = OUTPUTS * TAPS,
+    WEIGHT_READS = (WEIGHTS + OUTPUTS + THREADS - 1) / THREADS,
+    READS = (LENET5_PIXELS + THREADS - 1) / THREADS, /* pixels of a thread */
 };
 
 /* A block's shared memory. */
 struct alignas(16) memory {
     float x[CHANNELS][SIDE][PITCH];
-    float weights[OUTPUTS][(TAPS + 3) / 4 * 4];
-    float bias[OUTPUTS];
+    float weights[OUTPUTS][TAPS + 1]; /* and the bias */
     unsigned kept[(OUTPUTS + 3) / 4];
 };
 
 struct conv1 {
     struct cuda_input input;
-    const float *weights, *bias;
+    const float *weights; /* the biases behind them */
     struct layer_mask mask;
     float *images, *y;
     uint8_t *labels, *origin;
@@ -45,18 +47,30 @@ static __device__ __forceinline__ void read_all(const struct conv1 &at, struct m
     uint32_t place = input.first + n + (input.step ? input.step->position : 0);
     const uint8_t *record = input.records + (size_t)(input.order ? input.order[place] : place) * RECORD;
     unsigned t = threadIdx.x;
+    float weights[WEIGHT_READS]; /* all reads are under way before the first is waited for */
+    uint8_t pixels[READS];
+#pragma unroll
+    for (unsigned k = 0; k < WEIGHT_READS; k++)
+        weights[k] = t + k * THREADS < WEIGHTS + OUTPUTS ? at.weights[t + k * THREADS] : 0;
+#pragma unroll
+    for (unsigned k = 0; k < READS; k++)
+        pixels[k] = t + k * THREADS < LENET5_PIXELS ? record[1 + t + k * THREADS] : 0;
     if (t == 0)
         at.labels[n] = record[0];
-    if (t < OUTPUTS)
-        m.bias[t] = at.bias[t];
     if (t >= WARP && t - WARP < (OUTPUTS + 3) / 4)
         m.kept[t - WARP] = layer_mask_draw(at.mask, n, t - WARP);
 #pragma unroll
-    for (unsigned i = t; i < OUTPUTS * TAPS; i += THREADS)
-        m.weights[i / TAPS][i % TAPS] = at.weights[i];
+    for (unsigned k = 0; k < WEIGHT_READS; k++) {
+        unsigned i = t + k * THREADS;
+        if (i < WEIGHTS + OUTPUTS)
+            m.weights[i < WEIGHTS ? i / TAPS : i - WEIGHTS][i < WEIGHTS ? i % TAPS : (unsigned)TAPS] = weights[k];
+    }
 #pragma unroll
-    for (unsigned i = t; i < LENET5_PIXELS; i += THREADS) {
-        float x = normalise(record[1 + i]);
+    for (unsigned k = 0; k < READS; k++) {
+        unsigned i = t + k * THREADS;
+        float x = normalise(pixels[k]);
+        if (i >= LENET5_PIXELS)
+            continue;
         m.x[i / (SIDE * SIDE)][i / SIDE % SIDE][i % SIDE] = x;
         if (at.images)
             at.images[(size_t)n * LENET5_PIXELS + i] = x;
@@ -71,7 +85,7 @@ static __device__ __forceinline__ void convolve(const float x[CHANNELS][SEEN][SE
     for (int i = 0; i < 4; i++)
         sums[i] = 0;
 #pragma unroll
-    for (int quad = 0; quad < (TAPS + 3) / 4; quad++) {
+    for (int quad = 0; quad < (TAPS + 1) / 4; quad++) {
         float4 four = ((const float4 *)weights)[quad];
         float w[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
@@ -84,6 +98,8 @@ static __device__ __forceinline__ void convolve(const float x[CHANNELS][SEEN][SE
         }
     }
 }
+
+static_assert((TAPS + 1) % 4 == 0, "a row of weights is read by quads");
 
 static __global__ void __launch_bounds__(THREADS, 2) conv1_forward_kernel(struct conv1 at)
 {
@@ -112,7 +128,7 @@ static __global__ void __launch_bounds__(THREADS, 2) conv1_forward_kernel(struct
         if (m.kept[k / 4] >> k % 4 & 1) {
             float sums[4];
             convolve(x, m.weights[k], sums);
-            result = pool(sums, m.bias[k], at.mask.scale, &from);
+            result = pool(sums, m.weights[k][TAPS], at.mask.scale, &from);
         }
         size_t to = ((size_t)n * OUTPUTS + k) * WINDOWS + window;
         at.y[to] = result;
@@ -129,7 +145,6 @@ cudaError_t cuda_conv1_forward(struct cuda_input input, struct cuda_dropout drop
         return cudaSuccess;
     struct conv1 at = {input,
                        weights + lenet5_parameters[0].offset,
-                       weights + lenet5_parameters[1].offset,
                        layer_mask_make(DROPOUT_CONV1, dropout),
                        images,
                        y,

@@ -9,6 +9,7 @@ enum {
     OUTPUTS = CONV2_ELEMENTS,
     SIDE = 14,
     NUMBERS = SIDE * SIDE,
+    WEIGHTS = OUTPUTS * INPUTS * KERNEL * KERNEL,
     HALF = 5,
     WINDOWS = HALF * HALF,
     BORDER = KERNEL - 1,
@@ -39,6 +40,28 @@ struct conv2_input {
     float scale;
 };
 
+/* What a thread reads, all of it under way before the first is waited for. */
+struct reads {
+    float weights[(WEIGHTS + THREADS - 1) / THREADS];
+    float dy[(OUTPUTS * WINDOWS + THREADS - 1) / THREADS];
+    unsigned origin[(OUTPUTS * WINDOWS + THREADS - 1) / THREADS];
+};
+
+static __device__ __forceinline__ struct reads read_all(const struct conv2_input &at, uint32_t n)
+{
+    struct reads reads;
+    size_t begin = (size_t)n * OUTPUTS * WINDOWS;
+#pragma unroll
+    for (unsigned k = 0, i = threadIdx.x; i < OUTPUTS * WINDOWS; k++, i += THREADS) {
+        reads.origin[k] = at.origin[begin + i];
+        reads.dy[k] = at.dy[begin + i];
+    }
+#pragma unroll
+    for (unsigned k = 0, i = threadIdx.x; i < WEIGHTS; k++, i += THREADS)
+        reads.weights[k] = at.weights[i];
+    return reads;
+}
+
 static __device__ __forceinline__ void clear(struct memory &m)
 {
     float4 *dy = (float4 *)m.dy;
@@ -49,22 +72,25 @@ static __device__ __forceinline__ void clear(struct memory &m)
         m.passes[threadIdx.x] = 0;
 }
 
-/* Whoever else writes m.passes writes the same. */
-static __device__ __forceinline__ void read_all(const struct conv2_input &at, struct memory &m, uint32_t n)
+static __device__ __forceinline__ void write_weights(const struct reads &reads, struct memory &m)
 {
 #pragma unroll
-    for (unsigned i = threadIdx.x; i < OUTPUTS * INPUTS * KERNEL * KERNEL; i += THREADS) {
+    for (unsigned j = 0, i = threadIdx.x; i < WEIGHTS; j++, i += THREADS) {
         unsigned k = i / (INPUTS * KERNEL * KERNEL), c = i / (KERNEL * KERNEL) % INPUTS;
         unsigned u = i / KERNEL % KERNEL, v = i % KERNEL;
-        m.weights[k][c / CHANNELS][u][v * CHANNELS + c % CHANNELS] = at.weights[i];
+        m.weights[k][c / CHANNELS][u][v * CHANNELS + c % CHANNELS] = reads.weights[j];
     }
+}
+
+/* Whoever else writes m.passes writes the same. */
+static __device__ __forceinline__ void spread(const struct reads &reads, float scale, struct memory &m)
+{
 #pragma unroll
-    for (unsigned i = threadIdx.x; i < OUTPUTS * WINDOWS; i += THREADS) {
-        unsigned from = at.origin[(size_t)n * OUTPUTS * WINDOWS + i], k = i / WINDOWS;
+    for (unsigned j = 0, i = threadIdx.x; i < OUTPUTS * WINDOWS; j++, i += THREADS) {
+        unsigned from = reads.origin[j], k = i / WINDOWS;
         unsigned row = i / HALF % HALF * 2 + from / 2, column = i % HALF * 2 + from % 2;
-        float d = at.dy[(size_t)n * OUTPUTS * WINDOWS + i] * at.scale;
         if (from != CUDA_NOWHERE) {
-            m.dy[k][BORDER + row][BORDER + column] = d;
+            m.dy[k][BORDER + row][BORDER + column] = reads.dy[j] * scale;
             m.passes[k] = 1;
         }
     }
@@ -103,10 +129,11 @@ static __global__ void __launch_bounds__(THREADS) conv2_input_kernel(struct conv
     __shared__ struct memory m;
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / SIDES, side = warp % SIDES;
     unsigned row = lane < LANES ? lane / 2 : 0, column = lane % 2 * ALONG;
-    uint32_t n = blockIdx.x;
+    struct reads reads = read_all(at, blockIdx.x);
     clear(m);
     __syncthreads();
-    read_all(at, m, n);
+    write_weights(reads, m);
+    spread(reads, at.scale, m);
     __syncthreads();
     float sums[CHANNELS][ALONG] = {};
     unsigned passing = 0;
@@ -132,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS) conv2_input_kernel(struct conv
 #pragma unroll
         for (unsigned g = 0; g < GROUPS; g++)
             sum += m.sums[g][i];
-        at.dx[(size_t)n * INPUTS * NUMBERS + i] = sum;
+        at.dx[(size_t)blockIdx.x * INPUTS * NUMBERS + i] = sum;
     }
 }
 

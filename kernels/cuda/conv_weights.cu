@@ -2,13 +2,13 @@
  * number passes a gradient, or none, so a quarter of a convolution's work is left, and no gradient is spread out
  * first. A block takes a sample at a time and keeps all sums in registers: a warp owns an output channel (of conv1
  * a share of its windows), lists the windows that pass a gradient, and adds for each its 5x5 patches of the input,
- * a lane every 32nd of their numbers. */
+ * a lane one number of each. All reads of the device's memory are under way before the first is waited for. */
 #include "device.cuh"
 
 enum {
     KERNEL = 5,
     PATCH = KERNEL * KERNEL,
-    PITCH = 37, /* of a row of the input */
+    PITCH = 37, /* of a row of the input: a patch's numbers lie in different banks */
     AT_ONCE = 4,
 };
 
@@ -20,15 +20,13 @@ template <int CHANNELS, int SIDE, int OUTPUTS, int SHARES> struct layer {
         SHARE = WINDOWS / SHARES, /* windows of a warp */
         CHUNKS = (SHARE + WARP - 1) / WARP,
         TAPS = CHANNELS * PATCH,
-        SLOTS = (TAPS + WARP - 1) / WARP, /* taps of a lane */
         WARPS = OUTPUTS * SHARES,
         THREADS = WARPS * WARP,
         QUADS = CHANNELS * SIDE * SIDE / 4,
         WIDTH = OUTPUTS * (TAPS + 1),
-        /* Tap t lies in bank t modulo 32 whatever the window: a row is 5 banks on, a channel 25. */
-        PLANE = SIDE * PITCH + (WARP + PATCH - SIDE * PITCH % WARP) % WARP,
+        PLANE = SIDE * PITCH,
     };
-    static_assert(WINDOWS % SHARES == 0 && PITCH % WARP == KERNEL && PLANE % WARP == PATCH && PITCH >= SIDE, "");
+    static_assert(WINDOWS % SHARES == 0 && PITCH % WARP == KERNEL && PITCH >= SIDE, "");
 };
 
 /* Some windows that pass a gradient: how much, and where their patch of x begins. */
@@ -53,34 +51,57 @@ struct conv_weights {
     uint32_t count;
 };
 
+/* Of a sample, what a thread reads: its share of x, and of its warp's windows. */
+template <class L> struct reads {
+    float4 x[(L::QUADS + L::THREADS - 1) / L::THREADS];
+    float dy[L::CHUNKS];
+    unsigned origin[L::CHUNKS];
+};
+
+template <class L>
+static __device__ __forceinline__ struct reads<L> read_all(const struct conv_weights &at, uint32_t n, unsigned first)
+{
+    struct reads<L> reads;
+    size_t begin = (size_t)n * (L::WIDTH / (L::TAPS + 1) * L::WINDOWS) + first;
+#pragma unroll
+    for (unsigned k = 0; k < (L::QUADS + L::THREADS - 1) / L::THREADS; k++)
+        if (threadIdx.x + k * L::THREADS < L::QUADS)
+            reads.x[k] = at.x[(size_t)n * L::QUADS + threadIdx.x + k * L::THREADS];
+#pragma unroll
+    for (unsigned k = 0; k < L::CHUNKS; k++) {
+        unsigned i = k * WARP + threadIdx.x % WARP;
+        reads.origin[k] = i < L::SHARE ? at.origin[begin + i] : (unsigned)CUDA_NOWHERE;
+        reads.dy[k] = i < L::SHARE ? at.dy[begin + i] : 0;
+    }
+    return reads;
+}
+
 template <int SIDE, class L>
-static __device__ __forceinline__ void spread(const float4 *x, struct memory<L> &m)
+static __device__ __forceinline__ void spread(const struct reads<L> &reads, struct memory<L> &m)
 {
 #pragma unroll
-    for (unsigned q = threadIdx.x; q < L::QUADS; q += L::THREADS) {
-        float4 v = x[q];
-        float numbers[4] = {v.x, v.y, v.z, v.w};
+    for (unsigned k = 0; k < (L::QUADS + L::THREADS - 1) / L::THREADS; k++) {
+        float numbers[4] = {reads.x[k].x, reads.x[k].y, reads.x[k].z, reads.x[k].w};
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
-            unsigned i = 4 * q + j;
-            m.x[i / (SIDE * SIDE) * L::PLANE + i / SIDE % SIDE * PITCH + i % SIDE] = numbers[j];
+            unsigned i = 4 * (threadIdx.x + k * L::THREADS) + j;
+            if (i < 4 * L::QUADS)
+                m.x[i / (SIDE * SIDE) * L::PLANE + i / SIDE % SIDE * PITCH + i % SIDE] = numbers[j];
         }
     }
 }
 
-/* Lists the windows first .. of a plane, in order. Returns how many; *bias becomes larger by the lane's. */
+/* Lists the warp's windows, the first of which is `first` of its plane, in order. Returns how many; *bias becomes
+ * larger by the lane's. */
 template <class L>
-static __device__ __forceinline__ unsigned list_windows(const struct conv_weights &at, size_t plane, unsigned first,
+static __device__ __forceinline__ unsigned list_windows(const struct reads<L> &reads, float scale, unsigned first,
                                                         struct listed *list, float *bias)
 {
     unsigned lane = threadIdx.x % WARP, count = 0;
-    const float *dy = at.dy + plane * L::WINDOWS + first;
-    const uint8_t *origin = at.origin + plane * L::WINDOWS + first;
 #pragma unroll
-    for (unsigned chunk = 0; chunk < L::CHUNKS; chunk++) {
-        unsigned i = chunk * WARP + lane, window = first + i;
-        unsigned from = i < L::SHARE ? origin[i] : (unsigned)CUDA_NOWHERE;
-        float d = i < L::SHARE ? dy[i] * at.scale : 0;
+    for (unsigned k = 0; k < L::CHUNKS; k++) {
+        unsigned window = first + k * WARP + lane, from = reads.origin[k];
+        float d = reads.dy[k] * scale;
         bool passes = from != CUDA_NOWHERE;
         unsigned passing = __ballot_sync(0xffffffffu, passes);
         unsigned place = count + __popc(passing & ((1u << lane) - 1));
@@ -93,6 +114,15 @@ static __device__ __forceinline__ unsigned list_windows(const struct conv_weight
         count += __popc(passing);
     }
     return count;
+}
+
+/* Adds one window's patches, of which the lane's numbers are at `from` and a plane further each. */
+template <int CHANNELS, class L>
+static __device__ __forceinline__ void add_window(const struct memory<L> &m, float d, unsigned from, float *sums)
+{
+#pragma unroll
+    for (unsigned c = 0; c < CHANNELS; c++)
+        sums[c] += d * m.x[from + c * L::PLANE];
 }
 
 /* The sums of a block's warps as a row of parts: those of the weights in their order, then the biases'. */
@@ -119,40 +149,31 @@ static __global__ void __launch_bounds__(layer<CHANNELS, SIDE, OUTPUTS, SHARES>:
     using L = layer<CHANNELS, SIDE, OUTPUTS, SHARES>;
     __shared__ struct memory<L> m;
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, output = warp / SHARES, share = warp % SHARES;
-    unsigned taps[L::SLOTS];
-    float sums[L::SLOTS] = {0}, bias = 0;
-#pragma unroll
-    for (unsigned s = 0; s < L::SLOTS; s++) {
-        unsigned tap = s * WARP + lane < L::TAPS ? s * WARP + lane : lane % PATCH; /* of too many one is as good */
-        taps[s] = tap / PATCH * L::PLANE + tap % PATCH / KERNEL * PITCH + tap % KERNEL;
-    }
+    unsigned tap = lane % PATCH, in_patch = tap / KERNEL * PITCH + tap % KERNEL; /* of too many lanes one is as good */
+    float sums[CHANNELS] = {0}, bias = 0;
     for (uint32_t n = blockIdx.x; n < at.count; n += gridDim.x) {
+        unsigned window = share * L::SHARE;
+        struct reads<L> reads = read_all<L>(at, n, output * L::WINDOWS + window);
         __syncthreads(); /* all are through with the sample before */
-        spread<SIDE>(at.x + (size_t)n * L::QUADS, m);
-        unsigned count =
-            list_windows<L>(at, (size_t)n * OUTPUTS + output, share * L::SHARE, m.list[warp], &bias);
+        spread<SIDE>(reads, m);
+        unsigned count = list_windows(reads, at.scale, window, m.list[warp], &bias);
         __syncthreads();
         for (unsigned i = 0; i < count / AT_ONCE; i++) {
             struct listed some = m.list[warp][i];
 #pragma unroll
             for (unsigned k = 0; k < AT_ONCE; k++)
-#pragma unroll
-                for (unsigned s = 0; s < L::SLOTS; s++)
-                    sums[s] += some.d[k] * m.x[some.at[k] + taps[s]];
+                add_window<CHANNELS>(m, some.d[k], some.at[k] + in_patch, sums);
         }
         for (unsigned i = count / AT_ONCE * AT_ONCE; i < count; i++) {
-            float d = m.list[warp][i / AT_ONCE].d[i % AT_ONCE];
-            unsigned from = m.list[warp][i / AT_ONCE].at[i % AT_ONCE];
-#pragma unroll
-            for (unsigned s = 0; s < L::SLOTS; s++)
-                sums[s] += d * m.x[from + taps[s]];
+            const struct listed &last = m.list[warp][i / AT_ONCE];
+            add_window<CHANNELS>(m, last.d[i % AT_ONCE], last.at[i % AT_ONCE] + in_patch, sums);
         }
     }
     bias = warp_sum(bias);
 #pragma unroll
-    for (unsigned s = 0; s < L::SLOTS; s++)
-        if (s * WARP + lane < L::TAPS)
-            m.sums[warp][s * WARP + lane] = sums[s];
+    for (unsigned c = 0; c < CHANNELS; c++)
+        if (lane < PATCH)
+            m.sums[warp][c * PATCH + lane] = sums[c];
     if (lane == 0)
         m.sums[warp][L::TAPS] = bias;
     __syncthreads();

@@ -44,18 +44,28 @@ static __device__ __forceinline__ struct dense_layer find_layer(const struct den
     return found;
 }
 
+enum { PAIRS = TILE_SIDE / 2, READS = STAGE * PAIRS / THREADS };
+static_assert(STAGE * PAIRS % THREADS == 0, "");
+
 /* Columns column .. of STAGE rows of (count, width), whose widths are even; what is not there is 0. */
 static __device__ __forceinline__ void read_rows(const float *rows, uint32_t width, uint32_t count, uint32_t first,
-                                                 uint32_t column, float (*to)[TILE_SIDE])
+                                                 uint32_t column, float2 to[READS])
 {
-    enum { PAIRS = TILE_SIDE / 2 };
 #pragma unroll
-    for (unsigned i = threadIdx.x; i < STAGE * PAIRS; i += THREADS) {
-        unsigned s = i / PAIRS, c = i % PAIRS * 2;
-        float2 pair = make_float2(0, 0);
+    for (unsigned k = 0; k < READS; k++) {
+        unsigned i = threadIdx.x + k * THREADS, s = i / PAIRS, c = i % PAIRS * 2;
+        to[k] = make_float2(0, 0);
         if (first + s < count && column + c < width)
-            pair = *(const float2 *)(rows + (size_t)(first + s) * width + column + c);
-        *(float2 *)&to[s][c] = pair;
+            to[k] = *(const float2 *)(rows + (size_t)(first + s) * width + column + c);
+    }
+}
+
+static __device__ __forceinline__ void write_rows(const float2 from[READS], float (*to)[TILE_SIDE])
+{
+#pragma unroll
+    for (unsigned k = 0; k < READS; k++) {
+        unsigned i = threadIdx.x + k * THREADS;
+        *(float2 *)&to[i / PAIRS][i % PAIRS * 2] = from[k];
     }
 }
 
@@ -69,9 +79,12 @@ static __global__ void __launch_bounds__(THREADS) dense_weights_kernel(struct de
     bool mine = threadIdx.x < ACROSS * ACROSS;
     float sums[EACH][EACH] = {};
     for (uint32_t first = split * STAGE; first < at.count; first += at.splits * STAGE) {
+        float2 x[READS], dy[READS]; /* all reads are under way before the first is waited for */
+        read_rows(layer.x, layer.in, at.count, first, first_column, x);
+        read_rows(layer.dy, layer.out, at.count, first, first_row, dy);
         __syncthreads(); /* all are through with the samples before */
-        read_rows(layer.x, layer.in, at.count, first, first_column, m.x);
-        read_rows(layer.dy, layer.out, at.count, first, first_row, m.dy);
+        write_rows(x, m.x);
+        write_rows(dy, m.dy);
         __syncthreads();
         if (!mine)
             continue;

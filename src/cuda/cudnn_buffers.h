@@ -29,7 +29,8 @@ static inline float *tensor(float *canonical, enum tensor which)
 /* Device memory, N = most samples at once. Names: a layer's x (input), y (output before its pool or dropout),
  * d_ of the loss by it. */
 struct cudnn_net {
-    cudaStream_t stream;
+    cudaStream_t stream, side; /* side: gradients of weights that nothing waits for but the end of the way back */
+    cudaEvent_t forks[3];      /* between the two */
     cudnnHandle_t dnn;
     struct conv_planner planner; /* outlives the plans: they borrow its description of the device */
     cublasHandle_t blas;

@@ -114,7 +114,7 @@ void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_d
         step_in_parts(net, count, dropout);
 }
 
-void dense_weights(struct cudnn_net *net, uint32_t count)
+void dense_weights(struct cudnn_net *net, uint32_t count, cudaStream_t stream)
 {
     struct cuda_dense dense = {
         .pool2 = net->pool2_y,
@@ -124,7 +124,7 @@ void dense_weights(struct cudnn_net *net, uint32_t count)
         .dfc1 = net->d_fc1_y,
         .dlogits = net->logits,
     };
-    CUDA_CHECK(cuda_dense_weights(dense, count, net->gradient, net->stream));
+    CUDA_CHECK(cuda_dense_weights(dense, count, net->gradient, stream));
     net_mark(net, "dense", "weights");
 }
 

@@ -1,5 +1,6 @@
 /* cudnn_dense.h - the matrix products of LeNet-5 on one GPU: conv3, whose window is its whole input, fc1 and
- * fc2, with what lies between and behind them. Everything is queued on the net's stream.
+ * fc2, with what lies between and behind them. Everything is queued on the net's
+ * stream, if no other is named.
  */
 #ifndef DTRAIN_ENGINE_CUDNN_DENSE_H
 #define DTRAIN_ENGINE_CUDNN_DENSE_H
@@ -20,8 +21,8 @@ void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_d
 /* Whether fused is faster here: timed once, see cudnn_choose.h. Overwrites the buffers. */
 bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t count);
 
-/* From there to the gradients of the weights, and to d_pool2_y. */
-void dense_weights(struct cudnn_net *net, uint32_t count);
+/* From there to the gradients of the weights, on any stream, and to d_pool2_y. */
+void dense_weights(struct cudnn_net *net, uint32_t count, cudaStream_t stream);
 void dense_conv3_input(struct cudnn_net *net, int n);
 
 #endif

@@ -6,6 +6,8 @@
 #include "cudnn_dense.h"
 #include "range.h"
 
+enum { FORKS = sizeof((struct cudnn_net *)0)->forks / sizeof(cudaEvent_t) };
+
 void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser)
 {
     static const cublasComputeType_t computes[] = {
@@ -14,6 +16,9 @@ void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, st
     };
     *net = (struct cudnn_net){.most = most, .precision = precision, .compute = computes[precision]};
     CUDA_CHECK(cudaStreamCreateWithFlags(&net->stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&net->side, cudaStreamNonBlocking));
+    for (int i = 0; i < FORKS; i++)
+        CUDA_CHECK(cudaEventCreateWithFlags(&net->forks[i], cudaEventDisableTiming));
     buffers_open(net);
     CUDNN_CHECK(cudnnCreate(&net->dnn));
     CUDNN_CHECK(cudnnSetStream(net->dnn, net->stream));
@@ -42,6 +47,9 @@ void net_close(struct cudnn_net *net)
     conv_planner_close(&net->planner);
     CUDNN_CHECK(cudnnDestroy(net->dnn));
     buffers_close(net);
+    for (int i = 0; i < FORKS; i++)
+        CUDA_CHECK(cudaEventDestroy(net->forks[i]));
+    CUDA_CHECK(cudaStreamDestroy(net->side));
     CUDA_CHECK(cudaStreamDestroy(net->stream));
 }
 
@@ -95,21 +103,34 @@ static void forward(struct cudnn_net *net, const struct net_shape *shape, uint32
     range_end();
 }
 
-/* From the gradients before the biases of the dense layers to the gradients of all weights. */
+/* What `stream` does next comes after what `other` has been given so far. */
+static void follow(cudaStream_t stream, cudaStream_t other, cudaEvent_t fork)
+{
+    if (stream == other)
+        return;
+    CUDA_CHECK(cudaEventRecord(fork, other));
+    CUDA_CHECK(cudaStreamWaitEvent(stream, fork, 0));
+}
+
+/* From the gradients before the biases of the dense layers to the gradients of all weights. One kernel alone leaves
+ * much of a GPU idle, so two branches run beside each other, but where each is to be timed. */
 static void backward(struct cudnn_net *net, uint32_t count, const struct masks *masks)
 {
-    cudaStream_t stream = net->stream;
+    cudaStream_t stream = net->stream, side = net->mark != NULL ? stream : net->side;
     range_begin("backward");
-    dense_weights(net, count);
+    follow(side, stream, net->forks[0]);
+    dense_weights(net, count, side);
     dense_conv3_input(net, (int)count);
+    follow(side, stream, net->forks[1]);
     CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2,
-                                 stream));
+                                 side));
     net_mark(net, "conv2", "weights");
     CUDA_CHECK(cuda_conv2_input(masks, count, net->weights, net->d_pool2_y, net->origin2, net->d_pool1_y, stream));
     net_mark(net, "conv2", "input");
     CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1,
                                  stream));
     net_mark(net, "conv1", "weights");
+    follow(stream, side, net->forks[2]);
     range_end();
 }
 

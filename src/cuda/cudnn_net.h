@@ -4,7 +4,7 @@
  * ReLU, dropout and pool of conv2 are one kernel (cuda_pool_forward), so its output is written once and read once, as if
  * cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more plans, and its ReLU may make a NaN 0.
  *
- * Everything is queued on `stream`. Nothing here waits or knows of other ranks.
+ * Everything is queued on `stream`, or beside it until it has joined again. Nothing here waits or knows of other ranks.
  */
 #ifndef DTRAIN_CUDA_CUDNN_NET_H
 #define DTRAIN_CUDA_CUDNN_NET_H

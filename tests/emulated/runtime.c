@@ -20,17 +20,20 @@ struct job {
 struct CUgraph_st {
     struct job *jobs;
     size_t count;
+    cudaStream_t side; /* what is captured besides, or NULL */
 };
 
 struct CUstream_st {
     struct job *jobs; /* queued and not done are those from `done` on */
     size_t done, count;
     struct CUgraph_st *capturing;
+    size_t captured, joined; /* jobs of a side: in the graph, and those that the other stream waits for */
 };
 
 struct CUevent_st {
     cudaStream_t stream; /* NULL: never recorded */
     size_t place;        /* behind as many jobs */
+    size_t captured;     /* and as many in the graph */
 };
 
 static void *copy_of(const void *data, size_t bytes)
@@ -49,6 +52,7 @@ void emulated_queue(void *stream, bool (*run)(void *context), const void *contex
 {
     cudaStream_t to = stream;
     struct job job = {.run = run, .context = (void *)context, .bytes = bytes};
+    to->captured++;
     if (to->capturing != NULL)
         append(&to->capturing->jobs, &to->capturing->count, job);
     else
@@ -100,7 +104,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    *event = (struct CUevent_st){stream, stream->count};
+    *event = (struct CUevent_st){stream, stream->count, stream->captured};
     return cudaSuccess;
 }
 
@@ -110,6 +114,26 @@ static _Thread_local cudaError_t last_error;
 static cudaError_t fail(cudaError_t error)
 {
     return last_error = error;
+}
+
+static bool run_wait(void *context)
+{
+    const struct CUevent_st *event = context;
+    return run_to(event->stream, event->place);
+}
+
+/* A stream that waits for one that is captured is captured, too: in the order in which both were given their work. */
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
+{
+    (void)flags;
+    struct CUgraph_st *graph = event->stream->capturing;
+    if (graph == NULL)
+        emulated_queue(stream, run_wait, event, sizeof *event);
+    else if (stream->capturing == graph)
+        event->stream->joined = event->captured;
+    else
+        graph->side = stream, stream->capturing = graph, stream->captured = stream->joined = 0;
+    return cudaSuccess;
 }
 
 /* A job a query, so that whoever asks sees it take its time. */
@@ -163,9 +187,12 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
+    cudaStream_t side = stream->capturing->side;
     *graph = stream->capturing;
     stream->capturing = NULL;
-    return cudaSuccess;
+    if (side != NULL)
+        side->capturing = NULL;
+    return side == NULL || side->joined == side->captured ? cudaSuccess : fail(cudaErrorStreamCaptureUnjoined);
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
