@@ -51,7 +51,8 @@ comma := ,
 NAME := dtrain$(if $(DEBUG),-debug)
 CUDA_BUILD := build/cuda
 BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
-WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror)
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Wformat=2 -Wundef -Wvla \
+	$(if $(findstring gcc,$(CC)),-Wsign-conversion -Wdouble-promotion) $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
@@ -132,8 +133,8 @@ unit: $(TESTS) ## build the unit tests
 
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_PARTS) $(PARTS) \
-	  $(LIBS) -ldl -lcmocka $(TEST_LIBS)
+	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< $(TEST_PARTS) \
+	  $(PARTS) $(LIBS) -ldl -lcmocka $(TEST_LIBS)
 
 $(GPU_TESTS): $(GPU_OBJECTS)
 $(GPU_TESTS): private CPPFLAGS += $(GPU_CFLAGS)

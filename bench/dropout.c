@@ -163,7 +163,7 @@ static size_t count_wrong(const struct bench *b, const struct pass *pass)
                                                                             b->wanted);
     }
     for (size_t i = 0; i < b->count; i++)
-        wrong += !(fabs((double)b->result[i] - b->wanted[i]) <= TOLERANCE * fabs((double)b->wanted[i]));
+        wrong += !(fabs((double)b->result[i] - (double)b->wanted[i]) <= (double)TOLERANCE * fabs((double)b->wanted[i]));
     return wrong;
 }
 

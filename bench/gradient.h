@@ -31,7 +31,7 @@ static double gradient_error(const float *actual, const double *expected, size_t
         double difference = 0, norm = 0;
         for (size_t i = 0; i < lenet5_parameters[p].count; i++) {
             double e = expected[lenet5_parameters[p].offset + i] / (double)samples;
-            double d = actual[lenet5_parameters[p].offset + i] - e;
+            double d = (double)actual[lenet5_parameters[p].offset + i] - e;
             difference += d * d;
             norm += e * e;
         }

@@ -95,7 +95,7 @@ int main(int argc, char **argv)
     bool parsed = options_parse(argc, argv, &options, &error);
     double timeout = parsed ? options.timeout_seconds : 60;
     if (launcher_is_none() && (!parsed || answer(&options)))
-        return end_output(error.code, &error);
+        return (int)end_output(error.code, &error);
 
     abort_after("starting MPI", 60 + timeout);
     struct comm *world = comm_open_world(timeout);
@@ -117,5 +117,5 @@ int main(int argc, char **argv)
     comm_barrier(world); /* a rank that stalls here is still noticed */
     abort_after("ending MPI", 60 + timeout);
     comm_close(world);
-    return code;
+    return (int)code;
 }

@@ -230,14 +230,14 @@ struct wait {
 static void wait_for(struct watch *watch, const struct wait *wait, const struct watch_group *group)
 {
     struct probing probing = {0};
-    double quiet_until = 0, end = INFINITY;
+    double quiet_until = 0, end = HUGE_VAL;
     for (unsigned polls = 1; !wait->done(wait->done_context); polls++) {
         if (polls % 500 == 0) {
             if (quiet_until == 0)
                 quiet_until = clock_seconds() + watch->timeout_seconds / 2;
             if (wait->idle != NULL)
                 wait->idle(wait->idle_context);
-            if (signals_terminated() && end == INFINITY)
+            if (signals_terminated() && end == HUGE_VAL)
                 end = clock_seconds() + SIGTERM_REPORT_SECONDS;
             if (clock_seconds() > end && !watch->sigterm_reported)
                 report_sigterm(watch, group, wait->what);

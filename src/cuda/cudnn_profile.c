@@ -64,7 +64,7 @@ static void profile(struct cudnn *cudnn, struct recorder *recorder, const struct
         for (int i = 0; i < recorder->count && round >= 0; i++) {
             float milliseconds;
             CUDA_CHECK(cudaEventElapsedTime(&milliseconds, recorder->events[i], recorder->events[i + 1]));
-            times[i][round] = 1e3 * milliseconds;
+            times[i][round] = 1e3 * (double)milliseconds;
         }
     }
     for (int i = 0; i < recorder->count; i++)

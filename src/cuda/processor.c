@@ -62,7 +62,7 @@ static double time_calls(struct timed work, void *stream, int calls, cudaEvent_t
     CUDA_CHECK(cudaEventRecord(end, stream));
     CUDA_CHECK(cudaEventSynchronize(end));
     CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
-    return 1e3 * milliseconds / calls;
+    return 1e3 * (double)milliseconds / calls;
 }
 
 static double time_work(struct timed work, void *stream)

@@ -29,7 +29,7 @@ static bool run_product(void *context)
             double sum = 0;
             for (int l = 0; l < p->k; l++)
                 sum += (double)p->a[p->transposed_a ? l + i * p->lda : i + l * p->lda] *
-                       p->b[p->transposed_b ? j + l * p->ldb : l + j * p->ldb];
+                       (double)p->b[p->transposed_b ? j + l * p->ldb : l + j * p->ldb];
             p->c[i + j * p->ldc] = (float)sum;
         }
     return true;

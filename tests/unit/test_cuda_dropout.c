@@ -162,7 +162,7 @@ static void what_is_dropped_leaves_no_trace(void **state)
             x[i] = keep[i / each] ? 1 : NAN;
         apply(&dropout, false, some_stream, x, y);
         for (size_t i = 0; i < COUNT; i++)
-            assert_false(isnan(y[i]));
+            assert_true(y[i] == y[i]); /* no NaN */
         guarded_free(x);
         guarded_free(y);
     }

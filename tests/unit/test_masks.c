@@ -196,7 +196,7 @@ static void the_statistic_detects_correlation(void **state)
         draw_stream((struct stream){1, 6, DROPOUT_CONV1, 0, 1, 0}, 0.5, b);
         assert_true(chi_square(a, b) < LIMIT);
         for (int i = 0; i < BITS; i += 25)
-            b[i] = a[i] ^ opposite;
+            b[i] = (uint8_t)(a[i] ^ opposite);
         assert_true(chi_square(a, b) > LIMIT);
     }
 }

@@ -204,7 +204,7 @@ static void test_several_processes_make_it_at_once(void **state)
                 struct error error = {0};
                 close(start[1]);
                 (void)!read(start[0], &go, 1); /* returns for all as the parent closes its end */
-                _exit(synthetic_make(100 * round, 10, directory, ignore, NULL, &error) ? EXIT_DONE : error.code);
+                _exit(synthetic_make(100 * round, 10, directory, ignore, NULL, &error) ? 0 : (int)error.code);
             }
         }
         close(start[0]);
