@@ -52,7 +52,7 @@ NAME := dtrain$(if $(DEBUG),-debug)
 CUDA_BUILD := build/cuda
 BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Wformat=2 -Wundef -Wvla \
-	$(if $(findstring gcc,$(CC)),-Wsign-conversion -Wdouble-promotion) $(if $(WERROR),-Werror)
+	$(if $(findstring gcc,$(CC)),-Wsign-conversion -Wdouble-promotion,-Wno-sign-conversion) $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
