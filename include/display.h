@@ -10,7 +10,7 @@
 struct display {
     const struct net *nets;
     int count;
-    int terminal;             /* a descriptor, for its width; -1: none */
+    int terminal;             /* a descriptor, for its width; -1: it is not known */
     bool progress;            /* draw the progress line */
     double goal;              /* epochs a net is to have at the end */
     struct event last[NETS];  /* the newest of each net */

@@ -80,7 +80,7 @@ static enum exit_code end_output(enum exit_code code, const struct error *error)
 {
     if (error->code != EXIT_DONE)
         fprintf(stderr, "dtrain: %s\n", error->text);
-    if (fflush(stdout) == 0 || code != EXIT_DONE)
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || code != EXIT_DONE)
         return code;
     fprintf(stderr, "dtrain: standard output: %s\n", strerror(errno));
     return EXIT_RUNTIME;

@@ -100,8 +100,6 @@ cudaError_t cuda_activation_forward(enum dropout_layer layer, struct cuda_dropou
 cudaError_t cuda_activation_backward(enum dropout_layer layer, const struct masks *masks, uint32_t count,
                                      const float *y, float *dy, cudaStream_t stream);
 
-/* --- dense layers --------------------------------------------------------------------------------- */
-
 /* --- loss ------------------------------------------------------------------------------------------ */
 
 /* Softmax cross-entropy: losses[count] and the gradient of their sum, dlogits (count, 10), from logits
@@ -134,6 +132,8 @@ struct cuda_evaluation {
 /* Adds count samples to *sum. */
 cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
                           struct cuda_evaluation *sum, cudaStream_t stream);
+
+/* --- the dense layers' weights ---------------------------------------------------------------------- */
 
 /* In how many parts cuda_dense_weights leaves the gradient: of so many samples, and so many again, each. */
 enum { CUDA_SPLITS = 8, CUDA_SPLIT_SAMPLES = 32 };

@@ -2,29 +2,46 @@
  * meanwhile (MPI_THREAD_SERIALIZED). */
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdio.h>
 #include <time.h>
 
+#include "clock.h"
 #include "transport.h"
 
 enum { LOOK_NANOSECONDS = 20000000 };
 
+/* The time in a moment. A clock that jumps makes one look early or late. */
+static struct timespec next_look(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    time.tv_nsec += LOOK_NANOSECONDS;
+    time.tv_sec += time.tv_nsec / 1000000000;
+    time.tv_nsec %= 1000000000;
+    return time;
+}
+
 static void *stand_in(void *context)
 {
     struct comm *comm = context;
+    double began = clock_seconds(), limit = watch_timeout(comm->watch);
+    bool told = false;
     struct timespec next;
     do {
         watch_acknowledge(comm->watch);
-        clock_gettime(CLOCK_MONOTONIC, &next);
-        next.tv_nsec += LOOK_NANOSECONDS;
-        next.tv_sec += next.tv_nsec / 1000000000;
-        next.tv_nsec %= 1000000000;
-    } while (sem_clockwait(&comm->away.back, CLOCK_MONOTONIC, &next) != 0);
+        if (!told && clock_seconds() - began > limit) {
+            fprintf(stderr, "dtrain: rank %d on host %s has been busy with files for %g s; the others wait for it\n",
+                    comm->rank, comm_host_name(comm, comm->rank), limit);
+            told = true;
+        }
+        next = next_look();
+    } while (sem_timedwait(&comm->away.back, &next) != 0);
     return NULL;
 }
 
 void comm_away(struct comm *comm)
 {
-    if (comm->size == 1)
+    if (watch_is_alone(comm->watch))
         return;
     sem_init(&comm->away.back, 0, 0);
     comm->away.answered = pthread_create(&comm->away.thread, NULL, stand_in, comm) == 0;
@@ -32,7 +49,7 @@ void comm_away(struct comm *comm)
 
 void comm_back(struct comm *comm)
 {
-    if (comm->size == 1)
+    if (watch_is_alone(comm->watch))
         return;
     if (comm->away.answered) {
         sem_post(&comm->away.back);

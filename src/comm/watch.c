@@ -52,6 +52,11 @@ void watch_close(struct watch *watch)
     free(watch);
 }
 
+bool watch_is_alone(const struct watch *watch)
+{
+    return watch->size == 1;
+}
+
 double watch_timeout(const struct watch *watch)
 {
     return watch->timeout_seconds;

@@ -14,19 +14,24 @@
 enum { WIDTH = 79, BAR = 20 };
 #define CLEAR "\r\033[K"
 
-/* -1: there is none. Open MPI gives every rank a terminal of its own and copies what it prints, so isatty alone says yes
- * even into a pipe. What counts is the standard output of the mpirun that is our parent. */
-static int open_terminal(void)
+/* Whether standard output is a terminal, and a descriptor of it, -1 where it may not be opened (after su, say). Open MPI gives
+ * every rank a terminal of its own and copies what it prints, so isatty alone says yes even into a pipe. What counts is the
+ * standard output of the mpirun that is our parent. */
+static bool find_terminal(int *descriptor)
 {
     char link[64], target[64];
-    if (getenv("OMPI_COMM_WORLD_RANK") == NULL)
-        return isatty(STDOUT_FILENO) ? dup(STDOUT_FILENO) : -1;
+    *descriptor = -1;
+    if (getenv("OMPI_COMM_WORLD_RANK") == NULL) {
+        *descriptor = isatty(STDOUT_FILENO) ? dup(STDOUT_FILENO) : -1;
+        return isatty(STDOUT_FILENO);
+    }
     snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)getppid());
     ssize_t length = readlink(link, target, sizeof target - 1);
     target[length > 0 ? length : 0] = '\0';
     if (strncmp(target, "/dev/pts/", 9) != 0 && strncmp(target, "/dev/tty", 8) != 0)
-        return -1;
-    return open(target, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+        return false;
+    *descriptor = open(target, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    return true;
 }
 
 /* How long a line may be without breaking, now. */
@@ -41,8 +46,8 @@ static size_t width(const struct display *display)
 struct display display_open(const struct net *nets, int count, double goal, const char *when)
 {
     const char *kind = getenv("TERM");
-    int terminal = open_terminal();
-    bool draws = terminal >= 0 && kind != NULL && strcmp(kind, "dumb") != 0; /* and knows CLEAR */
+    int terminal;
+    bool draws = find_terminal(&terminal) && kind != NULL && strcmp(kind, "dumb") != 0; /* and knows CLEAR */
     return (struct display){
         .nets = nets,
         .count = count,

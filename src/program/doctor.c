@@ -149,8 +149,11 @@ enum exit_code doctor(const struct options *options, struct comm *world)
     }
     comm_broadcast(world, &on_gpu, sizeof on_gpu, 0);
     print_comm(options, world, on_gpu, &errors[1]);
-    if (speaks)
+    if (speaks) {
+        comm_away(world);
         print_data(options, &errors[2]);
+        comm_back(world);
+    }
     free(devices);
     free(places);
 

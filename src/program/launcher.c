@@ -23,7 +23,8 @@ bool launcher_is_none(void)
 void launcher_tell(enum exit_code code)
 {
     const char *path = getenv("DTRAIN_EXIT_FILE");
-    FILE *file = path != NULL && *path != '\0' ? fopen(path, "w") : NULL;
+    /* r+: it is there on launch/run's own host, and is not to be left on another */
+    FILE *file = path != NULL && *path != '\0' ? fopen(path, "r+") : NULL;
     if (file == NULL)
         return;
     fprintf(file, "%d\n", code);
