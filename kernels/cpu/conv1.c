@@ -55,7 +55,7 @@ KERNEL void sum_windows(int channels, const float *image, const float *const *w,
                     UNROLL for (int v = 0; v < vectors; v++) {
                         vec columns = vec_keep(vec_load(line[v / SPAN] + k * 16 + v % SPAN * LANES));
                         UNROLL for (int g = 0; g < channels; g++)
-                            sum[winograd_sum[k]][g][v] += columns * w[g][(in * 5 + ky) * 8 + k];
+                            add_product(columns, w[g][(in * 5 + ky) * 8 + k], &sum[winograd_sum[k]][g][v]);
                     }
                 }
             }
@@ -179,8 +179,8 @@ static void channel_weights(const float *pixels, const struct patch *list, int p
     for (int p = 0; p < patches; p++) {
         const float *patch = pixels + list[p].start;
         UNROLL for (int k = 0; k < 5 * PARTS; k++)
-            sum[k / PARTS][k % PARTS] += vec_load(patch + k / PARTS * 96 + k % PARTS * LANES) *
-                                         list[p].gradient;
+            add_product(vec_load(patch + k / PARTS * 96 + k % PARTS * LANES), list[p].gradient,
+                        &sum[k / PARTS][k % PARTS]);
     }
     UNROLL for (int k = 0; k < 5 * PARTS; k++)
         vec_store(gradient[k / PARTS] + k % PARTS * LANES, sum[k / PARTS][k % PARTS]);

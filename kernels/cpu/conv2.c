@@ -93,7 +93,8 @@ KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_co
                         continue;
                     UNROLL for (int x = 0; x < 5; x++)
                         UNROLL for (int v = 0; v < SPAN; v++)
-                            sum[winograd_sum[k]][x][v] += vec_load(weights + k * 16 + v * LANES) * line[k * 8 + x];
+                            add_product(vec_load(weights + k * 16 + v * LANES), line[k * 8 + x],
+                                        &sum[winograd_sum[k]][x][v]);
                 }
             }
         UNROLL for (int which = first; which < first + together; which++)
@@ -168,7 +169,7 @@ KERNEL void add_winners(int first, int end, int row, const struct winner *list, 
     for (int i = 0; i < count; i++) {
         const float *block = blocks + list[i].start;
         UNROLL for (int k = first; k < end; k++)
-            sum[k - first] += vec_load(block + k / row * pitch + k % row * LANES) * list[i].gradient;
+            add_product(vec_load(block + k / row * pitch + k % row * LANES), list[i].gradient, &sum[k - first]);
     }
     UNROLL for (int k = first; k < end; k++)
         vec_store(sums + k / row * sums_pitch + k % row * LANES, sum[k - first]);

@@ -37,7 +37,7 @@ KERNEL void product_forward(int in, int out, int stride, int block, const float 
                 samples[s] = vec_load(x + i * TILE + s * LANES);
             UNROLL for (int o = 0; o < block; o++)
                 UNROLL for (int s = 0; s < SAMPLES; s++)
-                    sum[o][s] += samples[s] * rows[o * stride + i];
+                    add_product(samples[s], rows[o * stride + i], &sum[o][s]);
         }
         UNROLL for (int o = 0; o < block; o++)
             UNROLL for (int s = 0; s < SAMPLES; s++)
@@ -61,7 +61,7 @@ KERNEL void product_input(int stride, int out, int dy_stride, int block, int par
                     row[k] = vec_keep(vec_load(w + o * stride + first + k * LANES));
                 UNROLL for (int r = 0; r < block; r++)
                     UNROLL for (int k = 0; k < parts; k++)
-                        sum[r][k] += row[k] * dy[(s + r) * dy_stride + o];
+                        add_product(row[k], dy[(s + r) * dy_stride + o], &sum[r][k]);
             }
             UNROLL for (int r = 0; r < block; r++)
                 UNROLL for (int k = 0; k < parts; k++)
@@ -87,7 +87,7 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int
                     row[k] = vec_keep(vec_load(x + s * stride + i + k * LANES));
                 UNROLL for (int o = 0; o < block; o++)
                     UNROLL for (int k = 0; k < parts; k++)
-                        sum[o][k] += row[k] * dy[s * dy_stride + first + o];
+                        add_product(row[k], dy[s * dy_stride + first + o], &sum[o][k]);
             }
             UNROLL for (int o = 0; o < block; o++)
                 UNROLL for (int k = 0; k < parts; k++)

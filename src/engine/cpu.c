@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,8 +112,8 @@ static void update(struct engine *engine, float learning_rate, size_t samples)
         size_t count = LAYOUT_COUNT - first < BLOCK ? LAYOUT_COUNT - first : BLOCK;
         exact_sum_read(count, sums + first, 1 / (double)samples, gradient);
         for (size_t i = 0; i < count; i++) {
-            momentum[first + i] = keep * momentum[first + i] + gradient[i];
-            weights[first + i] -= learning_rate * momentum[first + i];
+            momentum[first + i] = fmaf(keep, momentum[first + i], gradient[i]);
+            weights[first + i] = fmaf(-learning_rate, momentum[first + i], weights[first + i]);
         }
     }
 }
