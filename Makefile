@@ -76,7 +76,7 @@ GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) 
 GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
 GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
 
-SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/cpu/*.c kernels/reference/*.c))
+SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(DEBUG),$(BUILD)/tests/keep_plugins.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
 GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_cudnn*.c))

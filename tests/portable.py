@@ -8,7 +8,7 @@ import subprocess
 from tap import check, finish, skip_all
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TESTS = ("test_cpu", "test_exact_sum", "test_golden")
+TESTS = ("test_cpu", "test_definition", "test_exact_sum", "test_golden")
 # tests/run has made (gcc, native) for the other tests, and the program by clang.
 BUILDS = (
     ("gcc", "x86-64-v2", "build/gcc-x86-64-v2"),
