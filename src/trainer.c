@@ -249,10 +249,19 @@ static enum trainer_status save_and_leave(struct trainer *trainer, enum trainer_
 
 /* --- an epoch ------------------------------------------------------------------------------------- */
 
+double trainer_learning_rate(double initial, double gamma, uint64_t decays)
+{
+    double rate = initial;
+    for (double power = gamma; decays > 0; decays /= 2, power *= power)
+        if (decays % 2 != 0)
+            rate *= power;
+    return rate;
+}
+
 static double learning_rate(const struct trainer *trainer)
 {
     const struct terms *terms = &trainer->terms;
-    return terms->learning_rate * pow(terms->lr_gamma, (double)(trainer->progress.epoch / terms->lr_step));
+    return trainer_learning_rate(terms->learning_rate, terms->lr_gamma, trainer->progress.epoch / terms->lr_step);
 }
 
 static enum trainer_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)

@@ -1,5 +1,5 @@
-/* The CPU engine computes what kernels/definition says, bit for bit: gradients, losses, weights after steps. And the
- * definition's exp and log are near the functions they stand for. */
+/* The CPU engine computes what kernels/definition says, bit for bit: gradients, losses, weights after steps. The
+ * definition's exp and log are near the functions they stand for. And what a run starts from is the same everywhere. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "exact_sum.h"
 #include "kernels/cpu/exp_log.h"
@@ -16,8 +17,10 @@
 #include "kernels/definition/definition.h"
 #include "kernels/definition/exp_log.h"
 #include "philox.h"
+#include "sampler.h"
 #include "src/engine/cpu.h"
 #include "synthetic.h"
+#include "trainer.h"
 
 enum { PICTURES = 80, LARGEST = 40 };
 static const float MOMENTUM = 0.9f;
@@ -230,6 +233,31 @@ static void exp_and_log_are_defined(void **state)
     assert_true(isnan(defined_exp(NAN)) && isnan(defined_log(NAN)) && defined_exp(-INFINITY) == defined_exp(-87));
 }
 
+/* --- what a run starts from (the drawn pictures: test_synthetic.c) ---------------------------------------- */
+
+static void the_start_of_a_run_is_known(void **state)
+{
+    enum { COUNT = 50000 };
+    struct fixture *f = *state;
+    uint32_t *order = malloc(COUNT * sizeof *order);
+    lenet5_initialise(1, f->weights);
+    sampler_shuffle(1, 3, COUNT, order);
+    assert_int_equal(lenet5_digest(f->weights), 0xc29fd041025d8b4au);
+    assert_int_equal(XXH64(order, COUNT * sizeof *order, 0), 0xded516288a160290u);
+    free(order);
+}
+
+/* By multiplications in the order that trainer.h gives; the numbers are of the same ones in Python. */
+static void the_learning_rate_is_known(void **state)
+{
+    (void)state;
+    assert_true(trainer_learning_rate(0.01, 0.3, 0) == 0.01);
+    assert_true(trainer_learning_rate(0.01, 0.5, 6) == 0x1.47ae147ae147bp-13);
+    assert_true(trainer_learning_rate(0.01, 0.1, 7) == 0x1.12e0be826d698p-30);
+    assert_true(trainer_learning_rate(0.05, 0.9, 1000) == 0x1.98b900fe23676p-157);
+    assert_true(trainer_learning_rate(0.01, 1 / 3.0, 13) == 0x1.af06ac2092715p-28);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -238,6 +266,8 @@ int main(void)
         cmocka_unit_test(evaluation_is_equal),
         cmocka_unit_test(what_is_refused_is_refused_by_both),
         cmocka_unit_test(exp_and_log_are_defined),
+        cmocka_unit_test(the_start_of_a_run_is_known),
+        cmocka_unit_test(the_learning_rate_is_known),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
