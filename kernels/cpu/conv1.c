@@ -172,7 +172,7 @@ static void activation_backward(const struct features *features, float scale, fl
 /* The gradient of the biases: of each chunk, windows 16, 8, 4, 2 and 1 apart are added; then the chunks. */
 static void sum_windows_of(const struct windows *windows, float bias[8])
 {
-    channels total;
+    channels total = {0};
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         channels sum[CHUNK];
         memcpy(sum, windows->at[chunk * CHUNK], sizeof sum);
@@ -181,7 +181,7 @@ static void sum_windows_of(const struct windows *windows, float bias[8])
         UNROLL for (int apart = 8; apart > 0; apart /= 2)
             UNROLL for (int i = 0; i < apart; i++)
                 sum[i] += sum[i + apart];
-        total = chunk > 0 ? total + sum[0] : sum[0];
+        total += sum[0];
     }
     memcpy(bias, &total, sizeof total);
 }
@@ -201,6 +201,8 @@ static void channel_weights(const float *pixels, const struct windows *windows, 
 {
     static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* image.c */
     vec total[5][PARTS];
+    UNROLL for (int k = 0; k < 5 * PARTS; k++)
+        total[k / PARTS][k % PARTS] = (vec){0};
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         vec sum[5][PARTS];
         UNROLL for (int k = 0; k < 5 * PARTS; k++)
@@ -213,8 +215,7 @@ static void channel_weights(const float *pixels, const struct windows *windows, 
                             &sum[k / PARTS][k % PARTS]);
         }
         UNROLL for (int k = 0; k < 5 * PARTS; k++)
-            total[k / PARTS][k % PARTS] = chunk > 0 ? total[k / PARTS][k % PARTS] + sum[k / PARTS][k % PARTS]
-                                                    : sum[k / PARTS][k % PARTS];
+            total[k / PARTS][k % PARTS] += sum[k / PARTS][k % PARTS];
     }
     UNROLL for (int k = 0; k < 5 * PARTS; k++)
         vec_store(gradient[k / PARTS] + k % PARTS * LANES,
