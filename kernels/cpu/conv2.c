@@ -213,6 +213,20 @@ static const float *copy_twice(const float *pool1, struct pool1_twice *twice)
     return twice->at[0];
 }
 
+/* Adds a channel's gradient, of which the sixth column is padding, to the exact sums; returns their room (exact.h).
+ * Inlined it takes registers from the sums of the winners. */
+static __attribute__((noinline)) ivec add_channel(float gradient[5][6][8], int64_t *sums)
+{
+    enum { USED = (5 * 8 + LANES - 1) / LANES * LANES };
+    ivec room = {0};
+    for (int ky = 0; ky < 5; ky++)
+        memset(gradient[ky][5], 0, sizeof gradient[ky][5]);
+    for (int ky = 0; ky < 5; ky++)
+        for (int k = 0; k < USED; k += LANES)
+            exact_add(gradient[ky][0] + k, sums + ky * 6 * 8 + k, &room);
+    return room;
+}
+
 size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
                      float dpool2[25][16], struct pool1_twice *twice, int64_t *sums)
 {
@@ -233,10 +247,7 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
         UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
             sum_winners(false, PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, list,
                         count, pool1, 16 * 8, gradient[0][0], 6 * 8);
-        for (int ky = 0; ky < 5; ky++)
-            memset(gradient[ky][5], 0, sizeof gradient[ky][5]);
-        for (int k = 0; k < 5 * 6 * 8; k += LANES)
-            exact_add(gradient[0][0] + k, sums + LAYOUT_OF(conv2) + c * (5 * 6 * 8) + k, &room);
+        room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * (5 * 6 * 8));
     }
     return (size_t)exact_refused(room);
 }
