@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""The CPU engine agrees with its reference whatever compiler and vector width it is built with."""
+"""The CPU engine agrees with its reference and its definition whatever compiler and vector width it is built with, and
+on aarch64."""
 
+import glob
 import os
 import platform
+import re
+import shutil
 import subprocess
+import tempfile
 
-from tap import check, finish, skip_all
+from tap import check, finish, skip, skip_all
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = ("test_cpu", "test_definition", "test_exact_sum", "test_golden")
@@ -36,4 +41,32 @@ for compiler, march, folder in BUILDS:
             continue
         run = subprocess.run([os.path.join(ROOT, program)], cwd=ROOT, capture_output=True, text=True)
         check(run.returncode == 0, f"{test} passes with {compiler} for {march}", run.stdout + run.stderr)
+
+
+def run_on_aarch64(options):
+    """What tests/portable/first_step.c prints there, by an emulator."""
+    sources = ["tests/portable/first_step.c", "kernels/definition/definition.c", "src/comm/exact_sum.c",
+               "src/model/masks.c", "src/model/lenet5.c", "src/data/sampler.c", "src/data/synthetic_draw.c",
+               *sorted(glob.glob("kernels/cpu/*.c", root_dir=ROOT))]
+    flags = ["-std=c11", "-ffp-contract=off", "-static", "-Iinclude", "-I.", "-DXXH_INLINE_ALL", "-idirafter",
+             "/usr/include"]
+    with tempfile.TemporaryDirectory() as directory:
+        program = os.path.join(directory, "first_step")
+        built = subprocess.run([CROSS, *options, *flags, "-o", program, *sources, "-lm"], cwd=ROOT, capture_output=True,
+                               text=True)
+        if not check(built.returncode == 0, f"it builds for aarch64 with {' '.join(options)}", built.stderr):
+            return ""
+        return subprocess.run([EMULATOR, program], capture_output=True, text=True).stdout
+
+
+CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+if CROSS and EMULATOR:
+    readme = open(os.path.join(ROOT, "README.md"), encoding="utf-8").read()
+    table = re.findall(r"^\| ([ABCD]) \| `([0-9a-f]{16})` \|", readme, re.MULTILINE)
+    for options in ("-O3",), ("-O1",):
+        printed = run_on_aarch64(options)
+        check(len(table) == 4 and printed.split("\n")[:-1] == [" ".join(row) for row in table],
+              f"the first step's digests on aarch64, {' '.join(options)}", printed)
+else:
+    skip("the first step's digests on aarch64", "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user")
 finish()
