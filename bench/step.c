@@ -37,7 +37,7 @@ static double measure_peak(void)
         double start = seconds();
         for (int i = 0; i < LOOPS; i++)
             UNROLL for (int k = 0; k < CHAINS; k++)
-                sum[k] = sum[k] * factor + factor;
+                sum[k] = vec_fma(sum[k], factor, factor);
         double spent = seconds() - start;
         float total = 0; /* used below, lest all of it be optimised away */
         UNROLL for (int k = 0; k < CHAINS; k++)

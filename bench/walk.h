@@ -73,7 +73,8 @@ static void fc2_out(struct walk *w, int s)
 static void loss(struct walk *w, int s)
 {
     (void)s;
-    softmax_loss(w->tile->dense.logits, w->labels);
+    float losses[TILE];
+    softmax_loss(w->tile->dense.logits, w->labels, losses);
 }
 
 static void fc2_dw(struct walk *w, int s)
@@ -110,14 +111,12 @@ static void conv3_dx(struct walk *w, int s)
 {
     (void)s;
     conv3_input(w->weights, &w->tile->dense);
-    memset(&w->tile->gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
 }
 
 static void conv2_dw(struct walk *w, int s)
 {
     conv2_weights(&w->tile->features[s], w->tile->dense.pool2[s], kept(w, s, DROPOUT_CONV2),
-                  w->input.scales[DROPOUT_CONV2], w->tile->dense.dpool2[s], &w->tile->twice,
-                  &w->tile->gradient);
+                  w->input.scales[DROPOUT_CONV2], w->tile->dense.dpool2[s], &w->tile->twice, w->sums);
 }
 
 static void conv2_dx(struct walk *w, int s)
@@ -134,14 +133,7 @@ static void pixels(struct walk *w, int s)
 static void conv1_dw(struct walk *w, int s)
 {
     conv1_weights(&w->tile->pixels, &w->tile->features[s], kept(w, s, DROPOUT_CONV1),
-                  w->input.scales[DROPOUT_CONV1], w->tile->dpool1, &w->tile->gradient);
-}
-
-static void conv_sums(struct walk *w, int s)
-{
-    (void)s;
-    layout_clear_padding(&w->tile->gradient);
-    exact_sum_add(LAYOUT_OF(conv3), (const float *)&w->tile->gradient, w->sums);
+                  w->input.scales[DROPOUT_CONV1], w->tile->dpool1, w->sums);
 }
 
 /* Multiply-adds really done for a sample; padding lanes do not count. */
@@ -164,14 +156,13 @@ static size_t conv2_back_done(const struct walk *w, int s) /* after conv2_weight
     return live * 6 * 25;
 }
 
-static size_t conv1_dw_done(const struct walk *w, int s) /* after conv1_weights */
+static size_t conv1_dw_done(const struct walk *w, int s)
 {
     size_t live = 0;
-    (void)s;
     for (int y = 0; y < 14; y++)
         for (int x = 0; x < 14; x++)
             for (int c = 0; c < 6; c++)
-                live += w->tile->dpool1[y][x][c] != 0;
+                live += w->tile->features[s].pool1[y][x][c] > 0 && w->tile->dpool1[y][x][c] != 0;
     return live * 3 * 25;
 }
 
@@ -200,7 +191,6 @@ static const struct layer {
     {"conv2", "input", conv2_dx, true, 240000, conv2_back_done},
     {"image", "pixels", pixels, true, 0, NULL},
     {"conv1", "weights", conv1_dw, true, 352800, conv1_dw_done},
-    {"conv1+2", "sums", conv_sums, false, 0, NULL},
 };
 enum { LAYERS = sizeof layers / sizeof *layers, MASKS = LAYERS, UPDATE, TIMES };
 

@@ -7,10 +7,11 @@
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
- * are the 15 numbers of a patch row.
+ * are the 15 numbers of a patch row. Every 25 windows have a sum of their own; a sample's gradient is the sum of those.
  */
 #include <string.h>
 
+#include "exact.h"
 #include "kernels.h"
 #include "winograd.h"
 
@@ -19,6 +20,8 @@ enum {
     SPAN = PARTS > 1 ? 2 : 1, /* of them, computed together */
     GROUP = 2,                /* channels computed together; the last may be alone */
     PATCHES = 14 * 14,
+    CHUNK = 25, /* windows that are summed together */
+    CHUNKS = (PATCHES + CHUNK - 1) / CHUNK,
 };
 
 void conv1_pack(const struct layout *w, struct conv1_packed *packed)
@@ -30,6 +33,8 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
                 for (int kx = 0; kx < 5; kx++)
                     g[kx] = w->conv1[out][ky][kx * 3 + in];
                 winograd_weights(g, packed->at[out][in][ky]);
+                for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+                    packed->at[out][in][ky][k] *= 1 / 255.0f; /* image.c */
             }
 }
 
@@ -55,7 +60,7 @@ KERNEL void sum_windows(int channels, const float *image, const float *const *w,
                     UNROLL for (int v = 0; v < vectors; v++) {
                         vec columns = vec_keep(vec_load(line[v / SPAN] + k * 16 + v % SPAN * LANES));
                         UNROLL for (int g = 0; g < channels; g++)
-                            sum[winograd_sum[k]][g][v] += columns * w[g][(in * 5 + ky) * 8 + k];
+                            add_product(columns, w[g][(in * 5 + ky) * 8 + k], &sum[winograd_sum[k]][g][v]);
                     }
                 }
             }
@@ -133,67 +138,105 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     interleave(kept, planes, out->pool1);
 }
 
-/* A patch that gets a gradient. */
-struct patch {
-    float gradient;
-    uint32_t start; /* in image_pixels */
+/* The numbers of a window: a channel each. */
+typedef float channels __attribute__((vector_size(8 * sizeof(float))));
+typedef int32_t channel_bits __attribute__((vector_size(8 * sizeof(int32_t))));
+
+/* The gradients of the windows before ReLU and dropout, one after the other: at the winners. Those past the last window
+ * fill its chunk up. */
+struct windows {
+    _Alignas(64) float at[CHUNKS * CHUNK][8];
+    _Alignas(64) int32_t live[CHUNKS][8]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
 };
 
-static int list_patches(const float *gradient, const uint16_t *from, struct patch *list)
-{
-    int count = 0;
-    for (int y = 0; y < 14; y++)
-        for (int x = 0; x < 14; x++) {
-            float g = gradient[(y * 16 + x) * 8];
-            list[count] = (struct patch){g, from[y * 16 + POOL1_LANE(x)]};
-            count += g != 0;
-        }
-    return count;
-}
-
-/* dpool1 becomes the gradient before ReLU and dropout, at the winners. */
 static void activation_backward(const struct features *features, float scale, float dpool1[14][16][8],
-                                float *bias)
+                                struct windows *windows)
 {
-    enum { STEP = LANES > 8 ? LANES : 8 }; /* whole vectors, whole pixels */
-    float *d = dpool1[0][0];
-    const float *pool1 = features->pool1[0][0];
-    vec sum[STEP / LANES] = {{0}};
-    for (int i = 0; i < 14 * 16 * 8; i += STEP)
-        UNROLL for (int k = 0; k < STEP / LANES; k++) {
-            vec here = vec_load(d + i + k * LANES) * scale;
-            here = vec_select(vec_load(pool1 + i + k * LANES) > 0, here, (vec){0});
-            vec_store(d + i + k * LANES, here);
-            sum[k] += here;
+    for (int y = 0; y < 14; y++)
+        UNROLL for (int k = 0; k < 14 * 8; k += LANES) {
+            ivec open = vec_load(features->pool1[y][0] + k) > 0;
+            vec_store(windows->at[y * 14] + k, vec_select(open, vec_load(dpool1[y][0] + k) * scale, (vec){0}));
         }
-    for (int i = 0; i < STEP; i++)
-        bias[i % 8] += sum[i / LANES][i % LANES];
+    memset(windows->at[PATCHES], 0, (CHUNKS * CHUNK - PATCHES) * sizeof *windows->at);
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        channel_bits live = {0};
+        UNROLL for (int i = 0; i < CHUNK; i++) {
+            channels d;
+            memcpy(&d, windows->at[chunk * CHUNK + i], sizeof d);
+            live |= (d != 0) & 1 << i;
+        }
+        memcpy(windows->live[chunk], &live, sizeof live);
+    }
 }
 
-/* The weight gradient of one channel. */
-static void channel_weights(const float *pixels, const struct patch *list, int patches, float gradient[5][16])
+/* The gradient of the biases: of each chunk, windows 16, 8, 4, 2 and 1 apart are added; then the chunks. */
+static void sum_windows_of(const struct windows *windows, float bias[8])
 {
-    vec sum[5][PARTS];
+    channels total = {0};
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        channels sum[CHUNK];
+        memcpy(sum, windows->at[chunk * CHUNK], sizeof sum);
+        UNROLL for (int i = 16; i < CHUNK; i++)
+            sum[i - 16] += sum[i];
+        UNROLL for (int apart = 8; apart > 0; apart /= 2)
+            UNROLL for (int i = 0; i < apart; i++)
+                sum[i] += sum[i + apart];
+        total += sum[0];
+    }
+    memcpy(bias, &total, sizeof total);
+}
+
+/* Where features->from1 has a window. */
+#define FROM_ROW(y) \
+    (y) * 16, (y) * 16 + 8, (y) * 16 + 1, (y) * 16 + 9, (y) * 16 + 2, (y) * 16 + 10, (y) * 16 + 3, (y) * 16 + 11, \
+        (y) * 16 + 4, (y) * 16 + 12, (y) * 16 + 5, (y) * 16 + 13, (y) * 16 + 6, (y) * 16 + 14
+static const uint8_t from_places[PATCHES] = {
+    FROM_ROW(0), FROM_ROW(1), FROM_ROW(2), FROM_ROW(3),  FROM_ROW(4),  FROM_ROW(5),  FROM_ROW(6),
+    FROM_ROW(7), FROM_ROW(8), FROM_ROW(9), FROM_ROW(10), FROM_ROW(11), FROM_ROW(12), FROM_ROW(13),
+};
+
+/* The weight gradient of one channel; the sixteenth column is padding. */
+static void channel_weights(const float *pixels, const struct windows *windows, int channel, const uint16_t *from,
+                            float gradient[5][16])
+{
+    static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* image.c */
+    vec total[5][PARTS];
     UNROLL for (int k = 0; k < 5 * PARTS; k++)
-        sum[k / PARTS][k % PARTS] = vec_load(gradient[k / PARTS] + k % PARTS * LANES);
-    for (int p = 0; p < patches; p++) {
-        const float *patch = pixels + list[p].start;
+        total[k / PARTS][k % PARTS] = (vec){0};
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        vec sum[5][PARTS];
         UNROLL for (int k = 0; k < 5 * PARTS; k++)
-            sum[k / PARTS][k % PARTS] += vec_load(patch + k / PARTS * 96 + k % PARTS * LANES) *
-                                         list[p].gradient;
+            sum[k / PARTS][k % PARTS] = (vec){0};
+        for (unsigned live = (unsigned)windows->live[chunk][channel]; live != 0; live &= live - 1) {
+            int window = chunk * CHUNK + __builtin_ctz(live);
+            const float *patch = pixels + from[from_places[window]];
+            UNROLL for (int k = 0; k < 5 * PARTS; k++)
+                add_product(vec_load(patch + k / PARTS * 96 + k % PARTS * LANES), windows->at[window][channel],
+                            &sum[k / PARTS][k % PARTS]);
+        }
+        UNROLL for (int k = 0; k < 5 * PARTS; k++)
+            total[k / PARTS][k % PARTS] += sum[k / PARTS][k % PARTS];
     }
     UNROLL for (int k = 0; k < 5 * PARTS; k++)
-        vec_store(gradient[k / PARTS] + k % PARTS * LANES, sum[k / PARTS][k % PARTS]);
+        vec_store(gradient[k / PARTS] + k % PARTS * LANES,
+                  total[k / PARTS][k % PARTS] * vec_load(pixel + k % PARTS * LANES));
 }
 
-void conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
-                   float scale, float dpool1[14][16][8], struct layout *gradient)
+size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
+                     float scale, float dpool1[14][16][8], int64_t *sums)
 {
-    activation_backward(features, scale, dpool1, gradient->conv1_bias);
+    struct windows windows;
+    _Alignas(64) float bias[16] = {0}, gradient[5][16];
+    ivec room = {0};
+    activation_backward(features, scale, dpool1, &windows);
+    sum_windows_of(&windows, bias);
+    UNROLL for (int k = 0; k < 16; k += LANES)
+        exact_add(bias + k, sums + LAYOUT_OF(conv1_bias) + k, &room);
     for (; kept != 0; kept &= kept - 1) {
         int c = __builtin_ctz(kept);
-        struct patch list[PATCHES + 1];
-        int patches = list_patches(&dpool1[0][0][c], features->from1[c][0], list);
-        channel_weights(image->at[0][0], list, patches, gradient->conv1[c]);
+        channel_weights(image->at[0][0], &windows, c, features->from1[c][0], gradient);
+        UNROLL for (int k = 0; k < 5 * 16; k += LANES)
+            exact_add(gradient[0] + k, sums + LAYOUT_OF(conv1) + c * (5 * 16) + k, &room);
     }
+    return (size_t)exact_refused(room);
 }

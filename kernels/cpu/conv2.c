@@ -10,8 +10,10 @@
  *   weights: channel by channel, its sums (5x5x8) in registers over the winners of its 25 windows;
  *   input: window by window, the sums of all it saw (6x6x8) in registers over the winners of the 16 channels.
  */
+#include <stdbool.h>
 #include <string.h>
 
+#include "exact.h"
 #include "kernels.h"
 #include "winograd.h"
 
@@ -57,7 +59,7 @@ static inline void plane_columns(const float *restrict even, const float *restri
         float d[6], factors[WINOGRAD_PRODUCTS];
         UNROLL for (int k = 0; k < 6; k++)
             d[k] = (k % 2 ? odd : even)[x + k / 2];
-        winograd_columns(d, factors);
+        WINOGRAD_COLUMNS(d, factors);
         UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
             columns[k][x] = factors[k];
     }
@@ -93,7 +95,8 @@ KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_co
                         continue;
                     UNROLL for (int x = 0; x < 5; x++)
                         UNROLL for (int v = 0; v < SPAN; v++)
-                            sum[winograd_sum[k]][x][v] += vec_load(weights + k * 16 + v * LANES) * line[k * 8 + x];
+                            add_product(vec_load(weights + k * 16 + v * LANES), line[k * 8 + x],
+                                        &sum[winograd_sum[k]][x][v]);
                 }
             }
         UNROLL for (int which = first; which < first + together; which++)
@@ -103,7 +106,8 @@ KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_co
 }
 
 /* Max-pool of the windows of two rows, bias, ReLU and dropout for one vector of channels. */
-KERNEL void pool(row_sums rows[2], int v, vec bias, vec factor, int y, float *pool2, uint16_t *from)
+KERNEL void pool(row_sums rows[2], int v, vec bias, ivec keeps, float scale, int y, float *pool2,
+                 uint16_t *from)
 {
     UNROLL for (int x = 0; x < 5; x++) {
         vec window[4];
@@ -113,7 +117,7 @@ KERNEL void pool(row_sums rows[2], int v, vec bias, vec factor, int y, float *po
         }
         ivec winner;
         vec best = vec_pool(window, ODD, 16 * 8, &winner);
-        vec_store(pool2 + x * 16, vec_relu(best + bias) * factor);
+        vec_store(pool2 + x * 16, vec_select(keeps, vec_relu(best + bias) * scale, (vec){0}));
         vec_store_words(from + x * 16, winner + (2 * y * 16 + 2 * x) * 8);
     }
 }
@@ -123,10 +127,10 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
                    struct features *features)
 {
     struct pool1_columns columns;
-    _Alignas(64) float factor[16];
+    _Alignas(64) int32_t keeps[16]; /* 0 or -1 */
     make_columns(planes, kept1, &columns);
     for (int c = 0; c < 16; c++)
-        factor[c] = kept2 >> c & 1 ? scale : 0;
+        keeps[c] = -(int32_t)(kept2 >> c & 1);
     for (int group = 0; group < 16; group += SPAN * LANES)
         for (int y = 0; y < 5; y++) {
             row_sums rows[2];
@@ -134,8 +138,8 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
                 row_forward(packed, &columns, kept1, 2 * y + row, group, rows[row]);
             UNROLL for (int v = 0; v < SPAN; v++) {
                 int channel = group + v * LANES;
-                pool(rows, v, vec_load(w->conv2_bias + channel), vec_load(factor + channel), y,
-                     &pool2[y * 5][channel], &features->from2[y * 5][channel]);
+                pool(rows, v, vec_load(w->conv2_bias + channel), (ivec)vec_load((const float *)keeps + channel), scale,
+                     y, &pool2[y * 5][channel], &features->from2[y * 5][channel]);
             }
         }
 }
@@ -157,35 +161,45 @@ struct winner {
     int32_t start;
 };
 
-/* Vectors [first, end) of a block of rows, `row` vectors each, in pitches given in floats:
- * sums += the winners' gradients times the blocks they start. */
-KERNEL void add_winners(int first, int end, int row, const struct winner *list, int count, const float *blocks,
-                        int pitch, float *sums, int sums_pitch)
+/* Vectors [first, end) of a block of rows, `row` vectors each, in pitches given in floats: the sum of the winners'
+ * gradients times the blocks they start, which becomes `sums` or, if `add`, is added to them. */
+KERNEL void sum_winners(bool add, int first, int end, int row, const struct winner *list, int count,
+                        const float *blocks, int pitch, float *sums, int sums_pitch)
 {
     vec sum[AT_ONCE];
     UNROLL for (int k = first; k < end; k++)
-        sum[k - first] = vec_load(sums + k / row * sums_pitch + k % row * LANES);
+        sum[k - first] = (vec){0};
     for (int i = 0; i < count; i++) {
         const float *block = blocks + list[i].start;
         UNROLL for (int k = first; k < end; k++)
-            sum[k - first] += vec_load(block + k / row * pitch + k % row * LANES) * list[i].gradient;
+            add_product(vec_load(block + k / row * pitch + k % row * LANES), list[i].gradient, &sum[k - first]);
     }
-    UNROLL for (int k = first; k < end; k++)
-        vec_store(sums + k / row * sums_pitch + k % row * LANES, sum[k - first]);
+    UNROLL for (int k = first; k < end; k++) {
+        float *to = sums + k / row * sums_pitch + k % row * LANES;
+        vec_store(to, add ? vec_load(to) + sum[k - first] : sum[k - first]);
+    }
 }
 
-/* dpool2 becomes the gradient before ReLU and dropout, at the winners. */
-static void activation_backward(float pool2[25][16], float scale, float dpool2[25][16], float *bias)
+/* dpool2 becomes the gradient before ReLU and dropout, at the winners. The bias's is their sum: cells 16, 8, 4, 2 and
+ * 1 apart. */
+static void activation_backward(float pool2[25][16], float scale, float dpool2[25][16], float bias[16],
+                                int32_t live[16])
 {
     for (int channel = 0; channel < 16; channel += LANES) {
-        vec sum = vec_load(bias + channel);
-        for (int cell = 0; cell < 25; cell++) {
+        vec cells[32] = {{0}};
+        ivec bits = {0};
+        UNROLL for (int cell = 0; cell < 25; cell++) {
             vec d = vec_load(&dpool2[cell][channel]) * scale;
             d = vec_select(vec_load(&pool2[cell][channel]) > 0, d, (vec){0});
             vec_store(&dpool2[cell][channel], d);
-            sum += d;
+            cells[cell] = d;
+            bits |= (d != 0) & 1 << cell;
         }
-        vec_store(bias + channel, sum);
+        vec_store((float *)live + channel, (vec)bits);
+        UNROLL for (int apart = 16; apart > 0; apart /= 2)
+            UNROLL for (int cell = 0; cell < apart; cell++)
+                cells[cell] += cells[cell + apart];
+        vec_store(bias + channel, cells[0]);
     }
 }
 
@@ -199,22 +213,43 @@ static const float *copy_twice(const float *pool1, struct pool1_twice *twice)
     return twice->at[0];
 }
 
-void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
-                   float dpool2[25][16], struct pool1_twice *twice, struct layout *gradient)
+/* Adds a channel's gradient, of which the sixth column is padding, to the exact sums; returns their room (exact.h).
+ * Inlined it takes registers from the sums of the winners. */
+static __attribute__((noinline)) ivec add_channel(float gradient[5][6][8], int64_t *sums)
 {
+    enum { USED = (5 * 8 + LANES - 1) / LANES * LANES };
+    ivec room = {0};
+    for (int ky = 0; ky < 5; ky++)
+        memset(gradient[ky][5], 0, sizeof gradient[ky][5]);
+    for (int ky = 0; ky < 5; ky++)
+        for (int k = 0; k < USED; k += LANES)
+            exact_add(gradient[ky][0] + k, sums + ky * 6 * 8 + k, &room);
+    return room;
+}
+
+size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
+                     float dpool2[25][16], struct pool1_twice *twice, int64_t *sums)
+{
+    _Alignas(64) float bias[16], gradient[5][6][8];
+    _Alignas(64) int32_t live[16];
     const float *pool1 = copy_twice(features->pool1[0][0], twice);
-    activation_backward(pool2, scale, dpool2, gradient->conv2_bias);
+    activation_backward(pool2, scale, dpool2, bias, live);
+    ivec room = {0};
+    UNROLL for (int k = 0; k < 16; k += LANES)
+        exact_add(bias + k, sums + LAYOUT_OF(conv2_bias) + k, &room);
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2), count = 0;
         struct winner list[25 + 1];
-        for (int cell = 0; cell < 25; cell++) {
+        for (unsigned rest = (unsigned)live[c]; rest != 0; rest &= rest - 1, count++) {
+            int cell = __builtin_ctz(rest);
             list[count] = (struct winner){dpool2[cell][c], features->from2[cell][c]};
-            count += list[count].gradient != 0;
         }
         UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
-            add_winners(PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, list, count,
-                        pool1, 16 * 8, gradient->conv2[c][0][0], 6 * 8);
+            sum_winners(false, PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, list,
+                        count, pool1, 16 * 8, gradient[0][0], 6 * 8);
+        room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * (5 * 6 * 8));
     }
+    return (size_t)exact_refused(room);
 }
 
 /* Where the weights of each winner of a window start in conv2_packed's windows. */
@@ -241,8 +276,8 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
             list[count] = (struct winner){dpool2[cell][c], starts[c]};
             count += dpool2[cell][c] != 0;
         }
-        UNROLL for (int pass = 0; pass < WINDOW_PASSES; pass++)
-            add_winners(WINDOW * pass / WINDOW_PASSES, WINDOW * (pass + 1) / WINDOW_PASSES, WINDOW_ROW, list, count,
-                        packed->windows, PITCH, dpool1[0][0] + first, 16 * 8);
+        UNROLL for (int pass = 0; pass < WINDOW_PASSES && count > 0; pass++)
+            sum_winners(true, WINDOW * pass / WINDOW_PASSES, WINDOW * (pass + 1) / WINDOW_PASSES, WINDOW_ROW, list,
+                        count, packed->windows, PITCH, dpool1[0][0] + first, 16 * 8);
     }
 }

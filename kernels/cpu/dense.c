@@ -6,8 +6,9 @@
  *   input     dx[s][in]  = sum over out of dy[s][out] w[out][in]    lanes: inputs
  *   weights   dw[out][in] = sum over s  of dy[s][out] x[s][in]      lanes: inputs
  * so forward wants activations as [unit][sample] and backward as [sample][unit]; each is transposed
- * once. Masks are applied, but save nothing here: a tile's samples drop different units. The weight
- * gradient of a few outputs is added to the exact sums while it is still in the first-level cache.
+ * once. The first two are split into chains whose sums are then added. Masks are applied, but save nothing
+ * here: a tile's samples drop different units. The weight gradient of a few outputs is added to the exact
+ * sums while it is still in the first-level cache.
  */
 #include <string.h>
 
@@ -22,51 +23,68 @@ enum {
 
 /* --- the three products; every size is a constant where they are used ----------------------------- */
 
+/* How the forward product is split into chains, whose sums are then added: chain c takes of every run of inputs, `runs`
+ * of them, `pitch` apart, the `length` neighbours from c * length on. */
+struct chains {
+    int count, runs, length, pitch;
+};
+static const struct chains conv3_chains = {8, 25, 2, 16}, fc1_chains = {8, 1, 15, 0}, fc2_chains = {4, 1, 21, 0};
+
 /* `block` divides out. stride: floats from one row of w to the next. */
-KERNEL void product_forward(int in, int out, int stride, int block, const float *w, const float *x, float *y)
+KERNEL void product_forward(struct chains chains, int out, int stride, int block, const float *w, const float *x,
+                            float *y)
 {
     for (int first = 0; first < out; first += block) {
         const float *rows = w + first * stride;
-        vec sum[SUMS][SAMPLES];
-        UNROLL for (int o = 0; o < block; o++)
-            UNROLL for (int s = 0; s < SAMPLES; s++)
-                sum[o][s] = (vec){0};
-        for (int i = 0; i < in; i++) {
-            vec samples[SAMPLES];
-            UNROLL for (int s = 0; s < SAMPLES; s++)
-                samples[s] = vec_load(x + i * TILE + s * LANES);
+        for (int c = 0; c < chains.count; c++) {
+            vec sum[SUMS][SAMPLES];
             UNROLL for (int o = 0; o < block; o++)
                 UNROLL for (int s = 0; s < SAMPLES; s++)
-                    sum[o][s] += samples[s] * rows[o * stride + i];
+                    sum[o][s] = (vec){0};
+            for (int run = 0; run < chains.runs; run++)
+                for (int k = 0; k < chains.length; k++) {
+                    int i = run * chains.pitch + c * chains.length + k;
+                    vec samples[SAMPLES];
+                    UNROLL for (int s = 0; s < SAMPLES; s++)
+                        samples[s] = vec_load(x + i * TILE + s * LANES);
+                    UNROLL for (int o = 0; o < block; o++)
+                        UNROLL for (int s = 0; s < SAMPLES; s++)
+                            add_product(samples[s], rows[o * stride + i], &sum[o][s]);
+                }
+            UNROLL for (int o = 0; o < block; o++)
+                UNROLL for (int s = 0; s < SAMPLES; s++) {
+                    float *to = y + (first + o) * TILE + s * LANES;
+                    vec_store(to, c > 0 ? vec_load(to) + sum[o][s] : sum[o][s]);
+                }
         }
-        UNROLL for (int o = 0; o < block; o++)
-            UNROLL for (int s = 0; s < SAMPLES; s++)
-                vec_store(y + (first + o) * TILE + s * LANES, sum[o][s]);
     }
 }
 
-/* `parts` vectors of inputs at a time, for `block` samples. */
-KERNEL void product_input(int stride, int out, int dy_stride, int block, int parts, const float *w,
+/* `parts` vectors of inputs at a time, for `block` samples. A chain sums `length` outputs. */
+KERNEL void product_input(int stride, int out, int length, int dy_stride, int block, int parts, const float *w,
                           const float *dy, float *dx)
 {
     for (int first = 0; first < stride; first += parts * LANES)
-        for (int s = 0; s < TILE; s += block) {
-            vec sum[4][6];
-            UNROLL for (int r = 0; r < block; r++)
-                UNROLL for (int k = 0; k < parts; k++)
-                    sum[r][k] = (vec){0};
-            for (int o = 0; o < out; o++) {
-                vec row[6];
-                UNROLL for (int k = 0; k < parts; k++)
-                    row[k] = vec_keep(vec_load(w + o * stride + first + k * LANES));
+        for (int s = 0; s < TILE; s += block)
+            for (int chain = 0; chain < out; chain += length) {
+                vec sum[4][6];
                 UNROLL for (int r = 0; r < block; r++)
                     UNROLL for (int k = 0; k < parts; k++)
-                        sum[r][k] += row[k] * dy[(s + r) * dy_stride + o];
+                        sum[r][k] = (vec){0};
+                for (int o = chain; o < chain + length; o++) {
+                    vec row[6];
+                    UNROLL for (int k = 0; k < parts; k++)
+                        row[k] = vec_keep(vec_load(w + o * stride + first + k * LANES));
+                    UNROLL for (int r = 0; r < block; r++)
+                        UNROLL for (int k = 0; k < parts; k++)
+                            add_product(row[k], dy[(s + r) * dy_stride + o], &sum[r][k]);
+                }
+                UNROLL for (int r = 0; r < block; r++)
+                    UNROLL for (int k = 0; k < parts; k++) {
+                        float *to = dx + (s + r) * stride + first + k * LANES;
+                        vec_store(to, chain > 0 ? vec_load(to) + sum[r][k] : sum[r][k]);
+                    }
             }
-            UNROLL for (int r = 0; r < block; r++)
-                UNROLL for (int k = 0; k < parts; k++)
-                    vec_store(dx + (s + r) * stride + first + k * LANES, sum[r][k]);
-        }
 }
 
 /* Adds the gradient to the exact sums; returns how many terms were refused. `block` divides out. */
@@ -87,7 +105,7 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int
                     row[k] = vec_keep(vec_load(x + s * stride + i + k * LANES));
                 UNROLL for (int o = 0; o < block; o++)
                     UNROLL for (int k = 0; k < parts; k++)
-                        sum[o][k] += row[k] * dy[s * dy_stride + first + o];
+                        add_product(row[k], dy[s * dy_stride + first + o], &sum[o][k]);
             }
             UNROLL for (int o = 0; o < block; o++)
                 UNROLL for (int k = 0; k < parts; k++)
@@ -164,7 +182,7 @@ void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE],
 {
     int32_t kept[4][TILE];
     lanes_from_rows(400, 400, t->pool2[0][0], t->pool2_lanes[0]);
-    product_forward(400, 120, 400, BLOCK(24, 6, 3), w->conv3[0], t->pool2_lanes[0], t->conv3_lanes[0]);
+    product_forward(conv3_chains, 120, 400, BLOCK(12, 6, 3), w->conv3[0], t->pool2_lanes[0], t->conv3_lanes[0]);
     mask_lanes(masks, DROPOUT_CONV3, kept);
     activate(120, w->conv3_bias, scale, kept, t->conv3_lanes[0]);
 }
@@ -173,14 +191,14 @@ void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], f
                  struct dense_tile *t)
 {
     int32_t kept[4][TILE];
-    product_forward(120, 84, 128, BLOCK(21, 6, 3), w->fc1[0], t->conv3_lanes[0], t->fc1_lanes[0]);
+    product_forward(fc1_chains, 84, 128, BLOCK(21, 6, 3), w->fc1[0], t->conv3_lanes[0], t->fc1_lanes[0]);
     mask_lanes(masks, DROPOUT_FC1, kept);
     activate(84, w->fc1_bias, scale, kept, t->fc1_lanes[0]);
 }
 
 void fc2_forward(const struct layout *w, struct dense_tile *t)
 {
-    product_forward(84, 10, 96, BLOCK(10, 5, 2), w->fc2[0], t->fc1_lanes[0], t->logits[0]);
+    product_forward(fc2_chains, 10, 96, BLOCK(10, 5, 2), w->fc2[0], t->fc1_lanes[0], t->logits[0]);
     for (int k = 0; k < 10; k++)
         for (int s = 0; s < TILE; s++)
             t->logits[k][s] += w->fc2_bias[k];
@@ -200,7 +218,7 @@ size_t fc2_weights(struct dense_tile *t, int64_t *sums)
 
 void fc2_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(96, 10, 16, ROWS, PARTS2, w->fc2[0], t->dlogits[0], t->dfc1[0]);
+    product_input(96, 10, 10, 16, ROWS, PARTS2, w->fc2[0], t->dlogits[0], t->dfc1[0]);
 }
 
 size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
@@ -212,7 +230,7 @@ size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
 
 void fc1_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(128, 84, 96, ROWS, PARTS1, w->fc1[0], t->dfc1[0], t->dconv3[0]);
+    product_input(128, 84, 21, 96, ROWS, PARTS1, w->fc1[0], t->dfc1[0], t->dconv3[0]);
 }
 
 size_t conv3_weights(float scale, struct dense_tile *t, int64_t *sums)
@@ -224,5 +242,5 @@ size_t conv3_weights(float scale, struct dense_tile *t, int64_t *sums)
 
 void conv3_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(400, 120, 128, ROWS, PARTS3, w->conv3[0], t->dconv3[0], t->dpool2[0][0]);
+    product_input(400, 120, 15, 128, ROWS, PARTS3, w->conv3[0], t->dconv3[0], t->dpool2[0][0]);
 }

@@ -2,7 +2,9 @@
  *
  * The convolutions that are followed by a pool (conv1, conv2) take one sample at a time, so that what
  * the pool and the masks make zero is never computed. conv3 and the dense layers take a whole tile.
- * Backward passes add to weight gradients, in the layout of layout.h.
+ * Weight gradients are added to exact sums in the layout of layout.h: a sample's, or a tile's.
+ *
+ * The order of every sum is that of kernels/README.md; tests hold each layer to its twin in kernels/definition.
  */
 #ifndef DTRAIN_CPU_KERNELS_H
 #define DTRAIN_CPU_KERNELS_H
@@ -16,7 +18,7 @@
 #include "sampler.h"
 #include "winograd.h"
 
-/* --- image.c: from 3,072 bytes to floats, pixel / 127.5 - 1 --------------------------------------- */
+/* --- image.c: from 3,072 bytes to floats, 255 times (pixel / 127.5 - 1) ---------------------------- */
 
 /* Rows of pool1, and what they are made of, have their even columns first: then the neighbours that share work in
  * conv2 lie in unbroken runs. The lane of column x: */
@@ -46,7 +48,7 @@ struct features {
     uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1, as conv2_weights reads it */
 };
 
-/* The weights of conv1 as its forward pass reads them: second factors of winograd.h. */
+/* The weights of conv1 as its forward pass reads them: second factors of winograd.h, over 255. */
 struct conv1_packed {
     float at[6][3][5][8]; /* [out][in][ky][product], 7 used */
 };
@@ -63,9 +65,10 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    const struct image_columns *image, unsigned kept, float scale,
                    struct pool1_planes *planes, struct features *out);
 
-/* Adds to the gradient. dpool1 is used up. */
-void conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
-                   float scale, float dpool1[14][16][8], struct layout *gradient);
+/* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns how many terms were refused. dpool1 is
+ * used up. */
+size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
+                     float scale, float dpool1[14][16][8], int64_t *sums);
 
 /* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
@@ -87,9 +90,10 @@ struct pool1_twice {
     _Alignas(64) float at[2][14 * 16 * 8];
 };
 
-/* Turns dpool2 into the gradient before ReLU and dropout; adds to the weights' gradient. */
-void conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
-                   float dpool2[25][16], struct pool1_twice *twice, struct layout *gradient);
+/* Turns dpool2 into the gradient before ReLU and dropout; adds the weights' to the exact sums and returns how many
+ * terms were refused. */
+size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
+                     float dpool2[25][16], struct pool1_twice *twice, int64_t *sums);
 
 /* After conv2_weights. dpool1 is overwritten. */
 void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,
@@ -124,9 +128,9 @@ void conv3_input(const struct layout *w, struct dense_tile *tile);
 
 /* --- softmax.c ------------------------------------------------------------------------------------ */
 
-/* Logits become their gradient; returns the sum of the losses. A label of -1 marks a sample that is not
- * there: no loss, no gradient. */
-float softmax_loss(float logits[LENET5_CLASSES][TILE], const int32_t labels[TILE]);
+/* Logits become their gradient; the samples' losses. A label of -1 marks a sample that is not there: no loss, no
+ * gradient. */
+void softmax_loss(float logits[LENET5_CLASSES][TILE], const int32_t labels[TILE], float losses[TILE]);
 
 /* How many samples' largest logit (the first of equals) is their label. */
 int softmax_correct(float logits[LENET5_CLASSES][TILE], const int32_t labels[TILE]);

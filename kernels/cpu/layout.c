@@ -1,7 +1,5 @@
 #include "layout.h"
 
-#include <string.h>
-
 #include "lenet5.h"
 
 /* Numbers the places of one tensor of canonical shape [K][C][H][W]; strides are those of the layout.
@@ -35,17 +33,4 @@ void layout_index(uint32_t *index)
     };
     for (int p = 0; p < LENET5_PARAMETERS; p++)
         index = number(index, tensors[p].start, tensors[p].shape, tensors[p].stride);
-}
-
-void layout_clear_padding(struct layout *gradient)
-{
-    for (size_t out = 0; out < 6; out++)
-        for (size_t ky = 0; ky < 5; ky++)
-            gradient->conv1[out][ky][15] = 0;
-    for (size_t out = 0; out < 16; out++)
-        for (size_t ky = 0; ky < 5; ky++) {
-            for (size_t kx = 0; kx < 5; kx++)
-                gradient->conv2[out][ky][kx][6] = gradient->conv2[out][ky][kx][7] = 0;
-            memset(gradient->conv2[out][ky][5], 0, sizeof gradient->conv2[out][ky][5]);
-        }
 }

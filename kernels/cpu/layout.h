@@ -31,7 +31,4 @@ enum { LAYOUT_COUNT = sizeof(struct layout) / sizeof(float) };
 /* index[i] = place of canonical number i, for the LENET5_WEIGHTS of them. */
 void layout_index(uint32_t *index);
 
-/* Zeroes the padding of conv1 and conv2: their kernels let sums of no meaning gather there. */
-void layout_clear_padding(struct layout *gradient);
-
 #endif

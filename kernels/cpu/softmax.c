@@ -3,46 +3,12 @@
  * exp and log are our own: libm picks an implementation by processor, and ranks on different
  * processors must get the same bits.
  */
-#include <string.h>
-
+#include "exp_log.h"
 #include "kernels.h"
 #include "vector.h"
 
-/* e^x for x <= 0, to 1e-7 relative; 0 below -87. NaN stays NaN. */
-KERNEL vec vec_exp(vec x)
+void softmax_loss(float logits[10][TILE], const int32_t labels[TILE], float losses[TILE])
 {
-    const float round = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
-    x = vec_select(x < -87.0f, vec_all(-87.0f), x);
-    vec shifted = x * 1.44269504f + round;
-    vec n = shifted - round;
-    vec r = x - n * 0.693145752f - n * 1.42860677e-6f; /* ln 2 in two parts: |r| <= ln 2 / 2 */
-    vec p = r * (1 / 5040.0f) + 1 / 720.0f;
-    p = p * r + 1 / 120.0f;
-    p = p * r + 1 / 24.0f;
-    p = p * r + 1 / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    ivec power = ((ivec)shifted - (ivec)vec_all(round) + 127) << 23;
-    return p * (vec)power;
-}
-
-/* ln x for finite x >= 1, to 1e-7 absolute. NaN stays NaN. */
-KERNEL vec vec_log(vec x)
-{
-    ivec exponent = ((ivec)x - 0x3f3504f3) >> 23; /* so that x / 2^exponent is in sqrt(1/2) .. sqrt(2) */
-    vec m = x * (vec)((127 - exponent) << 23);
-    vec s = (m - 1.0f) / (m + 1.0f), q = s * s; /* ln m = 2 (s + s^3/3 + s^5/5 + ...) */
-    vec series = q * (1 / 9.0f) + 1 / 7.0f;
-    series = series * q + 1 / 5.0f;
-    series = series * q + 1 / 3.0f;
-    series = series * q + 1.0f;
-    return __builtin_convertvector(exponent, vec) * 0.693147181f + 2.0f * s * series;
-}
-
-float softmax_loss(float logits[10][TILE], const int32_t labels[TILE])
-{
-    float loss = 0;
     for (int first = 0; first < TILE; first += LANES) {
         ivec label = (ivec)vec_load((const float *)labels + first);
         vec z[10], largest = vec_load(&logits[0][first]), wanted = {0}, sum = {0};
@@ -59,11 +25,8 @@ float softmax_loss(float logits[10][TILE], const int32_t labels[TILE])
             vec hit = vec_select(label == k, vec_all(1.0f), (vec){0});
             vec_store(&logits[k][first], vec_select(label >= 0, z[k] / sum - hit, (vec){0}));
         }
-        vec losses = vec_select(label >= 0, vec_log(sum) + (largest - wanted), (vec){0});
-        for (int s = 0; s < LANES; s++)
-            loss += losses[s];
+        vec_store(losses + first, vec_select(label >= 0, vec_log(sum) + (largest - wanted), (vec){0}));
     }
-    return loss;
 }
 
 int softmax_correct(float logits[10][TILE], const int32_t labels[TILE])

@@ -51,14 +51,23 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
     fc2_forward(weights, dense);
 }
 
+/* Adds each sample's loss to the sum; returns how many were refused. */
+static size_t add_losses(const float losses[TILE], int64_t *sum)
+{
+    size_t refused = 0;
+    for (int s = 0; s < TILE; s++)
+        refused += exact_sum_add(1, &losses[s], sum);
+    return refused;
+}
+
 size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                      int64_t *sums, int64_t *loss)
 {
     int32_t labels[TILE];
-    struct layout *gradient = &tile->gradient;
+    float losses[TILE];
     forward(tile, weights, input, labels);
-    float tile_loss = softmax_loss(tile->dense.logits, labels);
-    size_t refused = exact_sum_add(1, &tile_loss, loss);
+    softmax_loss(tile->dense.logits, labels, losses);
+    size_t refused = add_losses(losses, loss);
     refused += fc2_weights(&tile->dense, sums);
     fc2_input(weights, &tile->dense);
     refused += fc1_weights(input->scales[DROPOUT_FC1], &tile->dense, sums);
@@ -66,28 +75,27 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     refused += conv3_weights(input->scales[DROPOUT_CONV3], &tile->dense, sums);
     conv3_input(weights, &tile->dense);
 
-    memset(gradient, 0, LAYOUT_OF(conv3) * sizeof(float));
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
         unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
         unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
-        conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
-                      tile->dense.dpool2[s], &tile->twice, gradient);
+        refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
+                                 tile->dense.dpool2[s], &tile->twice, sums);
         conv2_input(&tile->conv2, &tile->features[s], kept2, tile->dense.dpool2[s], tile->dpool1);
         image_pixels(input->records[s] + 1, &tile->pixels);
-        conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1], tile->dpool1,
-                      gradient);
+        refused += conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1],
+                                 tile->dpool1, sums);
     }
-    layout_clear_padding(gradient);
-    return refused + exact_sum_add(LAYOUT_OF(conv3), (const float *)gradient, sums);
+    return refused;
 }
 
 size_t tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                      int64_t *loss, int64_t *correct)
 {
     int32_t labels[TILE];
+    float losses[TILE];
     forward(tile, weights, input, labels);
     *correct += softmax_correct(tile->dense.logits, labels);
-    float tile_loss = softmax_loss(tile->dense.logits, labels);
-    return exact_sum_add(1, &tile_loss, loss);
+    softmax_loss(tile->dense.logits, labels, losses);
+    return add_losses(losses, loss);
 }

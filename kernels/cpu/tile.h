@@ -19,7 +19,6 @@ struct tile {
     struct dense_tile dense;
     struct pool1_twice twice;
     _Alignas(64) float dpool1[14][16][8];
-    struct layout gradient; /* of conv1 and conv2; the others go straight into the exact sums */
 };
 
 /* Zeroes what the kernels never write: padding. Once, before anything else. */
@@ -28,7 +27,7 @@ void tile_init(struct tile *tile);
 /* Prepares for weights: again whenever they have changed. */
 void tile_pack(struct tile *tile, const struct layout *weights);
 
-/* `count` samples (1..TILE) and their masks. */
+/* `count` samples (1..TILE) and their masks; the masks of those that the tile lacks keep nothing. */
 struct tile_input {
     int count;
     const uint8_t *records[TILE]; /* dataset.h */

@@ -21,17 +21,17 @@ enum { WINOGRAD_A, WINOGRAD_B, WINOGRAD_C, WINOGRAD_D, WINOGRAD_SUMS, WINOGRAD_P
 static const int winograd_sum[WINOGRAD_PRODUCTS] = {WINOGRAD_A, WINOGRAD_B, WINOGRAD_C, WINOGRAD_D,
                                                     WINOGRAD_A, WINOGRAD_B, WINOGRAD_D};
 
-/* The products' first factors. */
-KERNEL void winograd_columns(const float d[6], float factors[WINOGRAD_PRODUCTS])
-{
-    factors[0] = d[0] - d[2];
-    factors[1] = d[1] + d[2];
-    factors[2] = d[2] - d[1];
-    factors[3] = d[1] - d[3];
-    factors[4] = d[3] - d[4];
-    factors[5] = d[4];
-    factors[6] = d[4] - d[5];
-}
+/* The products' first factors, of numbers d[6], which may be whole ones. */
+#define WINOGRAD_COLUMNS(d, factors)   \
+    do {                               \
+        (factors)[0] = (d)[0] - (d)[2]; \
+        (factors)[1] = (d)[1] + (d)[2]; \
+        (factors)[2] = (d)[2] - (d)[1]; \
+        (factors)[3] = (d)[1] - (d)[3]; \
+        (factors)[4] = (d)[3] - (d)[4]; \
+        (factors)[5] = (d)[4];         \
+        (factors)[6] = (d)[4] - (d)[5]; \
+    } while (0)
 
 /* And the second ones. */
 KERNEL void winograd_weights(const float g[5], float factors[WINOGRAD_PRODUCTS])

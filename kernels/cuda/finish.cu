@@ -97,10 +97,10 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* A term of an exact sum is a tile's: numbers that stand for several tiles have that many times the room. */
+/* A term of an exact sum may be a sample's: numbers that stand for several samples have that many times the room. */
 static float limit_of(uint32_t count)
 {
-    return EXACT_LIMIT * (float)(count > 0 ? blocks_for(count, TILE) : 1);
+    return EXACT_LIMIT * (float)(count > 0 ? count : 1);
 }
 
 cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const float *gradient,

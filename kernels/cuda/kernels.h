@@ -126,7 +126,7 @@ cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_h
 struct cuda_evaluation {
     int64_t loss;    /* in EXACT_UNITs (exact_sum.h), without those refused */
     int64_t correct; /* samples whose largest output is their label (the first of equals) */
-    int64_t refused; /* losses that are not finite, or EXACT_LIMIT / TILE and more */
+    int64_t refused; /* losses that are not finite, or EXACT_LIMIT and more */
 };
 
 /* Adds count samples to *sum. */
@@ -168,7 +168,7 @@ struct cuda_rows {
  * of the dense layers' weights from `gradient` (cuda_dense_weights; nothing of it is read when count is 0), all
  * others from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
  * stop wish (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). A number
- * that is not finite or as large as EXACT_LIMIT for each TILE of samples is refused: it sets
+ * that is not finite or as large as EXACT_LIMIT for each sample is refused: it sets
  * sums[CUDA_SUMS_REFUSED], and its own place is then 0. */
 cudaError_t cuda_finish_gradient(struct cuda_rows rows, uint32_t count, const float *gradient,
                                  const volatile int32_t *stop, int64_t *sums, cudaStream_t stream);

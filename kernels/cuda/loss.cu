@@ -77,7 +77,7 @@ static __global__ void __launch_bounds__(THREADS)
             }
         correct = best == label;
         float entropy = cross_entropy(z, label, &inverse);
-        refused = !(entropy < EXACT_LIMIT / TILE); /* so that the sum of a set of 2^16 cannot wrap */
+        refused = !(entropy < EXACT_LIMIT); /* so that the sum of a set of 2^16 cannot wrap */
         loss = fixed_point(entropy, refused);
     }
     loss = warp_sum(loss);

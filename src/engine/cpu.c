@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,6 +82,7 @@ void cpu_add_tile(struct engine *engine, uint64_t step, size_t first, size_t pos
         input->records[s] = split_record(&engine->setup.data->train, engine->order[first + position + s]);
     memcpy(input->scales, masks->scale, sizeof input->scales);
     masks_draw(masks, step, (uint32_t)position, (uint32_t)count, input->masks);
+    memset(input->masks + count, 0, (TILE - count) * sizeof *input->masks);
 
     int64_t *sums = engine->sums->terms, *slots = sums + LAYOUT_COUNT;
     slots[SLOT_REFUSED] += (int64_t)tile_gradient(&cpu->tile, &cpu->weights, input, sums, &slots[SLOT_LOSS]);
@@ -111,8 +113,8 @@ static void update(struct engine *engine, float learning_rate, size_t samples)
         size_t count = LAYOUT_COUNT - first < BLOCK ? LAYOUT_COUNT - first : BLOCK;
         exact_sum_read(count, sums + first, 1 / (double)samples, gradient);
         for (size_t i = 0; i < count; i++) {
-            momentum[first + i] = keep * momentum[first + i] + gradient[i];
-            weights[first + i] -= learning_rate * momentum[first + i];
+            momentum[first + i] = fmaf(keep, momentum[first + i], gradient[i]);
+            weights[first + i] = fmaf(-learning_rate, momentum[first + i], weights[first + i]);
         }
     }
 }

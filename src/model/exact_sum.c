@@ -3,23 +3,33 @@
 #include <math.h>
 #include <string.h>
 
-/* Adding 1.5 * 2^52 to a double below 2^51 leaves its rounded integer in the low bits: a conversion
- * that every vector unit has, where float to int64 needs AVX-512. */
-static const double MAGIC = 0x1.8p52;
+static size_t count_refused(size_t count, const float *terms)
+{
+    size_t refused = 0;
+    for (size_t i = 0; i < count; i++)
+        refused += !(fabsf(terms[i]) < EXACT_LIMIT);
+    return refused;
+}
 
 size_t exact_sum_add(size_t count, const float *terms, int64_t *sums)
 {
-    int64_t magic_bits;
-    memcpy(&magic_bits, &MAGIC, sizeof magic_bits);
-    uint32_t refused = 0; /* as wide as a term, so that both fill vectors alike */
+    const double magic = EXACT_MAGIC;
+    const float limit = EXACT_LIMIT;
+    uint64_t magic_bits;
+    uint32_t limit_bits, largest = 0; /* of the magnitudes, as bits: infinite and NaN are the largest */
+    memcpy(&magic_bits, &magic, sizeof magic_bits);
+    memcpy(&limit_bits, &limit, sizeof limit_bits);
     for (size_t i = 0; i < count; i++) {
-        double shifted = (double)terms[i] * (1 / EXACT_UNIT) + MAGIC;
-        int64_t bits;
+        double shifted = (double)terms[i] + magic;
+        uint64_t bits;
+        uint32_t magnitude;
         memcpy(&bits, &shifted, sizeof bits);
-        sums[i] = (int64_t)((uint64_t)sums[i] + (uint64_t)bits - (uint64_t)magic_bits); /* refused ones wrap */
-        refused += !(fabsf(terms[i]) < EXACT_LIMIT);
+        memcpy(&magnitude, &terms[i], sizeof magnitude);
+        magnitude &= 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+        sums[i] = (int64_t)((uint64_t)sums[i] + bits - magic_bits); /* refused ones wrap */
     }
-    return refused;
+    return largest < limit_bits ? 0 : count_refused(count, terms);
 }
 
 /* (double)x for vector units without a conversion of 64-bit integers: the halves of x + 2^63 become the mantissas of

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "exact_sum.h"
-#include "sampler.h"
 
 /* An ACTION is a flag that is done instead of training: it is not recorded. */
 enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION };
@@ -28,7 +27,6 @@ struct option_spec {
 };
 
 #define IN(member) offsetof(struct options, member)
-#define MAX_BATCH (EXACT_MAX_TERMS * (double)TILE)
 #define MANY 1e15
 
 static const struct option_spec specs[] = {
@@ -45,7 +43,7 @@ static const struct option_spec specs[] = {
 
     {.kind = HEADING, .doc = "Training:"},
     {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
-    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, MAX_BATCH, .term = "batch_size",
+    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, EXACT_MAX_TERMS, .term = "batch_size",
      .doc = "of the global batch, on any number of ranks"},
     {"lr", "X", REAL, IN(learning_rate), "0.01", 0, 1e6, .term = "learning_rate", .doc = "learning rate"},
     {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .term = "momentum", .doc = "of SGD"},

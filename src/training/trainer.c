@@ -189,10 +189,19 @@ static enum run_status save_and_leave(struct trainer *trainer, enum run_status s
 
 /* --- an epoch ------------------------------------------------------------------------------------- */
 
+double trainer_learning_rate(double initial, double gamma, uint64_t decays)
+{
+    double rate = initial;
+    for (double power = gamma; decays > 0; decays /= 2, power *= power)
+        if (decays % 2 != 0)
+            rate *= power;
+    return rate;
+}
+
 static double learning_rate(const struct trainer *trainer)
 {
     const struct options *options = trainer->setup.options;
-    return options->learning_rate * pow(options->lr_gamma, (double)(trainer->state.progress.epoch / options->lr_step));
+    return trainer_learning_rate(options->learning_rate, options->lr_gamma, trainer->state.progress.epoch / options->lr_step);
 }
 
 static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)

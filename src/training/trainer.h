@@ -48,6 +48,10 @@ enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
 /* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */
 bool trainer_save(struct trainer *trainer, struct error *error);
 
+/* initial * gamma^decays, by the multiplications of binary powers from the lowest on: the same bits everywhere, where
+ * pow differs among libraries and processors. */
+double trainer_learning_rate(double initial, double gamma, uint64_t decays);
+
 const struct progress *trainer_progress(const struct trainer *trainer);
 uint64_t trainer_digest(struct trainer *trainer); /* of the weights; not collective */
 void trainer_close(struct trainer *trainer);

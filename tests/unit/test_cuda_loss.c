@@ -193,7 +193,7 @@ static void evaluation_counts_and_sums(void **state)
     assert_true(sum->loss == 0 && sum->refused == 1);
     for (int k = 0; k < 10; k++)
         logits[k] = 0;
-    for (int large = 2000; large <= 2100; large += 100) { /* on either side of 2^15 / 16 */
+    for (int large = 2000; large <= 2100; large += 100) { /* on either side of EXACT_LIMIT */
         *sum = (struct cuda_evaluation){0};
         logits[(labels[0] + 1) % 10] = (float)large;
         RUN(cuda_evaluate(1, logits, no_bias, labels, sum, NULL));

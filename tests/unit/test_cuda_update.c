@@ -121,7 +121,7 @@ static bool refused(size_t place, int table, float number)
 static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
-    const float limit = 3 * EXACT_LIMIT, below = nextafterf(limit, 0);
+    const float limit = REFUSED_COUNT * EXACT_LIMIT, below = nextafterf(limit, 0);
     const float numbers[] = {NAN, INFINITY, -INFINITY, -FLT_MAX, limit, -limit, below, -below, EXACT_LIMIT};
     const size_t places[] = {2872, 50871, 50992, 61071, 61156, 61995}; /* weights, at their ends */
     for (size_t i = 0; i < 9; i++)

@@ -23,12 +23,12 @@ static int64_t fixed_by_exact_sum(float term)
     return sum;
 }
 
-/* Terms of both signs and of magnitudes from 2^-60 to 2^14, as Philox draws them. */
+/* Terms of both signs and of magnitudes from 2^-60 to 2^11, as Philox draws them. */
 static void draw_terms(uint32_t row, size_t count, float *terms)
 {
     for (size_t i = 0; i < count; i++) {
         struct philox_counter r = philox4x32((struct philox_counter){{(uint32_t)i, row, 0, 0}}, 7);
-        float magnitude = ldexpf(1 + philox_uniform(r.c[0]), (int)(r.c[1] % 74) - 60);
+        float magnitude = ldexpf(1 + philox_uniform(r.c[0]), (int)(r.c[1] % 71) - 60);
         terms[i] = r.c[2] & 1 ? magnitude : -magnitude;
     }
 }

@@ -1,0 +1,33 @@
+/* exact.h - exact_sum_add (exact_sum.h) for inner loops: vectors, and no call. */
+#ifndef DTRAIN_CPU_EXACT_H
+#define DTRAIN_CPU_EXACT_H
+
+#include "exact_sum.h"
+#include "vector.h"
+
+/* sums[LANES] += terms[LANES]. Lanes of *room become negative where a term is refused. No alignment is asked. */
+KERNEL void exact_add(const float *terms, int64_t *sums, ivec *room)
+{
+    typedef float half __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
+    typedef double doubles __attribute__((vector_size(4 * LANES)));
+    typedef uint64_t longs __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
+    const doubles magic = EXACT_MAGIC - (doubles){0};
+    UNROLL for (int k = 0; k < LANES; k += LANES / 2) {
+        doubles shifted = __builtin_convertvector(*(const half *)(terms + k), doubles) + magic;
+        longs *to = (longs *)(sums + k);
+        *to += (longs)shifted - (longs)magic; /* refused ones wrap */
+    }
+    ivec magnitude = (ivec)vec_load(terms) & 0x7fffffff; /* of infinite and NaN the largest */
+    *room |= (ivec)vec_all(EXACT_LIMIT) - 1 - magnitude;
+}
+
+/* Whether a term was refused: 1 or 0. */
+KERNEL int exact_refused(ivec room)
+{
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++)
+        any |= room[i];
+    return any < 0;
+}
+
+#endif
