@@ -41,7 +41,8 @@ static const struct option_spec specs[] = {
 
     {.kind = HEADING, .doc = "Training:"},
     {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
-    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, EXACT_MAX_TERMS, .doc = "of the global batch, on any number of ranks"},
+    {"batch-size", "N", COUNT, IN(batch_size), "256", 1, EXACT_MAX_TERMS,
+     .doc = "of the global batch, on any number of ranks"},
     {"lr", "X", REAL, IN(learning_rate), "0.01", 0, 1e6, .doc = "learning rate"},
     {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .doc = "of SGD"},
     {"lr-step", "N", COUNT, IN(lr_step), "150", 1, MANY, .doc = "epochs between decays of the learning rate"},
