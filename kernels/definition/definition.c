@@ -37,8 +37,8 @@ static void add_row(const float x[6], const float g[5], float unit, float chains
         chains[chain[k]] = fmaf(factors[k], weights[k] * unit, chains[chain[k]]);
 }
 
-/* The window of 2x2 outputs of a 5x5 convolution whose inputs begin at x[0], planes of `side` x `side`; only planes whose
- * bit is set in `planes`. w: (planes, 5, 5), taken times unit. */
+/* The window of 2x2 outputs of a 5x5 convolution whose inputs begin at x[0], planes of `side` x `side`; only planes
+ * whose bit is set in `planes`. w: (planes, 5, 5), taken times unit. */
 static void convolve_window(const float *x, size_t side, unsigned planes, const float *w, float unit, float window[4])
 {
     for (size_t row = 0; row < 2; row++) {

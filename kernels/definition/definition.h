@@ -29,8 +29,8 @@ void definition_tile(const float *weights, int count, const uint8_t *const *reco
 void definition_update(const struct definition_sums *sums, size_t samples, float learning_rate, float momentum,
                        float *velocity, float *weights);
 
-/* Without dropout: adds a sample's loss to sums->loss, and 1 to *correct when its largest logit (the first of equals) is
- * its label. */
+/* Without dropout: adds a sample's loss to sums->loss, and 1 to *correct when its largest logit (the first of equals)
+ * is its label. */
 void definition_evaluate(const float *weights, const uint8_t *record, struct definition_sums *sums, int64_t *correct);
 
 #endif
