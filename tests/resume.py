@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A run that was interrupted, by whatever and on any number of ranks, ends as if it had not been."""
 
+import json
 import shutil
 import signal
 import time
@@ -54,6 +55,11 @@ def by_steps():
         step = options[1] if options else "24"
         check(result.code == 0 and progress("split")["step"] == step, f"stopped after step {step}", result)
     same("within an epoch and between two, on 2, 3, 1 and 4 ranks", result, "split", whole, "whole")
+    told = json.loads(content("split", "run.json"))
+    starts = [*told["earlier_starts"], told]
+    check([start["net"]["ranks"] for start in starts] == [2, 3, 1, 4] and
+          [start["options"]["max-steps"] for start in starts] == [8, 12, 17, 0] and
+          all("revision" in start and "started" in start for start in starts), "run.json tells of every start", told)
 
     before = [content("split", file) for file in FILES[:4]]
     result = run(2, *TRAIN, "--epochs", "4", "--out", "split", "--resume")

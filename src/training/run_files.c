@@ -37,6 +37,21 @@ const cJSON *run_files_choices(const struct run_files *files, cJSON **descriptio
     return cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(*description, "net"), "choices");
 }
 
+/* What run.json said at each start before this one, the oldest first. */
+static void keep_earlier_starts(cJSON *json, const struct run_directory *directory)
+{
+    cJSON *before = run_directory_read(directory);
+    if (before == NULL)
+        return;
+    cJSON *starts = cJSON_DetachItemFromObjectCaseSensitive(before, "earlier_starts");
+    if (!cJSON_IsArray(starts)) {
+        cJSON_Delete(starts);
+        starts = cJSON_CreateArray();
+    }
+    cJSON_AddItemToArray(starts, before);
+    cJSON_AddItemToObject(json, "earlier_starts", starts);
+}
+
 static bool write_description(struct run_files *files, const cJSON *description, const struct net *net,
                               struct engine *engine, uint64_t epochs_done, struct error *error)
 {
@@ -56,6 +71,7 @@ static bool write_description(struct run_files *files, const cJSON *description,
     if (engine->ops->choices != NULL)
         cJSON_AddItemToObject(ours, "choices", engine->ops->choices(engine));
     cJSON_AddNumberToObject(ours, "first_epoch", (double)epochs_done + 1);
+    keep_earlier_starts(json, &files->directory);
     bool done = run_directory_write(&files->directory, json, error);
     cJSON_Delete(json);
     return done;
