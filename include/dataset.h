@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <time.h>
+
 #include "error.h"
 #include "lenet5.h"
 
@@ -29,12 +31,20 @@ struct dataset {
     char directory[4096];
     struct split train, test;
     uint64_t hash; /* xxh64 of all files' bytes, in order: equal on every rank, or the run is refused */
+    struct data_file {
+        int descriptor;
+        struct timespec modified; /* when it was opened */
+    } files[DATA_FILES];
 };
 
 /* Maps and checks every file of a directory: sizes, labels. On failure *error (EXIT_INPUT) names the
  * file, the offset and what would be right, and nothing stays open. */
 bool dataset_open(struct dataset *dataset, const char *directory, struct error *error);
 void dataset_close(struct dataset *dataset);
+
+/* Whether the files, which are mapped and not copied, still hold what they held; if not, *error (EXIT_INPUT) names the one
+ * that was changed. Reads them again only where a time has moved. */
+bool dataset_is_unchanged(const struct dataset *dataset, struct error *error);
 
 /* Finds where the data lies, without opening it: `wanted` (--data) if not NULL, else $DTRAIN_DATA, else
  * data/cifar-10-batches-bin, else dtrain/cifar-10-batches-bin below the user's cache ($XDG_CACHE_HOME

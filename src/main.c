@@ -22,6 +22,7 @@
 
 static enum exit_code run(const struct options *options, struct comm *world, struct error *error)
 {
+    static char cut_short[4300]; /* for as long as the process lives */
     char directory[4096];
     struct dataset data;
     if (options->doctor)
@@ -39,6 +40,9 @@ static enum exit_code run(const struct options *options, struct comm *world, str
             dataset_close(&data);
         return error->code;
     }
+    snprintf(cut_short, sizeof cut_short, "dtrain: a file in %s was cut short while the run used it: restore it, then --resume\n",
+             directory);
+    signals_explain_bus_error(cut_short, EXIT_INPUT);
     enum exit_code code = describe_agree_data(&data, world, error) ? study_run(options, &data, world, error)
                                                                    : error->code;
     dataset_close(&data);

@@ -2,7 +2,10 @@
 """The data as the program finds it: damaged, missing, drawn."""
 
 import os
+import re
 import shutil
+import signal
+import time
 
 from dtrain import DATA_FILES, FOLDER, RECORD, content, run, run_all, start, start_unlike, write_data
 from tap import check, finish
@@ -156,9 +159,35 @@ def drawn():
     check(content("unwritable", "run.json") is content("torn", "run.json") is None, "and no run began")
 
 
+def changed():
+    """Files that are cut short, or written to in place, while a run has them mapped."""
+    for how, code, words in ("cut short", 3, "cut short|was changed"), ("written to", 3, "data_batch_2.bin was changed"), ("touched", 75, ""):
+        shutil.rmtree(FOLDER / "live", ignore_errors=True)
+        shutil.copytree(FOLDER / "good", FOLDER / "live")
+        out = how.replace(" ", "-")
+        running = start(2, "--data", FOLDER / "live", "--batch-size", "16", "--epochs", "1000000", "--eval-every", "1000000",
+                        "--checkpoint-every", "2", "--out", out)
+        running.wait_for("epoch: 3 ")
+        file = FOLDER / "live" / "data_batch_2.bin"
+        if how == "cut short":
+            os.truncate(file, 0)
+        elif how == "written to":
+            with file.open("r+b") as data:
+                data.seek(1)
+                data.write(bytes([7] * 100))
+        else:
+            os.utime(file)
+            time.sleep(0.5)
+            running.signal(signal.SIGUSR1)
+        result = running.finish(60)
+        check(result.code == code and re.search(words, result.err) and len(result.messages) == (code == 3),
+              f"data {how} under a run: exit {code}", result)
+
+
 damaged()
 named()
 searched()
 unlike()
 drawn()
+changed()
 finish()

@@ -1,10 +1,11 @@
 #include "signals.h"
 
 #include <stddef.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-/* The one piece of global state: a signal handler has no other way to be heard. */
+/* Global state, here and below: a signal handler has no other way to be heard. */
 static volatile sig_atomic_t stop, received;
 static struct timespec first;
 
@@ -36,6 +37,26 @@ void signals_install(void)
     for (int i = 0; i < HANDLED; i++)
         sigaction(handled[i].number, &action, NULL);
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
+}
+
+static struct {
+    const char *line;
+    int code;
+} bus_error;
+
+static void end_by_bus_error(int number)
+{
+    (void)number;
+    if (write(STDERR_FILENO, bus_error.line, strlen(bus_error.line)) < 0)
+        _exit(bus_error.code); /* unheard */
+    _exit(bus_error.code);
+}
+
+void signals_explain_bus_error(const char *line, int code)
+{
+    bus_error.line = line;
+    bus_error.code = code;
+    signal(SIGBUS, end_by_bus_error);
 }
 
 const volatile sig_atomic_t *signals_stop_flag(void)

@@ -63,7 +63,7 @@ static bool check_labels(const char *path, const uint8_t *records, size_t count,
 }
 
 /* Maps a file of *count records (0: as many as it holds, which it sets). */
-static bool map_file(const char *path, size_t *count, const uint8_t **records, struct error *error)
+static bool map_file(const char *path, size_t *count, const uint8_t **records, struct data_file *opened, struct error *error)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: it may be a pipe */
     if (file < 0 && errno == ENOENT)
@@ -80,33 +80,46 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
             posix_madvise(mapped, bytes, POSIX_MADV_WILLNEED);
             *records = mapped;
             *count = bytes / RECORD_BYTES;
+            *opened = (struct data_file){file, status.st_mtim};
+            return true;
         }
     }
     if (file >= 0)
         close(file);
-    return error->code == EXIT_DONE;
+    return false;
+}
+
+static uint64_t hash_all(const struct dataset *dataset)
+{
+    XXH64_state_t *hash = XXH64_createState();
+    XXH64_reset(hash, 0);
+    for (int i = 0; i < DATA_FILES; i++) {
+        const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
+        XXH64_update(hash, split->files[i % TRAINING_FILES], split->per_file * RECORD_BYTES);
+    }
+    uint64_t digest = XXH64_digest(hash);
+    XXH64_freeState(hash);
+    return digest;
 }
 
 bool dataset_open(struct dataset *dataset, const char *directory, struct error *error)
 {
     memset(dataset, 0, sizeof *dataset);
     snprintf(dataset->directory, sizeof dataset->directory, "%s", directory);
-    XXH64_state_t *hash = XXH64_createState();
-    XXH64_reset(hash, 0);
+    for (int i = 0; i < DATA_FILES; i++)
+        dataset->files[i].descriptor = -1;
     bool good = true;
     for (int i = 0; good && i < DATA_FILES; i++) {
         struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
         const uint8_t **records = &split->files[i % TRAINING_FILES];
         char path[4096];
-        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, error) &&
+        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, &dataset->files[i], error) &&
                check_labels(path, *records, split->per_file, error);
-        if (good)
-            XXH64_update(hash, *records, split->per_file * RECORD_BYTES);
     }
     dataset->train.count = TRAINING_FILES * dataset->train.per_file;
     dataset->test.count = dataset->test.per_file;
-    dataset->hash = XXH64_digest(hash);
-    XXH64_freeState(hash);
+    if (good)
+        dataset->hash = hash_all(dataset);
     if (!good)
         dataset_close(dataset);
     return good;
@@ -123,7 +136,30 @@ void dataset_close(struct dataset *dataset)
 {
     unmap(&dataset->train);
     unmap(&dataset->test);
+    for (int i = 0; i < DATA_FILES; i++)
+        if (dataset->files[i].descriptor >= 0)
+            close(dataset->files[i].descriptor);
     memset(dataset, 0, sizeof *dataset);
+    for (int i = 0; i < DATA_FILES; i++)
+        dataset->files[i].descriptor = -1;
+}
+
+bool dataset_is_unchanged(const struct dataset *dataset, struct error *error)
+{
+    for (int i = 0; i < DATA_FILES; i++) {
+        const struct data_file *file = &dataset->files[i];
+        const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
+        struct stat status;
+        bool there = fstat(file->descriptor, &status) == 0 && (size_t)status.st_size == split->per_file * RECORD_BYTES;
+        if (there && memcmp(&status.st_mtim, &file->modified, sizeof file->modified) == 0)
+            continue;
+        if (!there || hash_all(dataset) != dataset->hash)
+            return error_set(error, EXIT_INPUT,
+                             "%s/%s was changed while the run used it, and what was learned since the last checkpoint may be "
+                             "wrong: restore the file, then --resume",
+                             dataset->directory, dataset_files[i]);
+    }
+    return true;
 }
 
 /* --- finding ---------------------------------------------------------------------------------- */

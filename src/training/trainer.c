@@ -168,9 +168,20 @@ static bool compare_replicas(struct trainer *trainer, struct error *error)
                      comm_host_name(comm, odd));
 }
 
+/* Before anything is saved that was learned from them. A GPU has had its own copy since the start. */
+static bool trust_data(struct trainer *trainer, struct error *error)
+{
+    if (!trainer->setup.engine->on_gpu) {
+        comm_away(trainer->setup.comm);
+        dataset_is_unchanged(trainer->setup.data, error);
+        comm_back(trainer->setup.comm);
+    }
+    return comm_agree(trainer->setup.comm, error);
+}
+
 bool trainer_save(struct trainer *trainer, struct error *error)
 {
-    if (!compare_replicas(trainer, error))
+    if (!trust_data(trainer, error) || !compare_replicas(trainer, error))
         return false;
     if (trainer->leader && !trainer->files.saved) {
         trainer->engine->ops->read(trainer->engine, trainer->state.weights, trainer->state.momentum);
@@ -302,7 +313,7 @@ static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metr
     metrics->train_accuracy = accuracy.train;
     metrics->test_accuracy = accuracy.test;
     metrics->test_loss = accuracy.test_loss;
-    if (compare_replicas(trainer, error))
+    if (trust_data(trainer, error) && compare_replicas(trainer, error))
         note_best(trainer, &accuracy, error);
     return RUN_GOING;
 }
