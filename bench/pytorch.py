@@ -393,7 +393,9 @@ def main():
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if GPU else None,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["bench/pytorch.py", *sys.argv[1:]]),
+        # Of a path from the root its last part: the rest is of one machine alone.
+        "command": " ".join(["bench/pytorch.py", *(os.path.basename(word) if os.path.isabs(word) else word
+                                                   for word in sys.argv[1:])]),
         "batch": BATCH, "windows_of_steps": STEPS, "cudnn_benchmark": True, "tf32": False,
     }
     if not options.here:
