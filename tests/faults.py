@@ -179,11 +179,13 @@ def flip_weights(pid, weights):
 
 
 def diverged():
-    """At a learning rate of 0 the weights stand still, so they are found in memory by their values."""
-    options = ["--lr", "0", "--eval-every", "1000000"]
+    """At a learning rate of 0 the weights stand still, so they are found in memory by their values. Epochs are long
+    beside a save: what is flipped in the moment between comparing and writing is written, and no test of this."""
+    options = ["--data", "synthetic:20000+70", "--lr", "0", "--eval-every", "1000000"]
     for rank in 1, 0:
         out = f"diverged{rank}"
-        running = go_on(3, out, *options)
+        running = start(3, *ENDLESS, *options, "--out", out)
+        running.wait_for("epoch: 2 ")
         weights = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
         running.signal(signal.SIGSTOP, rank)
         found = flip_weights(running.rank_process(rank), weights)

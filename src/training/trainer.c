@@ -154,15 +154,17 @@ static void report_step(struct trainer *trainer, double epoch_start)
 
 /* --- saving --------------------------------------------------------------------------------------- */
 
-/* Every replica must hold the same weights, above all before rank 0's are saved. */
+/* Reads weights and momentum. Every replica must hold the same, above all before rank 0's are saved. */
 static bool compare_replicas(struct trainer *trainer, struct error *error)
 {
     int odd;
     struct comm *comm = trainer->setup.comm;
-    if (comm_same(comm, trainer_digest(trainer), &odd))
+    const struct run_state *state = &trainer->state;
+    trainer->engine->ops->read(trainer->engine, state->weights, state->momentum);
+    if (comm_same(comm, lenet5_digest(state->weights), &odd) && comm_same(comm, lenet5_digest(state->momentum), &odd))
         return true;
     return error_set(error, EXIT_DIVERGED,
-                     "net %c: after step %llu the weights of rank %d (host %s) differ from the other replicas'; "
+                     "net %c: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
                      "go on from the last checkpoint with --resume",
                      trainer->setup.net->name, (unsigned long long)trainer->state.progress.step, odd,
                      comm_host_name(comm, odd));
@@ -184,7 +186,6 @@ bool trainer_save(struct trainer *trainer, struct error *error)
     if (!trust_data(trainer, error) || !compare_replicas(trainer, error))
         return false;
     if (trainer->leader && !trainer->files.saved) {
-        trainer->engine->ops->read(trainer->engine, trainer->state.weights, trainer->state.momentum);
         comm_away(trainer->setup.comm);
         run_files_save(&trainer->files, &trainer->terms, &trainer->state, error);
         comm_back(trainer->setup.comm);
