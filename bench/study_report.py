@@ -47,12 +47,14 @@ def read_run(directory):
 
 
 def collect(directory):
-    """All runs below a directory: {"seed1/A": ..., "sweep/fc-0.1": ...}, in the order they are run."""
-    names = [f"{seed.name}/{net}" for seed in sorted(directory.glob("seed*")) for net in NETS]
-    names += ["sweep/none"] + [f"sweep/{where}-{p}" for where in ("fc", "conv") for p in RATES]
+    """All runs below a directory: {"seed1/A": ..., "sweep1/fc-0.1": ...}, in the order they are run."""
+    numbers = sorted({int(path.name.removeprefix("seed")) for path in directory.glob("seed*")})
+    names = [f"seed{seed}/{net}" for seed in numbers for net in NETS]
+    names += [f"sweep{seed}/{name}" for seed in numbers
+              for name in ("none", *(f"{where}-{p}" for where in ("fc", "conv") for p in RATES))]
     runs = {name: run for name in names if (run := read_run(directory / name))}
     for name in runs:
-        if not name.startswith("seed1/"):
+        if name.startswith("sweep"):
             del runs[name]["loss"]  # neither drawn nor told
     if "seed1/A" not in runs:
         sys.exit(f"study: {directory}: no run has finished an epoch there yet")
@@ -63,40 +65,62 @@ def collect(directory):
 # --- numbers --------------------------------------------------------------------------------------------
 
 
-def best(run, column, within=None):
+def best(run, column):
     """(accuracy, epoch) of the best check; column 1 is of the training set, 2 of the test set."""
-    checks = [check for check in run["checks"] if within is None or check[0] <= within]
-    return max(((check[column], -check[0]) for check in checks), default=None)
+    top, minus_epoch = max((check[column], -check[0]) for check in run["checks"])
+    return top, -minus_epoch
 
 
-def best_test(run, within=None):
-    top = best(run, 2, within)
-    return top and top[0]
+def best_test(run):
+    return best(run, 2)[0]
+
+
+def last_test(run):
+    return run["checks"][-1][2]
+
+
+def gap(run):
+    """Points from test to training accuracy at the last check."""
+    return run["checks"][-1][1] - last_test(run)
 
 
 def first_below(run, loss):
-    return next((epoch for epoch, value in run["loss"] if value < loss), None)
-
-
-def seeds(record):
-    """The seeds that have all four nets: [{"A": run, ...}, ...]."""
-    names = sorted({name.split("/")[0] for name in record["runs"] if name.startswith("seed")})
-    return [{net: record["runs"][f"{name}/{net}"] for net in NETS} for name in names
-            if all(f"{name}/{net}" in record["runs"] for net in NETS)]
-
-
-def common_epoch(record):
-    """The last epoch that every net of every seed was checked at."""
-    shared = [{check[0] for check in run["checks"]} for nets in seeds(record) for run in nets.values()]
-    return max(set.intersection(*shared), default=None) if shared else None
-
-
-def at(run, epoch, column):
-    return next(check[column] for check in run["checks"] if check[0] == epoch)
+    return next((epoch for epoch, value in run["loss"] if value < loss), math.inf)
 
 
 def is_done(run):
     return run["epoch"] >= run["epochs"]
+
+
+def seeds(record):
+    """The seeds whose four nets are done, [{"A": run, ...}, ...]; with none, the first as far as it has come."""
+    names = dict.fromkeys(name.split("/")[0] for name in record["runs"] if name.startswith("seed"))
+    begun = [{net: record["runs"][f"{name}/{net}"] for net in NETS} for name in names
+             if all(record["runs"].get(f"{name}/{net}", {}).get("checks") for net in NETS)]
+    return [nets for nets in begun if all(is_done(run) for run in nets.values())] or begun[:1]
+
+
+def of_net(record, net, value):
+    """A value of one net's run, for each seed."""
+    return [value(nets[net]) for nets in seeds(record)]
+
+
+def mean_of(record, value):
+    return {net: statistics.mean(of_net(record, net, value)) for net in NETS}
+
+
+def sweep_points(record, where):
+    """{p: its runs, one a seed}, of the runs that are done; the net without dropout is p = 0."""
+    points = {}
+    for name, run in record["runs"].items():
+        folder, _, kind = name.partition("/")
+        if folder.startswith("sweep") and is_done(run) and kind in ("none", *(f"{where}-{p}" for p in RATES)):
+            points.setdefault(float(kind.rpartition("-")[2]) if kind != "none" else 0, []).append(run)
+    return dict(sorted(points.items()))
+
+
+def swept(record):
+    return {where: points for where in ("fc", "conv") if len(points := sweep_points(record, where)) > 1}
 
 
 def unfinished(record):
@@ -125,36 +149,43 @@ def from_ten(lowest):
     return f"{lowest // 10 * 10:.0f}:*<100"
 
 
-def draw_spread(record, epoch):
-    """Test accuracy of each net: the mean of the seeds, in the band from the least to the most."""
-    everyone = seeds(record)
-    epochs = [check[0] for check in everyone[0]["A"]["checks"] if check[0] <= epoch]
-    tests = {net: {e: [at(nets[net], e, 2) for nets in everyone] for e in epochs} for net in NETS}
-    figure = plot.Figure(f"Test accuracy (%): mean and range of {len(everyone)} seeds", epoch,
-                         heights=from_ten(min(min(v) for values in tests.values() for v in values.values())))
-    for net, values in tests.items():
-        figure.add_band([(e, min(v), max(v)) for e, v in values.items()], plot.COLORS[net])
-        figure.add([(e, statistics.mean(v)) for e, v in values.items()], plot.COLORS[net],
-                   f"{net} - {plot.DROPOUT[net]}")
+def add_spread(figure, values, color, title, dashed=False):
+    """{x: a value a seed} as the curve of the mean, in the band from the least to the most."""
+    figure.add_band([(x, min(of), max(of)) for x, of in values.items()], color)
+    figure.add([(x, statistics.mean(of)) for x, of in values.items()], color, title, dashed)
+
+
+def draw_training(runs, colors):
+    """As the study drew it: the accuracy on the training set alone."""
+    figure = plot.Figure("Accuracy (%) on the training set", max(run.last for run in runs), heights="0:*<100")
+    for run in runs:
+        figure.add(run.points("train_accuracy"), colors[run], run.label)
     return figure
 
 
-def sweep_points(record, where):
-    """(p, run) of every p that is done; the net without dropout is p = 0."""
-    runs = record["runs"]
-    names = [("0", "sweep/none")] + [(p, f"sweep/{where}-{p}") for p in RATES]
-    return [(float(p), runs[name]) for p, name in names if name in runs and is_done(runs[name])]
+def draw_spread(record):
+    tests = {}
+    for net in NETS:
+        for checks in of_net(record, net, lambda run: run["checks"]):
+            for epoch, _, test in checks:
+                tests.setdefault(net, {}).setdefault(epoch, []).append(test)
+    lowest = min(min(of) for values in tests.values() for of in values.values())
+    figure = plot.Figure(f"Accuracy (%) on the test set: mean and range of {len(seeds(record))} seeds",
+                         max(tests["A"]), heights=from_ten(lowest))
+    for net, values in tests.items():
+        add_spread(figure, values, plot.COLORS[net], f"{net} - {plot.DROPOUT[net]}")
+    return figure
 
 
 def draw_sweep(record):
-    runs = [run for where in ("fc", "conv") for _, run in sweep_points(record, where)]
+    points = swept(record)
+    runs = [run for of in points.values() for same in of.values() for run in same]
     figure = plot.Figure(f"Accuracy (%) on the test set within {runs[0]['epochs']} epochs", 0.5,
-                         heights=from_ten(min(run["checks"][-1][2] for run in runs)), xlabel="dropout rate p")
+                         heights=from_ten(min(map(last_test, runs))), xlabel="dropout rate p")
     for where, net in ("fc", "B"), ("conv", "C"):
-        points = sweep_points(record, where)
-        figure.add([(p, best_test(run)) for p, run in points], plot.COLORS[net], f"{where}, best check")
-        figure.add([(p, run["checks"][-1][2]) for p, run in points], plot.COLORS[net], f"{where}, last check",
-                   dashed=True)
+        for value, name in (best_test, "best check"), (last_test, "last check"):
+            values = {p: list(map(value, same)) for p, same in points.get(where, {}).items()}
+            add_spread(figure, values, plot.COLORS[net], f"{where}, {name}", dashed=value is last_test)
     return figure
 
 
@@ -162,10 +193,11 @@ def draw(record, directory=FIGURES):
     """The SVG figures of what is there."""
     runs = [Curves(run) for name, run in record["runs"].items() if name.startswith("seed1/")]
     colors = plot.assign_colors(runs)
-    figures = {"loss": plot.draw_loss(runs, colors), "accuracy": plot.draw_accuracy(runs, colors)}
-    if len(seeds(record)) > 1 and common_epoch(record):
-        figures["spread"] = draw_spread(record, common_epoch(record))
-    if len(sweep_points(record, "fc")) + len(sweep_points(record, "conv")) > 2:
+    figures = {"loss": plot.draw_loss(runs, colors), "training": draw_training(runs, colors),
+               "accuracy": plot.draw_accuracy(runs, colors)}
+    if len(seeds(record)) > 1:
+        figures["spread"] = draw_spread(record)
+    if swept(record):
         figures["sweep"] = draw_sweep(record)
     directory.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
@@ -181,69 +213,74 @@ def listed(names):
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
 
 
-def number(value, digits=2):
-    return "-" if value is None else f"{value:.{digits}f}"
+def number(value):
+    return "-" if value is None else f"{value:.2f}"
 
 
-def compare_with_published(nets):
+def mean_and_range(values):
+    return f"{statistics.mean(values):.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
+
+
+def from_to(values):
+    """Epochs, of which some may be infinite: never reached."""
+    ends = ["never" if value == math.inf else str(value) for value in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def by_net(values, shape="{:.2f}"):
+    return ", ".join(f"{net} {shape.format(value)}" for net, value in values.items())
+
+
+def compare_with_published(record):
     rows = []
-    for net, run in nets.items():
-        (train, _), (test, epoch) = best(run, 1), best(run, 2)
-        published = " / ".join("-" if value is None else f"{value:g}" for value in PUBLISHED[net])
-        last = run["checks"][-1]
-        rows.append([net, NETS[net], published, f"{train:.2f} / {test:.2f}", str(-epoch),
-                     f"{last[1]:.2f} / {last[2]:.2f}", number(last[1] - last[2]), str(run["epoch"]),
-                     number(run["epoch_seconds"])])
-    return table(["net", "dropout", "published: best train / best test", "here: best train / best test",
-                  "best test at epoch", "last check: train / test", "train - test", "epochs", "seconds an epoch"],
-                 rows)
+    for net in NETS:
+        of = lambda value: of_net(record, net, value)
+        rows.append([net, NETS[net], " / ".join("-" if value is None else f"{value:g}" for value in PUBLISHED[net]),
+                     mean_and_range(of(lambda run: best(run, 1)[0])), mean_and_range(of(best_test)),
+                     from_to(of(lambda run: best(run, 2)[1])), mean_and_range(of(last_test)), mean_and_range(of(gap))])
+    return table(["net", "dropout", "published: best train / best test", "best train", "best test", "at epoch",
+                  "last test", "last train - test"], rows)
 
 
-def conclude_speed(nets):
+def conclude_speed(record):
     """Dropout nets converge slower?"""
-    reached = {net: [first_below(run, loss) or math.inf for loss in LOSSES] for net, run in nets.items()}
-    slower = [net for net in "BCD" if reached[net] > reached["A"]]
+    reached = {net: [of_net(record, net, lambda run: first_below(run, loss)) for loss in LOSSES] for net in NETS}
+    median = {net: [statistics.median(epochs) for epochs in of] for net, of in reached.items()}
+    slower = [net for net in "BCD" if median[net] > median["A"]]
     verdict = "Confirmed" if len(slower) == 3 else f"Only in part, for {listed(slower)}" if slower else "Not so"
-    when = [", ".join(f"{net} {'never' if epochs[i] == math.inf else epochs[i]}" for net, epochs in reached.items())
-            for i in range(len(LOSSES))]
-    peaks = ", ".join(f"{net} {-best(run, 2)[1]}" for net, run in nets.items())
+    when = [by_net({net: from_to(epochs[i]) for net, epochs in reached.items()}, "{}") for i in range(len(LOSSES))]
+    peaks = by_net({net: from_to(of_net(record, net, lambda run: best(run, 2)[1])) for net in NETS}, "{}")
     falls = "; below ".join(f"{loss} in epoch {epochs}" for loss, epochs in zip(LOSSES, when))
     return (f"**Nets with dropout converge slower.** {verdict}. The training loss first falls below {falls} "
-            "(past epoch 20 every fifth epoch is looked at). The best "
-            f"check on the test set comes at epoch {peaks}.")
+            f"(past epoch 20 every fifth epoch is looked at). The best check on the test set comes at epoch {peaks}.")
 
 
-def conclude_generalisation(nets):
+def conclude_generalisation(record):
     """They generalise better?"""
-    gap = {net: run["checks"][-1][1] - run["checks"][-1][2] for net, run in nets.items()}
-    top = {net: best_test(run) for net, run in nets.items()}
-    last = {net: run["checks"][-1][2] for net, run in nets.items()}
-    better = {name: [net for net in "BCD" if values[net] > values["A"]] for name, values in
-              (("best", top), ("last", last))}
-    smaller = [net for net in "BCD" if gap[net] < gap["A"]]
-    if len(smaller) == len(better["best"]) == len(better["last"]) == 3:
+    gaps, tops, lasts = (mean_of(record, value) for value in (gap, best_test, last_test))
+    smaller = [net for net in "BCD" if gaps[net] < gaps["A"]]
+    better = [[net for net in "BCD" if values[net] > values["A"]] for values in (tops, lasts)]
+    if all(len(nets) == 3 for nets in (smaller, *better)):
         verdict = "Confirmed"
-    elif smaller or better["best"] or better["last"]:
+    elif smaller or any(better):
         verdict = "True in one sense and not in another"
     else:
         verdict = "Not so"
-    shown = lambda values: ", ".join(f"{net} {value:.2f}" for net, value in values.items())
     return (f"**They generalise better.** {verdict}. The gap between training and test accuracy at the last check is "
-            f"smaller than A's for {listed(smaller)} ({shown(gap)} points). But what counts is the accuracy on new "
-            f"pictures: the best check beats A's for {listed(better['best'])} ({shown(top)}), the last check for "
-            f"{listed(better['last'])} ({shown(last)}).")
+            f"smaller than A's for {listed(smaller)} ({by_net(gaps)} points). But what counts is the accuracy on new "
+            f"pictures: the best check beats A's for {listed(better[0])} ({by_net(tops)}), the last check for "
+            f"{listed(better[1])} ({by_net(lasts)}).")
 
 
-def conclude_stall(nets):
+def conclude_stall(record):
     """Dropout in the convolutions stalls the loss?"""
-    final, fallen = {}, {}
-    for net, run in nets.items():
-        final[net] = run["loss"][-1][1]
-        half = next(loss for epoch, loss in run["loss"] if epoch >= run["epoch"] / 2)
-        fallen[net] = half - final[net]
+    half = lambda run: next(loss for epoch, loss in run["loss"] if epoch >= run["epoch"] / 2)
+    final = mean_of(record, lambda run: run["loss"][-1][1])
+    fallen = mean_of(record, lambda run: half(run) - run["loss"][-1][1])
+    train = mean_of(record, lambda run: run["checks"][-1][1])
     stalled = [net for net in "CD" if final[net] > max(final["A"], final["B"]) and fallen[net] < 0.05 * final[net]]
     verdict = "Confirmed" if len(stalled) == 2 else f"Only in {stalled[0]}" if stalled else "Not so"
-    known = listed(f"{nets[net]['checks'][-1][1]:.1f}% ({net})" for net in stalled)
+    known = listed(f"{train[net]:.1f}% ({net})" for net in stalled)
     return (f"**Dropout in the convolutions stalls the loss.** {verdict}. The last training loss is "
             f"{listed(f'{net} {loss:.3f}' for net, loss in final.items())}, where guessing has 2.303; over the second "
             f"half of the epochs it fell by {listed(f'{fallen[net]:.3f} ({net})' for net in 'CD')}."
@@ -251,41 +288,45 @@ def conclude_stall(nets):
                "underfits." if stalled else ""))
 
 
-def describe_spread(record):
-    everyone, epoch = seeds(record), common_epoch(record)
-    if len(everyone) < 2 or not epoch:
+def compare_in_pairs(record):
+    """Net B against net A, seed by seed."""
+    everyone = seeds(record)
+    if len(everyone) < 2:
         return []
-    rows = []
-    for net in NETS:
-        tops = [best_test(nets[net], epoch) for nets in everyone]
-        lasts = [at(nets[net], epoch, 2) for nets in everyone]
-        rows.append([net] + [f"{statistics.mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in (tops, lasts)])
-    lead = [best_test(nets["B"], epoch) - best_test(nets["A"], epoch) for nets in everyone]
-    ahead = sum(value > 0 for value in lead)
-    return ["### Other seeds", "",
-            f"Test accuracy, %, of {len(everyone)} seeds within the first {epoch} epochs: mean (least to most).", "",
-            table(["net", "best check", f"check at epoch {epoch}"], rows),
-            f"B's best check is above A's for {ahead} of {len(everyone)} seeds, by {min(lead):+.2f} to "
-            f"{max(lead):+.2f} points.", "", "![Test accuracy over the seeds](figures/spread.svg)", ""]
+    rows, leads = [], {"best": [], "last": []}
+    for nets in everyone:
+        cells = [str(nets["A"]["seed"])]
+        for name, value in ("best", best_test), ("last", last_test):
+            a, b = value(nets["A"]), value(nets["B"])
+            leads[name].append(b - a)
+            cells += [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"]
+        rows.append(cells)
+    told = "; at the ".join(f"{name} check B is ahead of A for {sum(value > 0 for value in lead)} of {len(lead)} seeds, "
+                            f"by {statistics.mean(lead):+.2f} points on average" for name, lead in leads.items())
+    return ["### A against B, seed by seed", "",
+            "Both nets of a seed see the same pictures in the same order, from the same first weights. Test accuracy, %.", "",
+            table(["seed", "A, best", "B, best", "B - A", "A, last", "B, last", "B - A"], rows),
+            f"At the {told}.", "", "![Test accuracy over the seeds](figures/spread.svg)", ""]
 
 
 def describe_sweep(record):
-    points = {where: dict(sweep_points(record, where)) for where in ("fc", "conv")}
-    if len(points["fc"]) + len(points["conv"]) <= 2:
+    points = swept(record)
+    if not points:
         return []
     rates = sorted({p for of in points.values() for p in of})
-    cell = lambda run: f"{best_test(run):.2f} / {run['checks'][-1][2]:.2f}" if run else "-"
-    rows = [[f"{p:g}", cell(points["fc"].get(p)), cell(points["conv"].get(p))] for p in rates]
-    one = next(run for of in points.values() for run in of.values())
-    tops = {where: max(of, key=lambda p: best_test(of[p])) for where, of in points.items() if of}
-    finals = {where: max(of, key=lambda p: of[p]["checks"][-1][2]) for where, of in points.items() if of}
-    kinds = {"fc": "fully connected (B)", "conv": "convolutions (C)"}
-    best_of = "; ".join(f"{kinds[where]}: p = {tops[where]:g} by the best check, {finals[where]:g} by the last"
-                        for where in tops)
+    one, *_ = (run for of in points.values() for same in of.values() for run in same)
+    count = max(len(same) for of in points.values() for same in of.values())
+    kinds = {where: name for where, name in (("fc", "fully connected (B)"), ("conv", "convolutions (C)")) if where in points}
+    cell = lambda where, p, value: mean_and_range([*map(value, points[where][p])]) if p in points[where] else "-"
+    rows = [[f"{p:g}", *(cell(where, p, value) for where in kinds for value in (best_test, last_test))] for p in rates]
+    top = lambda where, value: max(points[where], key=lambda p: statistics.mean(map(value, points[where][p])))
+    best_of = "; ".join(f"{name}: p = {top(where, best_test):g} by the best check, {top(where, last_test):g} by the last"
+                        for where, name in kinds.items())
     return ["### Other rates of dropout", "",
-            f"Test accuracy, %, within {one['epochs']} epochs, best check / last check, a check every "
-            f"{one['checks'][0][0]}; one seed. p = 0 is net A; what was not run is -.", "", table(["p", *kinds.values()], rows), f"The best rate is, for {best_of}.", "",
-            "![Test accuracy over the dropout rate](figures/sweep.svg)", ""]
+            f"Test accuracy, %, within {one['epochs']} epochs, a check every {one['checks'][0][0]}; seeds: {count}, their mean "
+            "(least to most). p = 0 is net A; what was not run is -.", "",
+            table(["p", *(f"{name}, {check} check" for name in kinds.values() for check in ("best", "last"))], rows),
+            f"The best rate is, for {best_of}.", "", "![Test accuracy over the dropout rate](figures/sweep.svg)", ""]
 
 
 def about(record):
@@ -303,15 +344,19 @@ def about(record):
 
 def section(record):
     """Markdown for bench/RESULTS.md; the figures lie in figures/ beside it."""
-    nets = {name[-1]: run for name, run in record["runs"].items() if name.startswith("seed1/") and run["checks"]}
     lines = ["`bench/study`. " + " ".join(about(record)), ""]
-    if len(nets) < len(NETS):
+    everyone = seeds(record)
+    if not everyone:
         return "\n".join([*lines, "Not all four nets have been checked yet.", ""])
-    lines += ["Accuracies in %. The best test check is chosen on the test set itself and so flatters; the last is not.",
-              "The seconds are the median epoch's, of training alone; other runs may have shared the machine. A run that was "
-              "resumed is described by its last part.", "",
-              compare_with_published(nets),
-              "![Training loss of the four nets](figures/loss.svg)", "![Accuracy of the four nets](figures/accuracy.svg)",
+    epochs = {run["epoch"] for nets in everyone for run in nets.values()}
+    each = by_net({net: statistics.median(of_net(record, net, lambda run: run["epoch_seconds"])) for net in NETS})
+    lines += [f"Accuracies in %, after {from_to(epochs)} epochs; seeds: {len(everyone)}, their mean (least to most). The best "
+              "test check is chosen on the test set itself and so flatters; the last is not. Figures without a range are of "
+              f"the first seed. The median epoch took, of training alone, {each} s; other work may have shared the machine.",
+              "", compare_with_published(record),
+              "![Training loss of the four nets](figures/loss.svg)",
+              "![Training accuracy of the four nets](figures/training.svg)",
+              "![Training and test accuracy of the four nets](figures/accuracy.svg)",
               "", "What the study concluded, and what these runs say:", "",
-              "- " + conclude_speed(nets), "- " + conclude_generalisation(nets), "- " + conclude_stall(nets), ""]
-    return "\n".join(lines + describe_spread(record) + describe_sweep(record))
+              "- " + conclude_speed(record), "- " + conclude_generalisation(record), "- " + conclude_stall(record), ""]
+    return "\n".join(lines + compare_in_pairs(record) + describe_sweep(record))
