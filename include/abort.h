@@ -3,13 +3,18 @@
 #define DTRAIN_ABORT_H
 
 #include <mpi.h>
+#include <stddef.h>
 
 /* For what MPI does without a request to wait for: from now on this process ends with EXIT_PEER_LOST and one line
  * once `seconds` have gone by; NULL, 0 calls it off. */
 void abort_after(const char *what, double seconds);
 
-/* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. */
+/* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. On any thread. */
 _Noreturn void abort_job(MPI_Comm comm, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Who speaks, for such a line: "rank 1 on host node2", or "this process" where MPI does not run. */
+enum { WHO_BYTES = 300 };
+void abort_who(char *text, size_t bytes);
 
 /* The check macro of MPI: broken machinery ends the job. */
 #define MPI_CHECK(call)                                                                                    \

@@ -15,6 +15,7 @@
 #include "engine.h"
 #include "find_data.h"
 #include "launcher.h"
+#include "memory.h"
 #include "options.h"
 #include "signals.h"
 #include "study.h"
@@ -95,6 +96,7 @@ int main(int argc, char **argv)
     struct options options;
     struct error error = {0};
     launcher_mend_streams();
+    memory_guard_json();
     signals_install();
     bool parsed = options_parse(argc, argv, &options, &error);
     double timeout = parsed ? options.timeout_seconds : 60;

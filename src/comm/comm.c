@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "halving.h"
+#include "memory.h"
 #include "transport.h"
 
 static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
@@ -36,7 +37,8 @@ static int count_host(const char *const *hosts, int ranks, const char *host)
 static void learn_group(struct comm *comm, MPI_Comm world)
 {
     size_t size = (size_t)comm->size;
-    int *world_ranks = malloc(size * sizeof *world_ranks), *ranks = malloc(size * sizeof *ranks);
+    int *world_ranks = memory_allocate(size, sizeof *world_ranks, "the ranks of a group");
+    int *ranks = memory_allocate(size, sizeof *ranks, "the ranks of a group");
     for (int i = 0; i < comm->size; i++)
         ranks[i] = i;
     MPI_Group ours, all;
@@ -50,9 +52,9 @@ static void learn_group(struct comm *comm, MPI_Comm world)
     char name[MPI_MAX_PROCESSOR_NAME] = "";
     int length;
     MPI_CHECK(MPI_Get_processor_name(name, &length));
-    comm->host_names = calloc(size, sizeof *comm->host_names);
+    comm->host_names = memory_allocate(size, sizeof *comm->host_names, "the names of the hosts");
     snprintf(comm->host_names[comm->rank], sizeof *comm->host_names, "%.63s", name);
-    const char **hosts = malloc(size * sizeof *hosts);
+    const char **hosts = memory_allocate(size, sizeof *hosts, "the names of the hosts");
     for (int i = 0; i < comm->size; i++)
         hosts[i] = comm->host_names[i];
     comm->group = (struct watch_group){comm->size, world_ranks, hosts};
@@ -73,7 +75,7 @@ static void learn_group(struct comm *comm, MPI_Comm world)
 
 static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
 {
-    struct comm *comm = calloc(1, sizeof *comm);
+    struct comm *comm = memory_allocate(1, sizeof *comm, "a group of ranks");
     comm->mpi = mpi;
     comm->watch = watch;
     comm->transport = &transport_mpi;

@@ -1,6 +1,7 @@
 /* Control messages: what is said once in a while, by MPI, whatever sums the gradients. */
 #include <stdlib.h>
 
+#include "memory.h"
 #include "transport.h"
 
 void comm_finish(struct comm *comm, MPI_Request *request, const char *what)
@@ -101,7 +102,7 @@ bool comm_same(struct comm *comm, uint64_t number, int *odd)
         return true;
 
     /* They differ: only now does rank 0 gather every rank's number, to find the one that is different. */
-    uint64_t *all = comm->rank == 0 ? malloc((size_t)comm->size * sizeof *all) : NULL;
+    uint64_t *all = comm->rank == 0 ? memory_allocate((size_t)comm->size, sizeof *all, "a number of each rank") : NULL;
     comm_gather(comm, &number, sizeof number, all);
     int found = comm->rank == 0 ? find_odd(all, comm->size) : 0;
     free(all);

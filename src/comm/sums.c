@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "halving.h"
+#include "memory.h"
 #include "shared_memory.h"
 #include "transport.h"
 
@@ -62,7 +63,7 @@ static int first_of_host(const struct comm *comm)
 /* The first rank of each host makes the memory; all learn where it is. NULL on every rank if any fails. */
 static void *share(struct comm *comm, size_t bytes)
 {
-    struct shared_memory *places = calloc((size_t)comm->size, sizeof *places);
+    struct shared_memory *places = memory_allocate((size_t)comm->size, sizeof *places, "the places of shared memory");
     void *memory = comm->host_rank == 0 ? shared_memory_make(bytes, &places[comm->rank]) : NULL;
     comm_combine(comm, places, comm->size * (int)sizeof *places, MPI_BYTE, MPI_BOR, "the places of shared memory");
     if (comm->host_rank > 0)
@@ -101,15 +102,14 @@ static void open_shared(struct sums *s)
 
 struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
 {
-    struct sums *s = calloc(1, sizeof *s);
+    struct sums *s = memory_allocate(1, sizeof *s, "the sums");
     s->base.count = count;
     if (comm != NULL && comm->size > 1)
         s->comm = comm;
     if (s->comm != NULL && comm->host_count < comm->size)
         open_shared(s);
     if (s->ranks == NULL) {
-        s->base.terms = aligned_alloc(page_bytes(), page_up(count * sizeof *s->base.terms));
-        memset(s->base.terms, 0, count * sizeof *s->base.terms);
+        s->base.terms = memory_allocate_aligned(page_bytes(), count * sizeof *s->base.terms, "the sums");
         s->base.totals = s->base.terms;
     }
     return &s->base;

@@ -12,6 +12,7 @@
 #include "abort.h"
 #include "clock.h"
 #include "error.h"
+#include "memory.h"
 #include "signals.h"
 
 enum tag { TAG_PROBE = 1, TAG_ACKNOWLEDGEMENT };
@@ -37,7 +38,7 @@ struct watch {
 
 struct watch *watch_open(MPI_Comm world, double timeout_seconds)
 {
-    struct watch *watch = calloc(1, sizeof *watch);
+    struct watch *watch = memory_allocate(1, sizeof *watch, "the watch");
     MPI_CHECK(MPI_Comm_dup(world, &watch->mpi));
     MPI_CHECK(MPI_Comm_set_errhandler(watch->mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(watch->mpi, &watch->rank));
@@ -117,7 +118,7 @@ struct probing {
 static void send_probes(struct watch *watch, const struct watch_group *group, struct probing *probing)
 {
     if (probing->acknowledged == NULL)
-        probing->acknowledged = malloc((size_t)watch->size * sizeof *probing->acknowledged);
+        probing->acknowledged = memory_allocate((size_t)watch->size, sizeof *probing->acknowledged, "probes");
     memset(probing->acknowledged, 0, (size_t)watch->size * sizeof *probing->acknowledged);
     probing->acknowledged[watch->rank] = true;
     probing->missing = group->size - 1;

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "cudnn_engine.h"
 #include "device.h"
+#include "memory.h"
 #include "range.h"
 
 enum { EVALUATED = 512 }; /* samples of a pass in predict mode, at most */
@@ -101,7 +102,7 @@ static void say_alive(void *comm)
 
 static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
 {
-    struct cudnn *cudnn = calloc(1, sizeof *cudnn);
+    struct cudnn *cudnn = memory_allocate(1, sizeof *cudnn, "the GPU engine");
     size_t train = setup->data->train.count, test = setup->data->test.count;
     size_t evaluated = max_of(train, test) < EVALUATED ? max_of(train, test) : EVALUATED;
     struct comm_sums *sums = comm_sums_open(setup->comm, LENET5_WEIGHTS + SUM_SLOTS);

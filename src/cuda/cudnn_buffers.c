@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "memory.h"
 
 enum {
     POOL1 = 6 * 14 * 14,
@@ -43,7 +44,7 @@ static void upload(struct cudnn_net *net, void *to, const void *from, size_t byt
 static void fill(struct cudnn_net *net)
 {
     enum { NOISE = 1 << 18 };
-    float weights[LENET5_WEIGHTS], *noise = malloc(NOISE * sizeof *noise);
+    float weights[LENET5_WEIGHTS], *noise = memory_allocate(NOISE, sizeof *noise, "noise");
     for (uint32_t i = 0; i < NOISE; i++)
         noise[i] = (float)(i * 2654435761u >> 8) * 0x1p-23f - 1; /* [-1, 1), scattered by the golden ratio */
     for (float *to = net->images, *end = (float *)net->labels; to < end; to += NOISE)

@@ -121,8 +121,6 @@ bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
     name_conv(conv, planner->precision, key, sizeof key);
     chooser_alive(planner->chooser);
     *choice = (struct conv_choice){.graph = conv_graph_open(planner->device, conv, planner->precision)};
-    if (choice->graph == NULL)
-        return error_set(error, EXIT_RUNTIME, "engine cudnn: no memory for the plans of %s", key);
     int candidate = recall(planner->chooser, choice->graph, key);
     if (candidate >= 0 && prepare(planner, choice, candidate, tensors))
         return true;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "memory.h"
 
 enum { SIDE = 5 };
 enum uid { UID_X = 1, UID_W, UID_Y }; /* names of tensors within a graph */
@@ -178,9 +179,7 @@ static void add_candidates(struct conv_graph *graph, descriptor operations, cudn
 
 struct conv_graph *conv_graph_open(descriptor device, const struct conv *conv, enum precision precision)
 {
-    struct conv_graph *graph = calloc(1, sizeof *graph);
-    if (graph == NULL)
-        return NULL;
+    struct conv_graph *graph = memory_allocate(1, sizeof *graph, "the plans of a convolution");
     graph->conv = *conv;
     graph->device = device;
     descriptor operations = add_graph(graph);

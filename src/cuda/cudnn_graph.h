@@ -49,7 +49,7 @@ struct conv_graph {
 cudnnBackendDescriptor_t conv_device_of(cudnnHandle_t handle);
 cudnnBackendDescriptor_t conv_device_described(const char *json);
 
-/* NULL if there is no memory; no candidates is count 0. The device is borrowed. */
+/* No candidates is count 0. The device is borrowed. */
 struct conv_graph *conv_graph_open(cudnnBackendDescriptor_t device, const struct conv *conv,
                                    enum precision precision);
 void conv_graph_close(struct conv_graph *graph);

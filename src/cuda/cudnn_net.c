@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "cudnn_dense.h"
+#include "memory.h"
 #include "range.h"
 
 enum { FORKS = sizeof((struct cudnn_net *)0)->forks / sizeof(cudaEvent_t) };
@@ -71,7 +72,7 @@ const struct net_shape *net_find_shape(struct cudnn_net *net, uint32_t count, bo
     for (struct net_shape *shape = net->shapes; shape != NULL; shape = shape->next)
         if (shape->count == count && shape->backward >= backward)
             return shape;
-    struct net_shape *shape = calloc(1, sizeof *shape);
+    struct net_shape *shape = memory_allocate(1, sizeof *shape, "the plans of a batch");
     shape->count = count;
     shape->backward = backward;
     if (!choose(net, shape, error)) {

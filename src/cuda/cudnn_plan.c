@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include "cudnn_engine.h"
+#include "memory.h"
 #include "sampler.h"
 
 void cudnn_share(const struct cudnn *cudnn, size_t samples, size_t *position, size_t *count)
@@ -52,7 +53,7 @@ static struct kind *gather_kinds(const struct cudnn *cudnn)
     struct kind ours = {.device = XXH64(cudnn->chooser.device, strlen(cudnn->chooser.device), 0)};
     cudnn_share(cudnn, cudnn->full.samples, &position, &ours.full);
     cudnn_share(cudnn, cudnn->tail.samples, &position, &ours.tail);
-    struct kind *kinds = malloc(bytes);
+    struct kind *kinds = memory_allocate(1, bytes, "the list of ranks");
     comm_gather(comm, &ours, sizeof ours, kinds);
     comm_broadcast(comm, kinds, bytes, 0);
     return kinds;
@@ -74,7 +75,7 @@ static void share_choices(struct cudnn *cudnn, int rank)
     size_t bytes = text != NULL ? strlen(text) + 1 : 0;
     comm_broadcast(comm, &bytes, sizeof bytes, rank);
     if (text == NULL)
-        text = calloc(1, bytes);
+        text = memory_allocate(1, bytes, "the plans of another rank");
     comm_broadcast(comm, text, bytes, rank);
     cJSON *all = comm_rank(comm) == rank ? NULL : cJSON_Parse(text);
     chooser_import(&cudnn->chooser, all);

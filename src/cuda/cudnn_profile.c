@@ -6,6 +6,7 @@
 #include "clock.h"
 #include "cudnn_engine.h"
 #include "median.h"
+#include "memory.h"
 
 enum { ROUNDS = 11, WARM_UP = 2 };
 
@@ -58,7 +59,7 @@ static void queue_round(struct cudnn *cudnn, struct recorder *recorder, const st
 
 static void profile(struct cudnn *cudnn, struct recorder *recorder, const struct net_batch *batch)
 {
-    double(*times)[ROUNDS] = calloc((size_t)recorder->most, sizeof *times);
+    double(*times)[ROUNDS] = memory_allocate((size_t)recorder->most, sizeof *times, "the times of a step");
     for (int round = -WARM_UP; round < ROUNDS; round++) {
         queue_round(cudnn, recorder, batch, round > -WARM_UP);
         for (int i = 0; i < recorder->count && round >= 0; i++) {
@@ -80,7 +81,7 @@ int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most)
     struct recorder recorder = {.stream = cudnn->net.stream, .nodes = nodes, .most = most};
     float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
     engine->ops->read(engine, weights, momentum);
-    recorder.events = calloc((size_t)most + 1, sizeof *recorder.events);
+    recorder.events = memory_allocate((size_t)most + 1, sizeof *recorder.events, "the events of a step");
     for (int i = 0; i <= most; i++)
         CUDA_CHECK(cudaEventCreate(&recorder.events[i]));
     cudnn_find_batch(cudnn, cudnn->full.samples, &batch, &none); /* planned at the start */

@@ -7,6 +7,7 @@
 #include "check.h"
 #include "clock.h"
 #include "device.h"
+#include "memory.h"
 #include "nccl_log.h"
 
 static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
@@ -72,7 +73,7 @@ static bool open_nccl(struct comm *comm, struct error *error)
     (void)error; /* what can go wrong here is broken machinery */
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    struct state *state = calloc(1, sizeof *state);
+    struct state *state = memory_allocate(1, sizeof *state, "NCCL's transport");
     config.blocking = 0;
     state->log = nccl_log_open();
     device_use(comm->local_rank);

@@ -11,6 +11,7 @@
 #include <xxhash.h>
 
 #include "cache.h"
+#include "memory.h"
 
 const char *const dataset_files[DATA_FILES] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
                                                "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
@@ -91,7 +92,7 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
 
 static uint64_t hash_all(const struct dataset *dataset)
 {
-    XXH64_state_t *hash = XXH64_createState();
+    XXH64_state_t *hash = memory_check(XXH64_createState(), "the hash of the data");
     XXH64_reset(hash, 0);
     for (int i = 0; i < DATA_FILES; i++) {
         const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;

@@ -6,6 +6,7 @@
 
 #include "exact_sum.h"
 #include "kernels/cpu/tile.h"
+#include "memory.h"
 #include "sampler.h"
 
 struct cpu {
@@ -36,13 +37,7 @@ static struct engine *open_cpu(const struct engine_setup *setup, struct error *e
         return NULL;
     }
     struct comm_sums *sums = comm_sums_open(setup->comm, LAYOUT_COUNT + SUM_SLOTS);
-    struct cpu *cpu = aligned_alloc(64, (sizeof *cpu + 63) / 64 * 64);
-    if (cpu == NULL) {
-        comm_sums_close(sums);
-        error_set(error, EXIT_RUNTIME, "engine cpu: no memory for its %zu bytes", sizeof *cpu);
-        return NULL;
-    }
-    memset(cpu, 0, sizeof *cpu);
+    struct cpu *cpu = memory_allocate_aligned(64, sizeof *cpu, "the CPU engine");
     tile_init(&cpu->tile);
     layout_index(cpu->index);
     cpu->base.ops = &engine_cpu;

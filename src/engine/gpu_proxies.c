@@ -5,6 +5,7 @@
 #include "devices.h"
 #include "gpu.h"
 #include "src/comm/transport.h"
+#include "memory.h"
 
 /* --- the engine ------------------------------------------------------------------------------------- */
 
@@ -44,7 +45,7 @@ static bool suits(struct comm *comm, bool on_gpu, char *why, size_t why_bytes)
                  "--comm mpi");
         return false;
     }
-    struct device *devices = calloc((size_t)comm->size, sizeof *devices);
+    struct device *devices = memory_allocate((size_t)comm->size, sizeof *devices, "the list of GPUs");
     devices_gather(comm, devices);
     bool apart = devices_are_apart(devices, comm->size, why, why_bytes);
     free(devices);

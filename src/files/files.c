@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "memory.h"
+
 enum { PATH_BYTES = 4096, SUFFIX_BYTES = 24, MOST_JSON_BYTES = 1 << 20 };
 static const char suffix[] = ".tmp-"; /* and the writer's process id */
 
@@ -116,8 +118,8 @@ struct cJSON *files_read_json(const char *path)
     FILE *file = fopen(path, "r");
     if (file == NULL)
         return NULL;
-    char *text = malloc(MOST_JSON_BYTES);
-    size_t bytes = text != NULL ? fread(text, 1, MOST_JSON_BYTES, file) : 0;
+    char *text = memory_allocate(MOST_JSON_BYTES, 1, "a JSON file");
+    size_t bytes = fread(text, 1, MOST_JSON_BYTES, file);
     fclose(file);
     cJSON *json = cJSON_ParseWithLength(text, bytes);
     free(text);

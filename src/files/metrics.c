@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "files.h"
+#include "memory.h"
 #include "tensorboard.h"
 
 struct metrics {
@@ -39,18 +40,15 @@ static bool cut_lines(FILE *stream, uint64_t epochs_done)
     ssize_t length;
     while ((length = getline(&line, &capacity, stream)) > 0 && is_kept(line, (size_t)length, epochs_done))
         kept_bytes += length;
+    bool end = length > 0 || feof(stream); /* if not, there was no reading on, or no memory */
     free(line);
-    return !ferror(stream) && ftruncate(fileno(stream), kept_bytes) == 0 &&
+    return end && ftruncate(fileno(stream), kept_bytes) == 0 &&
            fseeko(stream, 0, SEEK_END) == 0; /* between reading and writing a stream must seek */
 }
 
 struct metrics *metrics_open(const char *directory, uint64_t epochs_done, struct error *error)
 {
-    struct metrics *metrics = calloc(1, sizeof *metrics);
-    if (metrics == NULL) {
-        error_set(error, EXIT_RUNTIME, "%s: out of memory", directory);
-        return NULL;
-    }
+    struct metrics *metrics = memory_allocate(1, sizeof *metrics, "the metrics");
     if (files_path(directory, "metrics.jsonl", metrics->path, error)) {
         metrics->stream = fopen(metrics->path, "a+e");
         if (metrics->stream == NULL || !cut_lines(metrics->stream, epochs_done))

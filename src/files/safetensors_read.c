@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "memory.h"
 #include "safetensors.h"
 #include "safetensors_format.h"
 
@@ -37,9 +38,7 @@ static bool read_bytes(struct safetensors *file, int fd, struct error *error)
     if (file->size > MAX_FILE_BYTES)
         return error_set(error, EXIT_INPUT, "%s: has %zu bytes; no file over %zu is read", file->path,
                          file->size, MAX_FILE_BYTES);
-    file->bytes = malloc(file->size + 1); /* + 1: an empty file is no lack of memory */
-    if (file->bytes == NULL)
-        return error_set(error, EXIT_RUNTIME, "%s: out of memory", file->path);
+    file->bytes = memory_allocate(file->size, 1, "a file of weights");
     for (size_t done = 0; done < file->size;) {
         ssize_t got = TEMP_FAILURE_RETRY(read(fd, file->bytes + done, file->size - done));
         if (got <= 0)
@@ -96,9 +95,7 @@ static int compare_names(const void *a, const void *b)
 static bool check_names(const struct safetensors *file, const cJSON *object, struct error *error)
 {
     size_t count = 0;
-    const char **names = malloc(((size_t)cJSON_GetArraySize(object) + 1) * sizeof *names);
-    if (names == NULL)
-        return error_set(error, EXIT_RUNTIME, "%s: out of memory", file->path);
+    const char **names = memory_allocate((size_t)cJSON_GetArraySize(object), sizeof *names, "a file of weights");
     for (const cJSON *item = object->child; item; item = item->next)
         names[count++] = item->string;
     qsort(names, count, sizeof *names, compare_names);
@@ -222,8 +219,8 @@ static bool check_layout(const struct safetensors *file, struct extent *extents,
 static bool check_tensors(const struct safetensors *file, struct error *error)
 {
     size_t count = 0;
-    struct extent *extents = malloc(((size_t)cJSON_GetArraySize(file->header) + 1) * sizeof *extents);
-    bool good = extents || error_set(error, EXIT_RUNTIME, "%s: out of memory", file->path);
+    struct extent *extents = memory_allocate((size_t)cJSON_GetArraySize(file->header), sizeof *extents, "a file of weights");
+    bool good = true;
     for (const cJSON *entry = file->header->child; entry && good; entry = entry->next)
         if (strcmp(entry->string, METADATA_NAME) != 0)
             good = check_entry(file, entry, &extents[count++], error);
@@ -234,14 +231,9 @@ static bool check_tensors(const struct safetensors *file, struct error *error)
 
 struct safetensors *safetensors_open(const char *path, struct error *error)
 {
-    struct safetensors *file = calloc(1, sizeof *file);
-    if (file)
-        file->path = strdup(path);
-    if (file == NULL || file->path == NULL) {
-        error_set(error, EXIT_RUNTIME, "%s: out of memory", path);
-        safetensors_close(file);
-        return NULL;
-    }
+    struct safetensors *file = memory_allocate(1, sizeof *file, "a file of weights");
+    file->path = memory_allocate(strlen(path) + 1, 1, "a file of weights");
+    strcpy(file->path, path);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block */
     bool good = read_bytes(file, fd, error);
     if (fd >= 0)

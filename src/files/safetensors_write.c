@@ -2,10 +2,11 @@
 #include <stdlib.h>
 
 #include "files.h"
+#include "memory.h"
 #include "safetensors.h"
 #include "safetensors_format.h"
 
-/* The JSON header, to be freed; NULL without memory. */
+/* The JSON header, to be freed. */
 static char *print_header(const struct tensor *tensors, size_t n_tensors, const struct metadata *metadata,
                           size_t n_metadata, bool checksum)
 {
@@ -32,7 +33,7 @@ static char *print_header(const struct tensor *tensors, size_t n_tensors, const 
     return text;
 }
 
-/* The whole file, to be freed; NULL without memory. */
+/* The whole file, to be freed. */
 static unsigned char *make_file(const char *header, const struct tensor *tensors, size_t n_tensors,
                                 size_t *size)
 {
@@ -41,9 +42,7 @@ static unsigned char *make_file(const char *header, const struct tensor *tensors
     *size = LENGTH_BYTES + padded_bytes;
     for (size_t i = 0; i < n_tensors; i++)
         *size += tensors[i].count * sizeof(float);
-    unsigned char *bytes = malloc(*size);
-    if (bytes == NULL)
-        return NULL;
+    unsigned char *bytes = memory_allocate(*size, 1, "a file of weights");
     memcpy(bytes, &padded_bytes, LENGTH_BYTES);
     memset(bytes + LENGTH_BYTES, ' ', padded_bytes);
     memcpy(bytes + LENGTH_BYTES, header, header_bytes);
@@ -61,10 +60,8 @@ bool safetensors_write(const char *path, const char *keep, const struct tensor *
 {
     size_t size;
     char *header = print_header(tensors, n_tensors, metadata, n_metadata, checksum);
-    unsigned char *bytes = header ? make_file(header, tensors, n_tensors, &size) : NULL;
+    unsigned char *bytes = make_file(header, tensors, n_tensors, &size);
     cJSON_free(header);
-    if (bytes == NULL)
-        return error_set(error, EXIT_RUNTIME, "%s: cannot be written: out of memory", path);
     if (checksum) {
         char digits[CHECKSUM_DIGITS + 1];
         checksum_compute(bytes, size, digits);

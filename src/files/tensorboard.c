@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "files.h"
+#include "memory.h"
 
 struct tensorboard {
     char path[4096];
@@ -160,11 +161,7 @@ static bool write_start(struct tensorboard *board, uint64_t first_step, struct e
 
 struct tensorboard *tensorboard_open(const char *directory, uint64_t first_step, struct error *error)
 {
-    struct tensorboard *board = calloc(1, sizeof *board);
-    if (board == NULL) {
-        error_set(error, EXIT_RUNTIME, "%s: out of memory", directory);
-        return NULL;
-    }
+    struct tensorboard *board = memory_allocate(1, sizeof *board, "TensorBoard's file");
     board->stream = create_file(directory, board->path, error);
     if (board->stream && write_start(board, first_step, error))
         return board;

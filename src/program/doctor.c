@@ -13,6 +13,7 @@
 #include "devices.h"
 #include "engine.h"
 #include "gpu.h"
+#include "memory.h"
 #include "synthetic.h"
 #include "version.h"
 
@@ -135,10 +136,10 @@ static void print_data(const struct options *options, struct error *error)
 enum exit_code doctor(const struct options *options, struct comm *world)
 {
     struct place here = {comm_host_rank(world), usable_cores()};
-    struct place *places = calloc((size_t)comm_size(world), sizeof *places);
+    struct place *places = memory_allocate((size_t)comm_size(world), sizeof *places, "the list of ranks");
     struct error errors[3] = {0};
     bool speaks = comm_rank(world) == 0, on_gpu = false;
-    struct device *devices = calloc((size_t)comm_size(world), sizeof *devices);
+    struct device *devices = memory_allocate((size_t)comm_size(world), sizeof *devices, "the list of GPUs");
     comm_gather(world, &here, sizeof here, places);
     devices_gather(world, devices);
     if (speaks) {

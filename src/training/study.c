@@ -11,6 +11,7 @@
 #include "devices.h"
 #include "display.h"
 #include "introduction.h"
+#include "memory.h"
 #include "messenger.h"
 #include "signals.h"
 #include "trainer.h"
@@ -66,7 +67,7 @@ static void describe(struct study *study)
     if (!study->engine->on_gpu)
         return;
     int ranks = comm_size(study->world);
-    study->devices = calloc((size_t)ranks, sizeof *study->devices);
+    study->devices = memory_allocate((size_t)ranks, sizeof *study->devices, "the list of GPUs");
     devices_gather(study->world, study->devices);
     describe_gpus(study->description, study->devices, ranks);
 }
@@ -292,7 +293,7 @@ static void close_all(struct study *study)
 enum exit_code study_run(const struct options *options, const struct dataset *data, struct comm *world,
                          struct error *error)
 {
-    struct study *study = calloc(1, sizeof *study);
+    struct study *study = memory_allocate(1, sizeof *study, "the study");
     char why[400] = "";
     study->options = options;
     study->data = data;

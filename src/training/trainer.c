@@ -8,6 +8,7 @@
 #include "clock.h"
 #include "evaluate.h"
 #include "exact_sum.h"
+#include "memory.h"
 #include "run_files.h"
 #include "sampler.h"
 #include "step.h"
@@ -62,14 +63,14 @@ static bool open_engine(struct trainer *trainer, struct error *error)
 
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error)
 {
-    struct trainer *trainer = calloc(1, sizeof *trainer);
+    struct trainer *trainer = memory_allocate(1, sizeof *trainer, "a trainer");
     trainer->setup = *setup;
     trainer->leader = comm_rank(setup->comm) == 0;
     trainer->terms = make_terms(setup);
     trainer->files.saved_step = UINT64_MAX;
-    trainer->state.weights = malloc(LENET5_WEIGHTS * sizeof *trainer->state.weights);
-    trainer->state.momentum = malloc(LENET5_WEIGHTS * sizeof *trainer->state.momentum);
-    trainer->order = malloc(setup->data->train.count * sizeof *trainer->order);
+    trainer->state.weights = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.weights, "the weights");
+    trainer->state.momentum = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.momentum, "the momentum");
+    trainer->order = memory_allocate(setup->data->train.count, sizeof *trainer->order, "the order of an epoch");
     if (trainer->leader) {
         comm_away(setup->comm);
         run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms,

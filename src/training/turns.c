@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "memory.h"
+
 struct turns {
     pthread_mutex_t turn; /* whoever runs holds it */
     void (*job)(void *context, int number, struct turns *turns);
@@ -31,7 +33,7 @@ static void *run_job(void *context)
 void turns_run(int count, void (*job)(void *context, int number, struct turns *turns), void *context)
 {
     struct turns turns = {.turn = PTHREAD_MUTEX_INITIALIZER, .job = job, .context = context};
-    struct job_thread *threads = calloc((size_t)count, sizeof *threads);
+    struct job_thread *threads = memory_allocate((size_t)count, sizeof *threads, "the threads of the nets");
     for (int i = 0; i < count; i++) {
         threads[i] = (struct job_thread){.turns = &turns, .number = i};
         threads[i].started = pthread_create(&threads[i].thread, NULL, run_job, &threads[i]) == 0;
