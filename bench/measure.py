@@ -174,10 +174,23 @@ def show(record, report):
     return f"```\n{head}\n```\n\n{report(record)}\n{verdict}\n"
 
 
-def to_json(record):
-    """Readable, and a list of numbers on one line."""
-    text = json.dumps(record, indent=1)
-    return re.sub(r"\[\s+([-+.\d][^][{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+def has_objects(value):
+    """Whether any lie in it."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(child, dict) or has_objects(child) for child in children)
+
+
+def to_json(value, indent=""):
+    """A line each for objects that have none in them, for lists of numbers, and for the lines of the header."""
+    texts = indent == " " and isinstance(value, list) and any(isinstance(child, str) for child in value)
+    if not has_objects(value) and not texts:
+        return json.dumps(value)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {to_json(child, indent + ' ')}" for key, child in value.items()]
+    else:
+        lines = [to_json(child, indent + " ") for child in value]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return begin + ",".join(f"\n{indent} {line}" for line in lines) + f"\n{indent}{end}"
 
 
 def main(doc, run, report, arguments=lambda parser: None):
@@ -195,6 +208,6 @@ def main(doc, run, report, arguments=lambda parser: None):
             return 0
         record = {"header": facts, **record}
         if options.json:
-            options.json.write_text(to_json(record), encoding="utf-8")
+            options.json.write_text(to_json(record) + "\n", encoding="utf-8")
     print(show(record, report), end="")
     return INVALID if record["faults"] else 0
