@@ -174,16 +174,16 @@ static bool open_data(struct bench *b, struct comm *world, struct error *error)
 static bool open_engine(struct bench *b, struct comm *world, struct error *error)
 {
     char why[300];
-    struct net nets[NETS];
+    struct trial trials[MOST_TRIALS];
     const struct options *o = b->options;
     const struct engine_ops *ops = engine_choose(o->engine, why, sizeof why, error);
-    options_nets(o, nets);
+    options_trials(o, trials);
     if (comm_agree(world, error))
         b->comm = comm_split(world, 0, o->comm, ops->on_gpu, error);
     if (!comm_agree(world, error))
         return false;
     struct engine_setup setup = {.data = &b->data, .comm = b->comm, .batch_size = o->batch_size,
-                                 .masks = masks_make(o->seed, nets[0].p_conv, nets[0].p_fc),
+                                 .masks = masks_make(o->seed, trials[0].net.p_conv, trials[0].net.p_fc),
                                  .momentum = (float)o->momentum, .precision = engine_precision(o->precision)};
     b->engine = ops->open(&setup, error);
     return comm_agree(world, error);

@@ -143,6 +143,9 @@ class Curves:
     def points(self, key):
         return self.values[key]
 
+    def band(self, _):
+        return []
+
 
 def from_ten(lowest):
     """The range of heights from the round number below."""

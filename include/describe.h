@@ -9,8 +9,8 @@
 #include "devices.h"
 #include "options.h"
 
-/* A new JSON object the caller owns: options, revision, versions, data. `world` is asked for its hosts. */
-cJSON *describe_run(const struct options *options, const struct dataset *data, const struct comm *world);
+/* A new JSON object the caller owns: time, revision, versions, hosts, data. `world` is asked for its hosts. */
+cJSON *describe_run(const struct dataset *data, const struct comm *world);
 
 /* Adds "gpu": the versions of its libraries, who is on which GPU, and NCCL's settings in the environment. */
 void describe_gpus(cJSON *json, const struct device *devices, int count);

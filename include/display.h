@@ -4,25 +4,25 @@
 
 #include <stdbool.h>
 
-#include "lenet5.h"
+#include "options.h"
 #include "run.h"
 
 struct display {
-    const struct net *nets;
+    const struct trial *trials;
     int count;
     int terminal;             /* a descriptor, for its width; -1: it is not known */
     bool progress;            /* draw the progress line */
-    double goal;              /* epochs a net is to have at the end */
-    struct event last[NETS];  /* the newest of each net */
+    double goal;              /* epochs a trial is to have at the end */
+    struct event last[MOST_TRIALS]; /* the newest of each trial */
     double began;             /* seconds on clock.h's clock */
-    double done_at_beginning; /* epochs of all nets */
+    double done_at_beginning; /* epochs of all trials */
 };
 
 /* `when` is --progress: "always", "never", or "auto": when standard output is a terminal
  * that is not dumb. display_close gives back what this takes. */
-struct display display_open(const struct net *nets, int count, double goal, const char *when);
+struct display display_open(const struct trial *trials, int count, double goal, const char *when);
 
-/* From here on time counts; done[i]: epochs that net i has already. */
+/* From here on time counts; done[i]: epochs that trial i has already. */
 void display_begin(struct display *display, const double *done);
 
 /* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, redraws the progress line for a step. */

@@ -12,9 +12,9 @@
 
 struct introduction {
     const struct options *options;
-    const struct net *nets;
-    const struct outcome *outcomes; /* of each net: where it stands */
-    int count;                      /* of nets */
+    const struct trial *trials;
+    const struct outcome *outcomes; /* of each trial: where it stands */
+    int count;                      /* of trials */
     const struct comm *world, *group;
     const struct engine_ops *engine;
     const char *engine_reason; /* why it was chosen; "" */

@@ -54,7 +54,7 @@ struct epoch_metrics {
 /* What rank 0 of the group tells whoever displays it. */
 struct event {
     enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
-    int net;                     /* index in the study */
+    int trial;                   /* index in the study */
     double epochs_done;          /* closed, and the part of the open one */
     double images_per_second;    /* recently */
     double loss;                 /* EVENT_STEP: mean of the open epoch so far */
@@ -65,12 +65,12 @@ struct event {
 
 enum run_status { RUN_GOING, RUN_DONE, RUN_STOPPED, RUN_FAILED };
 
-/* How a net ended. */
+/* How a trial ended. */
 struct outcome {
     enum run_status status;
     struct progress progress;
     uint64_t digest; /* of its weights */
-    struct error error; /* of a net that FAILED */
+    struct error error; /* of one that FAILED */
 };
 
 #endif

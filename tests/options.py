@@ -22,6 +22,7 @@ REFUSED = {
              ("synthetic:101+20", "multiple of 5"), ("synthetic:0+20", "TRAIN+TEST"),
              ("synthetic:100+0", "TRAIN+TEST")],
     "seed": [*NOT_WHOLE, ("9223372036854775808", "9000000000000000000")],
+    "seeds": [*NOT_WHOLE, ("0", "1 to 32"), ("33", "1 to 32")],
     "epochs": [*NOT_WHOLE, ("1.5", "whole number"), ("7z", "whole number"), (" 7", "whole number"),
                ("99999999999999999999", "whole number")],
     "batch-size": [*NOT_WHOLE, ("0", "1 to 65536"), ("65537", "1 to 65536")],
@@ -101,7 +102,7 @@ def help_and_version():
 
 # Every option that takes a value, but --init-from.
 GIVEN = {"net": "D", "p-conv": 0.25, "p-fc": 0.125, "data": "synthetic:40+10", "seed": 9000000000000000000,
-         "epochs": 2, "batch-size": 7, "lr": 0.0625, "momentum": 0, "lr-step": 3, "lr-gamma": 1,
+         "seeds": 1, "epochs": 2, "batch-size": 7, "lr": 0.0625, "momentum": 0, "lr-step": 3, "lr-gamma": 1,
          "max-steps": 3, "eval-every": 4, "eval-on": "all", "out": "given", "checkpoint-every": 5,
          "progress": "never", "engine": "cpu", "comm": "mpi", "precision": "fp32", "timeout": 12.5}
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Several nets in one job: each ends as it does alone, by groups of ranks or by turns."""
+"""Several nets and seeds in one job: each ends as it does alone, by groups of ranks or by turns."""
 
+import json
 import re
 import shutil
 import signal
@@ -64,6 +65,30 @@ def whole_studies():
         as_alone(f"--net {nets} on {np} ranks", result, f"{nets}-{np}", sorted(nets.upper().replace(",", "")))
 
 
+def several_seeds():
+    """Each seed of each net ends as it does alone, and the table of the spread says what their metrics say."""
+    for np, nets in (2, "AD"), (5, "AD"), (3, "C"):
+        out = f"seeds-{nets}-{np}"
+        result = run(np, *SHORT, "--net", ",".join(nets), "--seeds", "2", "--seed", "1", "--out", out)
+        check(result.code == 0 and result.err == "", f"--net {nets} --seeds 2 on {np} ranks", result)
+        best_of = {net: [] for net in nets}
+        for seed in 1, 2:
+            for net in nets:
+                place = f"{out}/seed{seed}" + (f"/{net}" if len(nets) > 1 else "")
+                alone = ALONE[net] if seed == 1 else run(1, *SHORT, "--net", net, "--seed", "2", "--out", f"{out}-{net}")
+                row = rf"^{net} +{seed} .* {alone.digest}$"
+                check(re.search(row, result.out, re.MULTILINE), f"net {net}, seed {seed} as alone", f"{alone}{result}")
+                check(json.loads(content(place, "run.json"))["options"]["seed"] == seed, "and run.json has its seed")
+                best_of[net].append(max(line.get("test_accuracy", -1) for line in metrics(place)))
+        for net, best_test in best_of.items():
+            numbers = sum(best_test) / 2, min(best_test), max(best_test)
+            row = rf"^{net} +{re.escape(DROPOUT[net])} +2 +" + " +".join(f"{number:.2f}" for number in numbers) + "$"
+            check(re.search(row, result.out, re.MULTILINE),
+                  f"net {net}: mean, least and most of its seeds", f"{row}\n{result}")
+    if shutil.which("gnuplot"):
+        check(b"fill-opacity" in content("seeds-C-3", "loss.svg"), "the figure has the band of the seeds")
+
+
 def go_on(np, out):
     """An endless study in which every net has closed an epoch."""
     running = start(np, *ENDLESS, "--net", "all", "--out", out, "--resume", "--checkpoint-every", "1000000")
@@ -118,6 +143,7 @@ def failing():
 
 ALONE = {net: run(2, *SHORT, "--net", net, "--out", f"alone-{net}") for net in NETS}
 whole_studies()
+several_seeds()
 interrupted()
 failing()
 finish()

@@ -1,6 +1,7 @@
 #include "conclusion.h"
 
 #include <limits.h>
+#include <math.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,16 +20,44 @@ static void print_accuracy(double accuracy)
         printf("  %10.2f", accuracy);
 }
 
-static void print_table(const struct net *nets, const struct outcome *outcomes, int count)
+static void print_table(const struct trial *trials, const struct outcome *outcomes, int count)
 {
-    printf("\nnet  %-10s  %10s  %10s  %10s  weights\n", "dropout", "best train", "best test", "seconds");
+    bool seeds = trials[0].options.seed != trials[count - 1].options.seed;
+    printf("\nnet  %s%-10s  %10s  %10s  %10s  weights\n", seeds ? "seed    " : "", "dropout", "best train",
+           "best test", "seconds");
     for (int i = 0; i < count; i++) {
         const struct outcome *outcome = &outcomes[i];
-        printf("%c    %-10s", nets[i].name, nets[i].dropout);
+        printf("%c    ", trials[i].net.name);
+        if (seeds)
+            printf("%-6llu  ", (unsigned long long)trials[i].options.seed);
+        printf("%-10s", trials[i].net.dropout);
         print_accuracy(outcome->progress.best_train);
         print_accuracy(outcome->progress.best_test);
         printf("  %10.1f  %016llx%s\n", outcome->progress.seconds, (unsigned long long)outcome->digest,
                outcome->status == RUN_FAILED ? "  FAILED" : "");
+    }
+    putchar('\n');
+}
+
+/* Of the seeds of each net whose best check is known; a failed one's is not counted. */
+static void print_spread(const struct trial *trials, const struct outcome *outcomes, int count)
+{
+    printf("net  %-10s  %5s  best test: mean       least        most\n", "dropout", "seeds");
+    for (int n = 0; n < NETS; n++) {
+        double sum = 0, least = 100, most = 0;
+        int seeds = 0;
+        for (int i = 0; i < count; i++) {
+            double best = outcomes[i].progress.best_test;
+            if (trials[i].net.name != lenet5_nets[n].name || outcomes[i].status == RUN_FAILED || best < 0)
+                continue;
+            seeds++;
+            sum += best;
+            least = fmin(least, best);
+            most = fmax(most, best);
+        }
+        if (seeds > 0)
+            printf("%c    %-10s  %5d  %15.2f  %10.2f  %10.2f\n", lenet5_nets[n].name, lenet5_nets[n].dropout, seeds,
+                   sum / seeds, least, most);
     }
     putchar('\n');
 }
@@ -64,7 +93,7 @@ static void draw_figures(const char *directory, struct comm *world)
         printf("The figures were not drawn; launch/plot %s draws them.\n", directory);
 }
 
-static void print_stopped(const struct net *nets, const struct outcome *outcomes, int count, const char *directory)
+static void print_stopped(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory)
 {
     const char *name = signals_name();
     printf("stopped by %s after step", name ? name : "a signal to another rank");
@@ -72,15 +101,15 @@ static void print_stopped(const struct net *nets, const struct outcome *outcomes
         if (outcomes[i].status == RUN_STOPPED) {
             printf(" %llu", (unsigned long long)outcomes[i].progress.step);
             if (count > 1)
-                printf(" (%c)", nets[i].name);
+                printf(" (%s)", trials[i].path + 1);
         }
     printf(", saved in %s: run again with --resume\n", directory);
 }
 
-/* The last line of every run: of one net its digest, of several the digest of their digests. */
+/* The last line of every study: of one trial its digest, of several the digest of their digests. */
 static void print_digest(const struct outcome *outcomes, int count)
 {
-    uint64_t digests[NETS];
+    uint64_t digests[MOST_TRIALS];
     for (int i = 0; i < count; i++)
         digests[i] = outcomes[i].digest;
     uint64_t digest = count == 1 ? digests[0] : XXH64(digests, (size_t)count * sizeof *digests, 0);
@@ -88,17 +117,19 @@ static void print_digest(const struct outcome *outcomes, int count)
     fflush(stdout);
 }
 
-void conclusion_print(const struct net *nets, const struct outcome *outcomes, int count, const char *directory,
+void conclusion_print(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory,
                       struct comm *world)
 {
     bool stopped = false;
     for (int i = 0; i < count; i++)
         stopped |= outcomes[i].status == RUN_STOPPED;
     if (count > 1)
-        print_table(nets, outcomes, count);
+        print_table(trials, outcomes, count);
+    if (count > 1 && trials[0].options.seed != trials[count - 1].options.seed)
+        print_spread(trials, outcomes, count);
     if (count > 1 && !stopped)
         draw_figures(directory, world);
     if (stopped)
-        print_stopped(nets, outcomes, count, directory);
+        print_stopped(trials, outcomes, count, directory);
     print_digest(outcomes, count);
 }

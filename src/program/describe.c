@@ -42,7 +42,7 @@ static void add_hosts(cJSON *json, const struct comm *world)
     }
 }
 
-cJSON *describe_run(const struct options *options, const struct dataset *data, const struct comm *world)
+cJSON *describe_run(const struct dataset *data, const struct comm *world)
 {
     char mpi[100];
     comm_library(mpi, sizeof mpi);
@@ -53,7 +53,6 @@ cJSON *describe_run(const struct options *options, const struct dataset *data, c
     cJSON_AddStringToObject(json, "mpi", mpi);
     add_hosts(json, world);
     add_data(json, data);
-    cJSON_AddItemToObject(json, "options", options_json(options));
     return json;
 }
 

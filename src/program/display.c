@@ -43,13 +43,13 @@ static size_t width(const struct display *display)
     return size.ws_col - 1 < WIDTH ? size.ws_col - 1 : WIDTH;
 }
 
-struct display display_open(const struct net *nets, int count, double goal, const char *when)
+struct display display_open(const struct trial *trials, int count, double goal, const char *when)
 {
     const char *kind = getenv("TERM");
     int terminal;
     bool draws = find_terminal(&terminal) && kind != NULL && strcmp(kind, "dumb") != 0; /* and knows CLEAR */
     return (struct display){
-        .nets = nets,
+        .trials = trials,
         .count = count,
         .goal = goal,
         .terminal = terminal,
@@ -95,8 +95,23 @@ static void append_bar(char *line, double part)
     append(line, "[%s]", bar);
 }
 
+static void append_losses(char *line, const struct display *display)
+{
+    for (int n = 0; n < NETS; n++) {
+        double sum = 0, trials = 0;
+        for (int i = 0; i < display->count; i++)
+            if (display->trials[i].net.name == lenet5_nets[n].name) {
+                sum += display->last[i].loss;
+                trials++;
+            }
+        if (trials > 0)
+            append(line, "  %c %.3f", lenet5_nets[n].name, sum / trials);
+    }
+}
+
 /* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12
- * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12 */
+ * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12
+ * of several seeds the mean of their losses. */
 static void draw(struct display *display)
 {
     const struct event *last = display->last;
@@ -111,8 +126,7 @@ static void draw(struct display *display)
     } else {
         append_bar(line, done / of);
         append(line, " %.1f%%", 100 * done / of);
-        for (int i = 0; i < display->count; i++)
-            append(line, "  %c %.3f", display->nets[i].name, last[i].loss);
+        append_losses(line, display);
     }
     double part = done - display->done_at_beginning, elapsed = clock_seconds() - display->began;
     if (part > 0 && elapsed > 1) {
@@ -128,16 +142,14 @@ static void draw(struct display *display)
 static void print_epoch(struct display *display, const struct event *event)
 {
     const struct epoch_metrics *metrics = &event->metrics;
-    char net[16] = "";
-    if (display->count > 1)
-        snprintf(net, sizeof net, "net: %c ", display->nets[event->net].name);
+    const char *tag = display->trials[event->trial].tag;
     if (metrics->checked)
         display_line(display,
-                     "%sepoch: %llu time: %.2f loss: %.4f train: %.2f%% test: %.2f%% best: %.2f%%", net,
+                     "%sepoch: %llu time: %.2f loss: %.4f train: %.2f%% test: %.2f%% best: %.2f%%", tag,
                      (unsigned long long)metrics->epoch, metrics->seconds, metrics->loss,
                      metrics->train_accuracy, metrics->test_accuracy, event->best_test);
     else
-        display_line(display, "%sepoch: %llu time: %.2f loss: %.4f", net, (unsigned long long)metrics->epoch,
+        display_line(display, "%sepoch: %llu time: %.2f loss: %.4f", tag, (unsigned long long)metrics->epoch,
                      metrics->seconds, metrics->loss);
 }
 
@@ -147,9 +159,9 @@ void display_event(struct display *display, const struct event *event)
         display_line(display, "%s", event->text);
         return;
     }
-    display->last[event->net] = *event;
+    display->last[event->trial] = *event;
     if (event->kind == EVENT_EPOCH) /* of the epoch just opened there is no loss yet */
-        display->last[event->net].loss = event->metrics.loss;
+        display->last[event->trial].loss = event->metrics.loss;
     if (event->kind == EVENT_EPOCH)
         print_epoch(display, event);
     if (display->progress)

@@ -21,23 +21,26 @@ static void introduce_resumption(const struct introduction *run, struct display 
     for (int i = 0; i < run->count && run->options->resume; i++) {
         const struct progress *progress = &run->outcomes[i].progress;
         unsigned long long step = progress->step, epoch = progress->epoch;
-        char net = run->nets[i].name;
+        const char *name = run->trials[i].name;
         if (step == 0)
-            display_line(display, "net %c has no checkpoint yet: it starts at epoch 1", net);
+            display_line(display, "%s has no checkpoint yet: it starts at epoch 1", name);
         else if (epoch >= run->options->epochs)
-            display_line(display, "net %c has its %llu epochs already", net, epoch);
+            display_line(display, "%s has its %llu epochs already", name, epoch);
         else
-            display_line(display, "net %c goes on after step %llu, epoch %llu", net, step, epoch);
+            display_line(display, "%s goes on after step %llu, epoch %llu", name, step, epoch);
     }
 }
 
 void introduction_print(const struct introduction *run, struct display *display)
 {
     const char *why = run->engine_reason, *comm_reason = comm_why(run->group);
-    char nets[2 * NETS + 1] = "";
-    for (int i = 0; i < run->count; i++)
-        snprintf(nets + strlen(nets), sizeof nets - strlen(nets), "%s%c", i ? "," : "", run->nets[i].name);
-    display_line(display, "net %s on %d rank%s, %d host%s; global batch %llu", nets, comm_size(run->world),
+    char nets[2 * NETS + 1] = "", seeds[60] = "";
+    unsigned long long first = run->options->seed, last = first + run->options->seeds - 1;
+    for (int i = 0; i < run->count && run->trials[i].options.seed == first; i++)
+        snprintf(nets + strlen(nets), sizeof nets - strlen(nets), "%s%c", i ? "," : "", run->trials[i].net.name);
+    if (last > first)
+        snprintf(seeds, sizeof seeds, ", seeds %llu to %llu,", first, last);
+    display_line(display, "net %s%s on %d rank%s, %d host%s; global batch %llu", nets, seeds, comm_size(run->world),
                  comm_size(run->world) == 1 ? "" : "s", comm_host_count(run->world),
                  comm_host_count(run->world) == 1 ? "" : "s", (unsigned long long)run->options->batch_size);
     display_line(display, "engine %s%s%s%s, comm %s%s%s%s", run->engine->name, *why ? " (" : "", why,

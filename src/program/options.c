@@ -40,6 +40,7 @@ static const struct option_spec specs[] = {
     {"data", "DIR|synthetic", TEXT, IN(data), NULL,
      .doc = "CIFAR-10's binary files, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
     {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .term = "seed", .doc = "of weights, order and masks"},
+    {"seeds", "N", COUNT, IN(seeds), "1", 1, MOST_SEEDS, .doc = "train N seeds at once, from --seed on"},
 
     {.kind = HEADING, .doc = "Training:"},
     {"epochs", "N", COUNT, IN(epochs), "1000", 0, MANY, .doc = "passes over the training set"},
@@ -58,7 +59,7 @@ static const struct option_spec specs[] = {
     {"eval-on", "rank0|all", CHOICE, IN(eval_on), "rank0", .choices = "rank0|all", .doc = "who evaluates"},
 
     {.kind = HEADING, .doc = "Files and output:"},
-    {"out", "DIR", TEXT, IN(out), NULL, .doc = "the run's directory (default runs/NET-SEED)"},
+    {"out", "DIR", TEXT, IN(out), NULL, .doc = "the directory (default runs/NET-SEED; several nets or seeds have one each in it)"},
     {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
     {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY, .doc = "epochs between checkpoints"},
     {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never", .doc = "the progress line: auto, always or never"},
@@ -168,23 +169,55 @@ static bool parse_nets(const char *text, unsigned *set, struct error *error)
     }
 }
 
-int options_nets(const struct options *options, struct net nets[NETS])
+static void name_trial(struct trial *trial, bool nets, bool seeds)
+{
+    char net = trial->net.name, seed[24];
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)trial->options.seed);
+    snprintf(trial->name, sizeof trial->name, "net %c%s%s", net, seeds ? ", seed " : "", seeds ? seed : "");
+    if (nets)
+        snprintf(trial->tag, sizeof trial->tag, "net: %c ", net);
+    if (seeds) {
+        size_t used = strlen(trial->tag);
+        snprintf(trial->tag + used, sizeof trial->tag - used, "seed: %s ", seed);
+        snprintf(trial->path, sizeof trial->path, "/seed%s", seed);
+    }
+    if (nets) {
+        size_t used = strlen(trial->path);
+        snprintf(trial->path + used, sizeof trial->path - used, "/%c", net);
+    }
+}
+
+int options_trials(const struct options *options, struct trial trials[MOST_TRIALS])
 {
     struct error none = {0};
     unsigned set;
     int count = 0;
     parse_nets(options->net, &set, &none);
-    for (int i = 0; i < NETS; i++) {
-        if (!(set >> i & 1))
-            continue;
-        struct net *net = &nets[count++];
-        *net = lenet5_nets[i];
-        if (net->p_conv > 0 && !isnan(options->p_conv))
-            net->p_conv = options->p_conv;
-        if (net->p_fc > 0 && !isnan(options->p_fc))
-            net->p_fc = options->p_fc;
-    }
+    for (uint64_t seed = 0; seed < options->seeds; seed++)
+        for (int i = 0; i < NETS; i++) {
+            if (!(set >> i & 1))
+                continue;
+            struct trial *trial = &trials[count++];
+            *trial = (struct trial){.net = lenet5_nets[i], .options = *options};
+            if (trial->net.p_conv > 0 && !isnan(options->p_conv))
+                trial->net.p_conv = options->p_conv;
+            if (trial->net.p_fc > 0 && !isnan(options->p_fc))
+                trial->net.p_fc = options->p_fc;
+            trial->options.seed += seed;
+            trial->options.seeds = 1;
+            name_trial(trial, (set & (set - 1)) != 0, options->seeds > 1);
+        }
     return count;
+}
+
+bool options_directory(const struct options *options, char *path, size_t size, struct error *error)
+{
+    unsigned long long first = options->seed, last = first + options->seeds - 1;
+    int length = options->out != NULL ? snprintf(path, size, "%s", options->out)
+                 : last > first       ? snprintf(path, size, "runs/%s-%llu-%llu", options->net, first, last)
+                                      : snprintf(path, size, "runs/%s-%llu", options->net, first);
+    return (size_t)length < size ||
+           error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes", size - 1);
 }
 
 static bool check(const struct options *options, struct error *error)

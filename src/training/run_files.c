@@ -52,13 +52,15 @@ static void keep_earlier_starts(cJSON *json, const struct run_directory *directo
     cJSON_AddItemToObject(json, "earlier_starts", starts);
 }
 
-static bool write_description(struct run_files *files, const cJSON *description, const struct net *net,
+static bool write_description(struct run_files *files, const cJSON *description, const struct trial *trial,
                               struct engine *engine, uint64_t epochs_done, struct error *error)
 {
     const struct comm *comm = engine->setup.comm;
+    const struct net *net = &trial->net;
     char ways[400];
     comm_ways(comm, ways, sizeof ways);
     cJSON *json = cJSON_Duplicate(description, true);
+    cJSON_AddItemToObject(json, "options", options_json(&trial->options));
     cJSON *ours = cJSON_AddObjectToObject(json, "net");
     cJSON_AddStringToObject(ours, "name", (char[]){net->name, '\0'});
     cJSON_AddNumberToObject(ours, "p_conv", net->p_conv);
@@ -77,10 +79,10 @@ static bool write_description(struct run_files *files, const cJSON *description,
     return done;
 }
 
-bool run_files_begin(struct run_files *files, const cJSON *description, const struct net *net, struct engine *engine,
+bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial, struct engine *engine,
                      uint64_t epochs_done, struct error *error)
 {
-    if (write_description(files, description, net, engine, epochs_done, error))
+    if (write_description(files, description, trial, engine, epochs_done, error))
         files->metrics = metrics_open(files->directory.path, epochs_done, error);
     return files->metrics != NULL;
 }

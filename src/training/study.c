@@ -23,20 +23,20 @@ struct study {
     struct comm *world;
     const struct engine_ops *engine;
     struct device *devices; /* every rank's, if the engine is on GPUs */
-    char directory[PATH_MAX];                 /* of the run, or of the directories of several */
-    char net_directories[NETS][PATH_MAX + 8]; /* of each net */
-    struct net nets[NETS];
+    char directory[PATH_MAX]; /* of the study */
+    struct trial trials[MOST_TRIALS];
+    char directories[MOST_TRIALS][PATH_MAX + 40]; /* of each trial */
     int count;
 
     struct comm *group;  /* this rank's */
-    int first, last;     /* nets this rank trains: [first, last) */
-    int leaders[NETS];   /* world ranks */
+    int first, last;     /* trials of this rank: [first, last) */
+    int leaders[MOST_TRIALS]; /* world ranks */
 
     struct display display; /* used on world rank 0 */
     struct messenger messenger;
-    cJSON *description;     /* of the run, for run.json */
-    struct trainer *trainers[NETS];
-    struct outcome outcomes[NETS];
+    cJSON *description;     /* of the study, for each run.json */
+    struct trainer *trainers[MOST_TRIALS];
+    struct outcome outcomes[MOST_TRIALS];
 };
 
 /* --- who trains what, and with what --------------------------------------------------------------- */
@@ -63,7 +63,7 @@ static int group_begin(int g, int n, int ranks)
 /* Collective. Before NCCL starts: dtrain then sets NCCL_* variables, which must not be recorded as the user's. */
 static void describe(struct study *study)
 {
-    study->description = describe_run(study->options, study->data, study->world);
+    study->description = describe_run(study->data, study->world);
     if (!study->engine->on_gpu)
         return;
     int ranks = comm_size(study->world);
@@ -89,33 +89,27 @@ static bool open_group(struct study *study, struct error *error)
     return comm_agree(study->world, error);
 }
 
-/* One net keeps its files in the directory itself, several each in one below it. */
 static bool name_directories(struct study *study, struct error *error)
 {
-    const struct options *options = study->options;
-    char standard[100];
-    snprintf(standard, sizeof standard, "runs/%s-%llu", options->net, (unsigned long long)options->seed);
-    const char *directory = options->out ? options->out : standard;
-    if ((size_t)snprintf(study->directory, sizeof study->directory, "%s", directory) >= sizeof study->directory)
-        return error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes", sizeof study->directory - 1);
+    if (!options_directory(study->options, study->directory, sizeof study->directory, error))
+        return false;
     for (int i = 0; i < study->count; i++)
-        snprintf(study->net_directories[i], sizeof study->net_directories[i], study->count == 1 ? "%s" : "%s/%c",
-                 directory, study->nets[i].name);
+        snprintf(study->directories[i], sizeof study->directories[i], "%s%s", study->directory, study->trials[i].path);
     return true;
 }
 
-/* Printed at once: the other nets may go on for hours. */
-static void report_failure(struct study *study, int net)
+/* Printed at once: the other trials may go on for hours. */
+static void report_failure(struct study *study, int trial)
 {
-    struct event event = {.kind = EVENT_FAILURE, .net = net};
-    snprintf(event.text, sizeof event.text, "%.*s", (int)sizeof event.text - 1, study->outcomes[net].error.text);
+    struct event event = {.kind = EVENT_FAILURE, .trial = trial};
+    snprintf(event.text, sizeof event.text, "%.*s", (int)sizeof event.text - 1, study->outcomes[trial].error.text);
     if (study->count > 1 && comm_rank(study->group) == 0)
         messenger_report(&study->messenger, &event);
 }
 
 /* --- training ------------------------------------------------------------------------------------- */
 
-/* What each group knows of its nets, on every rank. */
+/* What each group knows of its trials, on every rank. */
 static void share_outcomes(struct study *study)
 {
     for (int i = 0; i < study->count; i++)
@@ -126,10 +120,9 @@ static bool open_trainers(struct study *study, struct error *error)
 {
     for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
         struct trainer_setup setup = {
-            .options = study->options,
-            .net = &study->nets[i],
-            .net_index = i,
-            .directory = study->net_directories[i],
+            .trial = &study->trials[i],
+            .index = i,
+            .directory = study->directories[i],
             .data = study->data,
             .comm = study->group,
             .engine = study->engine,
@@ -163,7 +156,7 @@ static void save_others(struct study *study, int stopped)
                                             : RUN_FAILED;
 }
 
-/* An epoch of each net in turn, until all have ended. */
+/* An epoch of each trial in turn, until all have ended. */
 static void train_in_turn(struct study *study)
 {
     int running = study->last - study->first;
@@ -185,7 +178,7 @@ static void train_in_turn(struct study *study)
     }
 }
 
-/* One net among several that go on while it waits for the GPU. A stop reaches each of them by itself. */
+/* One trial among several that go on while it waits for the GPU. A stop reaches each of them by itself. */
 static void train_one(void *context, int number, struct turns *turns)
 {
     struct study *study = context;
@@ -197,20 +190,20 @@ static void train_one(void *context, int number, struct turns *turns)
         report_failure(study, study->first + number);
 }
 
-/* This rank's nets. On a GPU several run at once: one alone does not fill it. Ranks of a group would have to
+/* This rank's trials. On a GPU several run at once: one alone does not fill it. Ranks of a group would have to
  * agree on whose turn it is, so a group takes them in turn. */
 static void train(struct study *study)
 {
-    int nets = study->last - study->first;
-    if (nets > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
-        turns_run(nets, train_one, study);
+    int trials = study->last - study->first;
+    if (trials > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
+        turns_run(trials, train_one, study);
         comm_set_idle(study->group, NULL, NULL);
     } else {
         train_in_turn(study);
     }
 }
 
-/* Outcomes of all nets, on every rank. */
+/* Outcomes of all trials, on every rank. */
 static void gather_outcomes(struct study *study)
 {
     for (int i = study->first; i < study->last; i++) {
@@ -236,7 +229,7 @@ static enum exit_code conclude(struct study *study, struct error *error)
     }
     if (comm_rank(study->world) == 0) {
         display_close(&study->display);
-        conclusion_print(study->nets, study->outcomes, study->count, study->directory, study->world);
+        conclusion_print(study->trials, study->outcomes, study->count, study->directory, study->world);
     }
     return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
 }
@@ -245,7 +238,7 @@ static void introduce(struct study *study, const char *engine_reason)
 {
     struct introduction introduction = {
         .options = study->options,
-        .nets = study->nets,
+        .trials = study->trials,
         .outcomes = study->outcomes,
         .count = study->count,
         .world = study->world,
@@ -259,7 +252,7 @@ static void introduce(struct study *study, const char *engine_reason)
     introduction_print(&introduction, &study->display);
 }
 
-/* Epochs that a net is to have at the end. */
+/* Epochs that a trial is to have at the end. */
 static double goal(const struct options *options, const struct dataset *data)
 {
     double epochs = (double)options->epochs;
@@ -270,7 +263,7 @@ static double goal(const struct options *options, const struct dataset *data)
 /* The clock of the display starts here. */
 static void begin_display(struct study *study)
 {
-    double done[NETS];
+    double done[MOST_TRIALS];
     for (int i = 0; i < study->count; i++) {
         const struct progress *progress = &study->outcomes[i].progress;
         done[i] = (double)progress->epoch + (double)progress->in_epoch / (double)study->data->train.count;
@@ -298,8 +291,8 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     study->options = options;
     study->data = data;
     study->world = world;
-    study->count = options_nets(options, study->nets);
-    study->display = display_open(study->nets, study->count, goal(options, data), options->progress);
+    study->count = options_trials(options, study->trials);
+    study->display = display_open(study->trials, study->count, goal(options, data), options->progress);
     study->engine = engine_choose(options->engine, why, sizeof why, error);
     name_directories(study, error);
 

@@ -30,14 +30,14 @@ struct trainer {
 static struct terms make_terms(const struct trainer_setup *setup)
 {
     struct terms terms = {0};
-    snprintf(terms_add(&terms, "net", "net")->value, VALUE_BYTES, "%c", setup->net->name);
-    run_print_number(setup->net->p_conv, terms_add(&terms, "p_conv", "p-conv")->value);
-    run_print_number(setup->net->p_fc, terms_add(&terms, "p_fc", "p-fc")->value);
+    snprintf(terms_add(&terms, "net", "net")->value, VALUE_BYTES, "%c", setup->trial->net.name);
+    run_print_number(setup->trial->net.p_conv, terms_add(&terms, "p_conv", "p-conv")->value);
+    run_print_number(setup->trial->net.p_fc, terms_add(&terms, "p_fc", "p-fc")->value);
     snprintf(terms_add(&terms, "train_count", "data with a training set of")->value, VALUE_BYTES, "%zu",
              setup->data->train.count);
     snprintf(terms_add(&terms, "data_hash", "data with xxh64")->value, VALUE_BYTES, "%016llx",
              (unsigned long long)setup->data->hash);
-    options_terms(setup->options, &terms);
+    options_terms(&setup->trial->options, &terms);
     return terms;
 }
 
@@ -50,10 +50,10 @@ static bool open_engine(struct trainer *trainer, struct error *error)
     struct engine_setup engine = {
         .data = setup->data,
         .comm = setup->comm,
-        .masks = masks_make(setup->options->seed, setup->net->p_conv, setup->net->p_fc),
-        .batch_size = setup->options->batch_size,
-        .momentum = (float)setup->options->momentum,
-        .precision = engine_precision(setup->options->precision),
+        .masks = masks_make(setup->trial->options.seed, setup->trial->net.p_conv, setup->trial->net.p_fc),
+        .batch_size = setup->trial->options.batch_size,
+        .momentum = (float)setup->trial->options.momentum,
+        .precision = engine_precision(setup->trial->options.precision),
         .choices = trainer->leader ? run_files_choices(&trainer->files, &before) : NULL,
     };
     trainer->engine = setup->engine->open(&engine, error);
@@ -73,7 +73,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->order = memory_allocate(setup->data->train.count, sizeof *trainer->order, "the order of an epoch");
     if (trainer->leader) {
         comm_away(setup->comm);
-        run_files_open(&trainer->files, setup->directory, setup->options, &trainer->terms,
+        run_files_open(&trainer->files, setup->directory, &setup->trial->options, &trainer->terms,
                        setup->data->train.count, &trainer->state, error);
         comm_back(setup->comm);
     }
@@ -94,7 +94,7 @@ bool trainer_begin(struct trainer *trainer, struct error *error)
 {
     if (trainer->leader) {
         comm_away(trainer->setup.comm);
-        run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.net, trainer->engine,
+        run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.trial, trainer->engine,
                         trainer->state.progress.epoch, error);
         comm_back(trainer->setup.comm);
     }
@@ -128,7 +128,7 @@ static void report(struct trainer *trainer, enum event_kind kind, const struct e
         return;
     struct event event = {
         .kind = kind,
-        .net = trainer->setup.net_index,
+        .trial = trainer->setup.index,
         .epochs_done = (double)progress->epoch + (double)progress->in_epoch / (double)trainer->setup.data->train.count,
         .images_per_second = trainer->images_per_second,
         .best_test = progress->best_test,
@@ -165,9 +165,9 @@ static bool compare_replicas(struct trainer *trainer, struct error *error)
     if (comm_same(comm, lenet5_digest(state->weights), &odd) && comm_same(comm, lenet5_digest(state->momentum), &odd))
         return true;
     return error_set(error, EXIT_DIVERGED,
-                     "net %c: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
+                     "%s: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
                      "go on from the last checkpoint with --resume",
-                     trainer->setup.net->name, (unsigned long long)trainer->state.progress.step, odd,
+                     trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, odd,
                      comm_host_name(comm, odd));
 }
 
@@ -213,7 +213,7 @@ double trainer_learning_rate(double initial, double gamma, uint64_t decays)
 
 static double learning_rate(const struct trainer *trainer)
 {
-    const struct options *options = trainer->setup.options;
+    const struct options *options = &trainer->setup.trial->options;
     return trainer_learning_rate(options->learning_rate, options->lr_gamma, trainer->state.progress.epoch / options->lr_step);
 }
 
@@ -226,7 +226,7 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
                  "from the seed or with --init-from that checkpoint",
                  trainer->setup.directory, (unsigned long long)trainer->files.saved_step);
     error_set(error, EXIT_RUNTIME,
-              "net %c: after %llu steps (epoch %llu) a %s is not finite or over %g; %s", trainer->setup.net->name,
+              "%s: after %llu steps (epoch %llu) a %s is not finite or over %g; %s", trainer->setup.trial->name,
               (unsigned long long)trainer->state.progress.step,
               (unsigned long long)trainer->state.progress.epoch + 1, what,
               (double)EXACT_LIMIT, kept);
@@ -238,7 +238,7 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
 static size_t reachable(const struct trainer *trainer)
 {
     const struct progress *progress = &trainer->state.progress;
-    uint64_t limit = trainer->setup.options->max_steps, batch = trainer->setup.options->batch_size;
+    uint64_t limit = trainer->setup.trial->options.max_steps, batch = trainer->setup.trial->options.batch_size;
     size_t count = trainer->setup.data->train.count, steps_to_end = (count - progress->in_epoch + batch - 1) / batch;
     if (limit == 0)
         return count;
@@ -251,7 +251,7 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
 {
     struct progress *progress = &trainer->state.progress;
     size_t reach = reachable(trainer);
-    sampler_shuffle(trainer->setup.options->seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
+    sampler_shuffle(trainer->setup.trial->options.seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
     trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
 
     double start = clock_seconds();
@@ -302,7 +302,7 @@ static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metr
                                           struct error *error)
 {
     struct accuracy accuracy;
-    bool on_all = strcmp(trainer->setup.options->eval_on, "all") == 0;
+    bool on_all = strcmp(trainer->setup.trial->options.eval_on, "all") == 0;
     switch (evaluate(trainer->engine, on_all, trainer->setup.stop, &accuracy)) {
     case EVALUATE_STOPPED:
         return save_and_leave(trainer, RUN_STOPPED, error);
@@ -349,7 +349,7 @@ static void begin_next_epoch(struct trainer *trainer)
  * again on resumption. */
 static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 {
-    const struct options *options = trainer->setup.options;
+    const struct options *options = &trainer->setup.trial->options;
     struct progress *progress = &trainer->state.progress;
     struct epoch_metrics metrics = summarise(trainer);
     bool last = metrics.epoch >= options->epochs;
@@ -376,9 +376,9 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
 {
     trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
-    uint64_t limit = trainer->setup.options->max_steps;
+    uint64_t limit = trainer->setup.trial->options.max_steps;
     bool spent = limit > 0 && trainer->state.progress.step >= limit && trainer->state.progress.in_epoch == 0;
-    if (trainer->state.progress.epoch >= trainer->setup.options->epochs || spent)
+    if (trainer->state.progress.epoch >= trainer->setup.trial->options.epochs || spent)
         return save_and_leave(trainer, RUN_DONE, error);
     enum run_status status = train_epoch(trainer, error);
     return status == RUN_GOING ? close_epoch(trainer, error) : status;

@@ -1,4 +1,4 @@
-/* trainer.h - one net trained by one group of ranks, epoch by epoch, with its files.
+/* trainer.h - one trial, trained by one group of ranks, epoch by epoch, with its files.
  *
  * Every function is collective over the group. Rank 0 of the group reads and writes the files; all
  * ranks leave every function with the same verdict.
@@ -17,9 +17,8 @@
 
 /* All pointers are borrowed and must outlive the trainer. */
 struct trainer_setup {
-    const struct options *options;
-    const struct net *net;
-    int net_index;
+    const struct trial *trial;
+    int index; /* of the trial in the study */
     const char *directory; /* of the run */
     const struct dataset *data;
     struct comm *comm;
