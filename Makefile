@@ -78,10 +78,10 @@ GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
 GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
 
 SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/*/*.c))
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(DEBUG),$(BUILD)/tests/keep_plugins.o)
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(DEBUG),$(BUILD)/tests/support/keep_plugins.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
 GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_cudnn*.c))
-TESTS := $(filter-out $(GPU_TESTS),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/mpi/*.c))) \
+TESTS := $(filter-out $(GPU_TESTS),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/unit/messages.c))) \
 	$(if $(GPU),$(GPU_TESTS))
 
 all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
@@ -134,6 +134,9 @@ found: # probes, printed once a run
 
 unit: $(TESTS) ## build the unit tests
 
+print-unit-tests: # for tests/run
+	@printf '%s\n' $(filter-out %/messages,$(TESTS))
+
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< $(TEST_PARTS) \
@@ -144,8 +147,8 @@ $(GPU_TESTS): private CPPFLAGS += $(GPU_CFLAGS)
 $(GPU_TESTS): private TEST_PARTS = $(GPU_OBJECTS)
 $(GPU_TESTS): private TEST_LIBS = $(GPU_LDFLAGS)
 
-# The CUDA kernels run on the host: compiled as C++ with tests/shim in place of CUDA's runtime.
-HOST_KERNELS := $(patsubst %,$(BUILD)/host/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp)
+# The CUDA kernels run on the host: compiled as C++ with tests/support/shim in place of CUDA's runtime.
+HOST_KERNELS := $(patsubst %,$(BUILD)/host/%.o,$(wildcard kernels/cuda/*.cu) tests/support/shim/cuda_host.cpp)
 HOST_TESTS := $(filter $(BUILD)/tests/unit/test_cuda_%,$(TESTS))
 HOST_CXX = $(patsubst clang%,clang++%,$(patsubst gcc%,g++%,$(CC)))
 HOST_CXXFLAGS = -x c++ -std=c++17 -fno-exceptions -fno-rtti $(SPEED) -march=$(MARCH) -ffp-contract=fast \
@@ -153,31 +156,31 @@ HOST_CXXFLAGS = -x c++ -std=c++17 -fno-exceptions -fno-rtti $(SPEED) -march=$(MA
 
 $(BUILD)/host/%.o: % | found
 	@mkdir -p $(@D)
-	$(call say,CXX) $(HOST_CXX) -Itests/shim -Iinclude -I. $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CXX) $(HOST_CXX) -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
 
 $(HOST_TESTS): $(HOST_KERNELS)
-$(HOST_TESTS): private CPPFLAGS += -Itests/shim
+$(HOST_TESTS): private CPPFLAGS += -Itests/support/shim
 $(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
 
 # The same tests with the kernels on a GPU; only the huge tensors need the host.
 DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS))))
-DEVICE_PARTS := $(GPU_KERNELS) tests/shim/cuda_device.c
+DEVICE_PARTS := $(GPU_KERNELS) tests/support/shim/cuda_device.c
 device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
 
 $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/shim $(CFLAGS) $(LDFLAGS) -o $@ $< $(DEVICE_PARTS) \
-	  $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
+	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(CFLAGS) $(LDFLAGS) -o $@ $< \
+	  $(DEVICE_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
 
 EMULATED_BENCHES := $(foreach b,dropout step,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
 
-# The program with a GPU part that computes on the host (tests/emulated/emulated.h), and an empty driver.
+# The program with a GPU part that computes on the host (tests/support/emulated/emulated.h), and an empty driver.
 EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1) \
 	$(EMULATED_BENCHES)))
 EMULATED_PARTS := $(filter-out $(BUILD)/src/cuda/cudnn_graph.o $(BUILD)/src/cuda/cudnn_conv.o,\
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
-	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/shim/cuda_host.cpp) \
-	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/emulated/*.c))
+	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/support/shim/cuda_host.cpp) \
+	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/emulated/*.c))
 unit: $(EMULATED)
 emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
 
@@ -199,11 +202,11 @@ $(BUILD)/emulated/libcuda.so.1:
 $(BUILD)/emulated/dtrain-cuda.so: $(EMULATED_PARTS)
 	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -lstdc++
 
-$(BUILD)/tests/emulated/%.o: CPPFLAGS += $(GPU_CFLAGS)
+$(BUILD)/tests/support/emulated/%.o: CPPFLAGS += $(GPU_CFLAGS)
 
 $(BUILD)/emulated/%.o: % | found
 	@mkdir -p $(@D)
-	$(call say,CXX) $(HOST_CXX) -Itests/emulated -Itests/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC \
+	$(call say,CXX) $(HOST_CXX) -Itests/support/emulated -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC \
 	  -MMD -MP -c -o $@ $<
 
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
@@ -222,7 +225,7 @@ $(GPU_BENCHES): $(BUILD)/%: %.c $(PARTS) $(GPU_OBJECTS)
 	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(GPU_OBJECTS) $(PARTS) \
 	  $(LIBS) -ldl $(GPU_LDFLAGS)
 
-$(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for tests/bench.py
+$(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for every_benchmark.py
 	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMULATED_PARTS) $(PARTS) $(LIBS) \
 	  -ldl -lstdc++
 
@@ -230,10 +233,10 @@ $(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for t
 
 # Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
 FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c
-FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
-fuzz: $(FUZZERS) ## build the fuzzers; tests/fuzz.py SECONDS runs them
+FUZZERS := $(patsubst tests/unit/fuzz/%.c,build/fuzz/%,$(wildcard tests/unit/fuzz/*.c))
+fuzz: $(FUZZERS) ## build the fuzzers; tests/exec tests/unit/fuzz.py SECONDS runs them
 
-$(FUZZERS): build/fuzz/%: tests/fuzz/%.c tests/fuzz/fuzz.h $(FUZZED)
+$(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
 	@mkdir -p $(@D)
 	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g $(WARNINGS) \
 	  -fsanitize=fuzzer$(comma)address$(comma)undefined -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
@@ -248,7 +251,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit emulated device test clean help found always
+.PHONY: all unit print-unit-tests emulated device test clean help found always
 -include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

@@ -8,7 +8,7 @@
 #include "kernels.h"
 #include "philox.h"
 
-/* LAUNCH(kernel, blocks, threads, stream, arguments...) is a cudaError_t. tests/shim/cuda_runtime.h brings
+/* LAUNCH(kernel, blocks, threads, stream, arguments...) is a cudaError_t. tests/support/shim/cuda_runtime.h brings
  * its own, which runs the kernel on the host. */
 #ifndef LAUNCH
 #define LAUNCH(kernel, blocks, threads, stream, ...) \

@@ -1,4 +1,4 @@
-"""The batch scripts of slurm/ on a real SLURM over four hosts. Started by tests/cluster.py."""
+"""The batch scripts of slurm/ on a real SLURM over four hosts. Started by tests/cluster/four_hosts.py."""
 
 import re
 import subprocess
@@ -6,16 +6,16 @@ import sys
 import time
 from pathlib import Path
 
-import hosts as cluster  # which makes tests/ known
-import endless
+import endless_run
+import hosts as cluster
 import slurm
 from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, progress, run
-from endless import TRAIN
+from endless_run import TRAIN
 from slurm import Job, say
 from hosts import eventually
 from tap import check, finish
 
-ENDLESS = [*endless.ENDLESS, "--checkpoint-every", "4"]
+ENDLESS = [*endless_run.ENDLESS, "--checkpoint-every", "4"]
 NAME = Path(PROGRAM).name[:15]
 SETTINGS = {key: value for key, value in ENVIRONMENT.items() if key != "OMPI_MCA_plm"} | {"DTRAIN_HOME": str(ROOT)}
 
@@ -36,7 +36,7 @@ def under_way(job):
 
 def unharmed(name, job):
     """What the job left goes on, on one host, to the weights of an undisturbed run."""
-    endless.unharmed(name, f"runs/{job.name}", seen=job)
+    endless_run.unharmed(name, f"runs/{job.name}", seen=job)
 
 
 def launchers():

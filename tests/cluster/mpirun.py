@@ -1,4 +1,4 @@
-"""launch/run over four hosts, and what mpirun's hosts and processes suffer. Started by tests/cluster.py."""
+"""launch/run over four hosts, and what mpirun's hosts and processes suffer. Started by tests/cluster/four_hosts.py."""
 
 import os
 import re
@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import hosts as cluster  # which makes tests/ known
+import hosts as cluster
 from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, run
-from endless import ENDLESS, TRAIN, unharmed
+from endless_run import ENDLESS, TRAIN, unharmed
 from hosts import SHARED, eventually, rank_of
 from tap import check, finish
 

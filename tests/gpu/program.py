@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """program.py [PART...] - the GPU engine on a real GPU, through the whole program: as the CPU engine computes, with
 NCCL, and in trouble. PART: parity, checkpoints, ranks, four_nets, trouble, study; all if none is named.
-What needs no GPU of it is in tests/emulated.py; tests/gpu/run runs this among all that needs one."""
+What needs no GPU of it is in tests/gpu/emulated.py; tests/gpu/run runs this among all that needs one."""
 
 import ctypes
 import functools
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from tap import check, finish, skip, skip_all  # noqa: E402: after the path to it
 
 
@@ -59,6 +59,7 @@ def run(np, *options, seconds=SECONDS, **where):
 
 def weights(directory):
     """The weights and momentum in a checkpoint, as floats."""
+# needs: dtrain
     data = content(directory, "checkpoint.safetensors")
     body = data[8 + int.from_bytes(data[:8], "little"):]
     return struct.unpack(f"<{len(body) // 4}f", body)

@@ -1,4 +1,4 @@
-/* The gradients of the dense layers' weights by their CUDA kernel, run on the host (tests/shim), against the
+/* The gradients of the dense layers' weights by their CUDA kernel, run on the host (tests/support/shim), against the
  * double-precision reference. Every launch is made in three orders of blocks and threads, which must give the
  * same bits. */
 #include "cuda_test.h"

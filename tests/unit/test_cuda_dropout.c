@@ -1,4 +1,4 @@
-/* The dropout family's CUDA kernels, run on the host (tests/shim), against the CPU's masks and formulas. */
+/* The dropout family's CUDA kernels, run on the host (tests/support/shim), against the CPU's masks and formulas. */
 #include "dropout_cuda.h"
 
 #include <math.h>

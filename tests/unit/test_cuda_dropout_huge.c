@@ -1,5 +1,5 @@
 /* The dropout family's CUDA kernels on tensors far larger than memory: some blocks of each launch, on the
- * host (tests/shim), in address space of which only what they touch is there. */
+ * host (tests/support/shim), in address space of which only what they touch is there. */
 #include "dropout_cuda.h"
 
 #include <setjmp.h>

@@ -1,6 +1,6 @@
-/* conv2's pool and the activations of the dense layers by their CUDA kernels, run on the host (tests/shim), against
- * the double-precision reference. Every launch is made in three orders of blocks and threads, which must give the
- * same bits. */
+/* conv2's pool and the activations of the dense layers by their CUDA kernels, run on the host (tests/support/shim),
+ * against the double-precision reference. Every launch is made in three orders of blocks and threads, which must
+ * give the same bits. */
 #include "cuda_test.h"
 
 /* ----- ReLU, dropout, pool ------------------------------------------------------------------------- */

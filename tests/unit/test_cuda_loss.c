@@ -1,4 +1,4 @@
-/* The CUDA kernels of the dense layers, the loss and accuracy checks, run on the host (tests/shim), against
+/* The CUDA kernels of the dense layers, the loss and accuracy checks, run on the host (tests/support/shim), against
  * the double-precision reference. Every launch is made in three orders of blocks and threads, which must give
  * the same bits. */
 #include "cuda_test.h"

@@ -1,4 +1,4 @@
-/* Whole training steps by the CUDA kernels, run on the host (tests/shim), with the reference's convolutions
+/* Whole training steps by the CUDA kernels, run on the host (tests/support/shim), with the reference's convolutions
  * and matrix products between them: gradients, masks and state from step to step. */
 #include "kernels/cuda/kernels.h"
 

@@ -1,4 +1,4 @@
-/* The CUDA kernels that end a step: the whole gradient and the update, run on the host (tests/shim). Every
+/* The CUDA kernels that end a step: the whole gradient and the update, run on the host (tests/support/shim). Every
  * launch is made in three orders of blocks and threads, which must give the same bits. */
 #include <float.h>
 

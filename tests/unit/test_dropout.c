@@ -85,7 +85,7 @@ static void assert_close(const char *what, const float *got, const float *want, 
             fail_msg("%s[%zu] is %.9g, not %.9g", what, i, got[i], want[i]);
 }
 
-/* PyTorch's masks, as tests/golden/generate.py read them off its modules, give PyTorch's y and dx. */
+/* PyTorch's masks, as tests/unit/golden/generate.py read them off its modules, give PyTorch's y and dx. */
 static void modules_of_pytorch(void **state)
 {
     (void)state;
@@ -107,7 +107,7 @@ static void modules_of_pytorch(void **state)
         {"AlphaDropout-none", 0, false, true, 2, {3, 5}},
     };
     struct error error = {0};
-    struct safetensors *file = safetensors_open("tests/golden/dropout.safetensors", &error);
+    struct safetensors *file = safetensors_open("tests/unit/golden/dropout.safetensors", &error);
     if (!file)
         fail_msg("%s", error.text);
     for (size_t m = 0; m < sizeof modules / sizeof *modules; m++) {

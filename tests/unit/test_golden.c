@@ -1,5 +1,5 @@
 /* The engine against PyTorch: the same weights, batches and masks give the same losses, gradients and
- * weights. The references are in double precision, made by tests/golden/generate.py; it computes
+ * weights. The references are in double precision, made by tests/unit/golden/generate.py; it computes
  * everything random independently, so this also tests the streams, the order and the initial weights. It
  * takes seeds under which no ReLU and no pool decides by less than a rounding error, so that the
  * comparison holds for every engine: see there.
@@ -126,7 +126,7 @@ static struct run *run_open(struct fixture *fixture, char name, const char *seed
     struct run *run = calloc(1, sizeof *run);
     assert_non_null(run);
     char path[64];
-    snprintf(path, sizeof path, "tests/golden/lenet5-%c.safetensors", name);
+    snprintf(path, sizeof path, "tests/unit/golden/lenet5-%c.safetensors", name);
     struct error error = {0};
     run->golden = safetensors_open(path, &error);
     if (!run->golden)
@@ -345,7 +345,7 @@ static void twenty_steps_of_sgd(void **state)
 }
 
 /* For the sanitized build: Open MPI keeps no frame pointers, and only a full unwinding finds that the memory
- * it never frees is its own (tests/open_mpi.supp). */
+ * it never frees is its own (tests/support/open_mpi.supp). */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {

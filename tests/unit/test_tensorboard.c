@@ -1,4 +1,4 @@
-/* TensorBoard's event files: framing, names, faults. tests/files.py reads whole files independently. */
+/* TensorBoard's event files: framing, names, faults. tests/program/file_formats.py reads whole files independently. */
 #include <glob.h>
 
 #include "scratch.h"

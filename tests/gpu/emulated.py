@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""The GPU engine and NCCL's transport through the whole program, on a GPU that is emulated (tests/support/emulated):
+all but the libraries' own work."""
+# needs: emulated
+
+import itertools
+import json
+import os
+import signal
+import struct
+import time
+from pathlib import Path
+
+from tap import check, finish, skip_all
+
+FOLDER_OF_PROGRAM = Path(__file__).resolve().parents[2] / "build" / "gcc-native" / "emulated"
+if not (FOLDER_OF_PROGRAM / "dtrain-cuda.so").exists():
+    skip_all("it is built where nvcc, cuDNN, cuBLAS and NCCL are installed (make emulated)")
+os.environ["DTRAIN"] = str(FOLDER_OF_PROGRAM / "dtrain")
+
+from dtrain import FOLDER, Run, content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
+
+# 3 steps an epoch, the last of 8 pictures: on 4 ranks most of them have none of those.
+TRAIN = ["--data", "synthetic:40+20", "--batch-size", "16", "--lr", "0.05", "--eval-every", "2"]
+LIBRARIES = {"LD_LIBRARY_PATH": str(FOLDER_OF_PROGRAM)}
+
+
+numbers = itertools.count()
+
+
+def emulated(np, *options, gpus=4, models=1):
+    out = [] if "--out" in options else ["--out", f"run-{next(numbers)}"]
+    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus), "EMULATED_MODELS": str(models)})
+
+
+def weights(directory):
+    """The weights and momentum in a checkpoint, as floats."""
+    data = content(directory, "checkpoint.safetensors")
+    body = data[8 + int.from_bytes(data[:8], "little"):]
+    return struct.unpack(f"<{len(body) // 4}f", body)
+
+
+def difference(a, b):
+    """Of two vectors, as a share of their length."""
+    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(x * x for x in a)) ** 0.5
+
+
+def check_close(name, result, out, reference, limit=1e-4):
+    """Losses and weights agree but for the rounding of single precision."""
+    if not check(result.code == 0, f"{name}: runs", result):
+        return
+    losses = [[line["loss"] for line in metrics(directory)] for directory in (out, reference)]
+    apart = max(abs(a - b) / b for a, b in zip(*losses))
+    check(len(losses[0]) == len(losses[1]) and apart < limit, f"{name}: the loss of every epoch", losses)
+    apart = difference(weights(reference), weights(out))
+    check(apart < limit, f"{name}: weights and momentum", apart)
+    checks = [[(line["train_accuracy"], line["test_accuracy"]) for line in metrics(directory)
+               if "test_accuracy" in line] for directory in (out, reference)]
+    check(checks[0] == checks[1] and checks[0], f"{name}: accuracies", checks)
+
+
+def parity():
+    for net in "AD":
+        options = ["--net", net, "--epochs", "2"]
+        run(1, *TRAIN, *options, "--engine", "cpu", "--out", f"cpu-{net}")
+        check_close(f"net {net} on one GPU as on the CPU", emulated(1, *options, "--out", f"gpu-{net}"), f"gpu-{net}",
+                    f"cpu-{net}")
+    for np, gpus, comm in (1, 1, "nccl"), (2, 4, "nccl"), (4, 4, "nccl"), (3, 2, "mpi"):
+        out = f"{comm}-{np}"
+        options = [] if np > 1 else ["--comm", comm]
+        result = emulated(np, "--epochs", "2", "--out", out, *options, gpus=gpus)
+        check_close(f"net D on {np} ranks and {gpus} GPUs", result, out, "cpu-D")
+        check(f"comm {comm}" in result.out, f"summed by {comm}", result)
+    described = json.loads(content("nccl-4", "run.json"))
+    check(described["net"]["comm_ways"] == "2 rings, the first 0 1 2 3; 2 x SHM/direct/direct, 1 x NET/Socket/0" and
+          described["gpu"]["nccl"] == [], "run.json tells NCCL's rings and transports", described["net"])
+    (FOLDER / "nccl.conf").write_text("NCCL_ALGO=Ring\nNCCL_DEBUG=WARN\n")
+    run(2, *TRAIN, "--max-steps", "1", "--out", "own-log",
+        env={**LIBRARIES, "EMULATED_GPUS": "2", "NCCL_CONF_FILE": str(FOLDER / "nccl.conf")})
+    described = json.loads(content("own-log", "run.json"))["net"]
+    check(described["comm"] == "nccl" and "comm_ways" not in described, "but not if the user wants NCCL's log", described)
+    result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
+    check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
+    result = emulated(4, "--epochs", "2", "--out", "unlike", models=2)
+    check_close("GPUs of two models", result, "unlike", "cpu-D")
+    chosen = json.loads(content("unlike", "run.json"))["net"]["choices"]
+    check(["model 1" in device for device in chosen] == [False, True] and all(chosen.values()), "each has chosen", chosen)
+
+
+def checkpoints():
+    options = ["--net", "D", "--out", "mixed", "--resume", "--engine"]
+    run(2, *TRAIN, "--epochs", "2", "--max-steps", "3", *options, "cpu")
+    result = emulated(2, "--epochs", "2", "--max-steps", "5", *options, "cudnn")
+    check(result.code == 0 and progress("mixed")["step"] == "5", "a run goes from the CPU to GPUs", result)
+    check_close("and back, within an epoch", run(1, *TRAIN, "--epochs", "2", *options, "cpu"), "mixed", "cpu-D")
+    for steps in "2", "5", "6":
+        result = emulated(2, "--epochs", "2", "--max-steps", steps, "--out", "split", "--resume")
+    check(weights("split") == weights("nccl-2") and metrics("split") == metrics("nccl-2"),
+          "interrupted twice on 2 GPUs: the same bits", result)
+
+
+def chosen_in(directory):
+    """Whether the run has the dense layers by one kernel."""
+    [device] = json.loads(content(directory, "run.json"))["net"]["choices"].values()
+    return device["dense layers, 16 samples fp32"]["fused"]
+
+
+def both_ways():
+    """The dense layers by one kernel and by many, whichever this machine finds faster."""
+    cache = FOLDER / "cache" / "dtrain" / "cudnn.json"
+    found = cache.read_text()
+    taken = {choice["fused"] for device in json.loads(found).values() for choice in device.values()}
+    for fused in False, True:
+        chosen = json.loads(found)
+        for choice in itertools.chain(*(device.values() for device in chosen.values())):
+            choice["fused"] = fused
+        cache.write_text(json.dumps(chosen))
+        out = f"fused-{fused}"
+        check_close(f"dense layers fused: {fused}", emulated(1, "--epochs", "2", "--out", out), out, "cpu-D")
+        check(chosen_in(out) == fused, "as the cache says", out)
+    emulated(1, "--epochs", "2", "--max-steps", "2", "--out", "goes-on")
+    cache.write_text(found.replace('"fused":\ttrue', '"fused":\tfalse'))
+    result = emulated(1, "--epochs", "2", "--out", "goes-on", "--resume")
+    check(chosen_in("goes-on") and weights("goes-on") == weights("fused-True"),
+          "a run goes on as it began, whatever the cache says now", result)
+    cache.write_text('{"another GPU": {"a key": {"candidate": 1}}}')
+    emulated(1, "--max-steps", "1", "--batch-size", "8")
+    kept = json.loads(cache.read_text())
+    check(kept.pop("another GPU") == {"a key": {"candidate": 1}} and kept, "the cache keeps what others chose", kept)
+    check(taken == {True} and weights("fused-True") == weights("gpu-D") or
+          taken == {False} and weights("fused-False") == weights("gpu-D") or len(taken) == 2,
+          "what was chosen at first computed the same bits", taken)
+    cache.write_text(found)
+
+
+def benchmarks():
+    """bench/step and bench/dropout on the emulated GPU: their times mean nothing, their verdicts do."""
+    program = str(FOLDER_OF_PROGRAM / "step")
+    result = Run([program, "--engine", "cudnn", "--batch", "8", "D"], LIBRARIES, FOLDER).finish()
+    check(result.code == 0 and result.out.endswith("VALID\n") and "start to first step" in result.out,
+          "bench/step: a step of the GPU engine is the reference's", result)
+    command = ["mpirun", "-np", "2", program, "--engine", "cudnn", "--json", "--batch", "32", "A"]
+    result = Run(command, {**LIBRARIES, "EMULATED_GPUS": "2"}, FOLDER).finish()
+    report = json.loads(result.out) if check(result.code == 0, "bench/step on two ranks: runs", result) else {}
+    nodes = [(node["layer"], node["pass"]) for net in report.get("nets", []) for node in net["nodes"]]
+    check(report.get("valid") and report["ranks"] == 2 and nodes[0] == ("conv1", "forward") and nodes[-2:] == [
+        ("sums", "all-reduce"), ("sgd", "update")], "and tells every node", nodes)
+    result = Run([FOLDER_OF_PROGRAM / "dropout", "1"], LIBRARIES, FOLDER).finish()
+    check(result.code == 0 and result.out.endswith("VALID\n") and "emulated GPU" in result.out,
+          "bench/dropout: the family on the GPU is the host's", result)
+    result = Run([FOLDER_OF_PROGRAM / "dropout", "1"], {}, FOLDER).finish()
+    check(result.code == 0 and result.out.endswith("VALID\n") and "no NVIDIA driver" in result.out,
+          "and on the CPU where there is none", result)
+
+
+def choices():
+    result = emulated(2, "--max-steps", "1", gpus=1)
+    check(result.code == 0 and "comm mpi (ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
+          "--comm auto says why it is MPI", result)
+    check(result.out.count("GPU-00000000-0000-0000-0000-000000000000") >= 2, "the table shows both ranks there", result)
+    result = emulated(2, "--comm", "nccl", gpus=1)
+    check(result.code == 2 and len(result.messages) == 1 and all(
+        words in result.messages[0] for words in ("ranks 0 and 1", "no more ranks than GPUs", "--comm mpi")),
+          "--comm nccl with two ranks on one GPU is refused, with two ways out", result)
+    result = emulated(1, "--engine", "cpu", "--comm", "nccl")
+    check(result.code == 2 and "--engine cudnn" in result.err and "--comm mpi" in result.err,
+          "--comm nccl is refused to the CPU engine", result)
+    result = emulated(1, "--engine", "cpu", "--precision", "tf32")
+    check(result.code == 2 and "fp32" in result.err, "--precision tf32 is refused to the CPU engine", result)
+    result = emulated(2, "--max-steps", "1", gpus=0)
+    check(result.code == 0 and "engine cpu (cudnn: no GPU is visible" in " ".join(result.out.split()),
+          "without a GPU it is the CPU, and a line says why", result)
+    result = emulated(2, "--engine", "cudnn", gpus=0)
+    check(result.code == 2 and "no GPU is visible" in result.err, "--engine cudnn without a GPU is refused", result)
+    result = run(1, *TRAIN, "--max-steps", "1", "--out", "no-driver")
+    check(result.code == 0 and "no NVIDIA driver" in " ".join(result.out.split()), "nor does it need a driver", result)
+    result = run(1, "--doctor", "--data", "synthetic:40+20", env={**LIBRARIES, "EMULATED_GPUS": "2"})
+    check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs", result)
+
+
+def four_nets():
+    result = emulated(1, "--net", "all", "--epochs", "2", "--out", "all")
+    check(result.code == 0 and all(weights(f"all/{net}") == weights(f"gpu-{net}") for net in "AD"),
+          "four nets at once on one GPU: the same bits as each alone", result)
+    first = [result.out.index(f"net: {net} epoch: 1 ") for net in "ABCD"]
+    last = [result.out.index(f"net: {net} epoch: 2 ") for net in "ABCD"]
+    check(max(first) < min(last), "and they do run at once", result)
+    described = json.loads(content("all", "A", "run.json"))["gpu"]
+    check("NCCL 2" in described["versions"] and "emulated GPU" in described["ranks"][0], "run.json has the GPUs",
+          described)
+    running = start(1, *TRAIN, "--net", "A,C,D", "--epochs", "100000", "--out", "stop-all", env=LIBRARIES)
+    check(running.wait_for("epoch: 1", 200), "three endless nets begin")
+    running.signal(signal.SIGUSR1, 0)
+    result = running.finish(60)
+    check(result.code == 75 and all(int(progress(f"stop-all/{net}")["step"]) > 0 for net in "ACD"),
+          "a signal stops all of them, saved", result)
+
+
+def ends():
+    result = emulated(2, "--lr", "1000000", "--epochs", "50")
+    check(result.code == 1 and "not finite" in result.err, "a loss that is not finite ends the run", result)
+    for rank in 0, 1:
+        running = start(2, *TRAIN, "--epochs", "100000", "--out", f"stop-{rank}",
+                        env={**LIBRARIES, "EMULATED_GPUS": "2"})
+        check(running.wait_for("epoch: 1", 200), "an endless run begins")
+        running.signal(signal.SIGUSR1, rank)
+        result = running.finish(60)
+        check(result.code == 75 and progress(f"stop-{rank}")["step"] == str(result.step),
+              f"a signal to rank {rank} stops both, saved", result)
+        result = emulated(2, "--epochs", "100000", "--max-steps", str(result.step + 2), "--resume", "--out",
+                          f"stop-{rank}", gpus=2)
+        check(result.code == 0, "and the run goes on", result)
+    for number in signal.SIGKILL, signal.SIGSTOP:
+        running = start(2, *TRAIN, "--epochs", "100000", "--out", number.name, "--timeout", "10",
+                        env={**LIBRARIES, "EMULATED_GPUS": "2"})
+        check(running.wait_for("epoch: 1", 200), "an endless run begins")
+        running.signal(number, 1)
+        began = time.monotonic()
+        result = running.finish(60)
+        check(result.code == 4 and time.monotonic() - began < 30, f"{number.name}: the other ends in time", result)
+        check("rank 1" in result.err, "and names the rank that is lost", result)
+
+
+parity()
+checkpoints()
+both_ways()
+benchmarks()
+choices()
+four_nets()
+ends()
+finish()

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Disks that are full, directories that may not be written or are another run's: one line, and nothing saved is lost."""
+# needs: dtrain
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+if os.geteuid() == 0 and "own-mounts" not in sys.argv and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+    os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv, "own-mounts"])  # which end with this process
+
+from dtrain import FOLDER, PROGRAM, ROOT, Run, run, run_all, start
+from endless_run import ENDLESS, TRAIN, go_on, unharmed
+from tap import check, finish, skip
+
+HOST = socket.gethostname()
+
+
+def unwritable():
+    (FOLDER / "file").write_text("not a directory")
+    places = [FOLDER / "file" / "below", "/proc/none", FOLDER / "file"]
+    for out, result in zip(places, run_all([(2, *TRAIN, "--epochs", "1", "--out", out) for out in places])):
+        check(result.says(1, out, "--out") and result.out == "", f"--out {out} is refused before any work",
+              result)
+    result = run(0, *TRAIN, "--epochs", "1", "--out", "x" * 5000)
+    check(result.says(2, "--out"), "so is a path too long", result)
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    """A file system of that size, or None where it cannot be mounted."""
+    place = FOLDER / "small"
+    place.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "dtrain-test", place], stderr=subprocess.DEVNULL,
+                             check=False).returncode == 0 if shutil.which("mount") else False
+    if not mounted:
+        skip("a disk that is full", "no small file system can be mounted here")
+    try:
+        yield place if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", place], check=True)
+
+
+def fill(disk):
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def disk_full():
+    with small_disk("1300k") as small:
+        if small is None:
+            return
+        result = run(2, *TRAIN, "--epochs", "9", "--out", small / "run")
+        check(result.says(1, small / "run", "checkpoint", "No space left"), "a full disk at a checkpoint: the file is named",
+              result)
+        left = {file.name for file in (small / "run").iterdir()}
+        check(not any("tmp" in name for name in left), "nothing half-written stays", left)
+        shutil.copytree(small / "run", FOLDER / "saved")
+    unharmed("moved to another disk", "saved")
+
+    with small_disk("4m") as small:
+        running = go_on(2, small / "run", "--checkpoint-every", "2")
+        fill(small)
+        result = running.finish(60)
+        check(result.says(1, small / "run", "No space left"), "a disk that fills up: the file is named", result)
+        (small / "filler").unlink()
+        running = start(2, *ENDLESS, "--out", small / "run", "--resume", "--checkpoint-every", "1000000", "--eval-every", "1000000")
+        running.wait_for("epoch: ")
+        fill(small)
+        result = running.finish(60)
+        check(result.says(1, small / "run", "No space left") and re.search("metrics.jsonl|events.out", result.err),
+              "a full disk at logging: the log is named", result)
+        (small / "filler").unlink()
+        shutil.copytree(small / "run", FOLDER / "logged")
+    unharmed("moved to another disk", "logged")
+
+
+def read_only():
+    """Root may write everywhere, unless it gives the right up."""
+    powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    out = FOLDER / "read-only"
+    running = Run([*powerless, ROOT / "launch" / "run", "-np", 2, *ENDLESS, "--out", out], {}, FOLDER)
+    running.wait_for("epoch: 2 ")
+    out.chmod(0o555)
+    result = running.finish(60)
+    out.chmod(0o755)
+    named = re.search(r"/(checkpoint|model-best)\.safetensors", result.err)  # whichever is written next
+    check(result.says(1, out, "Permission denied") and named, "a directory made read-only: exit 1, and the file is named",
+          result)
+    unharmed("a directory made read-only", "read-only")
+
+
+def shared():
+    first = go_on(2, "shared")
+    second = run(3, *ENDLESS, "--out", "shared", "--resume")
+    pid = first.rank_process(0)
+    check(second.says(2, "shared", "in use", f"process {pid} on {HOST}"),
+          "a second run on one directory is refused, and the first named", second)
+    second = run(2, *ENDLESS, "--out", "shared")
+    check(second.says(2, "in use"), "without --resume too", second)
+    first.signal(signal.SIGUSR1)
+    result = first.finish()
+    check(result.code == 75, "the first is not disturbed", result)
+    unharmed("the first", "shared")
+
+
+def without_locks():
+    """File systems that have none: some NFS, Lustre without flock."""
+    library = FOLDER / "no_locks.so"
+    source = """
+        #include <errno.h>
+        #include <stdarg.h>
+        #include <stddef.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        #include <sys/syscall.h>
+        static int answer(int fd, int command, void *argument)
+        {
+            if (command != 37) /* F_OFD_SETLK */
+                return (int)syscall(SYS_fcntl, fd, command, argument);
+            errno = atoi(getenv("LOCK_ERRNO"));
+            return -1;
+        }
+        #define NAMED(name) int name(int fd, int command, ...) \\
+            { va_list a; va_start(a, command); void *p = va_arg(a, void *); va_end(a); return answer(fd, command, p); }
+        NAMED(fcntl)
+        NAMED(fcntl64)"""
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
+    for number in errno.ENOLCK, errno.ENOSYS:
+        out = f"no-locks-{number}"
+        result = run(0, *TRAIN, "--epochs", "1", "--out", out, env={"LD_PRELOAD": str(library), "LOCK_ERRNO": str(number)})
+        check(result.code == 0 and len(result.messages) == 1 and "has no locks" in result.err,
+              f"a file system without locks ({os.strerror(number)}): a note, and the run", result)
+
+
+def slow():
+    """A file system that is busy is no rank that is lost."""
+    library = FOLDER / "slow.so"
+    source = """
+        #include <unistd.h>
+        int fsync(int fd)
+        {
+            (void)fd;
+            sleep(5);
+            return 0;
+        }"""
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
+    options = [PROGRAM, *TRAIN, "--epochs", "1", "--timeout", "2", "--out", "slow"]
+    result = Run(["mpirun", "-np", "1", "env", f"LD_PRELOAD={library}", *options, ":", "-np", "1", *options], {}, FOLDER).finish()
+    check(result.code == 0, "writing a checkpoint takes longer than --timeout", result)
+
+
+unwritable()
+without_locks()
+slow()
+disk_full()
+read_only()
+shared()
+finish()

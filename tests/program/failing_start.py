@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""The first moments of a run, when not all ranks do what they should, and studies that lose rank 0."""
+# needs: dtrain
+
+import os
+import signal
+import subprocess
+import time
+
+from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, run, start
+from tap import check, finish
+
+DATA = ["--data", "synthetic:335+64", "--batch-size", "64"]
+ENDLESS = [*DATA, "--epochs", "1000000", "--eval-every", "1000000"]
+run(1, *DATA, "--epochs", "0", "--out", FOLDER / "drawn")
+
+
+def alone():
+    for name, options in ("trains", ["--epochs", "1", "--out", FOLDER / "alone"]), ("--doctor", ["--doctor"]):
+        done = subprocess.run([PROGRAM, *DATA, *options], env=BARE, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=100, check=False)
+        check(done.returncode == 0 and not done.stderr, f"{name} without mpirun where there is no ssh",
+              done.stdout + done.stderr)
+
+
+def answers():
+    """What needs no MPI is answered without it, above all where it cannot start."""
+    step = {"SLURM_JOB_ID": "77", "SLURM_NODELIST": "node", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}  # of srun --pty
+    for options, code, words in (["--help"], 0, "--epochs"), (["--version"], 0, "dtrain "), (["--epochs", "x"], 2, "x"):
+        done = subprocess.run([PROGRAM, *options], env={**BARE, **step}, stdin=subprocess.DEVNULL, timeout=100,
+                              capture_output=True, text=True, check=False)
+        check(done.returncode == code and words in done.stdout + done.stderr,
+              f"{' '.join(options)} where MPI cannot start", done.stdout + done.stderr)
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    check(done.returncode == 1 and "No space left" in done.stderr, "--help that finds no room is exit 1", done.stderr)
+
+
+def few_threads():
+    """An MPI that lets one thread alone call it, which Open MPI's is built not to be: its answer is changed."""
+    library = FOLDER / "few_threads.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=b"""
+        int PMPI_Init_thread(int *, char ***, int, int *);
+        int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+        {
+            int code = PMPI_Init_thread(argc, argv, required, provided);
+            *provided = 1; /* MPI_THREAD_FUNNELED */
+            return code;
+        }""")
+    for ranks in 0, 3:
+        result = run(ranks, *DATA, "--epochs", "1", "--out", "few", seconds=30, env={"LD_PRELOAD": str(library)})
+        check(result.says(1, "MPI_THREAD_SERIALIZED"), f"too few threads, {ranks or 1} ranks: one line, exit 1",
+              result)
+
+
+def early_signals():
+    codes = []
+    for delay in (0.3, 0.5, 0.8, 1.2):
+        running = start(2, *ENDLESS, "--out", FOLDER / f"early-{delay}")
+        time.sleep(delay)
+        while not running.ranks():
+            time.sleep(0.02)
+        time.sleep(0.1)
+        running.signal(signal.SIGUSR1, 0)
+        codes.append(running.finish(60).code)
+    check(codes == [75] * 4, "a signal while MPI starts stops the run as any other", codes)
+
+
+def mpmd(*parts):
+    """Ranks started with unlike commands; returns exit code, output and seconds."""
+    command = ["mpirun"]
+    for part in parts:
+        command += [*([":"] if len(command) > 1 else []), "-np", "1", *map(str, part)]
+    begin = time.monotonic()
+    done = subprocess.run(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=100, check=False)
+    return done.returncode, done.stdout, time.monotonic() - begin
+
+
+def unlike_actions():
+    for action in "--help", "--doctor", "--version":
+        code, output, _ = mpmd([PROGRAM, action], [PROGRAM, *ENDLESS, "--timeout", 5, "--out", FOLDER / "unlike"])
+        check(code == 2 and "rank 1" in output and "start all ranks alike" in output,
+              f"{action} on one rank alone is refused", output)
+
+
+def stalled_study():
+    """Groups that do not wait for each other notice all the same that world rank 0 is gone."""
+    running = start(4, *ENDLESS, "--net", "all", "--timeout", 4, "--out", FOLDER / "stalled")
+    for net in "ABCD":
+        running.wait_for(f"net: {net} epoch: ")
+    running.signal(signal.SIGSTOP, 0)
+    result = running.finish(60)
+    check(result.code == 4 and result.says(4, "rank 0 on host"), "four groups do not train on without rank 0", result)
+
+
+def refused():
+    """A start that is refused leaves nothing that the next one stumbles over."""
+    out = FOLDER / "refused"
+    os.makedirs(out / "B")
+    (out / "B" / "run.json").write_text("{}")
+    first = run(2, *DATA, "--net", "A,B", "--epochs", "1", "--out", out)
+    check(first.code == 2 and "holds a run already" in first.err, "one net's directory is taken: refused", first)
+    (out / "B" / "run.json").unlink()
+    second = run(2, *DATA, "--net", "A,B", "--epochs", "1", "--out", out)
+    check(second.code == 0, "and nothing was claimed for the other", second)
+
+
+def diverged():
+    """One epoch of one step: the step itself is finite, what comes of it is not."""
+    result = run(1, "--data", "synthetic:335+64", "--batch-size", "335", "--net", "A", "--lr", "1e6", "--epochs", "1",
+                 "--out", FOLDER / "diverged")
+    check(result.says(1, "not finite", "--lr"), "a loss that is not finite in evaluation ends the run", result)
+    check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
+
+
+alone()
+answers()
+few_threads()
+early_signals()
+unlike_actions()
+stalled_study()
+refused()
+diverged()
+finish()

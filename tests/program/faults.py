@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""What goes wrong with ranks is told in one line, ends the job soon, and costs no more than the last checkpoint."""
+# needs: dtrain
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from dtrain import FOLDER, PROGRAM, Run, content, progress, run, start, start_unlike
+from endless_run import ENDLESS, TRAIN, go_on, unharmed
+from events_reader import wall_times
+from safetensors_reader import read
+from tap import check, finish, skip
+
+HOST = socket.gethostname()
+TIMEOUT = 3
+EVALUATING = ["--data", "synthetic:320+20000", "--eval-every", "1"]  # nearly all of the time
+
+
+# --- ranks that stall and die -------------------------------------------------------------------------
+
+
+def stalls():
+    running = go_on(3, "pause", "--timeout", TIMEOUT)
+    running.signal(signal.SIGSTOP, 1)
+    time.sleep(0.7 * TIMEOUT)  # after half the timeout the others ask; a slow answer is an answer
+    last = running.out.read_text().count("epoch: ")
+    time.sleep(0.2)
+    check(not running.wait_for(f"epoch: {last + 1} ", 0), "all wait for a rank that pauses")
+    running.signal(signal.SIGCONT, 1)
+    check(running.wait_for(f"epoch: {last + 1} ", 20), "and go on with it")
+    running.signal(signal.SIGUSR1)
+    result = running.finish()
+    check(result.code == 75, "to a normal end", result)
+    unharmed("a pause", "pause")
+
+
+def lost(runs):
+    """Stops a rank of each run for ever. runs: a list of (name, run, rank)."""
+    for _, running, rank in runs:
+        running.signal(signal.SIGSTOP, rank)
+    began = time.monotonic()
+    for name, running, rank in runs:
+        result = running.finish(30)
+        took = time.monotonic() - began
+        named = [other for other in range(3) if result.says(4, f"rank {other} on host {HOST}")]
+        check(took < 2 * TIMEOUT + 2, f"{name}: the end comes after {TIMEOUT} s or little more", took)
+        check(named == [rank], f"{name}: exit 4, and one message names rank {rank} and its host", result)
+
+
+def gone():
+    lost([(f"rank {rank} of 3 hangs", go_on(3, f"gone{rank}", "--timeout", TIMEOUT), rank)
+          for rank in (0, 2)])
+    unharmed("a rank that hung", "gone2")
+    run(0, *TRAIN, *EVALUATING, "--epochs", "0", "--out", "drawn")
+    lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *EVALUATING, "--timeout", TIMEOUT), rank)
+          for rank in (0, 1)])
+
+
+def kill(phase, running, rank):
+    """Kills a rank; the one line there is then has who and what, and what another rank waited for, which this returns."""
+    running.signal(signal.SIGKILL, rank)
+    began = time.monotonic()
+    result = running.finish(30)
+    took = time.monotonic() - began
+    said = re.fullmatch(rf"launch/run: lost rank {rank} on host {HOST}, ended by signal 9 \(Killed\), while rank "
+                        rf"[^{rank}] waited for (.*) of step \d+; start again with --resume\n", result.err)
+    check(result.code == 4 and said and took < 10,
+          f"rank {rank} killed {phase}: exit 4, and one line names it, its host and the step", f"{took:.1f} s\n{result}")
+    return said and said[1]
+
+
+def killed_mostly(phase, out, rank, awaited, *options):
+    """In a run that is nearly always in this phase: when the others wait for that."""
+    run(0, *ENDLESS, *options, "--max-steps", "10", "--out", out)
+    for _ in range(6):
+        running = start(3, *ENDLESS, *options, "--out", out, "--resume")
+        running.wait_for("epoch: ")
+        time.sleep(0.1)
+        if hit := kill(phase, running, rank) == awaited:
+            break
+    check(hit, f"rank {rank} killed {phase}: the others waited for {awaited}")
+    unharmed(f"rank {rank} killed {phase}", out, *options)
+
+
+def killed():
+    """In every phase."""
+    killed_mostly("in its forward or backward pass", "killed-computing", 2, "the gradient sum", "--data", "synthetic:5000+70",
+                  "--batch-size", "5000", "--eval-every", "1000000", "--checkpoint-every", "1000000")
+    killed_mostly("while it evaluates", "killed-evaluating", 0, "the sum of an evaluation", *EVALUATING)
+
+    running = go_on(3, "killed-summing")
+    running.signal(signal.SIGSTOP, 2)
+    time.sleep(0.5)  # now the others wait for it
+    kill("in the all-reduce", running, 1)
+    unharmed("rank 1 killed in the all-reduce", "killed-summing")
+
+    running = go_on(3, "killed-saving")
+    rank, deadline = running.rank_process(0), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if half_a_checkpoint("killed-saving"):
+            os.kill(rank, signal.SIGSTOP)
+            while Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                pass  # it may write a little further until it stops
+            if half_a_checkpoint("killed-saving"):
+                break
+            os.kill(rank, signal.SIGCONT)
+    kill("while it saves", running, 0)
+    check(half_a_checkpoint("killed-saving"), "rank 0 killed while it saves: leaves half a checkpoint")
+    unharmed("rank 0 killed while it saves", "killed-saving")
+    check(not half_a_checkpoint("killed-saving"), "rank 0 killed while it saves: the half is removed")
+
+    running = go_on(3, "all-killed")
+    running.kill()
+    running.finish()
+    unharmed("every rank killed at once", "all-killed")
+
+
+def half_a_checkpoint(out):
+    return [file for file in os.listdir(FOLDER / out) if "checkpoint" in file and ".tmp-" in file]
+
+
+def impatient():
+    """A second signal ends a run that the first one cannot."""
+    running = go_on(2, "impatient")
+    running.signal(signal.SIGSTOP, 1)
+    running.signal(signal.SIGTERM, 0)
+    time.sleep(0.8)
+    still = running.process.poll() is None
+    running.signal(signal.SIGTERM, 0)
+    began = time.monotonic()
+    result = running.finish(30)
+    check(still and result.code == 128 + signal.SIGTERM and time.monotonic() - began < 10,
+          "a second signal ends a rank at once, whatever it waits for", result)
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def not_finite():
+    options = ["--data", "synthetic:20+5", "--batch-size", "20", "--lr", "1e5"]  # a step an epoch
+    said = []
+    for np in 1, 2:
+        result = run(np, *options, "--epochs", "9", "--out", f"infinite{np}")
+        check(result.says(1, "net D", "step ", "not finite", "--lr", "checkpoint", f"infinite{np}"),
+              f"on {np} ranks a loss that is not finite ends the run, and the message has the step", result)
+        said += [line.replace(f"infinite{np}", "") for line in result.messages]
+    check(said[0] == said[-1], "the same step on any number of ranks", said)
+    step = progress("infinite2")["step"]
+    kept = run(1, *options, "--max-steps", step, "--out", "infinite2", "--resume")
+    good = run(1, *options, "--max-steps", step, "--out", "finite")
+    check(f"of step {step}:" in said[0] and kept.code == 0 and kept.digest == good.digest and int(step) > 0,
+          "the checkpoint named is of the last good step, and loads", f"{kept}{good}")
+    result = run(1, *options, "--batch-size", "5", "--epochs", "9", "--out", "at-once")
+    check(result.says(1, "no checkpoint yet"), "within the first epoch there is none", result)
+
+
+def flip_weights(pid, weights):
+    """In a process that stands still: another sign bit wherever these bytes lie in its own memory."""
+    found = 0
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps, open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for line in maps:
+            words = line.split()
+            first, last = (int(address, 16) for address in words[0].split("-"))
+            if words[1] != "rw-p" or last - first > 1 << 26:
+                continue
+            memory.seek(first)
+            at = (block := memory.read(last - first)).find(weights)
+            while at >= 0:
+                memory.seek(first + at + 3)
+                memory.write(bytes([block[at + 3] ^ 0x80]))
+                found += 1
+                at = block.find(weights, at + 1)
+    return found
+
+
+def diverged():
+    """At a learning rate of 0 the weights stand still, so they are found in memory by their values. Epochs are long
+    beside a save: what is flipped in the moment between comparing and writing is written, and no test of this."""
+    options = ["--data", "synthetic:20000+70", "--lr", "0", "--eval-every", "1000000"]
+    for rank in 1, 0:
+        out = f"diverged{rank}"
+        running = start(3, *ENDLESS, *options, "--out", out)
+        running.wait_for("epoch: 2 ")
+        weights = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
+        running.signal(signal.SIGSTOP, rank)
+        found = flip_weights(running.rank_process(rank), weights)
+        running.signal(signal.SIGCONT, rank)
+        result = running.finish(30)
+        check(found > 0 and result.says(5, f"rank {rank} (host {HOST})", "differ"),
+              f"a flipped bit in the weights of rank {rank}: exit 5, and the rank is named", f"{found}{result}")
+        kept = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
+        check(kept == weights, "and is not saved")
+        resumed = run(2, *ENDLESS, *options, "--out", out, "--resume", "--max-steps",
+                      str(int(progress(out)["step"]) + 9))
+        check(resumed.code == 0, "--resume goes on", resumed)
+
+
+# --- clocks -------------------------------------------------------------------------------------------
+
+
+def clocks():
+    """The clocks of two ranks jump, a day ahead and three back, on the way."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        skip("clocks that jump", "no libfaketime here; apt-get install libfaketime")
+        return
+    fake = {"LD_PRELOAD": library, "FAKETIME_NO_CACHE": 1, "FAKETIME_DONT_FAKE_MONOTONIC": 1, "FAKETIME_DISABLE_SHM": 1}
+    jumps = [("ahead", "+1d"), ("back", "-3d"), ("still", "+0d")]
+    settings = []
+    for name, _ in jumps:
+        (FOLDER / name).write_text("+0d\n")
+        settings.append([word for key, value in {**fake, "FAKETIME_TIMESTAMP_FILE": FOLDER / name}.items()
+                         for word in ("-x", f"{key}={value}")])
+    began = time.time()
+    running = start_unlike(*[[*ENDLESS, "--out", "clocks", "--timeout", TIMEOUT]] * 3, settings=settings)
+    running.wait_for("epoch: 2 ")
+    for name, jump in jumps:
+        (FOLDER / name).write_text(jump + "\n")
+    time.sleep(2.5 * TIMEOUT)
+    last = running.out.read_text().count("epoch: ")
+    check(running.wait_for(f"epoch: {last + 2} ", 20), "clocks that jump: the run goes on")
+    running.signal(signal.SIGUSR1)
+    result = running.finish()
+    times = wall_times(FOLDER / "clocks")
+    check(result.code == 75, "clocks that jump: to a normal end", result)
+    check(times[-1] > began + 86400, "clocks that jump: they did", times[-1] - began)
+    seconds = [json.loads(line)["seconds"] for line in content("clocks", "metrics.jsonl").splitlines()]
+    check(all(0 < second < 60 for second in seconds), "clocks that jump: no epoch took a day, or less than nothing", seconds)
+    unharmed("clocks that jump", "clocks")
+
+
+# --- ranks that are not alike -------------------------------------------------------------------------
+
+
+def unlike():
+    cases = [
+        (["--seed", "1"], ["--seed", "2"], ["--seed", "1", "2"]),
+        (["--lr", "0.01"], ["--lr", "0.02"], ["--lr", "0.01", "0.02"]),
+        (["--epochs", "5"], [], ["--epochs", "5", "1000"]),
+        (["--data", "synthetic:40+10"], ["--data", "synthetic:45+10"], ["--data", "40+10", "45+10"]),
+        (["--data", "."], [], ["--data", "synthetic:335+70"]),
+        (["--resume"], [], ["--resume", "true", "false"]),
+    ]
+    base = ["--data", "synthetic:335+70", "--out", "unlike", "--timeout", TIMEOUT]
+    started = [start_unlike([*base, *ours], [*base, *ours], [*base, *theirs]) for ours, theirs, _ in cases]
+    for (ours, theirs, words), running in zip(cases, started):
+        result = running.finish(60)
+        check(result.says(2, "rank 2", HOST, *words),
+              f"a rank with {' '.join(theirs) or 'none'} instead of {' '.join(ours)} is refused", result)
+    revision = subprocess.run([PROGRAM, "--version"], stdout=subprocess.PIPE, check=True).stdout.split()[3].rstrip(b",")
+    other = b"0123456789ab"[:len(revision)].ljust(len(revision), b"x")
+    build = FOLDER / "dtrain-of-another-revision"
+    build.write_bytes(Path(PROGRAM).read_bytes().replace(revision, other))
+    build.chmod(0o755)
+    result = Run(["mpirun", "-np", 2, PROGRAM, *base, ":", "-np", 1, build, *base], {}, FOLDER).finish(60)
+    check(result.says(2, "rank 2", HOST, "code", revision.decode(), other.decode()),
+          "a rank of another revision is refused", result)
+    for flag in "--doctor", "--help":
+        result = start_unlike([*base, flag], base).finish(60)
+        check(result.code is not None, f"{flag} on one rank only ends as well", result)
+    check(not (FOLDER / "unlike").exists(), "and no run began")
+
+
+not_finite()
+diverged()
+clocks()
+unlike()
+killed()
+impatient()
+stalls()
+gone()
+finish()

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""The command line: every option's bad values, help, version, run.json, --doctor."""
+# needs: dtrain
+
+import json
+import re
+
+from dtrain import FOLDER, content, run, run_all, start_unlike, write_data
+from tap import check, finish
+
+NOT_WHOLE = [("", "whole number"), ("x", "whole number"), ("-1", "whole number"), ("1e99", "whole number")]
+NOT_REAL = [("", "number"), ("x", "number"), ("nan", "number")]
+NO_SHARE = [("", "number"), ("-0.1", "0 to 1"), ("1.1", "0 to 1")]
+
+# What each option refuses, and words of what it says would be right.
+REFUSED = {
+    "net": [("", "NETS"), ("E", "A, B, C, D"), ("A,", "A, B, C, D"), ("AD", "A, B, C, D"),
+            ("A,A", "A, B, C, D"), ("ALL", "A, B, C, D")],
+    "p-conv": NO_SHARE,
+    "p-fc": NO_SHARE,
+    "init-from": [("", "FILE")],
+    "data": [("", "DIR|synthetic"), ("synthetic:", "TRAIN+TEST"), ("synthetic:100", "TRAIN+TEST"),
+             ("synthetic:101+20", "multiple of 5"), ("synthetic:0+20", "TRAIN+TEST"),
+             ("synthetic:100+0", "TRAIN+TEST")],
+    "seed": [*NOT_WHOLE, ("9223372036854775808", "9000000000000000000")],
+    "seeds": [*NOT_WHOLE, ("0", "1 to 32"), ("33", "1 to 32")],
+    "epochs": [*NOT_WHOLE, ("1.5", "whole number"), ("7z", "whole number"), (" 7", "whole number"),
+               ("99999999999999999999", "whole number")],
+    "batch-size": [*NOT_WHOLE, ("0", "1 to 65536"), ("65537", "1 to 65536")],
+    "lr": [*NOT_REAL, ("0.1x", "number"), ("inf", "number"), ("-1", "0 to")],
+    "momentum": NO_SHARE,
+    "lr-step": [*NOT_WHOLE, ("0", "1 to")],
+    "lr-gamma": NO_SHARE,
+    "max-steps": NOT_WHOLE,
+    "eval-every": [*NOT_WHOLE, ("0", "1 to")],
+    "eval-on": [("", "rank0|all"), ("rank", "rank0|all"), ("all|", "rank0|all"), ("rank0|all", "rank0|all")],
+    "out": [("", "DIR")],
+    "checkpoint-every": [*NOT_WHOLE, ("0", "1 to")],
+    "progress": [("", "auto|always|never"), ("sometimes", "auto|always|never")],
+    "engine": [("", "NAME"), ("abacus", "cpu")],
+    "comm": [("", "NAME"), ("pigeon", "mpi")],
+    "precision": [("", "fp32|tf32"), ("fp16", "fp32|tf32")],
+    "timeout": [*NOT_REAL, ("0", "1 to"), ("-5", "1 to")],
+}
+FLAGS = {"resume", "doctor", "help", "version"}
+
+# Other command lines that are refused, and words of the message.
+WRONG = [
+    (["--nonsense"], ["--nonsense"]),
+    (["--nonsense=3"], ["--nonsense"]),
+    (["-x"], ["x"]),
+    (["--epochs"], ["--epochs"]),
+    (["--resume=yes"], ["--resume"]),
+    (["stray"], ["stray", "--help"]),
+    (["--", "stray"], ["stray", "--help"]),
+    (["--net", "A", "--p-conv", "0.3"], ["--p-conv", "net A", "C and D"]),
+    (["--net", "B", "--p-conv", "0.3"], ["--p-conv", "net B", "C and D"]),
+    (["--net", "A", "--p-fc", "0.3"], ["--p-fc", "net A", "B and D"]),
+    (["--net", "A,C", "--p-fc", "0.3"], ["--p-fc", "net A,C", "B and D"]),
+]
+TINY = ["--data", "synthetic:40+10", "--batch-size", "16"]
+
+
+def refusals():
+    calls, wanted = [], []
+    for name, values in REFUSED.items():
+        for value, right in values:
+            data = [] if name == "data" else TINY
+            calls.append((0, *data, f"--{name}={value}"))
+            wanted.append((f"--{name}", right))
+    for options, words in WRONG:
+        calls.append((0, *TINY, *options))
+        wanted.append(words)
+    for call, words, result in zip(calls, wanted, run_all(calls)):
+        options = [word for word in call[1:] if word not in TINY]
+        check(result.says(2, *words) and result.err.count("\n") == 1 and result.out == "",
+              f"{' '.join(options)} is refused in one line that says {' and '.join(words)}", result)
+    check(not (FOLDER / "runs").exists(), "what is refused leaves no files")
+
+
+def once():
+    """A line a job, not a line a rank."""
+    for name, *options in ("--epochs", "=ten"), ("--nonsense", ""), ("stray", ""), ("--engine", "=abacus"), \
+                          ("--p-fc", "=1", "--net=A"):
+        result = run(2, *TINY, name + options[0], *options[1:])
+        check(result.says(2, name), f"2 ranks say once what is wrong with {name}", result)
+    result = start_unlike(TINY, [*TINY, "--epochs", "x"]).finish(30)
+    check(result.says(2, "--epochs"), "a bad option of one rank ends the job", result)
+
+
+def help_and_version():
+    result = run(3, "--net", "A", "--help")
+    listed = set(re.findall(r"^ +--([a-z-]+)", result.out, re.MULTILINE))
+    check(result.code == 0 and listed == set(REFUSED) | FLAGS, "--help lists every option", (listed, result))
+    check(result.out.count("Usage:") == 1 and result.err == "", "3 ranks print the help once", result)
+    codes = re.findall(r"(\d+) [a-z]", result.out.partition("Exit codes:")[2])
+    check(codes == ["0", "1", "2", "3", "4", "5", "75"], "--help names the exit codes", result)
+    check(all(len(line) <= 80 for line in result.out.splitlines()), "--help fits 80 columns", result)
+    result = run(2, "--version", "--data", "/nowhere")
+    check(result.code == 0 and re.fullmatch(r"dtrain \d+\.\d+\.\d+, revision \S+, .+\n", result.out),
+          "2 ranks print the version once", result)
+
+
+# Every option that takes a value, but --init-from.
+GIVEN = {"net": "D", "p-conv": 0.25, "p-fc": 0.125, "data": "synthetic:40+10", "seed": 9000000000000000000,
+         "seeds": 1, "epochs": 2, "batch-size": 7, "lr": 0.0625, "momentum": 0, "lr-step": 3, "lr-gamma": 1,
+         "max-steps": 3, "eval-every": 4, "eval-on": "all", "out": "given", "checkpoint-every": 5,
+         "progress": "never", "engine": "cpu", "comm": "mpi", "precision": "fp32", "timeout": 12.5}
+
+
+def description():
+    result = run(2, *[f"--{name}={value}" for name, value in GIVEN.items()], "--resume")
+    text = content("given", "run.json")
+    check(result.code == 0 and text, "every option can be given", result)
+    described = json.loads(text or "{}")
+    options = described.get("options", {})
+    wanted = {**GIVEN, "resume": True, "init-from": None}
+    check(options == wanted, "run.json has every option, as given", options)
+    check(sum(described.get("hosts", {}).values()) == 2 and described["data"]["train"] == 40,
+          "and the hosts and the data", described)
+    result = run(0, *TINY, "--epochs", "1", "--max-steps", "1")
+    options = json.loads(content("runs", "D-1", "run.json") or "{}").get("options", {})
+    check(result.code == 0 and result.digest, "without mpirun one process trains", result)
+    check([options.get(name, "") for name in ("seed", "lr", "p-conv")] == [1, 0.01, None],
+          "into runs/NET-SEED, whose run.json has the defaults", options)
+
+
+def progress_line():
+    drawn = run(2, *TINY, "--epochs", "3", "--progress", "always", "--out", "drawn")
+    plain = run(2, *TINY, "--epochs", "3", "--out", "plain")
+    check("\033[K" in drawn.out and "###" in drawn.out, "--progress always draws to a file", drawn)
+    check("\033" not in plain.out and plain.digest, "by default nothing is drawn there", plain)
+    check(plain.digest and drawn.out.endswith(f"weights: {plain.digest}\n"), "drawing changes nothing", drawn)
+
+
+def doctor():
+    result = run(3, "--doctor", *TINY)
+    check(result.code == 0 and result.err == "" and not (FOLDER / "runs" / "D-7").exists(),
+          "--doctor ends well", result)
+    for words in ("would choose cpu", "would choose mpi", "3 on 1 host", "40 + 10 pictures", "Open MPI",
+                  "launcher   mpirun"):
+        check(result.out.count(words) == 1, f"--doctor says '{words}' once", result)
+    data = write_data("torn")
+    (data / "data_batch_3.bin").write_bytes(b"\1" * 3000)
+    for options, code, words in (
+        (["--data", data], 3, "data_batch_3.bin"),
+        (["--data", "/nowhere"], 3, "/nowhere"),
+        ([*TINY, "--engine", "abacus"], 2, "abacus"),
+        ([*TINY, "--comm", "pigeon"], 2, "pigeon"),
+    ):
+        result = run(2, "--doctor", *options)
+        problems = [line for line in result.out.splitlines() if line.startswith("PROBLEM")]
+        check(result.code == code and len(problems) == 1 and words in problems[0],
+              f"--doctor with {words} says so and exits {code}", result)
+    result = run(0, "--doctor", *TINY)
+    check(result.code == 0 and "1 on 1 host" in result.out, "--doctor works without mpirun", result)
+
+
+refusals()
+once()
+help_and_version()
+description()
+progress_line()
+doctor()
+finish()

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""A run that was interrupted, by whatever and on any number of ranks, ends as if it had not been."""
+# needs: dtrain
+
+import json
+import shutil
+import signal
+import time
+
+from dtrain import FOLDER, content, metrics, progress, run, run_all, start
+from tap import check, finish
+
+# 6 batches of 64 an epoch, the last of 15 pictures.
+TRAIN = ["--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
+ENDLESS = [*TRAIN, "--epochs", "1000000"]
+FILES = ["checkpoint.safetensors", "checkpoint-previous.safetensors", "model-best.safetensors",
+         "metrics.jsonl", "run.json"]
+
+
+def tensors(directory):
+    """The bytes of weights and momentum in a checkpoint."""
+    data = content(directory, "checkpoint.safetensors")
+    return data[8 + int.from_bytes(data[:8], "little"):]
+
+
+def timeless(directory):
+    """The state in a checkpoint that depends on no clock."""
+    return {key: value for key, value in progress(directory).items() if key not in
+            ("seconds", "epoch_seconds", "checksum")}
+
+
+def same(name, result, out, whole, whole_out):
+    """The run in directory `out` ended as the uninterrupted one did."""
+    check(result.code == 0 and result.digest and result.digest == whole.digest, f"{name}: the digest",
+          f"{result}{whole}")
+    check(metrics(out) == metrics(whole_out), f"{name}: the metrics", f"{metrics(out)}\n{metrics(whole_out)}")
+    check(content(out, "model-best.safetensors") == content(whole_out, "model-best.safetensors"),
+          f"{name}: the best model")
+    check(tensors(out) == tensors(whole_out) and timeless(out) == timeless(whole_out),
+          f"{name}: the checkpoint", f"{progress(out)}\n{progress(whole_out)}")
+
+
+def stopped(name, result, signal_name):
+    return check(result.code == 75 and result.step and result.digest and result.messages == [] and
+                 f"stopped by {signal_name}" in result.out and "--resume" in result.out,
+                 f"{name}: saved, exit 75", result)
+
+
+# --- stopped by --max-steps ---------------------------------------------------------------------------
+
+
+def by_steps():
+    whole = run(1, *TRAIN, "--epochs", "4", "--out", "whole")
+    for np, *options in (2, "--max-steps", "8"), (3, "--max-steps", "12"), (1, "--max-steps", "17"), (4,):
+        result = run(np, *TRAIN, "--epochs", "4", "--out", "split", "--resume", *options)
+        step = options[1] if options else "24"
+        check(result.code == 0 and progress("split")["step"] == step, f"stopped after step {step}", result)
+    same("within an epoch and between two, on 2, 3, 1 and 4 ranks", result, "split", whole, "whole")
+    told = json.loads(content("split", "run.json"))
+    starts = [*told["earlier_starts"], told]
+    check([start["net"]["ranks"] for start in starts] == [2, 3, 1, 4] and
+          [start["options"]["max-steps"] for start in starts] == [8, 12, 17, 0] and
+          all("revision" in start and "started" in start for start in starts), "run.json tells of every start", told)
+
+    before = [content("split", file) for file in FILES[:4]]
+    result = run(2, *TRAIN, "--epochs", "4", "--out", "split", "--resume")
+    after = [content("split", file) for file in FILES[:4]]
+    check(result.code == 0 and result.digest == whole.digest and before == after,
+          "resuming a finished run changes nothing", result)
+    whole = run(2, *TRAIN, "--epochs", "6", "--out", "longer")
+    result = run(3, *TRAIN, "--epochs", "6", "--out", "split", "--resume")
+    same("a finished run given more epochs", result, "split", whole, "longer")
+    result = run(2, *TRAIN, "--epochs", "6", "--out", "fresh", "--resume")
+    check("no checkpoint yet" in result.out, "--resume without a checkpoint says so", result)
+    same("--resume without a checkpoint starts the run", result, "fresh", whole, "longer")
+
+
+# --- stopped by signals -------------------------------------------------------------------------------
+
+
+def go_on(np, out, *options):
+    """An endless run that has closed an epoch."""
+    running = start(np, *ENDLESS, "--out", out, "--resume", *options)
+    running.wait_for("epoch: ")
+    return running
+
+
+def by_signals():
+    for np, number, rank in (
+        (2, signal.SIGUSR1, None),
+        (3, signal.SIGUSR2, None),
+        (2, signal.SIGTERM, 1),
+        (4, signal.SIGINT, 0),
+        (3, signal.SIGUSR1, 2),
+    ):
+        running = go_on(np, "signals", "--checkpoint-every", "1000000")
+        running.signal(number, rank)
+        result = running.finish()
+        whom = "mpirun" if rank is None else f"rank {rank} of {np}"
+        stopped(f"{number.name} to {whom}", result, "" if rank else number.name)
+        check(progress("signals")["step"] == str(result.step), "with the checkpoint of that step", result)
+
+    running = go_on(2, "signals")
+    running.signal(signal.SIGKILL, 1)
+    result = running.finish()
+    check(result.code == 4 and "lost rank 1" in result.err and result.seconds < 20, "a rank killed ends the job", result)
+
+    running = go_on(0, "signals", "--checkpoint-every", "1000000")
+    running.signal(signal.SIGTERM)
+    result = running.finish()
+    stopped("SIGTERM to a process without mpirun", result, "SIGTERM")
+
+    before = int(progress("signals")["step"])
+    running = go_on(2, "signals", "--checkpoint-every", "1000000")
+    running.signal(signal.SIGTERM)
+    result = running.finish()
+    after = int(progress("signals")["step"])
+    check(result.code not in (0, None) and after > before, "SIGTERM to mpirun: saved before it kills", result)
+
+    end = str(after + 9)
+    result = run(2, *ENDLESS, "--out", "signals", "--resume", "--max-steps", end)
+    whole = run(1, *ENDLESS, "--out", "no-signals", "--max-steps", end)
+    same("nine interruptions in one run", result, "signals", whole, "no-signals")
+
+
+def in_evaluation():
+    """Most of the time of these runs goes into evaluating 8,000 pictures."""
+    for eval_on, rank in ("rank0", 0), ("all", 1):
+        out = f"evaluating-{eval_on}"
+        options = ["--data", "synthetic:320+8000", "--eval-every", "1", "--eval-on", eval_on]
+        for attempt in range(9):
+            running = go_on(2, out, *options)
+            time.sleep(0.02 * 2 ** attempt)
+            running.signal(signal.SIGUSR1, rank)
+            result = running.finish()
+            if result.code != 75 or progress(out)["in_epoch"] == "320":
+                break
+        check(progress(out)["in_epoch"] == "320",
+              f"--eval-on {eval_on}: stopped between an epoch's steps and its end", progress(out))
+        stopped(f"--eval-on {eval_on}: SIGUSR1 to rank {rank} while it evaluates", result, "")
+        end = str(result.step + 7)
+        result = run(3, *ENDLESS, *options, "--out", out, "--resume", "--max-steps", end)
+        whole = run(2, *ENDLESS, *options, "--out", f"{out}-whole", "--max-steps", end)
+        same(f"--eval-on {eval_on}: then resumed", result, out, whole, f"{out}-whole")
+
+
+# --- what is refused ----------------------------------------------------------------------------------
+
+
+def refusals():
+    files = [content("whole", file) for file in FILES]
+    result = run(2, *TRAIN, "--epochs", "9", "--out", "whole")
+    check(result.says(2, "--resume", "whole") and files == [content("whole", file) for file in FILES],
+          "without --resume a run is not overwritten", result)
+
+    changes = {
+        ("--net", "C"): "--net D C",
+        ("--p-conv", "0.25"): "--p-conv 0.5 0.25",
+        ("--p-fc", "0"): "--p-fc 0.5 0",
+        ("--seed", "2"): "--seed 1 2",
+        ("--batch-size", "65"): "--batch-size 64 65",
+        ("--lr", "0.01"): "--lr 0.05 0.01",
+        ("--momentum", "0.8"): "--momentum 0.9 0.8",
+        ("--lr-step", "151"): "--lr-step 150 151",
+        ("--lr-gamma", "1"): "--lr-gamma 0.5 1",
+        ("--data", "synthetic:340+70"): "--data 335 340",
+        ("--data", "synthetic:335+71"): "--data",
+    }
+    directories = [shutil.copytree(FOLDER / "whole", FOLDER / f"whole{i}") for i in range(len(changes))]
+    calls = [(0, *TRAIN, "--epochs", "9", "--out", directory, "--resume", *change)
+             for directory, change in zip(directories, changes)]
+    for (change, words), result in zip(changes.items(), run_all(calls)):
+        said = [word.rstrip(":,;") for line in result.messages for word in line.split()]
+        check(result.code == 3 and len(result.messages) == 1 and all(word in said for word in words.split()),
+              f"{' '.join(change)} may not change: the message has {words}", result)
+    check(all(files == [content(directory, file) for file in FILES] for directory in directories),
+          "and the files stay as they are")
+
+
+def damaged():
+    shutil.copytree(FOLDER / "whole", FOLDER / "damaged")
+    checkpoint, previous = (FOLDER / "damaged" / file for file in FILES[:2])
+    data = bytearray(checkpoint.read_bytes())
+    data[-1000] ^= 1
+    checkpoint.write_bytes(data)
+    result = run(2, *TRAIN, "--epochs", "6", "--out", "damaged", "--resume")
+    check(result.says(3, "damaged/checkpoint.safetensors", previous.name, "epoch 3", "rename"),
+          "a damaged checkpoint is refused and the previous one is named", result)
+    check(checkpoint.read_bytes() == data, "and left as it is")
+    previous.rename(checkpoint)
+    result = run(2, *TRAIN, "--epochs", "6", "--out", "damaged", "--resume")
+    longer = run(0, *TRAIN, "--epochs", "6", "--out", "longer", "--resume")
+    same("renamed as the message proposes, the previous one", result, "damaged", longer, "longer")
+
+
+def from_file():
+    """--init-from starts a new run; a checkpoint of the run itself goes first."""
+    options = [*TRAIN, "--epochs", "2", "--init-from", FOLDER / "whole" / "checkpoint.safetensors"]
+    one = run(1, *options, "--out", "from1")
+    seeded = run(0, *TRAIN, "--epochs", "2", "--out", "seeded")
+    check(one.code == 0 and one.digest != seeded.digest, "--init-from starts elsewhere than the seed", one)
+    run(2, *options, "--out", "from2", "--max-steps", "7")
+    two = run(3, *options, "--out", "from2", "--resume")
+    same("--init-from, interrupted and resumed with the same options", two, "from2", one, "from1")
+    result = run(2, *TRAIN, "--epochs", "2", "--init-from", "nowhere.safetensors", "--out", "from3")
+    check(result.says(3, "nowhere.safetensors"),
+          "--init-from names the file that is not there", result)
+
+
+by_steps()
+refusals()
+damaged()
+from_file()
+by_signals()
+in_evaluation()
+finish()

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Several nets and seeds in one job: each ends as it does alone, by groups of ranks or by turns."""
+# needs: dtrain
+
+import json
+import re
+import shutil
+import signal
+
+from dtrain import FOLDER, content, metrics, progress, run, start
+from tap import check, finish, skip
+
+NETS = "ABCD"
+TRAIN = ["--data", "synthetic:335+70", "--batch-size", "64", "--lr", "0.05", "--eval-every", "2"]
+SHORT = [*TRAIN, "--epochs", "3"]
+ENDLESS = [*TRAIN, "--epochs", "1000000"]
+DROPOUT = {"A": "none", "B": "fc", "C": "conv", "D": "conv + fc"}
+
+
+def table(result):
+    """The final table: {net: (dropout, best train, best test, digest)}."""
+    rows = re.findall(r"^([A-D])    (.{10})  +(\S+)  +(\S+)  +\S+  ([0-9a-f]{16})$", result.out, re.MULTILINE)
+    return {net: (dropout.strip(), *rest) for net, dropout, *rest in rows}
+
+
+def best(directory, key):
+    return f"{max(line.get(key, -1) for line in metrics(directory)):.2f}"
+
+
+def as_alone(name, result, out, nets):
+    """Every net of the study in directory `out` ended as it did alone, in directory alone-NET."""
+    rows = table(result)
+    check(list(rows) == list(nets) and len(re.findall(r"^net  dropout ", result.out, re.MULTILINE)) == 1,
+          f"{name}: one table, with a row a net", result)
+    for net in nets:
+        whole = f"alone-{net}"
+        row = (DROPOUT[net], best(whole, "train_accuracy"), best(whole, "test_accuracy"), ALONE[net].digest)
+        check(rows.get(net) == row, f"{name}: net {net} has the accuracies and weights it has alone",
+              f"{row}\n{result}")
+        check(metrics(f"{out}/{net}") == metrics(whole), f"{name}: and the metrics",
+              f"{metrics(f'{out}/{net}')}\n{metrics(whole)}")
+        check(content(out, net, "model-best.safetensors") == content(whole, "model-best.safetensors"),
+              f"{name}: and the best model")
+
+
+def whole_studies():
+    digests = set()
+    for np in 1, 2, 4, 5:
+        result = run(np, *SHORT, "--net", "all", "--out", f"all-{np}")
+        check(result.code == 0 and result.err == "", f"all nets on {np} ranks", result)
+        as_alone(f"all nets on {np} ranks", result, f"all-{np}", NETS)
+        folders = sorted(path.name for path in (FOLDER / f"all-{np}").iterdir() if path.is_dir())
+        check(folders == list(NETS), f"all nets on {np} ranks: a directory each", folders)
+        digests.add(result.digest)
+    check(len(digests) == 1 and None not in digests, "one digest of all on any number of ranks", digests)
+    check(all(result.out.count(f"net: {net} epoch: {epoch} ") == 1 for net in NETS for epoch in (1, 2, 3)),
+          "one line an epoch and a net", result)
+    if shutil.which("gnuplot"):
+        sizes = {path.name: path.stat().st_size for path in (FOLDER / "all-4").iterdir() if path.is_file()}
+        names = ["loss.svg", "loss.png", "accuracy.svg", "accuracy.png"]
+        check(all(sizes.get(name, 0) > 1000 for name in names), "the figures are drawn", sizes)
+    else:
+        skip("the figures are drawn", "gnuplot is missing")
+    for nets, np in ("A,D", 3), ("D,A", 1), ("a,c,d", 2):
+        result = run(np, *SHORT, "--net", nets, "--out", f"{nets}-{np}")
+        as_alone(f"--net {nets} on {np} ranks", result, f"{nets}-{np}", sorted(nets.upper().replace(",", "")))
+
+
+def several_seeds():
+    """Each seed of each net ends as it does alone, and the table of the spread says what their metrics say."""
+    for np, nets in (2, "AD"), (5, "AD"), (3, "C"):
+        out = f"seeds-{nets}-{np}"
+        result = run(np, *SHORT, "--net", ",".join(nets), "--seeds", "2", "--seed", "1", "--out", out)
+        check(result.code == 0 and result.err == "", f"--net {nets} --seeds 2 on {np} ranks", result)
+        best_of = {net: [] for net in nets}
+        for seed in 1, 2:
+            for net in nets:
+                place = f"{out}/seed{seed}" + (f"/{net}" if len(nets) > 1 else "")
+                alone = ALONE[net] if seed == 1 else run(1, *SHORT, "--net", net, "--seed", "2", "--out", f"{out}-{net}")
+                row = rf"^{net} +{seed} .* {alone.digest}$"
+                check(re.search(row, result.out, re.MULTILINE), f"net {net}, seed {seed} as alone", f"{alone}{result}")
+                check(json.loads(content(place, "run.json"))["options"]["seed"] == seed, "and run.json has its seed")
+                best_of[net].append(max(line.get("test_accuracy", -1) for line in metrics(place)))
+        for net, best_test in best_of.items():
+            numbers = sum(best_test) / 2, min(best_test), max(best_test)
+            row = rf"^{net} +{re.escape(DROPOUT[net])} +2 +" + " +".join(f"{number:.2f}" for number in numbers) + "$"
+            check(re.search(row, result.out, re.MULTILINE),
+                  f"net {net}: mean, least and most of its seeds", f"{row}\n{result}")
+    if shutil.which("gnuplot"):
+        check(b"fill-opacity" in content("seeds-C-3", "loss.svg"), "the figure has the band of the seeds")
+
+
+def go_on(np, out):
+    """An endless study in which every net has closed an epoch."""
+    running = start(np, *ENDLESS, "--net", "all", "--out", out, "--resume", "--checkpoint-every", "1000000")
+    for net in NETS:
+        running.wait_for(f"net: {net} epoch: ")
+    return running
+
+
+def interrupted():
+    steps = {}
+    for np, rank in (4, None), (5, 2), (8, 1), (8, 5), (2, 1), (1, None), (4, 0):
+        running = go_on(np, "stopped")
+        running.signal(signal.SIGUSR1, rank)
+        result = running.finish(30)
+        whom = "mpirun" if rank is None else f"rank {rank}"
+        check(result.code == 75 and result.messages == [] and "--resume" in result.out and result.digest,
+              f"SIGUSR1 to {whom} of {np} stops all nets, exit 75", result)
+        before, steps = steps, {net: int(progress(f"stopped/{net}")["step"]) for net in NETS}
+        check(all(steps[net] > before.get(net, 0) for net in NETS), "and every net is saved", (before, steps))
+    end = str(max(steps.values()) + 3)
+    result = run(2, *ENDLESS, "--net", "all", "--out", "stopped", "--resume", "--max-steps", end)
+    rows = table(result)
+    check(result.code == 0, "resumed they come to the end", result)
+    for net in NETS:
+        whole = run(2, *ENDLESS, "--net", net, "--out", f"whole-{net}", "--max-steps", end)
+        check(whole.digest and rows.get(net, [None])[-1] == whole.digest and
+              metrics(f"stopped/{net}") == metrics(f"whole-{net}"),
+              f"net {net} as if it had not been stopped", f"{result}{whole}")
+
+
+def failing():
+    """What goes wrong with one net is told, and the others come to their ends."""
+    whole = run(4, *SHORT, "--net", "all", "--out", "broken", "--max-steps", "6")
+    checkpoint = FOLDER / "broken" / "C" / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-5])
+    result = run(4, *SHORT, "--net", "all", "--out", "broken", "--resume")
+    check(whole.code == 0 and result.says(3, "broken/C/checkpoint"),
+          "a damaged checkpoint of one net is found before any net starts", result)
+    check(len(metrics("broken/A")) == 1, "so the others have not gone on", metrics("broken/A"))
+    running = start(4, *TRAIN, "--net", "all", "--out", "hangs", "--epochs", "40", "--timeout", "3")
+    running.wait_for("net: C epoch: 2 ")
+    running.signal(signal.SIGSTOP, 2)
+    result = running.finish(60)
+    check(result.says(4, "rank 2 on host"),
+          "a rank that hangs is named once the other nets are done", result)
+    for np in 2, 5:
+        result = run(np, *SHORT, "--net", "all", "--out", f"again-{np}")
+        result = run(np, *SHORT, "--net", "all", "--out", f"again-{np}")
+        check(result.says(2, "--resume"),
+              f"without --resume a study is not overwritten, on {np} ranks", result)
+
+
+ALONE = {net: run(2, *SHORT, "--net", net, "--out", f"alone-{net}") for net in NETS}
+whole_studies()
+several_seeds()
+interrupted()
+failing()
+finish()

@@ -1,0 +1,27 @@
+/* emulated.h - a GPU of which nothing is there: CUDA's runtime, cuBLAS, cuDNN's convolutions and NCCL, as far
+ * as the GPU part of dtrain calls them, computed on the host. With the project's kernels compiled for the
+ * host (tests/support/shim) it makes a dtrain-cuda.so that the whole program runs with, so that all of the engine and
+ * the transport but the libraries themselves is tested where there is no GPU.
+ *
+ * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before:
+ * who forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS
+ * of how many models in turn; unset: 1.
+ */
+#ifndef DTRAIN_EMULATED_H
+#define DTRAIN_EMULATED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Queues a copy of the context; run(context) is called until it returns true: it is done. */
+void emulated_queue(void *stream, bool (*run)(void *context), const void *context, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
