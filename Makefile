@@ -244,14 +244,25 @@ $(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
 test: ## run every test (installs what they need)
 	tests/run
 
+# In a folder of its own, so that all is compiled; linked is only what there must be for that.
+INDEXED := build/indexed
+compile_commands.json: Makefile ## what compiles what, for editors and clang-tidy, by bear
+	@rm -rf $(INDEXED)
+	bear -- $(MAKE) -s BUILD=$(INDEXED) $(INDEXED)/$(NAME) $(if $(GPU),$(INDEXED)/$(NAME)-cuda.so)
+
+LINTED := $(SOURCES) $(if $(GPU),$(GPU_SOURCES))
+lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, and clang-tidy, which takes minutes
+	tests/exec tests/unit/lint.py
+	printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -n 4 clang-tidy --quiet -p .
+
 clean: ## remove what was built
-	rm -rf build dtrain dtrain-debug dtrain-clang *-cuda.so
+	rm -rf build compile_commands.json dtrain dtrain-debug dtrain-clang *-cuda.so
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit print-unit-tests emulated device test clean help found always
+.PHONY: all unit print-unit-tests emulated device test lint clean help found always
 -include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

@@ -23,6 +23,6 @@ struct introduction {
     const char *directory; /* of the files */
 };
 
-void introduction_print(const struct introduction *introduction, struct display *display);
+void introduction_print(const struct introduction *run, struct display *display);
 
 #endif

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # cores.sh - which cores this process may use; sourced by run and variants.
 
 # A line "SOCKET.CORE CPU" for every CPU allowed here; the CPUs (hardware threads) of a core stand together.

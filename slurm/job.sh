@@ -115,7 +115,9 @@ train() { # SCRIPT OPTIONS of dtrain...
     while :; do
         launch --out "$out" --resume "$@"
         # After a requeue a rank of the run before may hold the directory yet, until it finds itself alone.
-        ((code == 2 && ${SLURM_RESTART_COUNT:-0} > 0 && SECONDS < 180)) && [[ -z $warned$terminated ]] || break
+        if ((code != 2 || ${SLURM_RESTART_COUNT:-0} == 0 || SECONDS >= 180)) || [[ -n $warned$terminated ]]; then
+            break
+        fi
         sleep 5
     done
     [[ -z $terminated ]] || exit "$code"

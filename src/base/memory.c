@@ -33,9 +33,9 @@ void *memory_allocate(size_t count, size_t item_bytes, const char *purpose)
 void *memory_allocate_aligned(size_t alignment, size_t bytes, const char *purpose)
 {
     void *memory = aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    if (memory == NULL)
-        end_for(1, bytes, purpose);
-    return memset(memory, 0, bytes);
+    if (memory != NULL)
+        return memset(memory, 0, bytes);
+    end_for(1, bytes, purpose);
 }
 
 void *memory_check(void *memory, const char *purpose)

@@ -106,7 +106,7 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
     s->base.count = count;
     if (comm != NULL && comm->size > 1)
         s->comm = comm;
-    if (s->comm != NULL && comm->host_count < comm->size)
+    if (s->comm != NULL && s->comm->host_count < s->comm->size)
         open_shared(s);
     if (s->ranks == NULL) {
         s->base.terms = memory_allocate_aligned(page_bytes(), count * sizeof *s->base.terms, "the sums");

@@ -208,7 +208,7 @@ static void report_sigterm(struct watch *watch, const struct watch_group *group,
     while (other < group->size && strcmp(group->hosts[other], group->hosts[0]) == 0)
         other++;
     for (int i = 0; i < group->size; i++)
-        if (group->world_ranks[i] == watch->rank && (i <= 1 || i == other))
+        if ((i <= 1 || i == other) && group->world_ranks[i] == watch->rank)
             fprintf(stderr, "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n",
                     watch->rank, group->hosts[i], what, (unsigned long long)watch->step);
     watch->sigterm_reported = true;

@@ -78,7 +78,6 @@ static bool find_plot(char path[PATH_MAX + 16])
 /* Figures are a courtesy: where they cannot be drawn, how to draw them is said instead. */
 static void draw_figures(const char *directory, struct comm *world)
 {
-    extern char **environ;
     char plot[PATH_MAX + 16];
     char *arguments[] = {plot, (char *)"--", (char *)directory, NULL};
     pid_t child;

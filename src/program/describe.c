@@ -38,7 +38,7 @@ static void add_hosts(cJSON *json, const struct comm *world)
         cJSON *ranks = cJSON_GetObjectItemCaseSensitive(hosts, name);
         if (ranks == NULL)
             ranks = cJSON_AddNumberToObject(hosts, name, 0);
-        cJSON_SetNumberValue(ranks, ranks->valuedouble + 1);
+        cJSON_SetNumberValue(ranks, cJSON_GetNumberValue(ranks) + 1);
     }
 }
 
@@ -58,7 +58,6 @@ cJSON *describe_run(const struct dataset *data, const struct comm *world)
 
 void describe_gpus(cJSON *json, const struct device *devices, int count)
 {
-    extern char **environ;
     char text[400];
     const struct gpu_part *part = gpu_load(text, sizeof text);
     cJSON *object = cJSON_AddObjectToObject(json, "gpu");

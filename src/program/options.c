@@ -294,7 +294,8 @@ static void build_argp(struct description *description, const char *engines, con
     for (int i = 0; i < SPECS; i++) {
         const struct option_spec *spec = &specs[i];
         if (spec->kind == HEADING) {
-            table[i] = (struct argp_option){.doc = spec->doc, .group = ++group};
+            group++;
+            table[i] = (struct argp_option){.doc = spec->doc, .group = group};
             continue;
         }
         bool show = spec->initial != NULL;

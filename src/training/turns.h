@@ -10,6 +10,6 @@ struct turns; /* opaque */
 void turns_run(int count, void (*job)(void *context, int number, struct turns *turns), void *context);
 
 /* Called by a job (the argument is its struct turns): lets the others go on for a moment. */
-void turns_pass(void *turns);
+void turns_pass(void *context);
 
 #endif

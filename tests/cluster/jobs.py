@@ -1,7 +1,6 @@
 """The batch scripts of slurm/ on a real SLURM over four hosts. Started by tests/cluster/four_hosts.py."""
 
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path

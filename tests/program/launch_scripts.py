@@ -304,7 +304,7 @@ def test_lost_rank():
     wait_for((SCRATCH / "lost/checkpoint.safetensors").exists)
     os.kill(rank_processes(run)[1], signal.SIGKILL)
     output, errors = run.communicate(timeout=60)
-    words = rf"launch/run: lost rank 1 on host \S+, ended by signal 9 \(Killed\), while rank 0 waited for .* of step \d+; .*"
+    words = r"launch/run: lost rank 1 on host \S+, ended by signal 9 \(Killed\), while rank 0 waited for .* of step \d+; .*"
     check(run.returncode == 4 and re.fullmatch(words + "\n", errors),
           "run: a rank killed is exit 4 and a line with rank, host, signal and step", f"exit {run.returncode}\n{errors}")
 

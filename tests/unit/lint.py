@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""What reads the sources without running them finds nothing: cppcheck, shellcheck, pyflakes. Slower readers: make lint."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tap import check, finish, skip, skip_all
+
+ROOT = Path(__file__).resolve().parents[2]
+C_FOLDERS = ["src", "kernels/cpu", "kernels/reference", "kernels/definition"]
+CPPCHECK = ["--enable=warning,performance,portability", "--std=c11", "-Iinclude", "-I.", "--quiet", "--error-exitcode=1",
+            "--template=gcc", "--inline-suppr", "-DcJSON_ArrayForEach(i,all)=for(i=all;i;i=i->next)",
+            "--suppress=missingIncludeSystem", "--suppress=uninitvar", "--suppress=ctuuninitvar",  # compilers know better
+            "--suppress=invalidPointerCast"]  # of float and int, which are what vectors and bits are made of
+SHELLCHECK = ["--external-sources", "--source-path=SCRIPTDIR"]
+
+
+def tracked():
+    listing = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True,
+                             check=False)
+    return [name for name in listing.stdout.split("\0") if (ROOT / name).is_file()]
+
+
+def first_line(name):
+    with open(ROOT / name, "rb") as file:
+        return file.readline(200)
+
+
+def clean(tool, options, names):
+    """names: files or folders, at least one."""
+    if shutil.which(tool) is None:
+        skip(tool, "it is not installed")
+        return
+    done = subprocess.run([tool, *options, *names], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          check=False)
+    check(names and done.returncode == 0, f"{tool} on {len(names)} files or folders", done.stdout)
+
+
+files = tracked()
+if not files:
+    skip_all("git does not list the sources here")
+clean("shellcheck", SHELLCHECK, [name for name in files if name.endswith(".sh") or b"bash" in first_line(name)])
+clean("pyflakes3", [], [name for name in files if name.endswith(".py") or b"python3" in first_line(name)])
+clean("cppcheck", CPPCHECK, C_FOLDERS)
+finish()
