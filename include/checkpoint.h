@@ -7,30 +7,31 @@
 #include <stdint.h>
 
 #include "error.h"
+#include "files.h"
 #include "lenet5.h"
 #include "run.h"
 
-/* The files of a run directory `directory`: checkpoint.safetensors, the one before it as
+/* The files of a run's folder: checkpoint.safetensors, the one before it as
  * checkpoint-previous.safetensors, model-best.safetensors. */
 
 /* Weights and momentum (LENET5_WEIGHTS, canonical layout), terms and progress; the file that was current
  * becomes the previous one. At every instant at least one of the two is whole. Errors (EXIT_RUNTIME: no
  * space, no permission) name the file and leave the old ones. */
-bool checkpoint_write(const char *directory, const struct terms *terms, const struct progress *progress,
+bool checkpoint_write(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                       const float *weights, const float *momentum, struct error *error);
 
 /* Whether there is a checkpoint, or at least a previous one. */
-bool checkpoint_exists(const char *directory);
+bool checkpoint_exists(const struct folder *folder);
 
-/* Reads checkpoint.safetensors. Errors (EXIT_INPUT): damaged, another format version, other terms (the
- * first that differs is named as the user's option with both values). When the previous one is whole and
- * of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. samples: of an
+/* Reads checkpoint.safetensors; where it is not there, the previous one, and says so. Errors (EXIT_INPUT): damaged, another format version, other terms (the
+ * first that differs is named as the user's option with both values). When it is there and
+ * damaged, and the previous one is whole and of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. samples: of an
  * epoch. */
-bool checkpoint_read(const char *directory, const struct terms *terms, size_t samples, struct progress *progress,
+bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error);
 
 /* Weights alone, complete or absent: loads in PyTorch with load_state_dict(load_file(path)). */
-bool checkpoint_write_model(const char *path, const float *weights, struct error *error);
+bool checkpoint_write_model(const struct folder *folder, const char *name, const float *weights, struct error *error);
 
 /* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's
  * (--init-from). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */

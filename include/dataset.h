@@ -30,6 +30,7 @@ struct split {
 struct dataset {
     char directory[4096];
     struct split train, test;
+    bool copied;   /* not mapped, as the file system cannot: every rank has a copy of its own */
     uint64_t hash; /* xxh64 of all files' bytes, in order: equal on every rank, or the run is refused */
     struct data_file {
         int descriptor;

@@ -5,6 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* One line whatever stands in it. */
+static void clean(char *text)
+{
+    for (char *c = text; *c != '\0'; c++)
+        if (iscntrl((unsigned char)*c))
+            *c = '?';
+}
+
 /* One line whatever stands in the names it quotes; one that is too long is cut in the middle, as its beginning
  * says what is wrong and its end what would be right. */
 bool error_set(struct error *error, enum exit_code code, const char *format, ...)
@@ -17,9 +25,7 @@ bool error_set(struct error *error, enum exit_code code, const char *format, ...
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    for (char *c = text; *c != '\0'; c++)
-        if (iscntrl((unsigned char)*c))
-            *c = '?';
+    clean(text);
     size_t length = strlen(text);
     if (length < sizeof error->text)
         strcpy(error->text, text);
@@ -27,4 +33,15 @@ bool error_set(struct error *error, enum exit_code code, const char *format, ...
         snprintf(error->text, sizeof error->text, "%.*s ... %s", HALF, text, text + length - HALF);
     error->code = code;
     return false;
+}
+
+void error_note(const char *format, ...)
+{
+    char text[10000];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    clean(text);
+    fprintf(stderr, "dtrain: note: %s\n", text);
 }

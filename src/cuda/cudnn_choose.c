@@ -87,8 +87,13 @@ static void name_device(char *name, size_t bytes)
 static cJSON *read_cache(void)
 {
     char path[4096];
+    struct folder folder;
     struct error none = {0};
-    cJSON *cache = cache_path("cudnn.json", path, &none) ? files_read_json(path) : NULL;
+    cJSON *cache = NULL;
+    if (cache_path("", path, &none) && folder_open(&folder, path, &none)) {
+        cache = folder_read_json(&folder, "cudnn.json");
+        folder_close(&folder);
+    }
     if (cJSON_IsObject(cache))
         return cache;
     cJSON_Delete(cache);
@@ -109,8 +114,11 @@ void chooser_save(struct chooser *chooser)
     merge(cache, chooser->all);
     char *text = cJSON_Print(cache);
     cJSON_Delete(cache);
-    if (text != NULL && cache_path("cudnn.json", path, &none))
-        files_replace(path, NULL, text, strlen(text), &none);
+    struct folder folder;
+    if (text != NULL && folder_open(&folder, path, &none)) {
+        folder_replace(&folder, "cudnn.json", NULL, text, strlen(text), &none);
+        folder_close(&folder);
+    }
     free(text);
 }
 

@@ -63,8 +63,32 @@ static bool check_labels(const char *path, const uint8_t *records, size_t count,
     return true;
 }
 
+/* The bytes of an open file, to be unmapped; MAP_FAILED: errno says why. Some file systems map nothing, or only what is
+ * not shared; then each rank has a copy. */
+static void *map_or_copy(int file, size_t bytes, bool *copied)
+{
+    void *mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
+    if (mapped != MAP_FAILED || errno != ENODEV)
+        return mapped;
+    if ((mapped = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, 0)) != MAP_FAILED || errno != ENODEV)
+        return mapped;
+    mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ssize_t got = 1;
+    for (size_t done = 0; mapped != MAP_FAILED && done < bytes && got > 0; done += got > 0 ? (size_t)got : 0)
+        got = TEMP_FAILURE_RETRY(pread(file, (char *)mapped + done, bytes - done, (off_t)done));
+    if (mapped != MAP_FAILED && got <= 0) {
+        int reason = got < 0 ? errno : EIO; /* it became shorter */
+        munmap(mapped, bytes);
+        errno = reason;
+        return MAP_FAILED;
+    }
+    *copied = true;
+    return mapped;
+}
+
 /* Maps a file of *count records (0: as many as it holds, which it sets). */
-static bool map_file(const char *path, size_t *count, const uint8_t **records, struct data_file *opened, struct error *error)
+static bool map_file(const char *path, size_t *count, const uint8_t **records, struct data_file *opened, bool *copied,
+                     struct error *error)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: it may be a pipe */
     if (file < 0 && errno == ENOENT)
@@ -74,9 +98,9 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
         error_set(error, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
     } else if (check_size(path, &status, *count, error)) {
         size_t bytes = (size_t)status.st_size;
-        void *mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
+        void *mapped = map_or_copy(file, bytes, copied);
         if (mapped == MAP_FAILED) {
-            error_set(error, EXIT_INPUT, "%s: cannot be mapped into memory: %s", path, strerror(errno));
+            error_set(error, EXIT_INPUT, "%s: cannot be read into memory: %s", path, strerror(errno));
         } else {
             posix_madvise(mapped, bytes, POSIX_MADV_WILLNEED);
             *records = mapped;
@@ -114,7 +138,8 @@ bool dataset_open(struct dataset *dataset, const char *directory, struct error *
         struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
         const uint8_t **records = &split->files[i % TRAINING_FILES];
         char path[4096];
-        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, &dataset->files[i], error) &&
+        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, &dataset->files[i],
+                        &dataset->copied, error) &&
                check_labels(path, *records, split->per_file, error);
     }
     dataset->train.count = TRAINING_FILES * dataset->train.per_file;

@@ -96,13 +96,9 @@ static bool read_tensors(const struct safetensors *file, const char *prefix, flo
 
 /* --- checkpoints ----------------------------------------------------------------------------------- */
 
-bool checkpoint_write(const char *directory, const struct terms *terms, const struct progress *progress,
+bool checkpoint_write(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                       const float *weights, const float *momentum, struct error *error)
 {
-    char path[4096], previous[4096];
-    if (!files_path(directory, CURRENT, path, error) || !files_path(directory, PREVIOUS, previous, error))
-        return false;
-
     struct metadata metadata[ENTRIES] = {{FORMAT_KEY, FORMAT}};
     char values[PROGRESS_FIELDS][VALUE_BYTES];
     size_t n = 1;
@@ -117,15 +113,17 @@ bool checkpoint_write(const char *directory, const struct terms *terms, const st
     char names[TENSORS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors); /* writing only reads them */
     list_tensors("momentum.", (float *)momentum, names + LENET5_PARAMETERS, tensors + LENET5_PARAMETERS);
-    return safetensors_write(path, previous, tensors, TENSORS, metadata, n, true, error);
+    return safetensors_write(folder, CURRENT, PREVIOUS, tensors, TENSORS, metadata, n, true, error);
 }
 
-bool checkpoint_exists(const char *directory)
+static bool exists(const struct folder *folder, const char *name)
 {
-    struct error ignored = {0};
-    char path[4096];
-    return (files_path(directory, CURRENT, path, &ignored) && access(path, F_OK) == 0) ||
-           (files_path(directory, PREVIOUS, path, &ignored) && access(path, F_OK) == 0);
+    return faccessat(folder->descriptor, name, F_OK, 0) == 0;
+}
+
+bool checkpoint_exists(const struct folder *folder)
+{
+    return exists(folder, CURRENT) || exists(folder, PREVIOUS);
 }
 
 static bool check_format(const struct safetensors *file, const char *path, struct error *error)
@@ -177,10 +175,12 @@ static bool read_progress(const struct safetensors *file, const char *path, size
                      path, progress->in_epoch, samples);
 }
 
-static bool read_checkpoint(const char *path, const struct terms *terms, size_t samples, struct progress *progress,
-                            float *weights, float *momentum, struct error *error)
+static bool read_checkpoint(const struct folder *folder, const char *name, const struct terms *terms, size_t samples,
+                            struct progress *progress, float *weights, float *momentum, struct error *error)
 {
-    struct safetensors *file = safetensors_open(path, error);
+    char path[sizeof folder->path + 100];
+    snprintf(path, sizeof path, "%s/%s", folder->path, name);
+    struct safetensors *file = safetensors_open_in(folder, name, error);
     bool good = file && check_format(file, path, error) && check_terms(file, path, terms, error) &&
                 read_progress(file, path, samples, progress, error) &&
                 read_tensors(file, "", weights, error) &&
@@ -189,17 +189,22 @@ static bool read_checkpoint(const char *path, const struct terms *terms, size_t 
     return good;
 }
 
-bool checkpoint_read(const char *directory, const struct terms *terms, size_t samples, struct progress *progress,
+bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error)
 {
-    char path[4096], previous[4096];
-    if (!files_path(directory, CURRENT, path, error) || !files_path(directory, PREVIOUS, previous, error))
-        return false;
     struct error current_error = {0}, previous_error = {0};
-    if (read_checkpoint(path, terms, samples, progress, weights, momentum, &current_error))
+    if (read_checkpoint(folder, CURRENT, terms, samples, progress, weights, momentum, &current_error))
         return true;
-    if (!read_checkpoint(previous, terms, samples, progress, weights, momentum, &previous_error))
-        return error_set(error, current_error.code, "%s", current_error.text);
+    bool gone = !exists(folder, CURRENT);
+    if (!read_checkpoint(folder, PREVIOUS, terms, samples, progress, weights, momentum, &previous_error)) {
+        const struct error *cause = gone ? &previous_error : &current_error;
+        return error_set(error, cause->code, "%s", cause->text);
+    }
+    if (gone) {
+        error_note("%s/%s is not there: the run goes on from %s (epoch %" PRIu64 ")", folder->path, CURRENT, PREVIOUS,
+                   progress->epoch);
+        return true;
+    }
     return error_set(error, current_error.code,
                      "%s; %s (epoch %" PRIu64 ") is whole: rename it to %s and --resume goes on from there",
                      current_error.text, PREVIOUS, progress->epoch, CURRENT);
@@ -207,13 +212,13 @@ bool checkpoint_read(const char *directory, const struct terms *terms, size_t sa
 
 /* --- weights alone --------------------------------------------------------------------------------- */
 
-bool checkpoint_write_model(const char *path, const float *weights, struct error *error)
+bool checkpoint_write_model(const struct folder *folder, const char *name, const float *weights, struct error *error)
 {
     struct metadata format = {"format", "pt"};
     struct tensor tensors[LENET5_PARAMETERS];
     char names[LENET5_PARAMETERS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors);
-    return safetensors_write(path, NULL, tensors, LENET5_PARAMETERS, &format, 1, false, error);
+    return safetensors_write(folder, name, NULL, tensors, LENET5_PARAMETERS, &format, 1, false, error);
 }
 
 bool checkpoint_read_model(const char *path, float *weights, struct error *error)

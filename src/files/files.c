@@ -1,31 +1,111 @@
 #include "files.h"
 
 #include <cjson/cJSON.h>
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "memory.h"
 
-enum { PATH_BYTES = 4096, SUFFIX_BYTES = 24, MOST_JSON_BYTES = 1 << 20 };
+enum { SUFFIX_BYTES = 24, MOST_PATH_BYTES = 4000, MOST_JSON_BYTES = 16 << 20 };
 static const char suffix[] = ".tmp-"; /* and the writer's process id */
 
-bool files_path(const char *directory, const char *name, char path[PATH_BYTES], struct error *error)
+/* --- folders ----------------------------------------------------------------------------------------- */
+
+bool folder_open(struct folder *folder, const char *path, struct error *error)
 {
-    int length = snprintf(path, PATH_BYTES, "%s/%s", directory, name);
-    if (length >= 0 && length < PATH_BYTES - SUFFIX_BYTES)
-        return true;
-    return error_set(error, EXIT_RUNTIME, "%.40s...: a path of %d bytes, %d is the most that works",
-                     directory, length, PATH_BYTES - SUFFIX_BYTES - 1);
+    *folder = (struct folder){.descriptor = -1, .lock = -1}; /* which folder_close takes */
+    size_t length = strlen(path);
+    if (length > MOST_PATH_BYTES)
+        return error_set(error, EXIT_RUNTIME, "%.40s...: a path of %zu bytes, %d is the most that works", path, length,
+                         MOST_PATH_BYTES);
+    memcpy(folder->path, path, length + 1);
+    folder->descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return folder->descriptor >= 0 || error_set(error, EXIT_RUNTIME, "%s: cannot be opened: %s; give another --out", path,
+                                                strerror(errno));
 }
 
-static void name_temporary(const char *path, char temporary[PATH_BYTES + SUFFIX_BYTES])
+void folder_close(struct folder *folder)
 {
-    snprintf(temporary, PATH_BYTES + SUFFIX_BYTES, "%s%s%ld", path, suffix, (long)getpid());
+    if (folder->lock >= 0)
+        close(folder->lock);
+    if (folder->descriptor >= 0)
+        close(folder->descriptor);
+    folder->lock = folder->descriptor = -1;
+}
+
+/* Whether the name, in directory `at`, is surely not what `descriptor` is open on. */
+static bool is_another(int at, const char *name, int flags, int descriptor)
+{
+    struct stat named, opened;
+    if (fstatat(at, name, &named, flags) != 0)
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == ESTALE;
+    return fstat(descriptor, &opened) == 0 && (named.st_ino != opened.st_ino || named.st_dev != opened.st_dev);
+}
+
+bool folder_is_ours(const struct folder *folder, struct error *error)
+{
+    if (folder->lock < 0)
+        return true;
+    if (is_another(AT_FDCWD, folder->path, 0, folder->descriptor))
+        return error_set(error, EXIT_RUNTIME,
+                         "%s was removed, moved or replaced while the run used it: the run ends, and leaves alone what is "
+                         "there now; where the directory was moved to, --resume goes on",
+                         folder->path);
+    if (is_another(folder->descriptor, "lock", AT_SYMLINK_NOFOLLOW, folder->lock))
+        return error_set(error, EXIT_RUNTIME,
+                         "%s/lock was removed or replaced while the run held it: the run ends, as another one may be there; "
+                         "if there is none, --resume goes on from the last checkpoint",
+                         folder->path);
+    return true;
+}
+
+int folder_open_file(const struct folder *folder, const char *name, int flags, struct error *error)
+{
+    struct stat status;
+    int file = openat(folder->descriptor, name, flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
+    if (file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode))
+        return file;
+    if (file >= 0 || errno == ELOOP || errno == ENXIO)
+        error_set(error, EXIT_RUNTIME, "%s/%s is %s: dtrain writes regular files only; remove it, or give another --out",
+                  folder->path, name, file < 0 && errno == ELOOP ? "a symbolic link" : "no regular file");
+    else
+        error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s; give another --out", folder->path, name,
+                  strerror(errno));
+    if (file >= 0)
+        close(file);
+    return -1;
+}
+
+DIR *folder_list(const struct folder *folder)
+{
+    int directory = openat(folder->descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *entries = directory >= 0 ? fdopendir(directory) : NULL;
+    if (entries == NULL && directory >= 0)
+        close(directory);
+    return entries;
+}
+
+bool folder_cannot_sync(int reason)
+{
+    return reason == EINVAL || reason == ENOSYS || reason == EOPNOTSUPP;
+}
+
+/* --- files that are complete or absent ----------------------------------------------------------------- */
+
+/* A name with room for it, cut off where none could be valid. */
+struct aside {
+    char name[MOST_PATH_BYTES + SUFFIX_BYTES];
+};
+
+static struct aside name_aside(const char *name)
+{
+    struct aside aside;
+    snprintf(aside.name, sizeof aside.name, "%.*s%s%ld", MOST_PATH_BYTES, name, suffix, (long)getpid());
+    return aside;
 }
 
 static bool write_all(int fd, const char *data, size_t bytes)
@@ -40,87 +120,95 @@ static bool write_all(int fd, const char *data, size_t bytes)
     return true;
 }
 
-static bool write_aside(const char *temporary, const void *data, size_t bytes)
+/* A new file, whatever has the name: a process of the same number left it, or others put a link there. */
+static int create_anew(const struct folder *folder, const char *name)
 {
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
+    enum { FLAGS = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC };
+    int file = openat(folder->descriptor, name, FLAGS, 0666);
+    if (file < 0 && errno == EEXIST && unlinkat(folder->descriptor, name, 0) == 0)
+        file = openat(folder->descriptor, name, FLAGS, 0666);
+    return file;
+}
+
+static bool write_aside(const struct folder *folder, const char *name, const void *data, size_t bytes)
+{
+    int file = create_anew(folder, name);
+    if (file < 0)
         return false;
-    bool done = write_all(fd, data, bytes) && fsync(fd) == 0;
+    bool done = write_all(file, data, bytes) && (fsync(file) == 0 || folder_cannot_sync(errno));
     int reason = errno;
-    if (close(fd) != 0 && done)
+    if (close(file) != 0 && done)
         return false;
     errno = reason;
     return done;
 }
 
-/* The file at `path`, if any, also gets the name `keep`, atomically. */
-static bool keep_old(const char *path, const char *keep)
+/* The file `name`, if any, also gets the name `keep`, atomically. */
+static bool keep_old(const struct folder *folder, const char *name, const char *keep)
 {
-    char temporary[PATH_BYTES + SUFFIX_BYTES];
-    name_temporary(keep, temporary);
-    unlink(temporary);
-    if (link(path, temporary) != 0)
-        return errno == ENOENT || rename(path, keep) == 0; /* nothing to keep, or no hard links here */
-    return rename(temporary, keep) == 0; /* onto a name of the same file: does nothing, a leftover stays */
+    int at = folder->descriptor;
+    struct aside aside = name_aside(keep);
+    unlinkat(at, aside.name, 0);
+    if (linkat(at, name, at, aside.name, 0) != 0) /* nothing to keep, or no hard links here */
+        return errno == ENOENT || renameat(at, name, at, keep) == 0 || errno == ENOENT;
+    return renameat(at, aside.name, at, keep) == 0; /* onto a name of the same file: does nothing, a leftover stays */
 }
 
-/* Whether `name` is `base`.tmp-DIGITS. */
-static bool is_leftover(const char *name, const char *base)
+/* Whether `entry` is `name`.tmp-DIGITS. */
+bool folder_is_leftover(const char *entry, const char *name)
 {
-    size_t length = strlen(base);
-    if (strncmp(name, base, length) != 0 || strncmp(name + length, suffix, sizeof suffix - 1) != 0)
+    size_t length = strlen(name);
+    if (strncmp(entry, name, length) != 0 || strncmp(entry + length, suffix, sizeof suffix - 1) != 0)
         return false;
-    const char *digits = name + length + sizeof suffix - 1;
+    const char *digits = entry + length + sizeof suffix - 1;
     return *digits && digits[strspn(digits, "0123456789")] == '\0';
 }
 
-static const char *base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 /* Makes the renames last, and removes what killed writers left. */
-static bool settle_directory(const char *path, const char *keep)
+static bool settle(const struct folder *folder, const char *name, const char *keep)
 {
-    char directory[PATH_BYTES];
-    int length = (int)(base_name(path) - path);
-    snprintf(directory, sizeof directory, "%.*s.", length, path); /* "runs/D-1/." or "." */
-    DIR *entries = opendir(directory);
+    DIR *entries = folder_list(folder);
     if (entries == NULL)
         return false;
     for (struct dirent *entry; (entry = readdir(entries)) != NULL;)
-        if (is_leftover(entry->d_name, base_name(path)) ||
-            (keep && is_leftover(entry->d_name, base_name(keep))))
+        if (folder_is_leftover(entry->d_name, name) || (keep && folder_is_leftover(entry->d_name, keep)))
             unlinkat(dirfd(entries), entry->d_name, 0);
-    bool done = fsync(dirfd(entries)) == 0 || errno == EINVAL; /* EINVAL: cannot be synced here */
+    bool done = fsync(dirfd(entries)) == 0 || folder_cannot_sync(errno);
     int reason = errno;
     closedir(entries);
     errno = reason;
     return done;
 }
 
-bool files_replace(const char *path, const char *keep, const void *data, size_t bytes,
-                   struct error *error)
+bool folder_replace(const struct folder *folder, const char *name, const char *keep, const void *data, size_t bytes,
+                    struct error *error)
 {
-    char temporary[PATH_BYTES + SUFFIX_BYTES];
-    name_temporary(path, temporary);
-    if (write_aside(temporary, data, bytes) && (keep == NULL || keep_old(path, keep)) &&
-        rename(temporary, path) == 0 && settle_directory(path, keep))
+    int at = folder->descriptor;
+    struct aside aside = name_aside(name);
+    if (write_aside(folder, aside.name, data, bytes) && folder_is_ours(folder, error) &&
+        (keep == NULL || keep_old(folder, name, keep)) && renameat(at, aside.name, at, name) == 0 &&
+        settle(folder, name, keep))
         return true;
-    error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));
-    unlink(temporary);
+    int reason = errno;
+    if (folder_is_ours(folder, error))
+        error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", folder->path, name, strerror(reason));
+    unlinkat(at, aside.name, 0);
     return false;
 }
 
-struct cJSON *files_read_json(const char *path)
+/* --- reading ------------------------------------------------------------------------------------------- */
+
+cJSON *folder_read_json(const struct folder *folder, const char *name)
 {
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return NULL;
+    struct stat status;
     char *text = memory_allocate(MOST_JSON_BYTES, 1, "a JSON file");
-    size_t bytes = fread(text, 1, MOST_JSON_BYTES, file);
-    fclose(file);
+    size_t bytes = 0;
+    int file = openat(folder->descriptor, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a FIFO must not block */
+    bool good = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+    for (ssize_t got = 1; good && got > 0 && bytes < MOST_JSON_BYTES; bytes += got > 0 ? (size_t)got : 0)
+        got = TEMP_FAILURE_RETRY(read(file, text + bytes, MOST_JSON_BYTES - bytes));
+    if (file >= 0)
+        close(file);
     cJSON *json = cJSON_ParseWithLength(text, bytes);
     free(text);
     return json;

@@ -1,6 +1,7 @@
 #include "metrics.h"
 
 #include <cjson/cJSON.h>
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -13,52 +14,120 @@
 #include "memory.h"
 #include "tensorboard.h"
 
+static const char NAME[] = "metrics.jsonl";
+
 struct metrics {
-    char path[4096];
+    const struct folder *folder;
     FILE *stream;
     struct tensorboard *board;
 };
 
-/* Whether a line is whole and of an epoch up to `epochs_done`. */
-static bool is_kept(const char *line, size_t length, uint64_t epochs_done)
+/* --- what a resumed run keeps ---------------------------------------------------------------------------- */
+
+enum line { EPOCH, LATER_EPOCH, TORN, FOREIGN };
+
+/* Zeros, which some file systems leave after a crash, or how a line of ours begins. */
+static bool is_torn(const char *line, size_t length)
 {
-    const char *end;
+    static const char start[] = "{\"epoch\":";
+    size_t common = length < sizeof start - 1 ? length : sizeof start - 1;
+    return line[0] == '\0' || memcmp(line, start, common) == 0;
+}
+
+static enum line judge(const char *line, size_t length, uint64_t epochs_done)
+{
+    const char *end = NULL;
     cJSON *json = cJSON_ParseWithLengthOpts(line, length, &end, false);
     const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(json, "epoch");
-    bool kept = end == line + length - 1 && *end == '\n' && cJSON_IsNumber(epoch) &&
-                epoch->valuedouble >= 1 && epoch->valuedouble <= (double)epochs_done;
+    bool ours = cJSON_IsNumber(epoch) && epoch->valuedouble >= 1;
+    bool later = ours && epoch->valuedouble > (double)epochs_done;
     cJSON_Delete(json);
+    while (ours && end < line + length && isspace((unsigned char)*end))
+        end++;
+    if (ours && end == line + length)
+        return later ? LATER_EPOCH : EPOCH;
+    return line[length - 1] != '\n' && is_torn(line, length) ? TORN : FOREIGN;
+}
+
+/* The lines to keep of a stream, in memory, and what was met on the way. */
+struct kept {
+    char *text; /* to be freed */
+    size_t bytes;
+    bool whole; /* all were read */
+    bool is_start; /* of the file, which need only be cut behind it */
+    long foreign, first_foreign; /* lines that tell of no epoch: how many, and the number of the first */
+};
+
+static struct kept read_lines(FILE *stream, uint64_t epochs_done)
+{
+    struct kept kept = {.is_start = true};
+    char *line = NULL;
+    size_t capacity = 0, reached = 0;
+    ssize_t got;
+    FILE *text = memory_check(open_memstream(&kept.text, &kept.bytes), "the metrics");
+    for (long number = 1; (got = getline(&line, &capacity, stream)) > 0; number++) {
+        size_t length = (size_t)got;
+        enum line kind = judge(line, length, epochs_done);
+        bool dropped = kind == LATER_EPOCH || kind == TORN, ended = line[length - 1] == '\n';
+        if (kind == FOREIGN && kept.foreign++ == 0)
+            kept.first_foreign = number;
+        if (!dropped) {
+            kept.is_start = kept.is_start && ended && (size_t)ftello(text) == reached;
+            fwrite(line, 1, length, text);
+            fputs(ended ? "" : "\n", text);
+        }
+        reached += length;
+    }
+    free(line);
+    kept.whole = feof(stream); /* if not, there was no reading on, or no memory */
+    if (fclose(text) != 0)
+        memory_check(NULL, "the metrics");
     return kept;
 }
 
-/* Cuts the file behind its last line to keep. */
-static bool cut_lines(FILE *stream, uint64_t epochs_done)
+static bool open_stream(struct metrics *metrics, struct error *error)
 {
-    char *line = NULL;
-    size_t capacity = 0;
-    off_t kept_bytes = 0;
-    ssize_t length;
-    while ((length = getline(&line, &capacity, stream)) > 0 && is_kept(line, (size_t)length, epochs_done))
-        kept_bytes += length;
-    bool end = length > 0 || feof(stream); /* if not, there was no reading on, or no memory */
-    free(line);
-    return end && ftruncate(fileno(stream), kept_bytes) == 0 &&
-           fseeko(stream, 0, SEEK_END) == 0; /* between reading and writing a stream must seek */
+    int file = folder_open_file(metrics->folder, NAME, O_RDWR | O_APPEND | O_CREAT, error);
+    metrics->stream = file >= 0 ? fdopen(file, "a+") : NULL;
+    return metrics->stream != NULL ||
+           error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", metrics->folder->path, NAME, strerror(errno));
 }
 
-struct metrics *metrics_open(const char *directory, uint64_t epochs_done, struct error *error)
+/* Takes out the lines of epochs that will be done again, and a torn one at the end; nothing else. */
+static bool cut_lines(struct metrics *metrics, uint64_t epochs_done, struct error *error)
+{
+    const char *path = metrics->folder->path;
+    struct kept kept = read_lines(metrics->stream, epochs_done);
+    bool good = kept.whole;
+    if (!good) {
+        error_set(error, EXIT_RUNTIME, "%s/%s: cannot be read: %s", path, NAME, strerror(errno));
+    } else if (kept.is_start) { /* between reading and writing a stream must seek */
+        good = (ftruncate(fileno(metrics->stream), (off_t)kept.bytes) == 0 && fseeko(metrics->stream, 0, SEEK_END) == 0) ||
+               error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", path, NAME, strerror(errno));
+    } else {
+        fclose(metrics->stream);
+        metrics->stream = NULL;
+        good = folder_replace(metrics->folder, NAME, NULL, kept.text, kept.bytes, error) && open_stream(metrics, error);
+    }
+    if (good && kept.foreign > 0)
+        error_note("%s/%s: lines that tell of no epoch are kept: %ld, from line %ld on", path, NAME, kept.foreign,
+                   kept.first_foreign);
+    free(kept.text);
+    return good;
+}
+
+struct metrics *metrics_open(const struct folder *folder, uint64_t epochs_done, struct error *error)
 {
     struct metrics *metrics = memory_allocate(1, sizeof *metrics, "the metrics");
-    if (files_path(directory, "metrics.jsonl", metrics->path, error)) {
-        metrics->stream = fopen(metrics->path, "a+e");
-        if (metrics->stream == NULL || !cut_lines(metrics->stream, epochs_done))
-            error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", metrics->path, strerror(errno));
-        else if ((metrics->board = tensorboard_open(directory, epochs_done + 1, error)))
-            return metrics;
-    }
+    metrics->folder = folder;
+    if (open_stream(metrics, error) && cut_lines(metrics, epochs_done, error) &&
+        (metrics->board = tensorboard_open(folder, epochs_done + 1, error)) != NULL)
+        return metrics;
     metrics_close(metrics);
     return NULL;
 }
+
+/* --- writing --------------------------------------------------------------------------------------------- */
 
 /* JSON has no infinity and no NaN. */
 static void put_number(FILE *stream, const char *key, double value)
@@ -95,8 +164,10 @@ bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, s
         {"check/test_accuracy", epoch->test_accuracy},
         {"check/test_loss", epoch->test_loss},
     };
+    if (!folder_is_ours(metrics->folder, error))
+        return false;
     if (!write_line(metrics->stream, epoch))
-        return error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", metrics->path, strerror(errno));
+        return error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", metrics->folder->path, NAME, strerror(errno));
     return tensorboard_write(metrics->board, epoch->epoch, scalars, epoch->checked ? 6 : 3, error);
 }
 

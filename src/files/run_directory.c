@@ -1,15 +1,18 @@
 #include "run_directory.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint.h"
-#include "files.h"
+static const char RUN_JSON[] = "run.json", DAMAGED[] = "run-damaged.json";
+
+/* Any of them tells that a run was here. */
+static const char *const files_of_a_run[] = {RUN_JSON, "checkpoint.safetensors", "checkpoint-previous.safetensors",
+                                             "metrics.jsonl", "model-best.safetensors"};
+enum { FILES_OF_A_RUN = sizeof files_of_a_run / sizeof *files_of_a_run };
 
 static bool make_with_parents(const char *path, struct error *error)
 {
@@ -28,80 +31,114 @@ static bool make_with_parents(const char *path, struct error *error)
     }
 }
 
-/* Who holds the lock writes its name into the file, for the message another run prints. */
-static bool take_lock(struct run_directory *directory, struct error *error)
+static bool is_unsupported(int reason)
 {
-    char path[4096], owner[200] = "";
-    if (!files_path(directory->path, "lock", path, error))
+    return reason == ENOLCK || reason == ENOSYS || reason == EOPNOTSUPP;
+}
+
+/* Who holds the lock writes its name into the file, for the message another run prints. *no_locks: why there are none, or
+ * NULL. */
+static bool take_lock(struct folder *folder, const char **no_locks, struct error *error)
+{
+    char owner[200] = "", host[100] = "";
+    folder->lock = folder_open_file(folder, "lock", O_RDWR | O_CREAT, error);
+    if (folder->lock < 0)
         return false;
-    directory->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (directory->lock < 0)
-        return error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s; give another --out", path,
-                         strerror(errno));
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    bool locked = fcntl(directory->lock, F_OFD_SETLK, &whole) == 0;
-    if (!locked && (errno == ENOLCK || errno == ENOSYS || errno == EOPNOTSUPP)) {
-        fprintf(stderr, "dtrain: note: the file system of %s has no locks (%s): nothing keeps a second run out of it\n",
-                directory->path, strerror(errno));
-        locked = true;
-    }
-    if (!locked && errno != EAGAIN && errno != EACCES) {
-        error_set(error, EXIT_RUNTIME, "%s: cannot be locked: %s; give an --out on another file system", path,
-                  strerror(errno));
-        close(directory->lock);
-        return false;
-    }
-    if (!locked) {
-        ssize_t length = read(directory->lock, owner, sizeof owner - 1);
+    bool locked = fcntl(folder->lock, F_OFD_SETLK, &whole) == 0;
+    *no_locks = !locked && is_unsupported(errno) ? strerror(errno) : NULL;
+    if (!locked && *no_locks == NULL && errno != EAGAIN && errno != EACCES)
+        return error_set(error, EXIT_RUNTIME, "%s/lock: cannot be locked: %s; give an --out on another file system",
+                         folder->path, strerror(errno));
+    if (!locked && *no_locks == NULL) {
+        ssize_t length = read(folder->lock, owner, sizeof owner - 1);
         owner[length > 0 ? length : 0] = '\0';
-        close(directory->lock);
         return error_set(error, EXIT_USAGE, "%s is in use by another run (%s); give another --out, or wait for it",
-                         directory->path, owner);
+                         folder->path, owner);
     }
-    char host[100] = "";
     gethostname(host, sizeof host - 1);
     int length = snprintf(owner, sizeof owner, "process %ld on %s", (long)getpid(), host);
-    if (ftruncate(directory->lock, 0) != 0 || pwrite(directory->lock, owner, (size_t)length, 0) != length) {
-        error_set(error, EXIT_RUNTIME, "%s: cannot be written: %s", path, strerror(errno));
-        close(directory->lock);
+    return (ftruncate(folder->lock, 0) == 0 && pwrite(folder->lock, owner, (size_t)length, 0) == length) ||
+           error_set(error, EXIT_RUNTIME, "%s/lock: cannot be written: %s", folder->path, strerror(errno));
+}
+
+/* One line about what the file system lacks of that which keeps files safe. */
+static void tell_of_lacks(const struct folder *folder, const char *no_locks)
+{
+    char text[500], probe[40];
+    int length = 0, at = folder->descriptor;
+    if (no_locks != NULL)
+        length += snprintf(text, sizeof text, " locks (%s): nothing keeps a second run out of it;", no_locks);
+    snprintf(probe, sizeof probe, "lock.tmp-%ld", (long)getpid());
+    unlinkat(at, probe, 0);
+    if (linkat(at, "lock", at, probe, 0) != 0 && (is_unsupported(errno) || errno == EPERM))
+        length += snprintf(text + length, sizeof text - (size_t)length,
+                           " hard links (%s): a crash while saving may leave checkpoint-previous.safetensors alone;",
+                           strerror(errno));
+    unlinkat(at, probe, 0);
+    if (fsync(at) != 0 && folder_cannot_sync(errno))
+        length += snprintf(text + length, sizeof text - (size_t)length,
+                           " syncing of directories (%s): a power cut may undo the newest checkpoint;", strerror(errno));
+    if (length > 0)
+        error_note("the file system of %s has no%.*s", folder->path, length - 1, text);
+}
+
+static const char *find_run(const struct folder *folder)
+{
+    for (int i = 0; i < FILES_OF_A_RUN; i++)
+        if (faccessat(folder->descriptor, files_of_a_run[i], F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+            return files_of_a_run[i];
+    return NULL;
+}
+
+bool run_directory_open(struct folder *folder, const char *path, bool resume, struct error *error)
+{
+    const char *no_locks, *found;
+    *folder = (struct folder){.descriptor = -1, .lock = -1};
+    if (!make_with_parents(path, error) || !folder_open(folder, path, error) || !take_lock(folder, &no_locks, error)) {
+        folder_close(folder);
         return false;
     }
+    if (!resume && (found = find_run(folder)) != NULL) {
+        folder_close(folder);
+        return error_set(error, EXIT_USAGE,
+                         "%s holds a run already (%s): --resume goes on with it, another --out starts anew", path, found);
+    }
+    tell_of_lacks(folder, no_locks);
     return true;
 }
 
-bool run_directory_open(struct run_directory *directory, const char *path, bool resume, struct error *error)
+static bool is_left_of_a_run(const char *entry)
 {
-    char run_json[4096];
-    if (!files_path(path, "run.json", run_json, error))
-        return false;
-    snprintf(directory->path, sizeof directory->path, "%s", path);
-    if (!make_with_parents(path, error) || !take_lock(directory, error))
-        return false;
-    if (!resume && (access(run_json, F_OK) == 0 || checkpoint_exists(path))) {
-        run_directory_close(directory);
-        return error_set(error, EXIT_USAGE, "%s holds a run already: --resume goes on with it, another --out starts anew",
-                         path);
-    }
-    return true;
+    bool left = folder_is_leftover(entry, "lock");
+    for (int i = 0; i < FILES_OF_A_RUN && !left; i++)
+        left = folder_is_leftover(entry, files_of_a_run[i]);
+    return left;
 }
 
-cJSON *run_directory_read(const struct run_directory *directory)
+void run_directory_tidy(const struct folder *folder)
 {
-    char path[4096];
-    struct error none = {0};
-    return files_path(directory->path, "run.json", path, &none) ? files_read_json(path) : NULL;
+    DIR *entries = folder_list(folder);
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;)
+        if (is_left_of_a_run(entry->d_name) && unlinkat(folder->descriptor, entry->d_name, 0) == 0)
+            error_note("%s/%s, left by a write that was interrupted, is removed", folder->path, entry->d_name);
+    if (entries != NULL)
+        closedir(entries);
 }
 
-bool run_directory_write(const struct run_directory *directory, const cJSON *json, struct error *error)
+cJSON *run_directory_read(const struct folder *folder)
 {
-    char path[4096], *text = cJSON_Print(json);
-    bool done = files_path(directory->path, "run.json", path, error) &&
-                files_replace(path, NULL, text, strlen(text), error);
+    cJSON *json = folder_read_json(folder, RUN_JSON);
+    if (json == NULL && faccessat(folder->descriptor, RUN_JSON, F_OK, 0) == 0 &&
+        linkat(folder->descriptor, RUN_JSON, folder->descriptor, DAMAGED, 0) == 0)
+        error_note("%s/%s cannot be read as JSON: kept as %s", folder->path, RUN_JSON, DAMAGED);
+    return json;
+}
+
+bool run_directory_write(const struct folder *folder, const cJSON *json, struct error *error)
+{
+    char *text = cJSON_Print(json);
+    bool done = folder_replace(folder, RUN_JSON, NULL, text, strlen(text), error);
     free(text);
     return done;
-}
-
-void run_directory_close(struct run_directory *directory)
-{
-    close(directory->lock);
 }

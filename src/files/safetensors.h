@@ -13,6 +13,7 @@
 #include <stddef.h>
 
 #include "error.h"
+#include "files.h"
 
 struct tensor {
     const char *name;
@@ -25,11 +26,11 @@ struct metadata {
     const char *key, *value; /* UTF-8 */
 };
 
-/* Writes a file that is complete or absent, by files_replace: if `keep` is not NULL the file that was at
- * `path` stays as `keep`. The tensors' data starts at a multiple of 8 bytes. If `checksum` the metadata
- * gains "checksum". Errors (EXIT_RUNTIME: no space, no permission) name the path; the old file stays. */
-bool safetensors_write(const char *path, const char *keep, const struct tensor *tensors, size_t n_tensors,
-                       const struct metadata *metadata, size_t n_metadata, bool checksum,
+/* Writes a file that is complete or absent, by folder_replace: if `keep` is not NULL the file that was `name`
+ * stays as `keep`. The tensors' data starts at a multiple of 8 bytes. If `checksum` the metadata
+ * gains "checksum". Errors (EXIT_RUNTIME: no space, no permission) name the file; the old one stays. */
+bool safetensors_write(const struct folder *folder, const char *name, const char *keep, const struct tensor *tensors,
+                       size_t n_tensors, const struct metadata *metadata, size_t n_metadata, bool checksum,
                        struct error *error);
 
 struct safetensors; /* a file read into memory; opaque */
@@ -38,6 +39,7 @@ struct safetensors; /* a file read into memory; opaque */
  * or overlap in any order, F32 shapes that match their sizes, the checksum if there is one. Errors
  * (EXIT_INPUT) name the file and the fault. Tensors of another dtype may be there. */
 struct safetensors *safetensors_open(const char *path, struct error *error);
+struct safetensors *safetensors_open_in(const struct folder *folder, const char *name, struct error *error);
 void safetensors_close(struct safetensors *file); /* NULL is fine */
 
 /* The value of a metadata key, or NULL. Lives as long as the file. A "checksum" has been verified. */

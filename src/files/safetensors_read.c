@@ -229,12 +229,13 @@ static bool check_tensors(const struct safetensors *file, struct error *error)
     return good;
 }
 
-struct safetensors *safetensors_open(const char *path, struct error *error)
+/* path: for messages. */
+static struct safetensors *open_at(int directory, const char *name, const char *path, struct error *error)
 {
     struct safetensors *file = memory_allocate(1, sizeof *file, "a file of weights");
     file->path = memory_allocate(strlen(path) + 1, 1, "a file of weights");
     strcpy(file->path, path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block */
+    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block */
     bool good = read_bytes(file, fd, error);
     if (fd >= 0)
         close(fd);
@@ -243,6 +244,18 @@ struct safetensors *safetensors_open(const char *path, struct error *error)
         return file;
     safetensors_close(file);
     return NULL;
+}
+
+struct safetensors *safetensors_open(const char *path, struct error *error)
+{
+    return open_at(AT_FDCWD, path, path, error);
+}
+
+struct safetensors *safetensors_open_in(const struct folder *folder, const char *name, struct error *error)
+{
+    char path[sizeof folder->path + 100];
+    snprintf(path, sizeof path, "%s/%s", folder->path, name);
+    return open_at(folder->descriptor, name, path, error);
 }
 
 void safetensors_close(struct safetensors *file)

@@ -54,8 +54,8 @@ static unsigned char *make_file(const char *header, const struct tensor *tensors
     return bytes;
 }
 
-bool safetensors_write(const char *path, const char *keep, const struct tensor *tensors, size_t n_tensors,
-                       const struct metadata *metadata, size_t n_metadata, bool checksum,
+bool safetensors_write(const struct folder *folder, const char *name, const char *keep, const struct tensor *tensors,
+                       size_t n_tensors, const struct metadata *metadata, size_t n_metadata, bool checksum,
                        struct error *error)
 {
     size_t size;
@@ -67,7 +67,7 @@ bool safetensors_write(const char *path, const char *keep, const struct tensor *
         checksum_compute(bytes, size, digits);
         memcpy(bytes + CHECKSUM_PLACE, digits, CHECKSUM_DIGITS);
     }
-    bool done = files_replace(path, keep, bytes, size, error);
+    bool done = folder_replace(folder, name, keep, bytes, size, error);
     free(bytes);
     return done;
 }

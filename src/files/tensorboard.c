@@ -12,7 +12,7 @@
 #include "memory.h"
 
 struct tensorboard {
-    char path[4096];
+    char path[4400]; /* for messages */
     FILE *stream;
 };
 
@@ -109,10 +109,10 @@ static bool write_record(struct tensorboard *board, const struct message *event,
 /* --- the file ----------------------------------------------------------------------------------------- */
 
 /* The time, or one second behind the newest file in the directory: another host's clock may be ahead. */
-static long long time_behind_all(const char *directory)
+static long long time_behind_all(const struct folder *folder)
 {
     long long now = (long long)time(NULL), other;
-    DIR *listing = opendir(directory);
+    DIR *listing = folder_list(folder);
     for (const struct dirent *entry; listing != NULL && (entry = readdir(listing)) != NULL;)
         if (sscanf(entry->d_name, "events.out.tfevents.%lld.", &other) == 1 && other >= now)
             now = other + 1;
@@ -122,22 +122,22 @@ static long long time_behind_all(const char *directory)
 }
 
 /* A name that no other file has, and that sorts behind older ones: TensorBoard reads them in this order. */
-static FILE *create_file(const char *directory, char path[4096], struct error *error)
+static FILE *create_file(const struct folder *folder, char path[4400], struct error *error)
 {
-    char host[256] = "", name[400];
-    long long now = time_behind_all(directory);
+    char host[65] = "", name[200];
+    long long now = time_behind_all(folder);
     gethostname(host, sizeof host - 1);
     for (int n = 0;; n++) {
         snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%07ld.%d", now, host,
                  (long)getpid(), n);
-        if (!files_path(directory, name, path, error))
-            return NULL;
-        FILE *stream = fopen(path, "wbxe");
-        if (stream || errno != EEXIST) {
-            if (stream == NULL)
-                error_set(error, EXIT_RUNTIME, "%s: cannot be made: %s", path, strerror(errno));
-            return stream;
-        }
+        snprintf(path, 4400, "%s/%s", folder->path, name);
+        int file = openat(folder->descriptor, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        FILE *stream = file >= 0 ? fdopen(file, "wb") : NULL;
+        if (stream == NULL && errno == EEXIST)
+            continue;
+        if (stream == NULL)
+            error_set(error, EXIT_RUNTIME, "%s: cannot be made: %s", path, strerror(errno));
+        return stream;
     }
 }
 
@@ -159,10 +159,10 @@ static bool write_start(struct tensorboard *board, uint64_t first_step, struct e
     return write_record(board, &event, error);
 }
 
-struct tensorboard *tensorboard_open(const char *directory, uint64_t first_step, struct error *error)
+struct tensorboard *tensorboard_open(const struct folder *folder, uint64_t first_step, struct error *error)
 {
     struct tensorboard *board = memory_allocate(1, sizeof *board, "TensorBoard's file");
-    board->stream = create_file(directory, board->path, error);
+    board->stream = create_file(folder, board->path, error);
     if (board->stream && write_start(board, first_step, error))
         return board;
     tensorboard_close(board);

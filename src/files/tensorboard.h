@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "error.h"
+#include "files.h"
 
 struct tensorboard; /* opaque */
 
@@ -16,10 +17,10 @@ struct scalar {
     double value;
 };
 
-/* A new file directory/events.out.tfevents.SECONDS.HOST.PID.N. first_step > 0 tells TensorBoard to
+/* A new file events.out.tfevents.SECONDS.HOST.PID.N. first_step > 0 tells TensorBoard to
  * forget what earlier files of the directory hold from that step on (a resumed run). On failure NULL and
  * *error (EXIT_RUNTIME) names the path. */
-struct tensorboard *tensorboard_open(const char *directory, uint64_t first_step, struct error *error);
+struct tensorboard *tensorboard_open(const struct folder *folder, uint64_t first_step, struct error *error);
 
 /* One event with all the scalars at `step`, flushed; 4,000 bytes at most (some hundred scalars). */
 bool tensorboard_write(struct tensorboard *board, uint64_t step, const struct scalar *scalars, int count,

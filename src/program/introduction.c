@@ -48,6 +48,8 @@ void introduction_print(const struct introduction *run, struct display *display)
                  *comm_reason ? ")" : "");
     display_line(display, "data %s: %zu + %zu pictures", run->data->directory, run->data->train.count,
                  run->data->test.count);
+    if (run->data->copied)
+        display_line(display, "note: its file system cannot map files into memory: each rank has a copy of the pictures");
     display_line(display, "files in %s", run->directory);
     if (run->devices != NULL)
         introduce_devices(run, display);

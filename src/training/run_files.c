@@ -3,16 +3,17 @@
 #include <string.h>
 
 #include "checkpoint.h"
-#include "files.h"
 
 static bool load_start(struct run_files *files, const struct options *options, const struct terms *terms,
                        size_t samples, struct run_state *start, struct error *error)
 {
-    const char *path = files->directory.path;
     start->progress = (struct progress){.best_train = -1, .best_test = -1};
-    if (options->resume && checkpoint_exists(path)) {
-        if (!checkpoint_read(path, terms, samples, &start->progress, start->weights, start->momentum, error))
+    if (options->resume && checkpoint_exists(&files->folder)) {
+        if (!checkpoint_read(&files->folder, terms, samples, &start->progress, start->weights, start->momentum, error))
             return false;
+        if (options->init_from != NULL)
+            error_note("--init-from %s is not read: the run goes on from the checkpoint in %s", options->init_from,
+                       files->folder.path);
         files->saved = true;
         files->saved_step = start->progress.step;
         return true;
@@ -27,20 +28,20 @@ static bool load_start(struct run_files *files, const struct options *options, c
 bool run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
                     size_t samples, struct run_state *start, struct error *error)
 {
-    files->is_open = run_directory_open(&files->directory, path, options->resume, error);
+    files->is_open = run_directory_open(&files->folder, path, options->resume, error);
     return files->is_open && load_start(files, options, terms, samples, start, error);
 }
 
 const cJSON *run_files_choices(const struct run_files *files, cJSON **description)
 {
-    *description = run_directory_read(&files->directory);
+    *description = folder_read_json(&files->folder, "run.json");
     return cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(*description, "net"), "choices");
 }
 
 /* What run.json said at each start before this one, the oldest first. */
-static void keep_earlier_starts(cJSON *json, const struct run_directory *directory)
+static void keep_earlier_starts(cJSON *json, const struct folder *folder)
 {
-    cJSON *before = run_directory_read(directory);
+    cJSON *before = run_directory_read(folder);
     if (before == NULL)
         return;
     cJSON *starts = cJSON_DetachItemFromObjectCaseSensitive(before, "earlier_starts");
@@ -73,8 +74,8 @@ static bool write_description(struct run_files *files, const cJSON *description,
     if (engine->ops->choices != NULL)
         cJSON_AddItemToObject(ours, "choices", engine->ops->choices(engine));
     cJSON_AddNumberToObject(ours, "first_epoch", (double)epochs_done + 1);
-    keep_earlier_starts(json, &files->directory);
-    bool done = run_directory_write(&files->directory, json, error);
+    keep_earlier_starts(json, &files->folder);
+    bool done = run_directory_write(&files->folder, json, error);
     cJSON_Delete(json);
     return done;
 }
@@ -82,15 +83,16 @@ static bool write_description(struct run_files *files, const cJSON *description,
 bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial, struct engine *engine,
                      uint64_t epochs_done, struct error *error)
 {
+    run_directory_tidy(&files->folder);
     if (write_description(files, description, trial, engine, epochs_done, error))
-        files->metrics = metrics_open(files->directory.path, epochs_done, error);
+        files->metrics = metrics_open(&files->folder, epochs_done, error);
     return files->metrics != NULL;
 }
 
 bool run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error)
 {
-    files->saved = checkpoint_write(files->directory.path, terms, &state->progress, state->weights, state->momentum,
+    files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->momentum,
                                     error);
     if (files->saved)
         files->saved_step = state->progress.step;
@@ -99,14 +101,12 @@ bool run_files_save(struct run_files *files, const struct terms *terms, const st
 
 bool run_files_save_best(struct run_files *files, const float *weights, struct error *error)
 {
-    char path[4096];
-    return files_path(files->directory.path, "model-best.safetensors", path, error) &&
-           checkpoint_write_model(path, weights, error);
+    return checkpoint_write_model(&files->folder, "model-best.safetensors", weights, error);
 }
 
 void run_files_close(struct run_files *files)
 {
     metrics_close(files->metrics);
     if (files->is_open)
-        run_directory_close(&files->directory);
+        folder_close(&files->folder);
 }

@@ -11,8 +11,8 @@
 #include "run_directory.h"
 
 struct run_files {
-    struct run_directory directory;
-    bool is_open; /* the directory is ours, and locked */
+    struct folder folder; /* ours and locked, if it is open */
+    bool is_open;
     struct metrics *metrics;
     bool saved;          /* the newest checkpoint holds just this progress */
     uint64_t saved_step; /* of the newest checkpoint; UINT64_MAX: none */

@@ -4,6 +4,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import sys
 if os.geteuid() == 0 and "own-mounts" not in sys.argv and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
     os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv, "own-mounts"])  # which end with this process
 
-from dtrain import FOLDER, PROGRAM, ROOT, Run, run, run_all, start
+from dtrain import FOLDER, PROGRAM, ROOT, Run, content, metrics, progress, run, run_all, start
 from endless_run import ENDLESS, TRAIN, go_on, unharmed
 from tap import check, finish, skip
 
@@ -112,6 +113,59 @@ def shared():
     unharmed("the first", "shared")
 
 
+def replaced():
+    """The directory, or its lock, goes away under a run; another run may be there by then."""
+    def seed(out):
+        return json.loads(content(out, "run.json"))["options"]["seed"]
+
+    for how in "removed", "removed, and another run is there", "moved", "the lock removed, and another run is there":
+        out = re.sub("[ ,]+", "-", how)
+        old = go_on(2, out)
+        if "removed" in how[:7]:
+            while (FOLDER / out).exists():  # it may write meanwhile
+                shutil.rmtree(FOLDER / out, ignore_errors=True)
+        elif how == "moved":
+            (FOLDER / out).rename(FOLDER / "elsewhere")
+        else:
+            (FOLDER / out / "lock").unlink()
+        words = ["--resume", f"{out}/lock" if "lock" in how else out]
+        if "another" in how:
+            new = start(1, *ENDLESS, "--seed", 2, "--out", out) if "lock" not in how else start(1, *ENDLESS, "--out", out, "--resume")
+            new.wait_for("epoch: 2 ")
+        result = old.finish(30)
+        check(result.says(1, *words), f"a directory under a run: {how}: it ends with one line", result)
+        if "another" in how:
+            before = progress(out)["step"]
+            check(new.wait_for(f"epoch: {int(progress(out)['epoch']) + 2} "), f"{how}: the other goes on")
+            new.signal(signal.SIGUSR1)
+            result = new.finish()
+            check(result.code == 75 and int(progress(out)["step"]) > int(before) and
+                  progress(out)["seed"] == str(seed(out)), f"{how}: and has all of its files", result)
+        elif how == "moved":
+            unharmed("the moved directory", "elsewhere")
+        else:
+            check(not (FOLDER / out).exists(), "what was removed stays away")
+
+
+def in_the_way():
+    """Names that others may guess: nothing is followed to what it points at."""
+    out, victim = FOLDER / "guessed", FOLDER / "victim"
+    for name in "lock", "metrics.jsonl", "run.json", "checkpoint.safetensors", "model-best.safetensors":
+        for kind in "a symbolic link", "a FIFO":
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            victim.write_text("precious")
+            if kind == "a FIFO":
+                os.mkfifo(out / name)
+            else:
+                (out / name).symlink_to(victim)
+            result = run(0, *TRAIN, "--epochs", "1", "--out", out, "--resume")
+            what = "is a symbolic link" if kind == "a symbolic link" else "is no regular file"
+            refused = result.says(1, out / name, what) if name in ("lock", "metrics.jsonl") else \
+                result.says(3, out / name) if name == "checkpoint.safetensors" else result.code == 0
+            check(refused and victim.read_text() == "precious", f"{name} is {kind}: it is not followed", result)
+
+
 def without_locks():
     """File systems that have none: some NFS, Lustre without flock."""
     library = FOLDER / "no_locks.so"
@@ -141,6 +195,43 @@ def without_locks():
               f"a file system without locks ({os.strerror(number)}): a note, and the run", result)
 
 
+def without_much():
+    """File systems that have no hard links, no syncing, no mapping: sshfs, some FUSE, FAT."""
+    library = FOLDER / "not_supported.so"
+    source = """
+        #define _GNU_SOURCE
+        #include <errno.h>
+        #include <sys/mman.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int linkat(int a, const char *b, int c, const char *d, int e)
+        {
+            (void)a, (void)b, (void)c, (void)d, (void)e;
+            errno = EPERM;
+            return -1;
+        }
+        int fsync(int file)
+        {
+            (void)file;
+            errno = ENOSYS;
+            return -1;
+        }
+        void *mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset)
+        {
+            if (file < 0 || protection != PROT_READ || bytes % 3073 != 0) /* not the pictures */
+                return (void *)syscall(SYS_mmap, at, bytes, protection, flags, file, offset);
+            errno = ENODEV;
+            return MAP_FAILED;
+        }"""
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
+    result = run(0, *TRAIN, "--epochs", "4", "--out", "much")
+    lacking = run(0, *TRAIN, "--epochs", "4", "--out", "little", env={"LD_PRELOAD": str(library)})
+    check(lacking.code == 0 and lacking.digest == result.digest and len(lacking.messages) == 1 and "hard links" in lacking.err and
+          "syncing" in lacking.err and "cannot map files" in lacking.out, "no hard links, syncing, mapping: a line each, and the run",
+          lacking)
+    check(metrics("little") == metrics("much") and content("little", "checkpoint-previous.safetensors"), "with all of its files")
+
+
 def slow():
     """A file system that is busy is no rank that is lost."""
     library = FOLDER / "slow.so"
@@ -160,6 +251,9 @@ def slow():
 
 unwritable()
 without_locks()
+without_much()
+replaced()
+in_the_way()
 slow()
 disk_full()
 read_only()

@@ -201,6 +201,8 @@ def from_file():
     check(one.code == 0 and one.digest != seeded.digest, "--init-from starts elsewhere than the seed", one)
     run(2, *options, "--out", "from2", "--max-steps", "7")
     two = run(3, *options, "--out", "from2", "--resume")
+    check(two.messages and "--init-from" in two.messages[0] and "not read" in two.messages[0],
+          "--init-from beside a checkpoint is ignored aloud", two)
     same("--init-from, interrupted and resumed with the same options", two, "from2", one, "from1")
     result = run(2, *TRAIN, "--epochs", "2", "--init-from", "nowhere.safetensors", "--out", "from3")
     check(result.says(3, "nowhere.safetensors"),

@@ -17,6 +17,9 @@
 #include <cmocka.h>
 
 #include "error.h"
+#include "files.h"
+
+static const struct folder here = {.path = ".", .descriptor = AT_FDCWD, .lock = -1};
 
 /* Setup of a test: makes an empty directory below $TMPDIR or /tmp and goes there. */
 static inline int scratch_enter(void **state)

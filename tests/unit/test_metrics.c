@@ -29,7 +29,7 @@ static struct epoch_metrics epoch_of(uint64_t number)
 static void write_three(void)
 {
     struct error error = {0};
-    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct metrics *metrics = metrics_open(&here, 0, &error);
     assert_no_error(&error);
     for (uint64_t number = 1; number <= 3; number++) {
         struct epoch_metrics epoch = epoch_of(number);
@@ -43,7 +43,7 @@ static void write_three(void)
 static void assert_resumes(uint64_t epochs_done, const char *left, const char *left_and_next)
 {
     struct error error = {0};
-    struct metrics *metrics = metrics_open(".", epochs_done, &error);
+    struct metrics *metrics = metrics_open(&here, epochs_done, &error);
     assert_no_error(&error);
     assert_lines(left);
     struct epoch_metrics epoch = epoch_of(9);
@@ -56,7 +56,7 @@ static void test_a_line_an_epoch_flushed(void **state)
 {
     (void)state;
     struct error error = {0};
-    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct metrics *metrics = metrics_open(&here, 0, &error);
     struct epoch_metrics epoch = epoch_of(1);
     assert_lines("");
     assert_true(metrics_write(metrics, &epoch, &error));
@@ -75,7 +75,7 @@ static void test_what_is_not_finite_is_null(void **state)
 {
     (void)state;
     struct error error = {0};
-    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct metrics *metrics = metrics_open(&here, 0, &error);
     struct epoch_metrics epoch = {.epoch = 1, .loss = NAN, .learning_rate = INFINITY, .seconds = -INFINITY,
                                   .checked = true, .test_loss = -NAN};
     assert_true(metrics_write(metrics, &epoch, &error));
@@ -96,23 +96,10 @@ static void test_later_epochs_are_cut_off(void **state)
     assert_resumes(0, "", LINE("9", "90"));
 }
 
-static void test_a_damaged_tail_is_cut_off(void **state)
+static void test_what_a_crash_tore_is_cut_off(void **state)
 {
     (void)state;
-    static const char *const tails[] = {
-        "{\"epoch\":2,\"step\":20,\"lo",
-        "{\"epoch\":2}",         /* whole JSON, but the line is not */
-        "{\"epoch\":2}\r",
-        "{\"epoch\":2} {}\n",
-        "no JSON\n" LINE("2", "20"),
-        "\n" LINE("2", "20"),
-        "{\"epoch\":\"2\"}\n",
-        "{\"step\":2}\n",
-        "[2]\n",
-        "{\"epoch\":0}\n",
-        "{\"epoch\":-1}\n",
-        "\x80\xff\n",
-    };
+    static const char *const tails[] = {"{\"epoch\":2,\"step\":20,\"lo", "{\"epoch\":", "{\"ep", "{", "{\"epoch\":2} {"};
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
         char text[1000];
         snprintf(text, sizeof text, "%s%s", LINE("1", "10"), tails[i]);
@@ -125,6 +112,28 @@ static void test_a_damaged_tail_is_cut_off(void **state)
     assert_resumes(5, "{\"epoch\":1}\n", "{\"epoch\":1}\n" LINE("9", "90"));
 }
 
+static void test_lines_that_are_no_epochs_stay(void **state)
+{
+    (void)state;
+    static const char *const foreign[] = {"no JSON\n", "\n", "{\"epoch\":\"2\"}\n", "{\"step\":2}\n", "[2]\n", "{\"epoch\":0}\n",
+                                          "{\"epoch\":-1}\n", "{\"epoch\":2} {}\n", "\x80\xff\n", "{\"epoch\":2,\"st\n"};
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+        char text[1000], left[1000], next[1200];
+        snprintf(left, sizeof left, LINE("1", "10") "%s" LINE("2", "20"), foreign[i]);
+        snprintf(next, sizeof next, "%s" LINE("9", "90"), left);
+        scratch_write(PATH, left, strlen(left));
+        assert_resumes(5, left, next);
+        snprintf(text, sizeof text, LINE("1", "10") LINE("7", "70") "%s" LINE("2", "20") LINE("8", "80"), foreign[i]);
+        scratch_write(PATH, text, strlen(text));
+        assert_resumes(5, left, next); /* epochs that will be done again go, wherever they are */
+    }
+    static const char unended[] = LINE("1", "10") "{\"epoch\":2}", windows[] = "{\"epoch\":1}\r\n{\"epoch\":7}\r\n";
+    scratch_write(PATH, unended, sizeof unended - 1);
+    assert_resumes(5, LINE("1", "10") "{\"epoch\":2}\n", LINE("1", "10") "{\"epoch\":2}\n" LINE("9", "90"));
+    scratch_write(PATH, windows, sizeof windows - 1);
+    assert_resumes(5, "{\"epoch\":1}\r\n", "{\"epoch\":1}\r\n" LINE("9", "90"));
+}
+
 static void test_a_missing_file_is_made(void **state)
 {
     (void)state;
@@ -135,14 +144,19 @@ static void test_what_cannot_be_written_is_said(void **state)
 {
     (void)state;
     struct error error = {0};
-    assert_null(metrics_open("missing", 0, &error));
-    assert_error(&error, EXIT_RUNTIME, "missing/metrics.jsonl: cannot be written: No such file or directory");
+    struct folder removed;
+    assert_int_equal(mkdir("removed", 0777), 0);
+    assert_true(folder_open(&removed, "removed", &error));
+    assert_int_equal(rmdir("removed"), 0);
+    assert_null(metrics_open(&removed, 0, &error));
+    assert_error(&error, EXIT_RUNTIME, "removed/metrics.jsonl: cannot be written: No such file or directory");
+    folder_close(&removed);
     assert_int_equal(mkdir(PATH, 0777), 0);
-    assert_null(metrics_open(".", 0, &error));
+    assert_null(metrics_open(&here, 0, &error));
     assert_error(&error, EXIT_RUNTIME, "./metrics.jsonl: cannot be written: Is a directory");
     assert_int_equal(rmdir(PATH), 0);
 
-    struct metrics *metrics = metrics_open(".", 0, &error);
+    struct metrics *metrics = metrics_open(&here, 0, &error);
     struct epoch_metrics epoch = epoch_of(1);
     assert_true(metrics_write(metrics, &epoch, &error));
     epoch = epoch_of(2);
@@ -160,7 +174,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
     const struct CMUnitTest tests[] = {
         TEST(test_a_line_an_epoch_flushed),   TEST(test_what_is_not_finite_is_null),
-        TEST(test_later_epochs_are_cut_off),  TEST(test_a_damaged_tail_is_cut_off),
+        TEST(test_later_epochs_are_cut_off),  TEST(test_what_a_crash_tore_is_cut_off),
+        TEST(test_lines_that_are_no_epochs_stay),
         TEST(test_a_missing_file_is_made),    TEST(test_what_cannot_be_written_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

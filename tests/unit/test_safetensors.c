@@ -21,7 +21,7 @@ static const struct metadata metadata[] = {{"format", "pt"}, {"a \"key\"\n", "\x
 static void write_sample(bool checksum)
 {
     struct error error = {0};
-    safetensors_write(PATH, NULL, tensors, 3, metadata, 2, checksum, &error);
+    safetensors_write(&here, PATH, NULL, tensors, 3, metadata, 2, checksum, &error);
     assert_no_error(&error);
 }
 
@@ -57,7 +57,7 @@ static void test_data_starts_at_a_multiple_of_8(void **state)
         struct metadata entry = {"x", value};
         size_t bytes;
         uint64_t header;
-        assert_true(safetensors_write(PATH, NULL, tensors, 3, &entry, 1, false, &error));
+        assert_true(safetensors_write(&here, PATH, NULL, tensors, 3, &entry, 1, false, &error));
         char *file = scratch_read(PATH, &bytes);
         memcpy(&header, file, 8);
         assert_int_equal(header % 8, 0);

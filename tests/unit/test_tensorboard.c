@@ -36,7 +36,7 @@ static void test_a_file_starts_with_its_version(void **state)
     static const uint8_t start[] = {24, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22, 0x09};
     struct error error = {0};
     size_t bytes;
-    tensorboard_close(tensorboard_open(".", 0, &error));
+    tensorboard_close(tensorboard_open(&here, 0, &error));
     assert_no_error(&error);
     char *events = read_events(0, 1, &bytes);
     assert_int_equal(bytes, FRAME_BYTES + 24);
@@ -50,7 +50,7 @@ static void test_a_resumed_run_says_so(void **state)
     (void)state;
     struct error error = {0};
     size_t bytes;
-    tensorboard_close(tensorboard_open(".", 300, &error));
+    tensorboard_close(tensorboard_open(&here, 300, &error));
     char *events = read_events(0, 1, &bytes), *second = events + FRAME_BYTES + 24;
     assert_int_equal(count_records(events, bytes), 2);
     assert_memory_equal(second + 12 + 9, "\x10\xac\x02\x3a\x02\x08\x01", 7); /* step 300, session log START */
@@ -61,7 +61,7 @@ static void test_events_are_flushed(void **state)
 {
     (void)state;
     struct error error = {0};
-    struct tensorboard *board = tensorboard_open(".", 0, &error);
+    struct tensorboard *board = tensorboard_open(&here, 0, &error);
     static const struct scalar scalars[] = {{"loss", 1.5}, {"accuracy", -2}};
     for (size_t n = 1; n <= 3; n++) {
         size_t bytes;
@@ -82,7 +82,7 @@ static void test_scalars_are_encoded(void **state)
                                    "\x0a\x0b" "\x0a\x04rate" "\x15\0\0\x00\xc0"; /* -2f */
     struct error error = {0};
     size_t bytes;
-    struct tensorboard *board = tensorboard_open(".", 0, &error);
+    struct tensorboard *board = tensorboard_open(&here, 0, &error);
     assert_true(tensorboard_write(board, 300, (struct scalar[]){{"loss", 1.5}, {"rate", -2}}, 2, &error));
     tensorboard_close(board);
     char *events = read_events(0, 1, &bytes), *event = events + FRAME_BYTES + 24 + 12 + 9;
@@ -96,7 +96,7 @@ static void test_two_files_of_one_second(void **state)
     (void)state;
     struct error error = {0};
     size_t bytes;
-    struct tensorboard *first = tensorboard_open(".", 0, &error), *second = tensorboard_open(".", 0, &error);
+    struct tensorboard *first = tensorboard_open(&here, 0, &error), *second = tensorboard_open(&here, 0, &error);
     assert_true(tensorboard_write(second, 1, (struct scalar[]){{"loss", 1}}, 1, &error));
     char *events = read_events(0, 2, &bytes);
     assert_int_equal(count_records(events, bytes), 1);
@@ -114,7 +114,7 @@ static void test_a_clock_that_is_behind(void **state)
     struct error error = {0};
     size_t bytes;
     scratch_write("events.out.tfevents.9999999998.elsewhere.0000001.0", "", 0);
-    tensorboard_close(tensorboard_open(".", 0, &error));
+    tensorboard_close(tensorboard_open(&here, 0, &error));
     free(read_events(1, 2, &bytes));
     assert_int_not_equal(bytes, 0); /* the new file is the last by name */
 }
@@ -123,10 +123,15 @@ static void test_what_cannot_be_written_is_said(void **state)
 {
     (void)state;
     struct error error = {0};
-    assert_null(tensorboard_open("missing", 0, &error));
+    struct folder removed;
+    assert_int_equal(mkdir("removed", 0777), 0);
+    assert_true(folder_open(&removed, "removed", &error));
+    assert_int_equal(rmdir("removed"), 0);
+    assert_null(tensorboard_open(&removed, 0, &error));
     assert_error(&error, EXIT_RUNTIME, ": cannot be made: No such file or directory");
+    folder_close(&removed);
 
-    struct tensorboard *board = tensorboard_open(".", 0, &error);
+    struct tensorboard *board = tensorboard_open(&here, 0, &error);
     char tag[5000];
     memset(tag, 't', sizeof tag);
     tag[sizeof tag - 1] = '\0';

@@ -11,7 +11,7 @@
 
 enum { MAX_ENTRIES = 40, MAX_BYTES = 2000, TENSORS = 2 * LENET5_PARAMETERS };
 
-static void write_checkpoint(const char *path, int n_tensors, const struct metadata *metadata, size_t count)
+static void write_checkpoint(const struct folder *folder, int n_tensors, const struct metadata *metadata, size_t count)
 {
     static float zeros[LENET5_WEIGHTS];
     char names[TENSORS][32];
@@ -24,13 +24,13 @@ static void write_checkpoint(const char *path, int n_tensors, const struct metad
                                      .data = zeros};
         memcpy(tensors[i].shape, parameter->shape, sizeof parameter->shape);
     }
-    if (!safetensors_write(path, NULL, tensors, (size_t)n_tensors, metadata, count, true, &error))
+    if (!safetensors_write(folder, "checkpoint.safetensors", NULL, tensors, (size_t)n_tensors, metadata, count, true, &error))
         abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    char text[MAX_BYTES + 1], path[200], accepted[300], *rest = text;
+    char text[MAX_BYTES + 1], accepted[300], *rest = text;
     struct metadata metadata[MAX_ENTRIES];
     size_t count = 0;
     size = size < MAX_BYTES ? size : MAX_BYTES;
@@ -43,8 +43,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         *value = '\0';
         metadata[count++] = (struct metadata){line, value + 1};
     }
-    snprintf(path, sizeof path, "%s/checkpoint.safetensors", fuzz_folder());
-
     static float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
     enum { SAMPLES = 335 };
     struct terms terms = {.count = 4, .list = {
@@ -55,14 +53,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }};
     struct progress progress;
     struct error lacking = {0}, error = {0};
-    write_checkpoint(path, 0, metadata, count);
-    fuzz_check_verdict(checkpoint_read(fuzz_folder(), &terms, SAMPLES, &progress, weights, momentum, &lacking), &lacking);
-    snprintf(accepted, sizeof accepted, "%s: has no tensor '%s'", path, lenet5_parameters[0].name);
-    if (strcmp(lacking.text, accepted) != 0)
+    struct folder folder;
+    if (!folder_open(&folder, fuzz_folder(), &error))
+        abort();
+    write_checkpoint(&folder, 0, metadata, count);
+    fuzz_check_verdict(checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, momentum, &lacking), &lacking);
+    snprintf(accepted, sizeof accepted, "%s/checkpoint.safetensors: has no tensor '%s'", folder.path, lenet5_parameters[0].name);
+    if (strcmp(lacking.text, accepted) != 0) {
+        folder_close(&folder);
         return 0;
-    write_checkpoint(path, TENSORS, metadata, count);
-    bool good = checkpoint_read(fuzz_folder(), &terms, SAMPLES, &progress, weights, momentum, &error);
+    }
+    write_checkpoint(&folder, TENSORS, metadata, count);
+    bool good = checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, momentum, &error);
     if (!good || progress.in_epoch > SAMPLES || !isfinite(progress.seconds))
         abort();
+    folder_close(&folder);
     return 0;
 }
