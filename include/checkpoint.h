@@ -30,8 +30,16 @@ bool checkpoint_exists(const struct folder *folder);
 bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error);
 
-/* Weights alone, complete or absent: loads in PyTorch with load_state_dict(load_file(path)). */
-bool checkpoint_write_model(const struct folder *folder, const char *name, const float *weights, struct error *error);
+/* model-best.safetensors: weights alone, complete or absent; loads in PyTorch with load_state_dict(load_file(path)). Its
+ * metadata, which PyTorch ignores, has a checksum, the terms and the accuracy. */
+bool checkpoint_write_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
+                           const float *weights, struct error *error);
+
+/* Whether model-best.safetensors is as checkpoint_write_best left it, in a run of these terms that stands at `progress` or
+ * will come to that accuracy again. If not, *error (EXIT_INPUT) says why. *told: false for one that has no checksum, which
+ * may be an older dtrain's. */
+bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
+                           bool *told, struct error *error);
 
 /* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's
  * (--init-from). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */

@@ -12,7 +12,7 @@
 
 /* Texts are borrowed from argv or from the table of defaults. */
 struct options {
-    const char *net; /* as given; see options_trials */
+    const char *net; /* a list in order, like "A,D", or "all"; see options_trials */
     double p_conv, p_fc; /* NAN: the net's own */
 
     const char *data; /* NULL: searched for, see dataset_find */

@@ -7,6 +7,9 @@
 
 #include "error.h"
 
+/* A sum of any number of terms in EXACT_UNITs (exact_sum.h). Aligned like its neighbours, so that no struct has gaps. */
+__extension__ typedef __int128 exact_wide __attribute__((aligned(8)));
+
 enum { VALUE_BYTES = 32, MOST_TERMS = 16 };
 
 /* What fixes a run's arithmetic, as text: a checkpoint may only be resumed under the same terms. They are of the net,
@@ -34,7 +37,7 @@ struct progress {
     uint64_t step;    /* steps done since the start of training */
     uint64_t in_epoch; /* training samples of the open epoch already used (all of them: the epoch is
                           trained but not closed) */
-    int64_t loss;     /* sum of their losses, in EXACT_UNITs */
+    exact_wide loss;  /* sum of their losses */
     double seconds;   /* spent in this run so far, over all its resumptions */
     double epoch_seconds; /* of them, in the open epoch */
     double best_train, best_test; /* accuracies, per cent */

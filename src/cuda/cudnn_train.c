@@ -147,8 +147,8 @@ static void queue_steps(struct cudnn *cudnn, const struct span *span)
     for (int i = 0; i < STEPS_A_CALL && first < span->last; i++) {
         size_t samples = span->last - first < batch ? span->last - first : batch;
         const struct step_graph *graph = find_graph(cudnn, samples);
-        if (graph == NULL)
-            break; /* the next call does it without */
+        if (graph == NULL || (i > 0 && first + samples - span->first > EXACT_MAX_TERMS))
+            break; /* the next call does it without, or has room for its loss again */
         if (i % BURST == 0)
             keep_pace(cudnn, i / BURST, span->stop);
         CUDA_CHECK(cudaGraphLaunch(graph->exec, cudnn->net.stream));

@@ -1,5 +1,6 @@
 #include "checkpoint.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,10 +13,11 @@
 
 static const char CURRENT[] = "checkpoint.safetensors";
 static const char PREVIOUS[] = "checkpoint-previous.safetensors";
+static const char BEST[] = "model-best.safetensors", BEST_KEY[] = "test_accuracy";
 static const char FORMAT_KEY[] = "dtrain-checkpoint", FORMAT[] = "1";
 
 /* Progress as text, for the file's metadata. */
-enum kind { COUNT, SIGNED, NUMBER };
+enum kind { COUNT, WIDE, NUMBER };
 struct field {
     const char *key;
     enum kind kind;
@@ -26,7 +28,7 @@ static const struct field progress_fields[] = {
     {"epoch", COUNT, offsetof(struct progress, epoch)},
     {"step", COUNT, offsetof(struct progress, step)},
     {"in_epoch", COUNT, offsetof(struct progress, in_epoch)},
-    {"loss", SIGNED, offsetof(struct progress, loss)},
+    {"loss", WIDE, offsetof(struct progress, loss)},
     {"seconds", NUMBER, offsetof(struct progress, seconds)},
     {"epoch_seconds", NUMBER, offsetof(struct progress, epoch_seconds)},
     {"best_train", NUMBER, offsetof(struct progress, best_train)},
@@ -41,12 +43,39 @@ enum {
 
 /* --- numbers as text, exactly ---------------------------------------------------------------------- */
 
+static void print_wide(exact_wide value, char text[VALUE_BYTES])
+{
+    char reversed[VALUE_BYTES];
+    size_t count = 0, length = 0;
+    bool negative = value < 0;
+    do {
+        int digit = (int)(value % 10);
+        reversed[count++] = (char)('0' + (negative ? -digit : digit));
+        value /= 10;
+    } while (value != 0 && count < VALUE_BYTES - 2);
+    if (negative)
+        text[length++] = '-';
+    while (count > 0)
+        text[length++] = reversed[--count];
+    text[length] = '\0';
+}
+
+/* What print_wide prints; of all else something that it prints otherwise. */
+static exact_wide parse_wide(const char *text)
+{
+    exact_wide value = 0;
+    bool negative = *text == '-';
+    for (const char *digit = text + negative; isdigit((unsigned char)*digit) && digit - text < VALUE_BYTES - 1; digit++)
+        value = 10 * value + (negative ? '0' - *digit : *digit - '0');
+    return value;
+}
+
 static void print_field(const struct field *field, const struct progress *progress, char text[VALUE_BYTES])
 {
     const void *value = (const char *)progress + field->offset;
     switch (field->kind) {
     case COUNT: snprintf(text, VALUE_BYTES, "%" PRIu64, *(const uint64_t *)value); break;
-    case SIGNED: snprintf(text, VALUE_BYTES, "%" PRId64, *(const int64_t *)value); break;
+    case WIDE: print_wide(*(const exact_wide *)value, text); break;
     case NUMBER: run_print_number(*(const double *)value, text); break;
     }
 }
@@ -57,7 +86,7 @@ static bool parse_field(const struct field *field, const char *text, struct prog
     void *value = (char *)progress + field->offset;
     switch (field->kind) {
     case COUNT: *(uint64_t *)value = strtoull(text, NULL, 10); break;
-    case SIGNED: *(int64_t *)value = strtoll(text, NULL, 10); break;
+    case WIDE: *(exact_wide *)value = parse_wide(text); break;
     case NUMBER: *(double *)value = strtod(text, NULL); break;
     }
     char canonical[VALUE_BYTES];
@@ -96,14 +125,21 @@ static bool read_tensors(const struct safetensors *file, const char *prefix, flo
 
 /* --- checkpoints ----------------------------------------------------------------------------------- */
 
+/* How many. */
+static size_t list_terms(const struct terms *terms, struct metadata *metadata)
+{
+    for (int i = 0; i < terms->count; i++)
+        metadata[i] = (struct metadata){terms->list[i].key, terms->list[i].value};
+    return (size_t)terms->count;
+}
+
 bool checkpoint_write(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                       const float *weights, const float *momentum, struct error *error)
 {
     struct metadata metadata[ENTRIES] = {{FORMAT_KEY, FORMAT}};
     char values[PROGRESS_FIELDS][VALUE_BYTES];
     size_t n = 1;
-    for (int i = 0; i < terms->count; i++)
-        metadata[n++] = (struct metadata){terms->list[i].key, terms->list[i].value};
+    n += list_terms(terms, metadata + n);
     for (size_t i = 0; i < PROGRESS_FIELDS; i++) {
         print_field(&progress_fields[i], progress, values[i]);
         metadata[n++] = (struct metadata){progress_fields[i].key, values[i]};
@@ -212,13 +248,40 @@ bool checkpoint_read(const struct folder *folder, const struct terms *terms, siz
 
 /* --- weights alone --------------------------------------------------------------------------------- */
 
-bool checkpoint_write_model(const struct folder *folder, const char *name, const float *weights, struct error *error)
+bool checkpoint_write_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
+                           const float *weights, struct error *error)
 {
-    struct metadata format = {"format", "pt"};
+    struct metadata metadata[2 + MOST_TERMS] = {{"format", "pt"}};
+    char accuracy[VALUE_BYTES];
+    size_t n = 1;
+    run_print_number(progress->best_test, accuracy);
+    metadata[n++] = (struct metadata){BEST_KEY, accuracy};
+    n += list_terms(terms, metadata + n);
     struct tensor tensors[LENET5_PARAMETERS];
     char names[LENET5_PARAMETERS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors);
-    return safetensors_write(folder, name, NULL, tensors, LENET5_PARAMETERS, &format, 1, false, error);
+    return safetensors_write(folder, BEST, NULL, tensors, LENET5_PARAMETERS, metadata, n, true, error);
+}
+
+/* After a kill it may be of a check that comes again: better than the progress knows of. */
+bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
+                           bool *told, struct error *error)
+{
+    char path[sizeof folder->path + 100];
+    float weights[LENET5_WEIGHTS];
+    snprintf(path, sizeof path, "%s/%s", folder->path, BEST);
+    struct safetensors *file = safetensors_open_in(folder, BEST, error);
+    bool good = file != NULL && read_tensors(file, "", weights, error);
+    *told = !good || safetensors_metadata(file, "checksum") != NULL;
+    if (good && *told) {
+        const char *accuracy = safetensors_metadata(file, BEST_KEY);
+        good = check_terms(file, path, terms, error) &&
+               ((accuracy != NULL && strtod(accuracy, NULL) >= progress->best_test) ||
+                error_set(error, EXIT_INPUT, "%s: of a check with %s%%, where the run's best has %.2f%%", path,
+                          accuracy != NULL ? accuracy : "unknown", progress->best_test));
+    }
+    safetensors_close(file);
+    return good;
 }
 
 bool checkpoint_read_model(const char *path, float *weights, struct error *error)

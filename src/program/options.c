@@ -78,12 +78,20 @@ enum { SPECS = sizeof specs / sizeof *specs, FIRST_KEY = 0x100 };
 
 /* --- one value ---------------------------------------------------------------------------------- */
 
+/* Decimal, as 12, 0.5, .5 or 1e-3: no sign, no spaces, no 0x10, no inf. */
+static bool is_decimal(const char *text, const char *others)
+{
+    size_t digits = strspn(text, "0123456789");
+    return (digits > 0 || (text[0] == '.' && *others != '\0' && isdigit((unsigned char)text[1]))) &&
+           strspn(text, others) == strlen(text);
+}
+
 static bool parse_count(const struct option_spec *spec, const char *text, uint64_t *value, struct error *error)
 {
     char *end;
     errno = 0;
     *value = strtoull(text, &end, 10);
-    if (isdigit((unsigned char)*text) && *end == '\0' && errno == 0 && (double)*value >= spec->least &&
+    if (is_decimal(text, "0123456789") && *end == '\0' && errno == 0 && (double)*value >= spec->least &&
         (double)*value <= spec->most)
         return true;
     return error_set(error, EXIT_USAGE, "--%s %s: give a whole number from %.0f to %.0f", spec->name, text,
@@ -93,9 +101,12 @@ static bool parse_count(const struct option_spec *spec, const char *text, uint64
 static bool parse_real(const struct option_spec *spec, const char *text, double *value, struct error *error)
 {
     char *end;
+    errno = 0; /* ERANGE: too large, or too small to be anything but 0 */
     *value = strtod(text, &end);
-    if (end != text && *end == '\0' && *value >= spec->least && *value <= spec->most)
+    if (is_decimal(text, "0123456789.eE+-") && *end == '\0' && errno == 0 && *value >= spec->least && *value <= spec->most)
         return true;
+    if (errno == ERANGE && *value < 1)
+        return error_set(error, EXIT_USAGE, "--%s %s: a number too small to be told from 0", spec->name, text);
     return error_set(error, EXIT_USAGE, "--%s %s: give a number from %g to %g", spec->name, text, spec->least,
                      spec->most);
 }
@@ -168,6 +179,10 @@ static bool parse_nets(const char *text, unsigned *set, struct error *error)
             return true;
     }
 }
+
+/* A set has one name, in whatever order and case it was given: runs/A,D-1 is the run of --net d,a as well. */
+static const char *const set_names[1 << NETS] = {"",  "A",   "B",   "A,B",   "C",   "A,C",   "B,C",   "A,B,C",
+                                                 "D", "A,D", "B,D", "A,B,D", "C,D", "A,C,D", "B,C,D", "all"};
 
 static void name_trial(struct trial *trial, bool nets, bool seeds)
 {
@@ -246,21 +261,25 @@ struct parse {
     struct error *error;
 };
 
+/* The option that "--name" or "--name=value" names in full, or NULL. */
+static const struct option_spec *find_spec(const char *word)
+{
+    size_t length = strncmp(word, "--", 2) == 0 ? strcspn(word + 2, "=") : 0;
+    for (int i = 0; i < SPECS && length > 0; i++)
+        if (specs[i].name != NULL && strlen(specs[i].name) == length && strncmp(word + 2, specs[i].name, length) == 0)
+            return &specs[i];
+    return NULL;
+}
+
 /* What getopt could not take; said here, so that one line from one rank says it. */
 static bool refuse(const char *word, struct error *error)
 {
-    if (strncmp(word, "--", 2) != 0)
+    const struct option_spec *spec = find_spec(word);
+    if (spec == NULL)
         return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
-    size_t length = strcspn(word + 2, "=");
-    for (int i = 0; i < SPECS; i++) {
-        const struct option_spec *spec = &specs[i];
-        if (spec->name == NULL || strlen(spec->name) != length || strncmp(word + 2, spec->name, length) != 0)
-            continue;
-        if (spec->argument == NULL)
-            return error_set(error, EXIT_USAGE, "%s: --%s takes no value", word, spec->name);
-        return error_set(error, EXIT_USAGE, "--%s: lacks its value; give %s", spec->name, spec->argument);
-    }
-    return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
+    if (spec->argument == NULL)
+        return error_set(error, EXIT_USAGE, "%s: --%s takes no value", word, spec->name);
+    return error_set(error, EXIT_USAGE, "--%s: lacks its value; give %s", spec->name, spec->argument);
 }
 
 static error_t parse_one(int key, char *argument, struct argp_state *state)
@@ -316,15 +335,37 @@ static void build_argp(struct description *description, const char *engines, con
     };
 }
 
+/* getopt would take any beginning of a name that is only one option's, which scripts that look for --out would miss. */
+static bool names_are_whole(int argc, char **argv, struct error *error)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strncmp(argv[i], "--", 2) != 0)
+            continue;
+        const struct option_spec *spec = find_spec(argv[i]);
+        if (spec == NULL)
+            return refuse(argv[i], error);
+        if (spec->offset == IN(help) || spec->offset == IN(version))
+            return true; /* the rest is not looked at */
+        i += spec->argument != NULL && strchr(argv[i], '=') == NULL;
+    }
+    return true;
+}
+
 bool options_parse(int argc, char **argv, struct options *options, struct error *error)
 {
     struct description description;
     struct parse parse = {options, error};
     build_argp(&description, "", "");
     set_initial(options);
+    if (!names_are_whole(argc, argv, error))
+        return false;
     error_t failed =
         argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
-    return failed == ECANCELED || (!failed && check(options, error));
+    unsigned set;
+    if (failed || !check(options, error) || !parse_nets(options->net, &set, error))
+        return failed == ECANCELED;
+    options->net = set_names[set];
+    return true;
 }
 
 void options_print_help(const char *engines, const char *transports)

@@ -4,6 +4,22 @@
 
 #include "checkpoint.h"
 
+/* Without the file of its best check a run would end with none, or with another's. */
+static void look_for_best(const struct folder *folder, const struct terms *terms, struct progress *progress)
+{
+    struct error why = {0};
+    bool told;
+    if (progress->best_test < 0)
+        return;
+    if (!checkpoint_check_best(folder, terms, progress, &told, &why)) {
+        error_note("%s; the best of the checks from here on takes its place", why.text);
+        progress->best_test = -1;
+    } else if (!told) {
+        error_note("%s/model-best.safetensors has no checksum, so nothing tells whether it was changed: kept until a check is "
+                   "better", folder->path);
+    }
+}
+
 static bool load_start(struct run_files *files, const struct options *options, const struct terms *terms,
                        size_t samples, struct run_state *start, struct error *error)
 {
@@ -14,6 +30,7 @@ static bool load_start(struct run_files *files, const struct options *options, c
         if (options->init_from != NULL)
             error_note("--init-from %s is not read: the run goes on from the checkpoint in %s", options->init_from,
                        files->folder.path);
+        look_for_best(&files->folder, terms, &start->progress);
         files->saved = true;
         files->saved_step = start->progress.step;
         return true;
@@ -99,9 +116,10 @@ bool run_files_save(struct run_files *files, const struct terms *terms, const st
     return files->saved;
 }
 
-bool run_files_save_best(struct run_files *files, const float *weights, struct error *error)
+bool run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
+                         struct error *error)
 {
-    return checkpoint_write_model(&files->folder, "model-best.safetensors", weights, error);
+    return checkpoint_write_best(&files->folder, terms, &state->progress, state->weights, error);
 }
 
 void run_files_close(struct run_files *files)

@@ -217,19 +217,25 @@ static double learning_rate(const struct trainer *trainer)
     return trainer_learning_rate(options->learning_rate, options->lr_gamma, trainer->state.progress.epoch / options->lr_step);
 }
 
+/* What is done about it, each way as it can be typed. */
 static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
 {
-    char kept[400] = "there is no checkpoint yet: start again with a lower --lr";
+    const struct trial *trial = trainer->setup.trial;
+    double p = fmax(trial->net.p_conv, trial->net.p_fc);
+    char kept[4400] = "there is no checkpoint yet: start again with a lower --lr, and --resume";
+    char scale[200] = "";
     if (trainer->files.saved_step != UINT64_MAX)
         snprintf(kept, sizeof kept,
-                 "the checkpoint in %.200s is of step %llu: start again with a lower --lr and another --out, "
-                 "from the seed or with --init-from that checkpoint",
+                 "start again with a lower --lr and another --out, and from the weights of --init-from "
+                 "%s/checkpoint.safetensors only if they were still sound at step %llu",
                  trainer->setup.directory, (unsigned long long)trainer->files.saved_step);
+    if (p > 0.9 && p < 1)
+        snprintf(scale, sizeof scale, " (or with less dropout: p = %g multiplies what it keeps by %g, which alone may be too much)",
+                 p, 1 / (1 - p));
     error_set(error, EXIT_RUNTIME,
-              "%s: after %llu steps (epoch %llu) a %s is not finite or over %g; %s", trainer->setup.trial->name,
-              (unsigned long long)trainer->state.progress.step,
-              (unsigned long long)trainer->state.progress.epoch + 1, what,
-              (double)EXACT_LIMIT, kept);
+              "%s: after %llu steps (epoch %llu) a %s is not finite, or its sum over a tile of %d samples is %g or more; %s%s",
+              trial->name, (unsigned long long)trainer->state.progress.step,
+              (unsigned long long)trainer->state.progress.epoch + 1, what, TILE, (double)EXACT_LIMIT, kept, scale);
     comm_agree(trainer->setup.comm, error);
     return RUN_FAILED;
 }
@@ -292,7 +298,7 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
     if (trainer->leader) {
         trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
         comm_away(trainer->setup.comm);
-        run_files_save_best(&trainer->files, trainer->state.weights, error);
+        run_files_save_best(&trainer->files, &trainer->terms, &trainer->state, error);
         comm_back(trainer->setup.comm);
     }
 }
@@ -352,7 +358,7 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
     const struct options *options = &trainer->setup.trial->options;
     struct progress *progress = &trainer->state.progress;
     struct epoch_metrics metrics = summarise(trainer);
-    bool last = metrics.epoch >= options->epochs;
+    bool last = metrics.epoch >= options->epochs || (options->max_steps > 0 && progress->step >= options->max_steps);
     if (last || metrics.epoch % options->eval_every == 0) {
         enum run_status status = check_accuracy(trainer, &metrics, error);
         if (status != RUN_GOING)

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from dtrain import FOLDER, PROGRAM, Run, content, progress, run, start, start_unlike
+from dtrain import FOLDER, PROGRAM, Run, content, metrics, progress, run, start, start_unlike
 from endless_run import ENDLESS, TRAIN, go_on, unharmed
 from events_reader import wall_times
 from safetensors_reader import read
@@ -154,10 +154,21 @@ def not_finite():
     step = progress("infinite2")["step"]
     kept = run(1, *options, "--max-steps", step, "--out", "infinite2", "--resume")
     good = run(1, *options, "--max-steps", step, "--out", "finite")
-    check(f"of step {step}:" in said[0] and kept.code == 0 and kept.digest == good.digest and int(step) > 0,
+    check(said[0].endswith(f"at step {step}") and kept.code == 0 and kept.digest == good.digest and int(step) > 0,
           "the checkpoint named is of the last good step, and loads", f"{kept}{good}")
     result = run(1, *options, "--batch-size", "5", "--epochs", "9", "--out", "at-once")
-    check(result.says(1, "no checkpoint yet"), "within the first epoch there is none", result)
+    check(result.says(1, "no checkpoint yet", "--lr", "--resume"), "within the first epoch there is none", result)
+    result = run(1, *options, "--lr", "0.01", "--batch-size", "5", "--epochs", "2", "--out", "at-once", "--resume")
+    check(result.code == 0 and [line["epoch"] for line in metrics("at-once")] == [1, 2],
+          "the advice works: the same with a lower --lr, and --resume", result)
+    result = run(1, *options, "--lr", "0.01", "--epochs", "2", "--out", "another")
+    check(result.code == 0 and result.digest, "so does that where there is a checkpoint: a lower --lr, another --out", result)
+    weights = re.search(r"--init-from (\S+) ", said[-1])[1].replace("/", "infinite2/")
+    result = run(1, *options, "--epochs", "0", "--out", "from-there", "--init-from", weights)
+    check(result.code == 0 and result.digest == good.digest, "and the checkpoint named can be started from", result)
+    result = run(0, "--data", "synthetic:3200+70", "--batch-size", "64", "--lr", "0.05", "--net", "C", "--p-conv", "0.999",
+                 "--epochs", "3", "--out", "scaled")
+    check(result.says(1, "p = 0.999 multiplies what it keeps by 1000"), "where dropout may be the cause, that is said", result)
 
 
 def flip_weights(pid, weights):

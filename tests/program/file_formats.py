@@ -97,7 +97,8 @@ def check_weights(digest):
 
     tensors, metadata = safetensors_reader.read(BEST)
     check(shapes_of(tensors) == SHAPES, "the best model is weights alone", shapes_of(tensors))
-    check(metadata == {"format": "pt"}, "the best model says that it is PyTorch's", metadata)
+    check({**metadata, "format": "pt", "net": "D"} == metadata and "checksum" in metadata,
+          "the best model says that it is PyTorch's, and of what run", metadata)
     for path in CURRENT, BEST:
         (length,) = struct.unpack("<Q", path.read_bytes()[:8])
         check(length % 8 == 0, f"{path.name}: the data is aligned", length)

@@ -7,8 +7,10 @@ import re
 import shutil
 import signal
 import time
+from array import array
 
-from dtrain import DATA_FILES, FOLDER, RECORD, content, run, run_all, start, start_unlike, write_data
+from dtrain import DATA_FILES, FOLDER, RECORD, content, metrics, run, run_all, start, start_unlike, write_data
+from safetensors_reader import read, write
 from tap import check, finish
 
 TRAIN = ["--epochs", "1", "--batch-size", "16"]
@@ -160,6 +162,24 @@ def drawn():
     check(content("unwritable", "run.json") is content("torn", "run.json") is None, "and no run began")
 
 
+def many_losses():
+    """More than 65,536 samples, each with nearly the largest loss there may be: their sum is more than 64 bits hold."""
+    record, data = bytes([1] + 3072 * [0]), FOLDER / "many"
+    data.mkdir()
+    (data / DATA_FILES[0]).write_bytes(15000 * record)
+    for name in DATA_FILES[1:]:
+        (data / name).hardlink_to(data / DATA_FILES[0])
+    run(0, *TRAIN, "--data", FOLDER / "good", "--epochs", "0", "--out", "weights")
+    tensors = {name: (shape, array("f", len(values) * [0.0]))
+               for name, (shape, values) in read(FOLDER / "weights" / "checkpoint.safetensors")[0].items() if "momentum" not in name}
+    tensors["fc2.bias"][1][0] = 1990
+    write(FOLDER / "large.safetensors", tensors)
+    result = run(0, "--data", data, "--net", "A", "--init-from", FOLDER / "large.safetensors", "--lr", "0", "--epochs", "1",
+                 "--out", "many-losses")
+    line = metrics("many-losses")[0] if result.code == 0 else {}
+    check(line.get("loss") == 1990 and line.get("test_loss") == 1990, "the sum of 75,000 large losses does not wrap", f"{result}{line}")
+
+
 def changed():
     """Files that are cut short, or written to in place, while a run has them mapped."""
     for how, code, words in ("cut short", 3, "cut short|was changed"), ("written to", 3, "data_batch_2.bin was changed"), ("touched", 75, ""):
@@ -191,4 +211,5 @@ searched()
 unlike()
 drawn()
 changed()
+many_losses()
 finish()

@@ -8,6 +8,7 @@ import signal
 import time
 
 from dtrain import FOLDER, content, metrics, progress, run, run_all, start
+from safetensors_reader import read, write
 from tap import check, finish
 
 # 6 batches of 64 an epoch, the last of 15 pictures.
@@ -193,6 +194,54 @@ def damaged():
     same("renamed as the message proposes, the previous one", result, "damaged", longer, "longer")
 
 
+def best_model():
+    """The file of the best check, gone or changed, is noticed and replaced."""
+    options = [*TRAIN, "--epochs", "6"]
+    run(1, *TRAIN, "--epochs", "4", "--out", "best")
+    for how, words in (("gone", "No such file"), ("changed", "damaged"), ("another net's", "--net A, but this one has D"),
+                       ("PyTorch's", "no checksum")):
+        out = "best-" + how.split("'")[0]
+        shutil.copytree(FOLDER / "best", FOLDER / out)
+        best = FOLDER / out / "model-best.safetensors"
+        if how == "gone":
+            best.unlink()
+        elif how == "changed":
+            best.write_bytes(best.read_bytes()[:-1] + b"?")
+        elif how == "another net's":
+            run(1, *TRAIN, "--net", "A", "--epochs", "2", "--out", "other-net")
+            shutil.copy(FOLDER / "other-net" / "model-best.safetensors", best)
+        else:
+            write(best, read(best)[0], {"format": "pt"})
+        result = run(2, *options, "--out", out, "--resume")
+        check(result.code == 0 and len(result.messages) == 1 and words in result.err and "model-best" in result.err,
+              f"the best model is {how}: said", result)
+        kept = read(best)[1]
+        check(how == "PyTorch's" or kept.get("net") == "D" and abs(float(kept["test_accuracy"]) - metrics(out)[5]["test_accuracy"]) < 1e-6,
+              f"{how}: the next check's takes its place", kept)
+
+
+def interrupted_writes():
+    """What a crash between two of the file system's steps leaves."""
+    shutil.copytree(FOLDER / "whole", FOLDER / "crashed")
+    (FOLDER / "crashed" / FILES[0]).unlink()  # no hard links, and killed between the two renames
+    (FOLDER / "crashed" / f"{FILES[0]}.tmp-77").write_bytes(b"half")
+    (FOLDER / "crashed" / "run.json").write_text("{ damaged")
+    result = run(2, *TRAIN, "--epochs", "6", "--out", "crashed", "--resume")
+    longer = run(0, *TRAIN, "--epochs", "6", "--out", "longer", "--resume")
+    same("the previous checkpoint alone", result, "crashed", longer, "longer")
+    for words in f"goes on from {FILES[1]} (epoch ", f"{FILES[0]}.tmp-77, left by", "run.json cannot be read as JSON: kept as":
+        check(sum(words in line for line in result.messages) == 1, f"said: {words}", result)
+    check(content("crashed", "run-damaged.json") == b"{ damaged" and not content("crashed", f"{FILES[0]}.tmp-77"), "and done")
+    lines = content("crashed", FILES[3]).split(b"\n")
+    lines[2:2] = [b"damaged", b'{"foreign": 1}']
+    (FOLDER / "crashed" / FILES[3]).write_bytes(b"\n".join(lines) + b'{"epoch":7,"st')
+    result = run(1, *TRAIN, "--epochs", "7", "--out", "crashed", "--resume")
+    after = content("crashed", FILES[3]).split(b"\n")
+    check(result.code == 0 and after[:len(lines) - 1] == lines[:-1] and after[-2].startswith(b'{"epoch":7,"step":42') and
+          any("tell of no epoch are kept: 2, from line 3 on" in line for line in result.messages),
+          "damaged and foreign lines among the metrics stay, and nothing behind them goes", result)
+
+
 def from_file():
     """--init-from starts a new run; a checkpoint of the run itself goes first."""
     options = [*TRAIN, "--epochs", "2", "--init-from", FOLDER / "whole" / "checkpoint.safetensors"]
@@ -212,6 +261,8 @@ def from_file():
 by_steps()
 refusals()
 damaged()
+interrupted_writes()
+best_model()
 from_file()
 by_signals()
 in_evaluation()

@@ -14,6 +14,7 @@
 #include "scratch.h"
 
 static const char CURRENT[] = "checkpoint.safetensors", PREVIOUS[] = "checkpoint-previous.safetensors";
+static const char BEST[] = "model-best.safetensors";
 
 enum { SAMPLES = 50000 }; /* of an epoch */
 
@@ -268,6 +269,8 @@ static void test_contents_that_cannot_be(void **unused)
         {"seconds", "nan", "'seconds' is nan"},
         {"seconds", "inf", "'seconds' is inf"},
         {"loss", "", "'loss' is "},
+        {"loss", "-0", "'loss' is -0"},
+        {"loss", "1234567890123456789012345678901234567890", "'loss' is 1234567890123456789012345678901"},
         {"in_epoch", "50001", "50001 samples used of an epoch of 50000"},
         {"precision", "tf32", "--precision tf32, but this one has fp32"},
         {"precision", NULL, "has no tensor 'conv1.weight'"}, /* an older file: it was fp32, so the terms hold */
@@ -289,7 +292,8 @@ static void test_a_model_is_no_checkpoint(void **unused)
     struct error error = {0};
     struct state state;
     fill_state(&state, 1);
-    assert_true(checkpoint_write_model(&here, CURRENT, state.weights, &error));
+    assert_true(checkpoint_write_best(&here, &terms, &state.progress, state.weights, &error));
+    assert_int_equal(rename(BEST, CURRENT), 0);
     assert_false(read_state(".", &state, &error));
     assert_error(&error, EXIT_INPUT, "not a checkpoint of dtrain");
 }
@@ -411,10 +415,10 @@ static void test_models(void **unused)
     struct state state;
     float weights[LENET5_WEIGHTS];
     fill_state(&state, 9);
-    assert_true(checkpoint_write_model(&here, "best", state.weights, &error));
-    assert_true(checkpoint_read_model("best", weights, &error));
+    assert_true(checkpoint_write_best(&here, &terms, &state.progress, state.weights, &error));
+    assert_true(checkpoint_read_model(BEST, weights, &error));
     assert_memory_equal(weights, state.weights, sizeof weights);
-    struct safetensors *file = safetensors_open("best", &error);
+    struct safetensors *file = safetensors_open(BEST, &error);
     assert_string_equal(safetensors_metadata(file, "format"), "pt");
     safetensors_close(file);
 
@@ -440,9 +444,55 @@ static void test_models_that_do_not_fit(void **unused)
     assert_error(&error, EXIT_INPUT, "wrapped: has no tensor 'conv1.weight'");
 
     weights[1000] = NAN;
-    assert_true(checkpoint_write_model(&here, "nan", weights, &error));
-    assert_false(checkpoint_read_model("nan", weights, &error));
-    assert_error(&error, EXIT_INPUT, "nan: weight 1000 is nan, not a finite number");
+    struct progress progress = {.best_test = 50};
+    assert_true(checkpoint_write_best(&here, &terms, &progress, weights, &error));
+    assert_false(checkpoint_read_model(BEST, weights, &error));
+    assert_error(&error, EXIT_INPUT, "weight 1000 is nan, not a finite number");
+}
+
+static void test_another_best_model(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    struct state state;
+    struct terms others = terms;
+    bool told;
+    fill_state(&state, 1);
+    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &told, &error));
+    assert_error(&error, EXIT_INPUT, "./model-best.safetensors: cannot be read: No such file");
+    assert_true(checkpoint_write_best(&here, &terms, &state.progress, state.weights, &error));
+    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &told, &error) && told);
+    state.progress.best_test -= 1; /* after a kill: the check will come again */
+    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &told, &error) && told);
+    state.progress.best_test += 2;
+    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &told, &error));
+    assert_error(&error, EXIT_INPUT, "of a check with 33.3333333333333");
+    strcpy(others.list[0].value, "A");
+    assert_false(checkpoint_check_best(&here, &others, &state.progress, &told, &error));
+    assert_error(&error, EXIT_INPUT, "--net D, but this one has A");
+
+    FILE *file = fopen(BEST, "r+b");
+    assert_int_equal(fseek(file, -1000, SEEK_END), 0);
+    fputc('x', file);
+    fclose(file);
+    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &told, &error));
+    assert_error(&error, EXIT_INPUT, "./model-best.safetensors: damaged");
+}
+
+/* The losses of an epoch may be more than 64 bits. */
+static void test_large_losses(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    struct state state;
+    for (int sign = -1; sign <= 1; sign++) {
+        fill_state(&state, 1);
+        state.progress.loss = sign * ((exact_wide)INT64_MAX * 1000000 + 7);
+        assert_true(checkpoint_write(&here, &terms, &state.progress, state.weights, state.momentum, &error));
+        exact_wide loss = state.progress.loss;
+        assert_true(read_state(".", &state, &error));
+        assert_true(state.progress.loss == loss);
+    }
 }
 
 int main(void)
@@ -462,6 +512,8 @@ int main(void)
         TEST(test_a_directory_that_cannot_be_written),
         TEST(test_models),
         TEST(test_models_that_do_not_fit),
+        TEST(test_another_best_model),
+        TEST(test_large_losses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -224,7 +224,7 @@ static void test_deep_nesting_is_refused(void **state)
 static void test_header_lengths_beyond_the_file_are_refused(void **state)
 {
     (void)state;
-    static const uint64_t lengths[] = {3, 100000000, 100000001, 1ull << 63, UINT64_MAX, UINT64_MAX - 7};
+    static const uint64_t lengths[] = {3, 1 << 20, (1 << 20) + 1, 1ull << 63, UINT64_MAX, UINT64_MAX - 7};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         struct error error = {0};
         char file[10] = "????????{}";
@@ -243,7 +243,7 @@ static void test_files_that_are_too_large(void **state)
     scratch_write(PATH, &length, 8);
     assert_int_equal(truncate(PATH, 100000100), 0); /* sparse */
     assert_null(safetensors_open(PATH, &error));
-    assert_error(&error, EXIT_INPUT, "announces a header of 100000001 bytes");
+    assert_error(&error, EXIT_INPUT, "has a header of 100000001 bytes, and none over 1048576 is read");
     assert_int_equal(truncate(PATH, (1l << 30) + 1), 0);
     assert_null(safetensors_open(PATH, &error));
     assert_error(&error, EXIT_INPUT, "no file over 1073741824 is read");
