@@ -15,9 +15,13 @@ cJSON *describe_run(const struct dataset *data, const struct comm *world);
 /* Adds "gpu": the versions of its libraries, who is on which GPU, and NCCL's settings in the environment. */
 void describe_gpus(cJSON *json, const struct device *devices, int count);
 
-/* Collective: all ranks run the same build with the same options, or *error (EXIT_USAGE) names the rank that
+/* Collective: all ranks run the same revision with the same options, or *error (EXIT_USAGE) names the rank that
  * differs, and how. */
 bool describe_agree_options(const struct options *options, struct comm *world, struct error *error);
+
+/* Collective: the same compiler built it for the same processor on all ranks, or *error as above. For engines whose bits
+ * depend on that. */
+bool describe_agree_build(struct comm *world, struct error *error);
 
 /* Collective: all ranks have the same data, or *error (EXIT_INPUT) names the rank that differs. */
 bool describe_agree_data(const struct dataset *data, struct comm *world, struct error *error);

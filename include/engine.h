@@ -67,6 +67,7 @@ struct engine_ops {
     const char *name; /* --engine NAME */
     const char *note; /* for whom it is, a word or two for --help; NULL */
     bool on_gpu;      /* it computes on this rank's GPU */
+    bool is_defined;  /* it follows kernels/README.md: its bits are known beforehand, whatever compiled it */
 
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
     bool (*available)(char *why, size_t why_bytes);

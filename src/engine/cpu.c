@@ -178,6 +178,7 @@ static void read_gradient(struct engine *engine, size_t samples, float *gradient
 
 const struct engine_ops engine_cpu = {
     .name = "cpu",
+    .is_defined = true,
     .available = available,
     .open = open_cpu,
     .close = close_cpu,

@@ -95,18 +95,16 @@ static bool agree(struct comm *world, const char *text, enum exit_code code, con
 
 bool describe_agree_options(const struct options *options, struct comm *world, struct error *error)
 {
-    char build[300];
     int odd;
-    snprintf(build, sizeof build, "%s, %s", version_revision, version_build);
     cJSON *json = options_json(options);
     char *all = cJSON_PrintUnformatted(json);
-    bool alike = comm_same(world, XXH64(all, strlen(all), XXH64(build, strlen(build), 0)), &odd);
+    bool alike = comm_same(world, XXH64(all, strlen(all), XXH64(version_revision, strlen(version_revision), 0)), &odd);
     free(all);
     if (alike) {
         cJSON_Delete(json);
         return true;
     }
-    bool same = agree(world, build, EXIT_USAGE, "code", error);
+    bool same = agree(world, version_revision, EXIT_USAGE, "code of revision", error);
     for (cJSON *item = json->child; item != NULL && same; item = item->next) {
         char *value = cJSON_PrintUnformatted(item), what[40];
         snprintf(what, sizeof what, "--%s", item->string);
@@ -115,6 +113,11 @@ bool describe_agree_options(const struct options *options, struct comm *world, s
     }
     cJSON_Delete(json);
     return same;
+}
+
+bool describe_agree_build(struct comm *world, struct error *error)
+{
+    return agree(world, version_build, EXIT_USAGE, "a program built by", error);
 }
 
 bool describe_agree_data(const struct dataset *data, struct comm *world, struct error *error)

@@ -41,13 +41,13 @@ struct study {
 
 /* --- who trains what, and with what --------------------------------------------------------------- */
 
-/* "auto" looks at this rank's machine alone. */
+/* "auto" looks at this rank's machine alone. And all replicas must come to the same bits. */
 static bool agree_on_engine(struct study *study, struct error *error)
 {
     int odd;
     const char *name = study->engine->name;
     if (comm_same(study->world, XXH64(name, strlen(name), 0), &odd))
-        return true;
+        return study->engine->is_defined || describe_agree_build(study->world, error);
     return error_set(error, EXIT_USAGE,
                      "rank %d on host %s chose another engine than the others, because not all machines are "
                      "alike: name one for all (--engine cpu runs everywhere)",

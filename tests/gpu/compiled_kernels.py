@@ -24,6 +24,18 @@ def compile_kernels(nvcc, source):
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def compile_definition(nvcc):
+    """exp and log as they are defined, in device code; of multiply-adds only those that are written."""
+    source = """#include "kernels/definition/exp_log.h"
+        __global__ void both_kernel(float *x) { x[0] = defined_exp(x[0]); x[1] = defined_log(x[1]); }"""
+    command = [nvcc, "-O3", "-std=c++17", "-fmad=false", "-I.", "-Werror", "all-warnings", "-arch=sm_90", "-x", "cu", "-ptx",
+               "-o", "-", "-"]
+    compiled = subprocess.run(command, input=source, capture_output=True, text=True)
+    multiply_adds = len(re.findall(r"\bfma\.rn\.f32", compiled.stdout))
+    check(compiled.returncode == 0 and multiply_adds == 15, f"exp_log.h in device code: {multiply_adds} multiply-adds",
+          compiled.stderr)
+
+
 def name_of(symbol):
     return re.sub(r"^_Z\w*?\d+([a-z][a-z_0-9]*_kernel).*", r"\1", symbol)
 
@@ -31,6 +43,7 @@ def name_of(symbol):
 nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 if nvcc is None:
     skip_all("no nvcc on this machine")
+compile_definition(nvcc)
 for source in sorted(pathlib.Path("kernels/cuda").glob("*.cu")):
     compiled = compile_kernels(nvcc, source)
     kernels = KERNEL.findall(compiled.stdout)

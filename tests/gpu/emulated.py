@@ -153,6 +153,18 @@ def benchmarks():
           "and on the CPU where there is none", result)
 
 
+def unlike_builds():
+    """A rank whose program says that another compiler built it. The CPU engine takes it (digests.py)."""
+    program = FOLDER_OF_PROGRAM / "dtrain"
+    other = FOLDER / "other"
+    other.write_bytes(program.read_bytes().replace(b"gcc -march=native\0", b"gcc -march=naive!\0"))
+    other.chmod(0o755)
+    (FOLDER / "other-cuda.so").symlink_to(f"{program}-cuda.so")
+    options = [*TRAIN, "--max-steps", "1", "--out", "unlike-builds"]
+    return Run(["mpirun", "-np", "1", program, *options, ":", "-np", "1", other, *options],
+               {**LIBRARIES, "EMULATED_GPUS": "2"}, FOLDER).finish()
+
+
 def choices():
     result = emulated(2, "--max-steps", "1", gpus=1)
     check(result.code == 0 and "comm mpi (ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
@@ -174,6 +186,9 @@ def choices():
     check(result.code == 2 and "no GPU is visible" in result.err, "--engine cudnn without a GPU is refused", result)
     result = run(1, *TRAIN, "--max-steps", "1", "--out", "no-driver")
     check(result.code == 0 and "no NVIDIA driver" in " ".join(result.out.split()), "nor does it need a driver", result)
+    result = unlike_builds()
+    check(result.says(2, "rank 1", "gcc -march=native", "gcc -march=naive!"), "ranks by unlike compilers are refused on GPUs",
+          result)
     result = run(1, "--doctor", "--data", "synthetic:40+20", env={**LIBRARIES, "EMULATED_GPUS": "2"})
     check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs", result)
 

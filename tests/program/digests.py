@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 
-from dtrain import PROGRAM, ROOT, run
+from dtrain import FOLDER, PROGRAM, ROOT, Run, run
 from tap import check, finish
 
 UNTIL = {"1 step": ("--max-steps", 1), "1 epoch": ("--epochs", 1), "20 epochs": ("--epochs", 20)}
@@ -21,6 +21,14 @@ def compare(build, program, ranks, nets, until):
                     f"{build} {ranks} {net} {until}", env={"DTRAIN": str(program), "ASAN_OPTIONS": "detect_leaks=0"})
         check(ended.code == 0 and ended.digest == TABLE[net][until], f"{build}, -np {ranks}: net {net} after {until}",
               f"README.md: {TABLE[net][until]}\n{ended}")
+
+
+def mixed(program):
+    """Ranks of one job whose programs are unlike."""
+    ranks = ":".join(f" -np 1 {path} --engine cpu --data synthetic --net D --max-steps 1 --out mixed "
+                     for path in (PROGRAM, ROOT / "dtrain-clang", program)).split()
+    ended = Run(["mpirun", *ranks], {}, FOLDER).finish()
+    check(ended.code == 0 and ended.digest == TABLE["D"]["1 step"], f"ranks by gcc, by clang and {program.parent.name} in one job", ended)
 
 
 def make(march):
@@ -46,4 +54,5 @@ for march, nets, until in (("x86-64-v3", "ABCD", "1 epoch"), ("x86-64-v2", "AD",
     program = make(march)
     if program is not None:
         compare(march, program, 1, nets, until)
+        mixed(program)
 finish()
