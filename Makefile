@@ -209,6 +209,16 @@ $(BUILD)/emulated/%.o: % | found
 	$(call say,CXX) $(HOST_CXX) -Itests/support/emulated -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC \
 	  -MMD -MP -c -o $@ $<
 
+# What --verify compares with: src/verify/known.c, from kernels/definition.
+known: $(BUILD)/tests/support/make_known ## compute --verify's known answers anew
+	$< > src/verify/known.c.tmp && mv src/verify/known.c.tmp src/verify/known.c
+
+$(BUILD)/tests/support/make_known: tests/support/make_known.c $(filter-out $(BUILD)/src/verify/%,$(PARTS)) $(BUILD)/src/verify/lesson.o
+	@mkdir -p $(@D)
+	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
+
+.PHONY: known
+
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
 BENCH_GPU_PARTS := $(if $(GPU),$(BENCHES:%=%-cuda.so)) # each finds the GPU part under its own name
 GPU_BENCHES := $(if $(GPU),$(patsubst %.c,$(BUILD)/%,$(wildcard bench/cuda/*.c)))

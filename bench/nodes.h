@@ -141,7 +141,7 @@ static void nodes_check_gradient(struct nodes *n)
     n->engine->ops->begin_epoch(n->engine, n->order);
     n->engine->ops->gradient(n->engine, n->step, 0, n->batch);
     comm_sum(n->engine->sums);
-    n->engine->ops->read_gradient(n->engine, n->batch, actual);
+    engine_read_gradient(n->engine, n->batch, actual);
     reference_gradient(weights, masks, n->batch, records, drawn, expected);
     n->error = gradient_error(actual, expected, n->batch);
     free(drawn);

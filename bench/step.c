@@ -127,7 +127,7 @@ static double check_gradient(struct bench *b)
     masks_draw(masks, b->step, 0, CHECKED, drawn);
     gradient_pick(&b->data.train, weights, masks, drawn, CHECKED, b->order, records);
     add_batch(b, 0, CHECKED);
-    engine_cpu.read_gradient(b->engine, CHECKED, actual);
+    engine_read_gradient(b->engine, CHECKED, actual);
     reference_gradient(weights, masks, CHECKED, records, drawn, expected);
     double error = gradient_error(actual, expected, CHECKED);
     free(weights);

@@ -102,8 +102,8 @@ struct engine_ops {
     /* What it chose among several ways, for run.json: a new object. NULL: there is nothing to choose. */
     struct cJSON *(*choices)(struct engine *engine);
 
-    /* The gradient part of engine->sums->totals in canonical layout, as averages over `samples`: for tests. */
-    void (*read_gradient)(struct engine *engine, size_t samples, float *gradient);
+    /* Canonical layout, LENET5_WEIGHTS numbers, of n_gradient in the layout of engine->sums. */
+    void (*read_sums)(const struct engine *engine, const int64_t *sums, int64_t *canonical);
 };
 
 /* What every engine's own struct begins with. */
@@ -121,6 +121,9 @@ enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradie
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
 const struct engine_ops *const *engine_list(void); /* NULL-terminated, best first */
 void engine_names(char *text, size_t bytes);       /* for --help: "auto, cudnn (GPUs) or cpu" */
+
+/* The gradient in engine->sums->totals in canonical layout, as averages over `samples`. */
+void engine_read_gradient(const struct engine *engine, size_t samples, float *gradient);
 
 extern const struct engine_ops engine_cpu;
 

@@ -38,6 +38,8 @@ struct options {
     double timeout_seconds;
 
     bool doctor, help, version;
+    bool verify;
+    double verify_seconds; /* of --verify */
 };
 
 /* Fills *options from the command line. On bad input false and *error (EXIT_USAGE). After --help or --version

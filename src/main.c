@@ -19,6 +19,7 @@
 #include "options.h"
 #include "signals.h"
 #include "study.h"
+#include "verify.h"
 #include "version.h"
 
 static enum exit_code run(const struct options *options, struct comm *world, struct error *error)
@@ -28,6 +29,8 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     struct dataset data;
     if (options->doctor)
         return doctor(options, world);
+    if (options->verify)
+        return verify_run(options, world, error);
     if (!describe_agree_options(options, world, error))
         return error->code;
     bool opened = find_data(options->data, world, directory, error);
@@ -54,11 +57,11 @@ static enum exit_code run(const struct options *options, struct comm *world, str
 static bool agree_on_action(const struct options *options, struct comm *world, struct error *error)
 {
     int odd;
-    if (comm_same(world, (uint64_t)(options->help | options->version << 1 | options->doctor << 2), &odd))
+    if (comm_same(world, (uint64_t)(options->help | options->version << 1 | options->doctor << 2 | options->verify << 3), &odd))
         return true;
     return error_set(error, EXIT_USAGE,
-                     "rank %d on host %s was started with another of --help, --version, --doctor than the others: "
-                     "start all ranks alike",
+                     "rank %d on host %s was started with another of --help, --version, --doctor, --verify than the "
+                     "others: start all ranks alike",
                      odd, comm_host_name(world, odd));
 }
 

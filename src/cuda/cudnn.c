@@ -197,5 +197,5 @@ const struct engine_ops engine_cudnn = {
     .read = read_state,
     .write = write_state,
     .choices = choices,
-    .read_gradient = cudnn_read_gradient,
+    .read_sums = cudnn_read_sums,
 };

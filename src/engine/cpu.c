@@ -5,17 +5,8 @@
 #include <string.h>
 
 #include "exact_sum.h"
-#include "kernels/cpu/tile.h"
 #include "memory.h"
 #include "sampler.h"
-
-struct cpu {
-    struct engine base;
-    struct layout weights, momentum; /* of which only canonical numbers are ever non-zero */
-    struct tile tile;
-    struct tile_input input;
-    uint32_t index[LENET5_WEIGHTS]; /* layout_index */
-};
 
 static struct cpu *cpu_of(struct engine *engine)
 {
@@ -169,11 +160,11 @@ static void write_state(struct engine *engine, const float *weights, const float
         scatter(cpu, momentum, &cpu->momentum);
 }
 
-static void read_gradient(struct engine *engine, size_t samples, float *gradient_out)
+static void read_sums(const struct engine *engine, const int64_t *sums, int64_t *canonical)
 {
-    struct cpu *cpu = cpu_of(engine);
+    const struct cpu *cpu = (const struct cpu *)engine;
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        exact_sum_read(1, &engine->sums->totals[cpu->index[i]], 1 / (double)samples, &gradient_out[i]);
+        canonical[i] = sums[cpu->index[i]];
 }
 
 const struct engine_ops engine_cpu = {
@@ -188,5 +179,5 @@ const struct engine_ops engine_cpu = {
     .evaluate = evaluate_cpu,
     .read = read_state,
     .write = write_state,
-    .read_gradient = read_gradient,
+    .read_sums = read_sums,
 };

@@ -3,6 +3,15 @@
 #define DTRAIN_ENGINE_CPU_H
 
 #include "engine.h"
+#include "kernels/cpu/tile.h"
+
+struct cpu {
+    struct engine base;
+    struct layout weights, momentum; /* of which only canonical numbers are ever non-zero */
+    struct tile tile;
+    struct tile_input input;
+    uint32_t index[LENET5_WEIGHTS]; /* layout_index */
+};
 
 /* Adds to engine->sums->terms the tile of `count` samples (1..TILE) at `position` (a multiple of TILE) of the
  * global batch that begins at `first` of the order. cpu_prepare comes before, after every change of

@@ -1,9 +1,12 @@
 #include "engine.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "exact_sum.h"
 #include "gpu.h"
+#include "memory.h"
 
 /* Best first. A new engine is added here and nowhere else. */
 static const struct engine_ops *const engines[] = {&proxy_cudnn, &engine_cpu, NULL};
@@ -65,4 +68,12 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
     else
         error_set(error, EXIT_USAGE, "--engine %s: no such engine; give one of %s", name, names);
     return NULL;
+}
+
+void engine_read_gradient(const struct engine *engine, size_t samples, float *gradient)
+{
+    int64_t *sums = memory_allocate(LENET5_WEIGHTS, sizeof *sums, "a gradient");
+    engine->ops->read_sums(engine, engine->sums->totals, sums);
+    exact_sum_read(LENET5_WEIGHTS, sums, 1 / (double)samples, gradient);
+    free(sums);
 }

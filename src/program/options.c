@@ -11,8 +11,8 @@
 
 #include "exact_sum.h"
 
-/* An ACTION is a flag that is done instead of training: it is not recorded. */
-enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION };
+/* An ACTION is a flag that is done instead of training, VERIFY one that may have a time: they are not recorded. */
+enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION, VERIFY };
 
 struct option_spec {
     const char *name, *argument;
@@ -23,6 +23,7 @@ struct option_spec {
     const char *choices; /* CHOICE: "one|two" */
     const char *term;    /* its key among the terms of a run (run.h); NULL: it is none */
     const char *absent;  /* the term's, as in run.h */
+    bool beside_verify;  /* it has a meaning there */
     const char *doc;
 };
 
@@ -65,11 +66,14 @@ static const struct option_spec specs[] = {
     {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never", .doc = "the progress line: auto, always or never"},
 
     {.kind = HEADING, .doc = "Machine:"},
-    {"engine", "NAME", TEXT, IN(engine), "auto", .doc = "what computes: "},
-    {"comm", "NAME", TEXT, IN(comm), "auto", .doc = "what sums gradients: "},
+    {"engine", "NAME", TEXT, IN(engine), "auto", .beside_verify = true, .doc = "what computes: "},
+    {"comm", "NAME", TEXT, IN(comm), "auto", .beside_verify = true, .doc = "what sums gradients: "},
     {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32", .term = "precision",
-     .absent = "fp32", .doc = "of the operands of convolutions and matrix products, on GPUs"},
-    {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .doc = "after which a silent rank counts as lost"},
+     .absent = "fp32", .beside_verify = true, .doc = "of the operands of convolutions and matrix products, on GPUs"},
+    {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .beside_verify = true,
+     .doc = "after which a silent rank counts as lost"},
+    {"verify", "TIME", VERIFY, IN(verify_seconds), NULL, 0, 1e5, .beside_verify = true,
+     .doc = "test the machine instead: train with known answers, for 30 s or TIME, as 10m; a wrong one is exit code 5"},
     {"doctor", NULL, ACTION, IN(doctor), NULL, .doc = "say what was found and would be chosen, and exit"},
     {"help", NULL, ACTION, IN(help), NULL, .doc = "this text"},
     {"version", NULL, ACTION, IN(version), NULL, .doc = "the version"},
@@ -111,6 +115,27 @@ static bool parse_real(const struct option_spec *spec, const char *text, double 
                      spec->most);
 }
 
+/* Seconds, or with s, m or h after the number. No text: half a minute. */
+static bool parse_time(const struct option_spec *spec, const char *text, double *seconds, struct error *error)
+{
+    static const struct {
+        const char *name;
+        double seconds;
+    } units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}};
+    char *end;
+    *seconds = 30;
+    if (text == NULL)
+        return true;
+    double number = strtod(text, &end);
+    for (size_t i = 0; i < sizeof units / sizeof *units && is_decimal(text, "0123456789.smh"); i++) {
+        *seconds = number * units[i].seconds;
+        if (strcmp(end, units[i].name) == 0 && *seconds >= spec->least && *seconds <= spec->most)
+            return true;
+    }
+    return error_set(error, EXIT_USAGE, "--%s=%s: give a time from %.0f s to %.0f s, as 30, 30s, 10m or 2h", spec->name, text,
+                     spec->least, spec->most);
+}
+
 /* Whether `text` is one of "one|two|three". */
 static bool parse_choice(const struct option_spec *spec, const char *text, struct error *error)
 {
@@ -139,6 +164,9 @@ static bool parse_value(const struct option_spec *spec, const char *text, struct
     case CHOICE:
         *(const char **)member = text;
         return parse_choice(spec, text, error);
+    case VERIFY:
+        options->verify = true;
+        return parse_time(spec, text, member, error);
     case TEXT:
         *(const char **)member = text;
         return *text != '\0' || error_set(error, EXIT_USAGE, "--%s: empty; give %s", spec->name, spec->argument);
@@ -259,6 +287,7 @@ static bool check(const struct options *options, struct error *error)
 struct parse {
     struct options *options;
     struct error *error;
+    bool given[SPECS];
 };
 
 /* The option that "--name" or "--name=value" names in full, or NULL. */
@@ -269,6 +298,17 @@ static const struct option_spec *find_spec(const char *word)
         if (specs[i].name != NULL && strlen(specs[i].name) == length && strncmp(word + 2, specs[i].name, length) == 0)
             return &specs[i];
     return NULL;
+}
+
+/* --verify trains nets, data and batches of its own. */
+static bool check_verify(const struct parse *parse)
+{
+    for (int i = 0; i < SPECS && parse->options->verify; i++)
+        if (parse->given[i] && !specs[i].beside_verify)
+            return error_set(parse->error, EXIT_USAGE,
+                             "--%s: not with --verify, which trains nets and data of its own; beside it go --engine, --comm, "
+                             "--precision and --timeout", specs[i].name);
+    return true;
 }
 
 /* What getopt could not take; said here, so that one line from one rank says it. */
@@ -294,6 +334,7 @@ static error_t parse_one(int key, char *argument, struct argp_state *state)
     if (key < FIRST_KEY || key >= FIRST_KEY + SPECS)
         return ARGP_ERR_UNKNOWN;
     const struct option_spec *spec = &specs[key - FIRST_KEY];
+    parse->given[key - FIRST_KEY] = true;
     if (!parse_value(spec, argument, parse->options, parse->error))
         return EINVAL;
     return parse->options->help || parse->options->version ? ECANCELED : 0;
@@ -322,7 +363,8 @@ static void build_argp(struct description *description, const char *engines, con
         const char *names = spec->offset == IN(engine) ? engines : spec->offset == IN(comm) ? transports : "";
         snprintf(doc, sizeof description->docs[i], "%s%s%s%s%s", spec->doc, names, show ? " (default " : "",
                  show ? spec->initial : "", show ? ")" : "");
-        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument, 0, doc, group};
+        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument,
+                                       spec->kind == VERIFY ? OPTION_ARG_OPTIONAL : 0, doc, group};
     }
     table[SPECS] = (struct argp_option){0};
     description->argp = (struct argp){
@@ -331,7 +373,7 @@ static void build_argp(struct description *description, const char *engines, con
         .doc = "Trains LeNet-5 with dropout on CIFAR-10, data-parallel over MPI ranks: mpirun -np 4 ./dtrain --net D"
                "\v"
                "Exit codes: 0 done; 1 the run failed; 2 wrong options; 3 bad data or checkpoint; 4 a rank was lost; "
-               "5 replicas diverged; 75 stopped by a signal, saved: run again with --resume.",
+               "5 replicas diverged, or --verify found a wrong answer; 75 stopped by a signal, saved: run again with --resume.",
     };
 }
 
@@ -354,7 +396,7 @@ static bool names_are_whole(int argc, char **argv, struct error *error)
 bool options_parse(int argc, char **argv, struct options *options, struct error *error)
 {
     struct description description;
-    struct parse parse = {options, error};
+    struct parse parse = {.options = options, .error = error};
     build_argp(&description, "", "");
     set_initial(options);
     if (!names_are_whole(argc, argv, error))
@@ -362,7 +404,7 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
     error_t failed =
         argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
     unsigned set;
-    if (failed || !check(options, error) || !parse_nets(options->net, &set, error))
+    if (failed || !check(options, error) || !check_verify(&parse) || !parse_nets(options->net, &set, error))
         return failed == ECANCELED;
     options->net = set_names[set];
     return true;
@@ -405,6 +447,7 @@ cJSON *options_json(const struct options *options)
         switch (spec->kind) {
         case HEADING:
         case ACTION:
+        case VERIFY:
             continue;
         case COUNT: /* 64 bits: more than a JSON reader's double keeps */
             snprintf(number, sizeof number, "%llu", (unsigned long long)*(const uint64_t *)member);

@@ -63,6 +63,7 @@ def several():
     array = submit("array", *options, script="variants", sbatch=("--ntasks-per-node=2", "--output=%x-%a.out"))
     together = submit("together", *options, script="all")
     scaling = submit("scaling", *TRAIN, script="scaling", sbatch=("--nodes=4", "--ntasks-per-node=1", "--oversubscribe"))
+    verify = submit("verify", "--verify=0", script="verify", sbatch=("--nodes=2", "--ntasks-per-node=1", "--oversubscribe"))
     check(together.wait() == "COMPLETED 0" and len(re.findall(r"^[ABCD] .* [0-9a-f]{16}$", together.out, re.M)) == 4,
           "all.sbatch: four nets in one job, with their table", together)
     array.wait()
@@ -76,6 +77,8 @@ def several():
           [row.split()[:4] for row in (FOLDER / f"runs/scaling-{scaling.id}/scaling.txt").read_text().splitlines()[2:]] ==
           [[kind, str(n), str(n), str(64 * n if kind == "weak" else 64)] for kind in ("strong", "weak") for n in (1, 2, 4)],
           "scaling.sbatch: 1, 2 and 4 nodes, strong and weak, in one table", scaling)
+    check(verify.wait() == "COMPLETED 0" and len(re.findall("  right$", verify.out, re.M)) == 3,
+          "verify.sbatch: both nodes compute as they should, alone and together", verify)
     seen = FOLDER / "seen"
     seen.write_text('#!/bin/sh\necho "$OMPI_COMM_WORLD_LOCAL_RANK of $CUDA_VISIBLE_DEVICES"\n')
     seen.chmod(0o755)

@@ -42,6 +42,7 @@ REFUSED = {
     "comm": [("", "NAME"), ("pigeon", "mpi")],
     "precision": [("", "fp32|tf32"), ("fp16", "fp32|tf32")],
     "timeout": [*NOT_REAL, ("0", "1 to"), ("-5", "1 to")],
+    "verify": [*((value, "10m") for value in NO_NUMBERS), ("1d", "10m"), ("10 m", "10m"), ("99999m", "100000 s")],
 }
 FLAGS = {"resume", "doctor", "help", "version"}
 

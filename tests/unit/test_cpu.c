@@ -126,7 +126,7 @@ static void check_gradient(struct fixture *f, double p_conv, double p_fc, size_t
     choose_samples(f, w, &engine->setup.masks, first, samples, masks);
 
     add_share(engine, step, first, 0, samples);
-    engine_cpu.read_gradient(engine, samples, actual);
+    engine_read_gradient(engine, samples, actual);
 
     for (size_t i = 0; i < samples; i++)
         records[i] = split_record(&f->data.train, f->order[first + i]);
@@ -239,7 +239,7 @@ static void update_follows_the_formula(void **state)
         momentum[i] = (float)i / LENET5_WEIGHTS - 0.5f;
     engine_cpu.write(engine, NULL, momentum);
     add_share(engine, 0, 0, 0, samples);
-    engine_cpu.read_gradient(engine, samples, gradient);
+    engine_read_gradient(engine, samples, gradient);
     engine_cpu.update(engine, learning_rate, samples);
     engine_cpu.read(engine, new_weights, new_momentum);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++) { /* up to the rounding of each of the operations */

@@ -254,7 +254,7 @@ static void check_gradient(struct run *run, bool tail)
     const int64_t *slots = engine->sums->totals + engine->n_gradient;
     assert_int_equal(slots[SLOT_REFUSED], 0);
     assert_loss(tail ? "loss of the tail" : "loss", slots[SLOT_LOSS], samples, losses[tail]);
-    engine_cpu.read_gradient(engine, samples, gradient);
+    engine_read_gradient(engine, samples, gradient);
     assert_within(tail ? "gradient of the tail" : "gradient",
                   worst(run, tail ? "tail." : "gradient.", tail, gradient, NULL), GRADIENT_TOLERANCE);
 }
@@ -276,7 +276,7 @@ static void other_masks_are_noticed(void **state)
     static float gradient[LENET5_WEIGHTS];
     struct run *run = run_open(*state, 'D', "seed", BATCH);
     engine_cpu.gradient(run->engine, 1, 0, BATCH);
-    engine_cpu.read_gradient(run->engine, BATCH, gradient);
+    engine_read_gradient(run->engine, BATCH, gradient);
     assert_true(worst(run, "gradient.", false, gradient, NULL) > 1000 * GRADIENT_TOLERANCE);
     run_close(run);
 }

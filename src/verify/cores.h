@@ -1,0 +1,23 @@
+/* cores.h - which core computes: silent errors are a core's, not a machine's. */
+#ifndef DTRAIN_VERIFY_CORES_H
+#define DTRAIN_VERIFY_CORES_H
+
+#include <sched.h>
+#include <stddef.h>
+
+/* The hardware threads that this one may run on when it opens them. */
+struct cores {
+    cpu_set_t all;
+    int count;
+};
+void cores_open(struct cores *cores);
+
+/* From now on this thread runs on number n modulo count of them alone. Returns its number as the kernel counts, -1 where
+ * that is refused. */
+int cores_take(const struct cores *cores, int n);
+void cores_release(const struct cores *cores); /* on any again */
+
+/* "AMD EPYC 9B14", as the kernel names it; else the machine's kind. */
+void cores_model(char *text, size_t bytes);
+
+#endif

@@ -1,0 +1,59 @@
+/* pass.h - the lessons, once, by a group of ranks: each alone, or all together. */
+#ifndef DTRAIN_VERIFY_PASS_H
+#define DTRAIN_VERIFY_PASS_H
+
+#include <signal.h>
+
+#include "blame.h"
+#include "engine.h"
+#include "lesson.h"
+
+/* The first thing that was wrong with a rank, and how many there were. Plain data: ranks tell each other. */
+struct finding {
+    int times;
+    struct blame blame;
+    int round, lesson, core; /* from 0; core -1: any */
+    bool together;
+    unsigned step;
+    uint64_t got, wanted; /* digests */
+};
+
+/* All that the passes of a rank have in common. */
+struct verify {
+    struct dataset data[LESSONS];
+    struct lesson_pictures pictures;
+    struct lesson_state before, after;
+    uint32_t order[sizeof((struct lesson_pictures *)0)->train / RECORD_BYTES];
+    const struct engine_ops *ops;
+    enum precision precision;
+    const volatile sig_atomic_t *stop; /* this rank's wish to end */
+    bool stopped;                      /* some rank's, once all know */
+    int round, core;
+    int lesson;             /* that is under way */
+    struct engine *engine;  /* its */
+    uint64_t steps; /* done, in all */
+    uint64_t wrong; /* of them, as this rank saw them; wrong_at: `steps` when it saw the last */
+    uint64_t wrong_at;
+    struct finding finding;
+    int64_t *terms; /* a copy, for engines whose steps are taken apart */
+};
+
+/* A group of ranks with an engine a lesson. */
+struct pass {
+    struct verify *verify;
+    struct comm *comm;
+    bool together;
+    struct engine *engines[LESSONS];
+    uint64_t digests[LESSON_STEPS]; /* as they came out when they were last right */
+    bool done;                      /* once: they are what an engine without known answers is held to */
+    uint64_t steps;                 /* done */
+};
+
+/* Collective over comm. choices: as in engine_setup. */
+bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices, struct error *error);
+void pass_close(struct pass *pass);
+
+/* Collective: every lesson, but for the rest of one that goes wrong. Ends early once a rank wishes to. */
+void pass_run(struct pass *pass);
+
+#endif

@@ -1,0 +1,105 @@
+#include "report.h"
+
+#include <stdio.h>
+#include <xxhash.h>
+
+static uint64_t digest_of(const uint64_t digests[LESSON_STEPS])
+{
+    return XXH64(digests, LESSON_STEPS * sizeof *digests, 0);
+}
+
+/* --- engines without known answers ------------------------------------------------------------------------ */
+
+static int count_equal(const struct testimony *all, int count, int rank)
+{
+    int equal = 0;
+    for (int i = 0; i < count; i++)
+        equal += all[i].kind == all[rank].kind && digest_of(all[i].digests) == digest_of(all[rank].digests);
+    return equal;
+}
+
+static int count_kind(const struct testimony *all, int count, int rank)
+{
+    int kind = 0;
+    for (int i = 0; i < count; i++)
+        kind += all[i].kind == all[rank].kind;
+    return kind;
+}
+
+/* The first of the most ranks of this kind that are equal. */
+static int find_leader(const struct testimony *all, int count, int rank)
+{
+    int leader = rank;
+    for (int i = count - 1; i >= 0; i--)
+        if (all[i].kind == all[rank].kind && count_equal(all, count, i) >= count_equal(all, count, leader))
+            leader = i;
+    return leader;
+}
+
+static void note_difference(struct testimony *mine, const struct testimony *theirs)
+{
+    for (int lesson = 0; lesson < LESSONS; lesson++)
+        for (unsigned step = 0; step < lessons[lesson].steps; step++) {
+            size_t place = lesson_place(lesson) + step;
+            if (mine->digests[place] == theirs->digests[place])
+                continue;
+            mine->finding = (struct finding){.times = 1, .blame = {.fault = FAULT_UNLIKE_OTHERS, .parameter = -1},
+                                             .lesson = lesson, .core = -1, .step = step, .got = mine->digests[place],
+                                             .wanted = theirs->digests[place]};
+            return;
+        }
+}
+
+void report_compare(struct testimony *all, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (all[i].finding.times == 0)
+            note_difference(&all[i], &all[find_leader(all, count, i)]);
+}
+
+/* --- lines ------------------------------------------------------------------------------------------------ */
+
+void report_finding(const struct finding *finding, char *text, size_t bytes)
+{
+    const struct lesson *lesson = &lessons[finding->lesson];
+    char what[200], core[20] = "";
+    blame_print(&finding->blame, what, sizeof what);
+    if (finding->core >= 0)
+        snprintf(core, sizeof core, ", core %d", finding->core);
+    snprintf(text, bytes, "round %d, %s, net %c in batches of %zu, step %u%s: %s", finding->round + 1,
+             finding->together ? "together" : "alone", lesson->net, lesson->batch, finding->step + 1, core, what);
+}
+
+static void print_verdict(const struct testimony *all, int count, int rank, bool is_defined, int rounds)
+{
+    const struct finding *finding = &all[rank].finding;
+    int others = count_equal(all, count, rank) - 1;
+    if (finding->times > 0) {
+        char text[400];
+        report_finding(finding, text, sizeof text);
+        printf("digest %016llx, not %016llx  WRONG %d time%s; first in %s\n", (unsigned long long)finding->got,
+               (unsigned long long)finding->wanted, finding->times, finding->times == 1 ? "" : "s", text);
+    } else if (rounds == 0) {
+        printf("stopped in the first round%s\n", is_defined ? ", right until then" : "");
+    } else if (is_defined) {
+        printf("digest %016llx  right\n", (unsigned long long)digest_of(all[rank].digests));
+    } else {
+        printf("digest %016llx  no known answer; the same %d time%s, and on %d other%s of %d of its kind\n",
+               (unsigned long long)digest_of(all[rank].digests), rounds, rounds == 1 ? "" : "s", others,
+               others == 1 ? "" : "s", count_kind(all, count, rank) - 1);
+    }
+}
+
+int report_print(const struct testimony *all, int count, const struct pass *together, bool is_defined, int rounds)
+{
+    int wrong = 0;
+    for (int i = 0; i < count; i++) {
+        printf("%s  %llu steps  ", all[i].device, (unsigned long long)all[i].steps);
+        print_verdict(all, count, i, is_defined, rounds);
+        wrong += all[i].finding.times > 0;
+    }
+    if (together != NULL && wrong == 0 && rounds > 0)
+        printf("all together  %llu steps  digest %016llx  %s\n", (unsigned long long)together->steps,
+               (unsigned long long)digest_of(together->digests), is_defined ? "right" : "the same on all");
+    return wrong;
+}

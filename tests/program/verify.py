@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""--verify: machines that compute right are told so, with the digest that README.md shows; a flipped bit is found and its
+rank named (bench/flips); and what is refused beside it."""
+# needs: dtrain bench
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+from dtrain import FOLDER, PROGRAM, ROOT, Run, run, run_all, start, start_unlike
+from tap import check, finish
+
+HOST = socket.gethostname()
+FLIPS, EVALUATION = 12, 9  # FAULT_EVALUATION of src/verify/blame.h: the digest had been taken, the test set not
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DIGEST = re.search(r"^ *rank 0 .* steps  digest (\w+)  right$", README, re.M)[1]
+
+
+def right():
+    for ranks in 1, 2, 5:
+        result = run(ranks, "--verify=0", "--engine", "cpu")
+        expected = [*((rank, DIGEST) for rank in map(str, range(ranks))), *([("", DIGEST)] if ranks > 1 else [])]
+        found = re.findall(r"^(?:rank (\d+)  \S+  .*|all together)  \d+ steps  digest (\w+)  right$", result.out, re.M)
+        check(result.code == 0 and found == expected and result.err == "", f"on {ranks} ranks all are right", result)
+    result = run(1, "--verify=2s", "--engine", "cpu")
+    steps = re.search(r"(\d+) steps  digest", result.out)
+    check(result.code == 0 and int(steps[1]) > 244 and int(steps[1]) % 244 == 0, "in two seconds there are some rounds", result)
+    check(not (FOLDER / "runs").exists() and not (FOLDER / "cache").exists(), "it leaves no files")
+    result = Run([ROOT / "launch" / "verify", "0", "-np", "2", "--engine", "cpu"], {}, FOLDER).finish()
+    check(result.code == 0 and result.out.count(DIGEST) == 3, "launch/verify is the same", result)
+
+
+def stopped():
+    running = start(2, "--verify=1h", "--engine", "cpu")
+    running.wait_for("engine cpu")
+    running.signal(signal.SIGINT)
+    result = running.finish(30)
+    check(result.code == 75 and len(re.findall("right", result.out)) >= 2, "a signal ends it: what was found, and 75", result)
+
+
+def refused():
+    cases = (["--net", "A"], ["--data", "synthetic"], ["--resume"], ["--epochs", "3"], ["--doctor"])
+    for words, result in zip(cases, run_all([(0, "--verify", *words) for words in cases])):
+        check(result.says(2, words[0], "--verify", "--engine, --comm, --precision and --timeout"),
+              f"{words[0]} is refused beside --verify", result)
+    result = start_unlike(["--verify=0"], ["--epochs", "0"]).finish(30)
+    check(result.says(2, "rank ", "--verify"), "--verify on one rank alone is refused", result)
+
+
+def flips():
+    record = FOLDER / "flips.json"
+    done = subprocess.run([sys.executable, ROOT / "bench" / "flips", "--flips", str(FLIPS), "--json", record],
+                          capture_output=True, text=True, env={**os.environ, "DTRAIN": PROGRAM}, check=False)
+    if not check(done.returncode == 0 and "VALID" in done.stdout, f"{FLIPS} flipped bits", done.stdout + done.stderr):
+        return
+    measured = json.loads(record.read_text())
+    weights = [flip for flip in measured["records"] if flip["kind"] == "weights"]
+    found = [flip for flip in weights if flip["outcome"] == "found"]
+    check(len(found) >= len(weights) - 1 > 0, "of weights they are found", weights)
+    check(all(flip["late"] <= 1 and (flip["tensor"] == flip["what"] or flip["fault"] == EVALUATION) for flip in found),
+          "in that step or, where the digest had been taken already, the next, by name", found)
+    wrong = re.search(r"^rank \d  (\S+)  .* digest \w{16}, not \w{16}  WRONG 1 time; first in round \d+, (alone|together), "
+                      r"net [A-D] in batches of \d+, step \d+.*: (update or memory: [cf]\w+\.\w+\[\d+\]|evaluation: loss) "
+                      r"is .*, not ", measured["said"], re.M)
+    hosts = f"dtrain: verify: 1 of 2 ranks computed wrongly, on {HOST}\n"
+    check(wrong and wrong[1] == HOST and hosts in measured["said"],
+          "a line tells the round, the step and the number, another the host", measured["said"])
+
+
+right()
+stopped()
+refused()
+flips()
+finish()

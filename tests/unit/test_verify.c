@@ -1,0 +1,91 @@
+/* --verify's known answers are the definition's: the first epoch of every lesson, computed anew. The CPU engine computes all
+ * of them in tests/verify.py. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+
+#include <string.h>
+
+#include "src/verify/lesson.h"
+#include "src/verify/report.h"
+
+static void nothing(void *context)
+{
+    (void)context;
+}
+
+static void answers_are_the_definitions(void **test)
+{
+    (void)test;
+    struct lesson_pictures *pictures = malloc(sizeof *pictures);
+    struct lesson_state *state = malloc(sizeof *state);
+    struct definition_sums *sums = malloc(2 * sizeof *sums);
+    lesson_draw(pictures);
+    for (int i = 0; i < LESSONS; i++) {
+        struct dataset data;
+        uint32_t order[sizeof pictures->train / RECORD_BYTES];
+        lesson_data(&lessons[i], pictures, &data);
+        sampler_shuffle(LESSON_SEED, 0, data.train.count, order);
+        lesson_begin(state);
+        struct lesson_batch batch = {0};
+        for (unsigned step = 0; !batch.ends_epoch; step++) {
+            batch = lesson_batch(&lessons[i], step);
+            lesson_define(&lessons[i], &data, order, &batch, TILE, 2 * TILE, state, sums, nothing, NULL);
+            assert_int_equal(sums[1].refused, 0);
+            assert_int_equal(lesson_digest(state), known_digests[lesson_place(i) + step]);
+        }
+        assert_int_equal(batch.epoch, 0);
+    }
+    free(sums);
+    free(state);
+    free(pictures);
+}
+
+static void lessons_fill_the_table(void **test)
+{
+    (void)test;
+    assert_int_equal(lesson_place(LESSONS), LESSON_STEPS);
+    for (int i = 0; i < LESSONS; i++) {
+        assert_true(lessons[i].pictures <= sizeof((struct lesson_pictures *)0)->train / RECORD_BYTES);
+        assert_true(lesson_batch(&lessons[i], lessons[i].steps - 1).epoch > 0); /* more than one order */
+    }
+}
+
+/* Engines without known answers: equal devices are compared, the most that agree are right. */
+static void odd_devices_are_found(void **test)
+{
+    (void)test;
+    static const uint64_t kinds[] = {7, 8, 7, 7, 8, 9};
+    enum { RANKS = sizeof kinds / sizeof *kinds, ODD = 2, STEP = 60 + 17 };
+    struct testimony *all = calloc(RANKS, sizeof *all);
+    for (int i = 0; i < RANKS; i++) {
+        all[i].kind = kinds[i];
+        for (size_t step = 0; step < LESSON_STEPS; step++)
+            all[i].digests[step] = kinds[i] + step;
+    }
+    report_compare(all, RANKS);
+    for (int i = 0; i < RANKS; i++)
+        assert_int_equal(all[i].finding.times, 0);
+    memset(&all[ODD].digests[STEP], 0xff, sizeof all->digests - STEP * sizeof *all->digests);
+    report_compare(all, RANKS);
+    for (int i = 0; i < RANKS; i++)
+        assert_int_equal(all[i].finding.times, i == ODD);
+    assert_int_equal(all[ODD].finding.blame.fault, FAULT_UNLIKE_OTHERS);
+    assert_int_equal(all[ODD].finding.lesson, 1);
+    assert_int_equal(all[ODD].finding.step, 17);
+    assert_int_equal(all[ODD].finding.wanted, all[0].digests[STEP]);
+    free(all);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_are_the_definitions),
+        cmocka_unit_test(lessons_fill_the_table),
+        cmocka_unit_test(odd_devices_are_found),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
