@@ -9,10 +9,33 @@ CUDA ?= auto
 
 # --- probes: what this machine has -----------------------------------------------------------------
 
+comma := ,
 probe = $(shell $(1) 2>/dev/null)
+
+# MPI. Open MPI's mpicc tells its flags by -showme; those of MPICH and of what descends from it, Intel's too, by -show, as a
+# whole command; where there is no mpicc, pkg-config may know them. The header tells which MPI it is.
 MPI_CFLAGS := $(call probe,$(MPICC) -showme:compile)
 MPI_LIBS := $(call probe,$(MPICC) -showme:link)
-MPI_VERSION := $(call probe,$(MPICC) -showme:version | grep -o 'Open MPI [0-9.]*')
+ifeq ($(MPI_LIBS),)
+MPI_PC := $(firstword $(foreach p,mpi-c ompi-c ompi mpich impi,$(call probe,pkg-config --exists $p && echo $p)))
+MPI_SHOWN := $(or $(call probe,$(MPICC) -show),$(call probe,$(MPICC) -compile_info),$(if $(MPI_PC),$(call \
+	probe,echo cc `pkg-config --cflags --libs $(MPI_PC)`)))
+MPI_SHOWN := $(filter-out -c -g -O%,$(wordlist 2,$(words $(MPI_SHOWN)),$(MPI_SHOWN)))
+MPI_CFLAGS := $(filter -I% -D% -m% -pthread,$(MPI_SHOWN))
+MPI_LIBS := $(filter-out -I% -D%,$(MPI_SHOWN))
+endif
+MPI_MACROS := $(call probe,$(CC) $(MPI_CFLAGS) -include mpi.h -dM -E -x c /dev/null | sed -n 's/"//g; \
+	s/^.define \(\(OMPI\|MPI\|I_MPI\|MPICH\|MVAPICH2*\)_\([A-Z]*VERSION\|[A-Z]*_VERSION\)\) /\1=/p')
+mpi_macro = $(patsubst $(1)=%,%,$(filter $(1)=%,$(MPI_MACROS)))
+mpi_named = $(if $(call mpi_macro,$(2)),$(1) $(call mpi_macro,$(2))$(if $(3),.$(call mpi_macro,$(3)))$(if \
+	$(4),.$(call mpi_macro,$(4))))
+MPI_VERSION := $(or $(call mpi_named,Open MPI,OMPI_MAJOR_VERSION,OMPI_MINOR_VERSION,OMPI_RELEASE_VERSION),$(call \
+	mpi_named,Intel MPI,I_MPI_VERSION),$(call mpi_named,MVAPICH,MVAPICH_VERSION),$(call \
+	mpi_named,MVAPICH,MVAPICH2_VERSION),$(call mpi_named,MPICH,MPICH_VERSION),$(call \
+	mpi_named,MPI,MPI_VERSION,MPI_SUBVERSION))
+MPI_MISSING := $(if $(MPI_VERSION),,$(if $(call probe,command -v $(MPICC)),$(MPICC) tells nothing that leads to mpi.h: \
+	name another by MPICC=,no $(MPICC) on the PATH: load its module$(comma) or apt-get install libopenmpi-dev openmpi-bin))
+
 CJSON_VERSION := $(call probe,pkg-config --modversion libcjson)
 XXHASH_VERSION := $(call probe,pkg-config --modversion libxxhash)
 CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
@@ -47,7 +70,6 @@ CUDA_FOUND := $(if $(filter 0,$(CUDA)),off (CUDA=0),$(if $(CUDA_VERSION),$(CUDA_
 
 # --- flags -----------------------------------------------------------------------------------------
 
-comma := ,
 NAME := dtrain$(if $(DEBUG),-debug)
 CUDA_BUILD := build/cuda
 BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
@@ -103,7 +125,7 @@ $(CUDA_BUILD)/%.o: %.cu | found
 	@mkdir -p $(@D)
 	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
-$(BUILD)/%.o: %.c | found
+$(BUILD)/%.o: %.c $(BUILD)/mpi | found
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
@@ -118,6 +140,11 @@ $(BUILD)/revision: always
 	@mkdir -p $(@D)
 	@echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' > $@
 
+# Another MPI has another mpi.h: all is compiled anew.
+$(BUILD)/mpi: always
+	@mkdir -p $(@D)
+	@echo '$(MPI_VERSION) $(MPI_CFLAGS) $(MPI_LIBS)' | cmp -s - $@ || echo '$(MPI_VERSION) $(MPI_CFLAGS) $(MPI_LIBS)' > $@
+
 # What the compiler may use everywhere but here: see there.
 BUILT_FOR = $(shell $(CC) -march=$(MARCH) -dM -E -x c /dev/null | sed -n \
 	's/^\#define __\(SSE4_2\|AVX\|AVX2\|FMA\|AVX512F\|AVX512VL\)__ 1/-DBUILT_FOR_\1/p')
@@ -125,7 +152,7 @@ $(BUILD)/src/base/built_for.o: CPPFLAGS += $(BUILT_FOR) -DDTRAIN_BUILD='"$(CC) -
 $(BUILD)/src/base/built_for.o: private CFLAGS := $(filter-out -march=%,$(CFLAGS))
 
 found: # probes, printed once a run
-	@printf '%-8s %s\n' MPI '$(or $(MPI_VERSION),NOT FOUND: apt-get install libopenmpi-dev openmpi-bin)' \
+	@printf '%-8s %s\n' MPI '$(or $(MPI_VERSION),NOT FOUND: $(MPI_MISSING))' \
 	  cJSON '$(or $(CJSON_VERSION),NOT FOUND: apt-get install libcjson-dev)' \
 	  xxHash '$(or $(XXHASH_VERSION),NOT FOUND: apt-get install libxxhash-dev)' \
 	  cmocka '$(or $(CMOCKA_VERSION),not found (only the tests need it): apt-get install libcmocka-dev)' \

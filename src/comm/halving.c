@@ -1,6 +1,7 @@
 #include "halving.h"
 
 #include <mpi.h>
+#include <stddef.h>
 
 enum { OWN_CHOICE = 0, RABENSEIFNER = 3 }; /* as ompi_info --param coll libnbc --level 9 lists them */
 
