@@ -3,15 +3,35 @@
 #define DTRAIN_LAUNCHER_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
 
 #include "error.h"
+
+/* This process's rank, as a number in decimal, by whoever started it: Open MPI's mpirun, Hydra (MPICH, Intel) or srun with
+ * pmi2, srun with pmix. NULL: nobody did. Inline, as built_for.c needs it compiled for any processor. */
+static inline const char *launcher_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
+    const char *rank = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names && rank == NULL; i++)
+        rank = getenv(names[i]);
+    return rank;
+}
+
+/* How many ranks it started in all, 0 where it does not tell. */
+int launcher_size(void);
+
+/* "mpirun", "mpiexec (Hydra)" or "srun"; NULL: none. */
+const char *launcher_name(void);
 
 /* Opens standard input, output and error on /dev/null where the starter has closed them, lest MPI's sockets be taken
  * for them. Before anything else is opened. */
 void launcher_mend_streams(void);
 
-/* Neither mpirun nor srun waits for this process, so it may end before MPI starts. */
-bool launcher_is_none(void);
+/* Which terminal the job's output appears on, although what this process prints may go through others first: its path, or
+ * NULL where it is none. */
+const char *launcher_terminal(void);
 
 /* Leaves the job's exit code for launch/run in $DTRAIN_EXIT_FILE: mpirun that is ended together with its ranks says 1,
  * whatever they do. On one rank. */

@@ -53,6 +53,18 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     return code;
 }
 
+/* The mpirun of another MPI starts processes that know nothing of each other: each would train alone. */
+static bool is_whole(const struct comm *world, struct error *error)
+{
+    char mpi[100];
+    if (comm_size(world) >= launcher_size())
+        return true;
+    comm_library(mpi, sizeof mpi);
+    return error_set(error, EXIT_USAGE,
+                     "%d ranks were started, of which %s, which this program was built with, finds %d: use the mpirun that "
+                     "belongs to it, or make with the mpicc of this one", launcher_size(), mpi, comm_size(world));
+}
+
 /* What was asked for instead of training must be asked of all ranks, or they wait for each other. */
 static bool agree_on_action(const struct options *options, struct comm *world, struct error *error)
 {
@@ -103,16 +115,16 @@ int main(int argc, char **argv)
     signals_install();
     bool parsed = options_parse(argc, argv, &options, &error);
     double timeout = parsed ? options.timeout_seconds : 60;
-    if (launcher_is_none() && (!parsed || answer(&options)))
+    if (launcher_rank() == NULL && (!parsed || answer(&options)))
         return (int)end_output(error.code, &error);
 
     abort_after("starting MPI", 60 + timeout);
     struct comm *world = comm_open_world(timeout);
     abort_after(NULL, 0);
 
-    bool speaks = comm_rank(world) == 0;
+    bool whole = is_whole(world, &error), speaks = whole ? comm_rank(world) == 0 : strcmp(launcher_rank(), "0") == 0;
     enum exit_code code = EXIT_DONE;
-    if (!comm_agree(world, &error) || !agree_on_action(&options, world, &error))
+    if (!whole || !comm_agree(world, &error) || !agree_on_action(&options, world, &error))
         code = error.code;
     else if (!options.help && !options.version)
         code = run(&options, world, &error);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "launcher.h"
 
 #ifdef __x86_64__
 
@@ -43,7 +44,7 @@ static const char *missing(void)
 /* The first rank speaks, as everywhere. */
 static void __attribute__((constructor)) check_processor(void)
 {
-    const char *lacks = missing(), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    const char *lacks = missing(), *rank = launcher_rank();
     if (lacks == NULL)
         return;
     if (rank == NULL || strcmp(rank, "0") == 0)

@@ -10,28 +10,17 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "launcher.h"
 
 enum { WIDTH = 79, BAR = 20 };
 #define CLEAR "\r\033[K"
 
-/* Whether standard output is a terminal, and a descriptor of it, -1 where it may not be opened (after su, say). Open MPI gives
- * every rank a terminal of its own and copies what it prints, so isatty alone says yes even into a pipe. What counts is the
- * standard output of the mpirun that is our parent. */
+/* Whether the output appears on a terminal, and a descriptor of it, -1 where it may not be opened (after su, say). */
 static bool find_terminal(int *descriptor)
 {
-    char link[64], target[64];
-    *descriptor = -1;
-    if (getenv("OMPI_COMM_WORLD_RANK") == NULL) {
-        *descriptor = isatty(STDOUT_FILENO) ? dup(STDOUT_FILENO) : -1;
-        return isatty(STDOUT_FILENO);
-    }
-    snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)getppid());
-    ssize_t length = readlink(link, target, sizeof target - 1);
-    target[length > 0 ? length : 0] = '\0';
-    if (strncmp(target, "/dev/pts/", 9) != 0 && strncmp(target, "/dev/tty", 8) != 0)
-        return false;
-    *descriptor = open(target, O_WRONLY | O_NOCTTY | O_CLOEXEC);
-    return true;
+    const char *path = launcher_terminal();
+    *descriptor = path != NULL ? open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC) : -1;
+    return path != NULL;
 }
 
 /* How long a line may be without breaking, now. */

@@ -13,6 +13,7 @@
 #include "devices.h"
 #include "engine.h"
 #include "gpu.h"
+#include "launcher.h"
 #include "memory.h"
 #include "synthetic.h"
 #include "version.h"
@@ -40,13 +41,6 @@ static int usable_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
 }
 
-static const char *launcher(void)
-{
-    if (getenv("SLURM_STEP_ID") != NULL && getenv("OMPI_MCA_ess_base_jobid") == NULL)
-        return "srun";
-    return getenv("OMPI_COMM_WORLD_RANK") != NULL ? "mpirun" : "none: a single process (mpirun -np 4 ./dtrain ... for more)";
-}
-
 static void print_versions(void)
 {
     char mpi[100];
@@ -59,7 +53,8 @@ static void print_versions(void)
 static void print_ranks(const struct comm *world, const struct place *places)
 {
     int size = comm_size(world);
-    row("launcher", "%s", launcher());
+    const char *launcher = launcher_name();
+    row("launcher", "%s", launcher != NULL ? launcher : "none: a single process (mpirun -np 4 ./dtrain ... for more)");
     row("ranks", "%d on %d host%s", size, comm_host_count(world), comm_host_count(world) == 1 ? "" : "s");
     for (int i = 0; i < size; i++)
         if (places[i].host_rank == 0) {

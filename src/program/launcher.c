@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 void launcher_mend_streams(void)
@@ -15,9 +17,55 @@ void launcher_mend_streams(void)
         close(fd);
 }
 
-bool launcher_is_none(void)
+int launcher_size(void)
 {
-    return getenv("OMPI_COMM_WORLD_RANK") == NULL && getenv("PMIX_RANK") == NULL && getenv("PMI_RANK") == NULL;
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    if (size == NULL)
+        size = getenv("PMI_SIZE");
+    return size != NULL ? atoi(size) : 0;
+}
+
+const char *launcher_name(void)
+{
+    if (launcher_rank() == NULL)
+        return NULL;
+    if (getenv("OMPI_COMM_WORLD_RANK") != NULL)
+        return "mpirun";
+    return getenv("MPI_LOCALRANKID") != NULL ? "mpiexec (Hydra)" : "srun";
+}
+
+/* Whether the process passes on what ranks print, for the launcher above it; and that launcher. */
+static bool is_proxy(pid_t process, pid_t *parent)
+{
+    char path[64], name[64] = "", state;
+    int above = 0;
+    snprintf(path, sizeof path, "/proc/%ld/stat", (long)process);
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return false;
+    bool read = fscanf(file, "%*d (%63[^)]) %c %d", name, &state, &above) == 3;
+    fclose(file);
+    *parent = above;
+    size_t length = strlen(name);
+    return read && length > 6 && strcmp(name + length - 6, "_proxy") == 0;
+}
+
+/* Open MPI gives every rank a terminal of its own and copies what it prints, so isatty says yes even into a pipe; Hydra gives
+ * it a pipe. What counts is the standard output of the launcher, an ancestor, or what launch/run says of its own. */
+const char *launcher_terminal(void)
+{
+    static char terminal[64];
+    const char *told = getenv("DTRAIN_TERMINAL");
+    if (told != NULL)
+        return told;
+    char link[64];
+    pid_t process = launcher_rank() != NULL ? getppid() : getpid(), parent;
+    while (is_proxy(process, &parent))
+        process = parent;
+    snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)process);
+    ssize_t length = readlink(link, terminal, sizeof terminal - 1);
+    terminal[length > 0 ? length : 0] = '\0';
+    return strncmp(terminal, "/dev/pts/", 9) == 0 || strncmp(terminal, "/dev/tty", 8) == 0 ? terminal : NULL;
 }
 
 void launcher_tell(enum exit_code code)

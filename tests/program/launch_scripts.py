@@ -121,7 +121,7 @@ def test_binding():
         "nvidia-smi": "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)",
         "mpirun": "${OMPI_MCA_hwloc_base_binding_policy-as it likes}",
     }.items():
-        (place / tool).write_text(f'#!/bin/sh\necho "{word}"\n')
+        (place / tool).write_text(stand_in(f'echo "{word}"'))
         (place / tool).chmod(0o755)
 
     def binding(*options, **env):
@@ -329,10 +329,15 @@ def test_killed_launcher():
             Path(segment).unlink(missing_ok=True)
 
 
-def with_mpirun(script, **settings):
+def stand_in(script, version="mpirun (Open MPI) 4.1.4"):
+    """A shell script that says it is an mpirun."""
+    return f'#!/bin/sh\n[ "$1" != --version ] || {{ echo "{version}"; exit; }}\n{script}\n'
+
+
+def with_mpirun(script, version="mpirun (Open MPI) 4.1.4", **settings):
     """launch/run with this shell script in mpirun's place."""
     folder = Path(tempfile.mkdtemp(dir=SCRATCH))
-    (folder / "mpirun").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "mpirun").write_text(stand_in(script, version))
     (folder / "mpirun").chmod(0o755)
     return launch("run", "-np", 2, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, **settings)
 
@@ -358,6 +363,38 @@ def test_relay():
     with open("/dev/full", "w") as full:
         done = with_mpirun("echo abc >&2; exit 75", capture_output=False, stderr=full)
     check(done.returncode == 75, "the exit code stays where nothing can be written", done.returncode)
+
+
+HYDRA = "HYDRA build details:"
+INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1"
+
+
+def test_relay_of_hydra():
+    """What MPICH's and Intel's launchers say, the former in an order that depends on chance."""
+    bar = "=" * 83
+    for codes, which in ("[h] 0,11,0 [k] 9", "rank 1 on host h"), ("[h] 0,9 [k] 0,11", "rank 3 on host k"), ("[h] 9", "a rank"):
+        banner = (f"\n{bar}\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   EXIT CODE: 9\n{bar}\n"
+                  f"[mpiexec@h] Exit codes: {codes}\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: "
+                  "Segmentation fault (signal 11)\nThis typically refers to a problem with your application.\n")
+        done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 11", HYDRA)
+        told = f"launch/run: lost {which}, ended by signal 11 (Segmentation fault); start again with --resume\n"
+        check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", f"MPICH, exit codes {codes}: {which}",
+              said(done))
+    done = with_mpirun(f"echo '[mpiexec@h] Exit codes: [h] 9,9'; echo '{bar}'; echo 'YOUR APPLICATION TERMINATED WITH THE "
+                       "EXIT STRING: Killed (signal 9)'; exit 9", HYDRA)
+    check(done.returncode == 4 and "one of the ranks 0 1" in done.stderr, "MPICH: which of two is not known", said(done))
+    banner = "".join(f"\n{bar}\n=   RANK {rank} PID 5 RUNNING AT h\n=   KILLED BY SIGNAL: {how}\n{bar}\n"
+                     for rank, how in ((0, "26 (Virtual timer expired)"), (1, "9 (Killed)")))
+    done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 255", INTEL)
+    told = "launch/run: lost rank 1 on host h, ended by signal 9 (Killed); start again with --resume\n"
+    check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", "Intel: the first to die is named", said(done))
+    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application called "
+                       "MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exit 255", INTEL)
+    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "MPI_Abort's code is the exit code", said(done))
+    done = with_mpirun("printf 'a\n\n=b'; sleep 0.3; printf 'c\n'; printf '\rd'; sleep 0.3; printf '\re'", HYDRA)
+    check(done.stdout == "a\n\n=bc\n~d~e", "output passes as it is", repr(done.stdout))
+    done = with_mpirun("echo no", "mpirun of tomorrow 9.1")
+    check(fails(done, 1, "mpirun of tomorrow 9.1", "Open MPI", "MPICH"), "a launcher that is not known is refused", said(done))
 
 
 # --- plot ----------------------------------------------------------------------------------------------
@@ -671,6 +708,7 @@ try:
     test_lost_rank()
     test_killed_launcher()
     test_relay()
+    test_relay_of_hydra()
     if shutil.which("gnuplot"):
         test_plot_one()
         test_plot_study()

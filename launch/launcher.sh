@@ -1,0 +1,152 @@
+# launcher.sh - the launchers of MPI that launch/run knows, and what each of them needs; sourced by run and variants, whose
+# `fail` it calls.
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # much of it is used where it is sourced
+
+# Settings from the environment, which the user's own win over. When: always, as root, on this machine alone, there
+# without ssh, where ranks share cores, where they are bound to none, and where the network between the hosts is given.
+launcher_settings='
+root     open-mpi-*  OMPI_ALLOW_RUN_AS_ROOT=1
+root     open-mpi-*  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+# A host that is gone is noticed in seconds, not minutes.
+always   open-mpi-4  OMPI_MCA_oob_tcp_keepalive_time=4
+always   open-mpi-4  OMPI_MCA_oob_tcp_keepalive_intvl=1
+always   open-mpi-4  OMPI_MCA_oob_tcp_keepalive_probes=6
+always   open-mpi-5  PRTE_MCA_oob_tcp_keepalive_time=4
+always   open-mpi-5  PRTE_MCA_oob_tcp_keepalive_intvl=1
+always   open-mpi-5  PRTE_MCA_oob_tcp_keepalive_probes=6
+# Containers may refuse it, and what is large goes through memory that ranks share.
+always   open-mpi-4  OMPI_MCA_btl_vader_single_copy_mechanism=none
+# What ends the others when a rank is lost: no SIGKILL, by which it may have been lost itself.
+always   intel-mpi   I_MPI_JOB_ABORT_SIGNAL=26
+# What its mpirun says, a script, before it calls mpiexec.hydra.
+slurm    intel-mpi   I_MPI_HYDRA_BOOTSTRAP=slurm
+pbs      intel-mpi   I_MPI_HYDRA_RMK=pbs
+lsf      intel-mpi   I_MPI_HYDRA_RMK=lsf
+
+# The other way, mpirun waits for ever where the temporary directory is full; daemons on other hosts would not know of it.
+alone    open-mpi-*  PMIX_MCA_gds=hash
+no-ssh   open-mpi-4  OMPI_MCA_plm=isolated
+
+shared   open-mpi-4  OMPI_MCA_rmaps_base_oversubscribe=1
+shared   open-mpi-5  PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+# Spinning, 4 ranks on 2 cores take 100 times as long for a sum.
+shared   open-mpi-*  OMPI_MCA_mpi_yield_when_idle=1
+
+unbound  open-mpi-4  OMPI_MCA_hwloc_base_binding_policy=none
+unbound  open-mpi-5  PRTE_MCA_hwloc_default_binding_policy=none
+unbound  intel-mpi   I_MPI_PIN=0
+
+network  open-mpi-4  OMPI_MCA_oob_tcp_if_include=NETWORK
+network  open-mpi-5  PRTE_MCA_prte_if_include=NETWORK
+network  open-mpi-*  OMPI_MCA_btl_tcp_if_include=NETWORK
+network  mpich       HYDRA_IFACE=NETWORK
+network  intel-mpi   I_MPI_HYDRA_IFACE=NETWORK
+network  mpich       FI_TCP_IFACE=NETWORK
+network  intel-mpi   FI_TCP_IFACE=NETWORK
+'
+
+# Its path, and which it is: open-mpi-4, open-mpi-5, mpich, intel-mpi. It says so itself.
+launcher_find() {
+    local said
+    launcher=$(type -P mpirun || type -P mpiexec) ||
+        fail 1 "mpirun not found: load the module of your MPI, or apt-get install openmpi-bin"
+    said=$("$launcher" --version 2>&1) || true
+    case $said in
+    *'(Open MPI) 4.'* | *'(OpenRTE) 4.'*) launcher_kind=open-mpi-4 ;;
+    *'(Open MPI) 5.'* | *'(Open MPI) 6.'*) launcher_kind=open-mpi-5 ;;
+    *'Intel(R) MPI Library'*)
+        launcher_kind=intel-mpi
+        [[ ! -x ${launcher%/*}/mpiexec.hydra ]] || launcher=${launcher%/*}/mpiexec.hydra # mpirun would die of USR1, and the ranks go on
+        ;;
+    *'HYDRA build details'*) launcher_kind=mpich ;;
+    *) fail 1 "$launcher is neither Open MPI's, 4 or 5, nor MPICH's nor Intel's (${said%%$'\n'*}): start dtrain by it yourself" ;;
+    esac
+}
+
+# Makes the settings for an occasion of the table, but those that the user has made.
+launcher_set() { # WHEN [NETWORK]
+    local when kind setting name value
+    while read -r when kind setting; do
+        # shellcheck disable=SC2053 # a pattern
+        [[ $when == "$1" && $launcher_kind == $kind ]] || continue
+        name=${setting%%=*} value=${setting#*=}
+        [[ $value != NETWORK ]] || value=$2
+        export "$name=${!name:-$value}"
+    done <<<"$launcher_settings"
+}
+
+# Hydra's hostfile, a line HOST:RANKS each, of what was given to -H and --hostfile in Open MPI's words.
+launcher_machines() { # OPTION VALUE...
+    while (($#)); do
+        case $1 in
+        -H) tr , '\n' <<<"$2" ;;
+        --hostfile) sed -E 's/#.*//; s/[ \t]+max[-_]slots=[0-9]+//; s/[ \t]+slots=([0-9]+)/:\1/; s/[ \t]+$//; /^$/d' "$2" ;;
+        esac
+        shift 2
+    done
+}
+
+# The command line up to the program, as `command`: for `np` ranks, if given, on `hosts`, as options.
+launcher_command() {
+    local name
+    command=("$launcher" ${np:+-n "$np"})
+    case $launcher_kind in
+    open-mpi-*)
+        [[ $launcher_kind == open-mpi-4 ]] || command+=(--output :raw) # or it keeps what has no line's end
+        command+=("${hosts[@]}")
+        for name in DTRAIN_DATA XDG_CACHE_HOME NCCL_SOCKET_IFNAME DTRAIN_TERMINAL; do # the others give all to every host
+            [[ -z ${!name-} ]] || command+=(-x "$name")
+        done
+        ;;
+    mpich | intel-mpi)
+        [[ $launcher_kind == intel-mpi ]] || command+=(-print-all-exitcodes)
+        ((${#hosts[@]})) || return 0
+        make_scratch
+        [[ -n ${scratch[-1]} ]] || fail 1 "${TMPDIR:-/tmp}: no room for the list of hosts"
+        launcher_machines "${hosts[@]}" >"${scratch[-1]}"
+        command+=(-machinefile "${scratch[-1]}")
+        ;;
+    esac
+}
+
+# --- what they say ----------------------------------------------------------------------------------------
+
+# Open MPI, on standard error: banners, and lines outside of them.
+said='Primary job +terminated normally|(mpirun|prterun) detected that one or more processes exited with non-zero|'
+said+='MPI_ABORT was invoked|(mpirun|prterun) has exited due to process rank [0-9]+ .* calling +"abort"'
+dead_rank='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on +signal ([^.]+)\.'
+dead_host='lost communication with a remote daemon.*Remote daemon: [^ ]+ on node ([^ ]+) '
+broken='unexpectedly disconnected|failed to TCP connect|/btl_tcp_[a-z]+\.c:[0-9]+:|\] Read -?[0-9]+, expected '
+noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message|have sent help message|"orte_base_help_aggregate"'
+rule='^(.*[^-])?-{70,}$' # above and below a banner
+
+# Hydra, on standard output: a banner for each rank that was lost, or one for all, and a list of exit codes.
+hydra_said='^={70,}$|^=   |^\[mpiexec@[^]]*\] (Exit codes: |Sending Ctrl-C |Press Ctrl-C )|'
+hydra_said+='^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: |^This typically refers to a problem with |^Please see the FAQ page for '
+hydra_abort='^Abort\(([0-9]+)\) on node .*application called MPI_Abort'
+hydra_rank='^=   RANK ([0-9]+) PID [0-9]+ RUNNING AT (.*)$' # Intel's, and the next line:
+hydra_signal='^=   KILLED BY SIGNAL: ([0-9]+ \([^)]*\))'
+hydra_codes='^\[mpiexec@[^]]*\] Exit codes: (.*)$' # MPICH's, and a later line:
+hydra_string='EXIT STRING: (.*) \(signal ([0-9]+)\)'
+
+# Which ranks MPICH may have lost: it ends the others by SIGKILL, and some of them are among its exit codes.
+launcher_suspects() { # SIGNAL CODES, as "[host] 0,9 [host] 0,0"
+    local word host='' code rank=0 found=() where=''
+    for word in $2; do
+        if [[ $word == \[*\] ]]; then
+            host=${word//[\[\]]/}
+            continue
+        fi
+        for code in ${word//,/ }; do
+            ((code != $1)) || { found+=("$rank") && where=$host; }
+            ((++rank))
+        done
+    done
+    case ${#found[@]} in
+    0) echo "a rank" ;;
+    1) echo "rank ${found[0]} on host $where" ;;
+    *) echo "one of the ranks ${found[*]}" ;;
+    esac
+}
