@@ -51,6 +51,9 @@ struct gpu_part {
 /* NULL where it cannot be had; `why` then says what is missing and what would help. Cheap to call again. */
 const struct gpu_part *gpu_load(char *why, size_t why_bytes);
 
+/* Whether it lies beside the program. Loads nothing. */
+bool gpu_is_built(void);
+
 /* The engine `cudnn` of the program's list: loads the part, then opens the part's own. */
 extern const struct engine_ops proxy_cudnn;
 

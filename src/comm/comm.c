@@ -101,6 +101,9 @@ static void start_mpi(void)
 {
     int threads, rank;
     want_no_daemon();
+    for (int i = 0; i < TRANSPORTS; i++)
+        if (transports[i]->prepare != NULL)
+            transports[i]->prepare();
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     if (threads < MPI_THREAD_SERIALIZED && rank == 0)

@@ -54,6 +54,7 @@ struct transport {
      * always can. */
     bool (*suits)(struct comm *comm, bool on_gpu, char *why, size_t why_bytes);
 
+    void (*prepare)(void); /* once, before MPI starts and there are threads; NULL: nothing to do */
     bool (*open)(struct comm *comm, struct error *error); /* NULL: nothing to do */
     void (*close)(struct comm *comm);                     /* NULL: nothing to do */
 

@@ -95,11 +95,6 @@ static uint32_t most_samples(const struct cudnn *cudnn, size_t evaluated)
     return (uint32_t)max_of(evaluated, max_of(full, tail));
 }
 
-static void say_alive(void *comm)
-{
-    comm_alive(comm);
-}
-
 static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
 {
     struct cudnn *cudnn = memory_allocate(1, sizeof *cudnn, "the GPU engine");
@@ -112,7 +107,7 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     device_use(comm_local_rank(setup->comm));
     pin_sums(sums);
     net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
-    chooser_open(&cudnn->chooser, cudnn->net.stream, say_alive, setup->comm);
+    chooser_open(&cudnn->chooser, cudnn->net.stream, setup->comm);
     allocate(cudnn);
     range_begin("choice of plans");
     cudnn_plan(cudnn, evaluated, error);

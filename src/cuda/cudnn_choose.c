@@ -122,9 +122,9 @@ void chooser_save(struct chooser *chooser)
     free(text);
 }
 
-void chooser_open(struct chooser *chooser, cudaStream_t stream, void (*alive)(void *context), void *context)
+void chooser_open(struct chooser *chooser, cudaStream_t stream, struct comm *comm)
 {
-    *chooser = (struct chooser){.stream = stream, .alive = alive, .alive_context = context};
+    *chooser = (struct chooser){.stream = stream, .comm = comm};
     name_device(chooser->device, sizeof chooser->device);
     chooser->all = cJSON_CreateObject();
     cJSON *cache = read_cache(), *known = cJSON_DetachItemFromObjectCaseSensitive(cache, chooser->device);
@@ -203,7 +203,7 @@ static bool try_alone(struct clocked *clocked)
 
 void chooser_alive(const struct chooser *chooser)
 {
-    chooser->alive(chooser->alive_context);
+    comm_alive(chooser->comm);
 }
 
 float chooser_time(struct chooser *chooser, bool (*run)(const void *context), const void *context)

@@ -11,6 +11,8 @@
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
 
+#include "comm.h"
+
 struct chooser {
     cudaStream_t stream;
     char device[400];       /* with the versions that the choices depend on */
@@ -18,11 +20,10 @@ struct chooser {
     cJSON *choices;         /* in it: on this device, by key */
     bool changed;
     cudaError_t failed;     /* what CUDA said of the last one that did not run, or success */
-    void (*alive)(void *context);
-    void *alive_context;
+    struct comm *comm; /* whose ranks wait meanwhile */
 };
 
-void chooser_open(struct chooser *chooser, cudaStream_t stream, void (*alive)(void *context), void *context);
+void chooser_open(struct chooser *chooser, cudaStream_t stream, struct comm *comm);
 void chooser_save(struct chooser *chooser); /* what is new, to the cache */
 void chooser_close(struct chooser *chooser);
 

@@ -1,13 +1,10 @@
 #include "nccl.h"
 
 #include <nccl.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include "check.h"
 #include "clock.h"
 #include "device.h"
-#include "memory.h"
 #include "nccl_log.h"
 
 static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
@@ -55,15 +52,9 @@ static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, cons
         fail(comm, nccl, settling.state, what);
 }
 
-/* What is behind comm->state. */
-struct state {
-    ncclComm_t nccl;
-    int log; /* nccl_log.h */
-};
-
 struct ncclComm *nccl_communicator(const struct comm *comm)
 {
-    return ((const struct state *)comm->state)->nccl;
+    return comm->state;
 }
 
 /* --- the transport ------------------------------------------------------------------------------------- */
@@ -73,28 +64,23 @@ static bool open_nccl(struct comm *comm, struct error *error)
     (void)error; /* what can go wrong here is broken machinery */
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    struct state *state = memory_allocate(1, sizeof *state, "NCCL's transport");
+    ncclComm_t *nccl = (ncclComm_t *)&comm->state; /* which NCCL's threads may write, too */
     config.blocking = 0;
-    state->log = nccl_log_open();
     device_use(comm->local_rank);
     if (comm->rank == 0)
         NCCL_CHECK(ncclGetUniqueId(&id));
     comm_broadcast(comm, &id, sizeof id, 0);
     comm_barrier(comm);
-    ncclResult_t result = ncclCommInitRankConfig(&state->nccl, comm->size, id, comm->rank, &config);
-    settle(comm, state->nccl, result, "the start of NCCL");
-    comm->state = state;
+    ncclResult_t result = ncclCommInitRankConfig(nccl, comm->size, id, comm->rank, &config);
+    settle(comm, *nccl, result, "the start of NCCL");
     return true;
 }
 
 static void close_nccl(struct comm *comm)
 {
-    struct state *state = comm->state;
-    settle(comm, state->nccl, ncclCommFinalize(state->nccl), "the end of NCCL");
-    ncclCommDestroy(state->nccl); /* local from here on */
-    if (state->log >= 0)
-        close(state->log);
-    free(state);
+    ncclComm_t nccl = nccl_communicator(comm);
+    settle(comm, nccl, ncclCommFinalize(nccl), "the end of NCCL");
+    ncclCommDestroy(nccl); /* local from here on */
 }
 
 static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
@@ -114,7 +100,8 @@ static void poll(struct comm *comm)
 
 static void ways(const struct comm *comm, char *text, size_t bytes)
 {
-    nccl_log_summarise(((const struct state *)comm->state)->log, text, bytes);
+    (void)comm; /* a process has one */
+    nccl_log_summarise(text, bytes);
 }
 
 const struct transport transport_nccl = {

@@ -30,6 +30,12 @@ static void explain_missing(const char *path, char *why, size_t why_bytes)
         snprintf(why, why_bytes, "%s", reason ? reason : "it cannot be loaded");
 }
 
+bool gpu_is_built(void)
+{
+    char path[PATH_MAX];
+    return name_part(path) && access(path, F_OK) == 0;
+}
+
 /* Libraries stay loaded until the end, so loading them again is only a look-up. */
 const struct gpu_part *gpu_load(char *why, size_t why_bytes)
 {

@@ -6,6 +6,7 @@
 #include "gpu.h"
 #include "src/comm/transport.h"
 #include "memory.h"
+#include "nccl_log.h"
 
 /* --- the engine ------------------------------------------------------------------------------------- */
 
@@ -52,6 +53,12 @@ static bool suits(struct comm *comm, bool on_gpu, char *why, size_t why_bytes)
     return apart;
 }
 
+static void prepare(void)
+{
+    if (gpu_is_built())
+        nccl_log_open();
+}
+
 static bool open_nccl(struct comm *comm, struct error *error)
 {
     char why[300];
@@ -63,5 +70,5 @@ static bool open_nccl(struct comm *comm, struct error *error)
 }
 
 const struct transport proxy_nccl = {
-    .name = "nccl", .note = "one GPU a rank", .suits = suits, .open = open_nccl,
+    .name = "nccl", .note = "one GPU a rank", .suits = suits, .prepare = prepare, .open = open_nccl,
 };

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "gpu.h"
+#include "nccl_log.h"
 #include "version.h"
 
 static void add_now(cJSON *json)
@@ -72,7 +73,7 @@ void describe_gpus(cJSON *json, const struct device *devices, int count)
         cJSON_AddItemToArray(ranks, cJSON_CreateString(text));
     }
     for (char **variable = environ; *variable != NULL; variable++)
-        if (strncmp(*variable, "NCCL_", 5) == 0)
+        if (strncmp(*variable, "NCCL_", 5) == 0 && !nccl_log_has_set(*variable))
             cJSON_AddItemToArray(settings, cJSON_CreateString(*variable));
 }
 

@@ -60,7 +60,7 @@ static int group_begin(int g, int n, int ranks)
     return (int)((long)g * ranks / n);
 }
 
-/* Collective. Before NCCL starts: dtrain then sets NCCL_* variables, which must not be recorded as the user's. */
+/* Collective. */
 static void describe(struct study *study)
 {
     study->description = describe_run(study->data, study->world);

@@ -11,6 +11,10 @@
 static const char *const settings[] = {"NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE"};
 enum { SETTINGS = sizeof settings / sizeof *settings, KINDS = 8, KIND_BYTES = 40, RING_BYTES = 100, LINE_BYTES = 2000 };
 
+/* Global, as the environment is. */
+static int descriptor = -1;
+static char path_of_log[40];
+
 /* Whether a file of NCCL's settings, NAME=VALUE each, has any for the log. */
 static bool sets_log(const char *path)
 {
@@ -40,19 +44,26 @@ static bool user_sets_log(void)
     return sets_log(path) || sets_log("/etc/nccl.conf");
 }
 
-int nccl_log_open(void)
+void nccl_log_open(void)
 {
-    char file[40];
     if (user_sets_log())
-        return -1;
-    int log = memfd_create("nccl", MFD_CLOEXEC);
-    if (log < 0)
-        return -1;
-    snprintf(file, sizeof file, "/proc/self/fd/%d", log);
-    const char *const values[SETTINGS] = {"INFO", "INIT", file};
+        return;
+    descriptor = memfd_create("nccl", MFD_CLOEXEC);
+    if (descriptor < 0)
+        return;
+    snprintf(path_of_log, sizeof path_of_log, "/proc/self/fd/%d", descriptor);
+    const char *const values[SETTINGS] = {"INFO", "INIT", path_of_log};
     for (int i = 0; i < SETTINGS; i++)
         setenv(settings[i], values[i], 1);
-    return log;
+}
+
+bool nccl_log_has_set(const char *setting)
+{
+    size_t length = strcspn(setting, "=");
+    for (int i = 0; i < SETTINGS; i++)
+        if (descriptor >= 0 && strlen(settings[i]) == length && strncmp(setting, settings[i], length) == 0)
+            return true;
+    return false;
 }
 
 struct summary {
@@ -103,24 +114,23 @@ static void take_line(struct summary *summary, const char *line)
 }
 
 /* The log has a position of its own, which NCCL moves; this reads from the beginning. */
-static void read_log(int log, struct summary *summary)
+static void read_log(struct summary *summary)
 {
-    char line[LINE_BYTES], path[40];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", log);
-    FILE *file = fopen(path, "r");
+    char line[LINE_BYTES];
+    FILE *file = fopen(path_of_log, "r");
     while (file != NULL && fgets(line, sizeof line, file) != NULL)
         take_line(summary, line);
     if (file != NULL)
         fclose(file);
 }
 
-void nccl_log_summarise(int log, char *text, size_t bytes)
+void nccl_log_summarise(char *text, size_t bytes)
 {
     struct summary summary = {0};
     text[0] = '\0';
-    if (log < 0)
+    if (descriptor < 0)
         return;
-    read_log(log, &summary);
+    read_log(&summary);
     if (summary.rings == 0 && summary.kinds[0].count == 0)
         return;
     size_t used = (size_t)snprintf(text, bytes, "%d ring%s, the first%s", summary.rings,
