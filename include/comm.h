@@ -4,6 +4,19 @@
  * ranks share a host, by MPI between hosts, and on devices by the comm's transport. Every function is collective over
  * the group unless it says otherwise, and none waits for ever: a rank that neither arrives nor answers within the
  * timeout ends the whole job with EXIT_PEER_LOST and a message that names it and its host (see watch.h).
+ *
+ * Threads: one at a time, over all comms of the process, which share MPI. That is the main thread; but for nets that take
+ * turns (turns.h) and between comm_away and comm_back.
+ *
+ *     struct comm *world = comm_open_world(60);
+ *     struct comm *group = comm_split(world, 0, "auto", false, &error);
+ *     struct comm_sums *sums = comm_sums_open(group, 1);
+ *     sums->terms[0] = comm_rank(group);
+ *     comm_sum(sums);
+ *     printf("%d ranks, the sum of their numbers is %lld\n", comm_size(group), (long long)sums->totals[0]);
+ *     comm_sums_close(sums);
+ *     comm_close(group);
+ *     comm_close(world);
  */
 #ifndef DTRAIN_COMM_H
 #define DTRAIN_COMM_H
@@ -29,12 +42,12 @@ void comm_close(struct comm *comm);
 /* Local, not collective. */
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
-const char *comm_transport(const struct comm *comm); /* "mpi" */
+const char *comm_transport(const struct comm *comm);               /* "mpi" */
 void comm_ways(const struct comm *comm, char *text, size_t bytes); /* by which ways it sums: a few words, or "" */
-const char *comm_why(const struct comm *comm);       /* why "auto" took it: a few words, or "" */
-int comm_local_rank(const struct comm *comm);              /* rank among all ranks of this host, of any group */
-int comm_host_rank(const struct comm *comm);         /* rank among the ranks of this host */
-int comm_host_count(const struct comm *comm);        /* how many hosts the group spans */
+const char *comm_why(const struct comm *comm);                     /* why "auto" took it: a few words, or "" */
+int comm_local_rank(const struct comm *comm);                      /* rank among all ranks of this host, of any group */
+int comm_host_rank(const struct comm *comm);                       /* rank among the group's ranks on this host */
+int comm_host_count(const struct comm *comm);                      /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 
 /* The names that comm_split takes: "auto, nccl (one GPU a rank) or mpi"; without the notes: "auto, nccl or mpi". */

@@ -19,6 +19,14 @@
  * Masks are not stored: backward draws them again from Philox. Element e of a sample (a number, or a
  * channel) is kept when number e of its stream is >= dropout_numbers.threshold. The CUDA twin of this
  * module, dropout_cuda.h, draws the same masks from the same descriptor, bit for bit.
+ *
+ * Threads: any, at the same time too: there is no state.
+ *
+ *     struct dropout dropout;                                   Dropout2d of 256 samples of 6 channels of 28 x 28
+ *     struct dropout_stream stream = {.seed = 1, .step = step, .layer = 0, .position = 0};
+ *     dropout_make(0.5, true, false, 4, (size_t[]){256, 6, 28, 28}, &dropout, &error);
+ *     dropout_forward(&dropout, stream, x, y, &error);
+ *     dropout_backward(&dropout, stream, dy, dx, &error);       the same stream: the same mask
  */
 #ifndef DTRAIN_DROPOUT_H
 #define DTRAIN_DROPOUT_H
@@ -50,7 +58,7 @@ struct dropout_stream {
  * Errors (EXIT_USAGE): p outside [0, 1] or NaN; `feature` with fewer than 2 dimensions; more numbers than
  * memory can hold; more than 2^34 elements in a sample, the length of a random stream. */
 bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
-                      struct dropout *dropout, struct error *error);
+                  struct dropout *dropout, struct error *error);
 
 /* y from x, and dx from dy, all of the described size. In place (y == x) or apart, not overlapping
  * otherwise. Errors (EXIT_USAGE): a null pointer, unless the tensor is empty; a stream out of range. */

@@ -2,7 +2,22 @@
  * every global batch. The trainer knows only this file; an engine is one file that fills in an
  * engine_ops table, added to the list in engine.c.
  *
- * All ranks of a comm open the same engine with the same setup and call train in step with each other.
+ * All ranks of a comm open the same engine with the same setup, and call begin_epoch, train, and what the plain step is made
+ * of (gradient, comm_sum, update) together. evaluate, read and write are each rank's own affair.
+ *
+ * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each. A GPU engine may start
+ * threads of its libraries, which call nothing here.
+ *
+ *     const struct engine_ops *ops = engine_choose("auto", why, sizeof why, &error);
+ *     struct engine *engine = ops->open(&setup, &error);
+ *     ops->write(engine, weights, momentum);
+ *     ops->begin_epoch(engine, order);
+ *     for (size_t first = 0; first < count; first += report.samples) {
+ *         struct span span = {.step = step++, .first = first, .last = count, .learning_rate = 0.01f, .stop = &stop};
+ *         step_train(engine, &span, &report);      one step or more, by ops->train or the plain way: step.h
+ *     }
+ *     ops->read(engine, weights, momentum);
+ *     ops->close(engine);
  */
 #ifndef DTRAIN_ENGINE_H
 #define DTRAIN_ENGINE_H
@@ -72,7 +87,8 @@ struct engine_ops {
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
     bool (*available)(char *why, size_t why_bytes);
 
-    /* Collective over setup->comm, as comm_sums_open is: that comes before anything in which one rank may fail. */
+    /* Collective over setup->comm. An engine calls comm_sums_open, which is collective too, before anything that may fail on
+     * one rank alone. */
     struct engine *(*open)(const struct engine_setup *setup, struct error *error);
     void (*close)(struct engine *engine);
 

@@ -1,4 +1,4 @@
-/* launcher.h - what whoever started this process left it, and wants to know: mpirun, srun, launch/run, a shell. */
+/* launcher.h - what this process takes from its launcher (mpirun, srun, launch/run, a shell), and tells it. */
 #ifndef DTRAIN_LAUNCHER_H
 #define DTRAIN_LAUNCHER_H
 

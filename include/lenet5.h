@@ -17,7 +17,7 @@ enum {
     LENET5_CLASSES = 10,
     LENET5_CHANNELS = 3,
     LENET5_SIDE = 32,
-    LENET5_PIXELS = LENET5_CHANNELS * LENET5_SIDE * LENET5_SIDE, /* bytes of an image: planes R, G, B */
+    LENET5_PIXELS = LENET5_CHANNELS * LENET5_SIDE * LENET5_SIDE, /* bytes of a picture: planes R, G, B */
     LENET5_PARAMETERS = 10,                                      /* tensors */
     LENET5_WEIGHTS = 62006,                                      /* numbers in all of them */
 };

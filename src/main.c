@@ -85,7 +85,8 @@ static void print_help(void)
     options_print_help(engines, transports);
 }
 
-/* What needs no other rank; MPI may not even start here. Whether that was all. */
+/* Prints --help and --version, which need no other rank, and are to work where MPI cannot start. Returns whether that was
+ * all there was to do. */
 static bool answer(const struct options *options)
 {
     if (options->help)
@@ -95,7 +96,7 @@ static bool answer(const struct options *options)
     return options->help || options->version;
 }
 
-/* The exit code, which is no success if what was printed found no room. */
+/* Returns the exit code: success becomes failure when standard output could not be written. */
 static enum exit_code end_output(enum exit_code code, const struct error *error)
 {
     if (error->code != EXIT_DONE)

@@ -1,4 +1,4 @@
-/* An image is read from its 3,072 bytes twice: for conv1 forward as sums of neighbouring columns, and for
+/* A picture's 3,072 bytes become an image twice: for conv1 forward as sums of neighbouring columns, and for
  * conv1 backward with the channels of a pixel together, so that a row of a patch is one run of 15 numbers.
  * A pixel p stands for (2p - 255) / 255. Here it is 2p - 255, and sums of that are whole numbers too: nothing is
  * rounded. conv1 makes up for the 255, in its packed weights and in their gradient. */

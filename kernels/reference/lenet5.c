@@ -103,7 +103,7 @@ static void set_factors(struct sample *s, const struct masks *masks, const struc
                                                       FC1_ELEMENTS};
     for (int layer = 0; layer < DROPOUT_LAYERS; layer++)
         for (unsigned e = 0; e < elements[layer]; e++)
-            s->factor[layer][e] = !mask                         ? 1
+            s->factor[layer][e] = mask == NULL                         ? 1
                                   : mask_keeps(mask, layer, e) ? (double)masks->scale[layer]
                                                                : 0;
 }
@@ -128,7 +128,7 @@ double reference_gradient(const double *weights, const struct masks *masks, size
         set_factors(&sample, masks, &drawn[i]);
         forward(weights, records[i], &sample);
         loss += reference_softmax_loss(LENET5_CLASSES, sample.logits, records[i][0], dlogits);
-        if (gradient)
+        if (gradient != NULL)
             backward(weights, &sample, dlogits, gradient);
     }
     return loss;

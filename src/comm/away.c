@@ -9,7 +9,7 @@
 
 enum { LOOK_NANOSECONDS = 20000000 };
 
-/* The time in a moment. A clock that jumps makes one look early or late. */
+/* When to look again. sem_timedwait takes the wall clock: if somebody sets it meanwhile, one look comes early or late. */
 static struct timespec next_look(void)
 {
     struct timespec time;

@@ -20,7 +20,7 @@ void comm_names(char *text, size_t bytes, bool notes)
     for (int i = 0; i < TRANSPORTS && used < bytes; i++) {
         const char *note = notes ? transports[i]->note : NULL;
         used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", i == TRANSPORTS - 1 ? " or " : ", ",
-                                 transports[i]->name, note ? " (" : "", note ? note : "", note ? ")" : "");
+                                 transports[i]->name, note != NULL ? " (" : "", note != NULL ? note : "", note != NULL ? ")" : "");
     }
 }
 
@@ -88,8 +88,9 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
     return comm;
 }
 
-/* To a process that no launcher started, Open MPI 4 adds a daemon for those it might spawn, and ends it where there is
- * no ssh to start daemons with. dtrain spawns none. Nobody else reads this: not a launcher, nor a rank of one. */
+/* For a process that no launcher started, Open MPI 4 starts a daemon, which it needs to spawn others; where it finds no ssh
+ * to do that with, it ends the process. dtrain spawns none, so this says that it stays alone. Under a launcher it has no
+ * effect. */
 static void want_no_daemon(void)
 {
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */

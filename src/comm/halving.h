@@ -7,8 +7,8 @@
  * The choice is a control variable of MPI's tool interface. Without it (another MPI), or where the user has set it
  * (OMPI_MCA_coll_libnbc_iallreduce_algorithm), these functions do nothing. Local.
  */
-#ifndef DTRAIN_HALVING_H
-#define DTRAIN_HALVING_H
+#ifndef DTRAIN_COMM_HALVING_H
+#define DTRAIN_COMM_HALVING_H
 
 #include <stdbool.h>
 

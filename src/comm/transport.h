@@ -1,7 +1,7 @@
 /* transport.h - what a comm is made of, and how it sums device memory: one table a transport, added to the list in
  * comm.c. Host memory is summed the same way whatever the transport: sums.c. */
-#ifndef DTRAIN_TRANSPORT_H
-#define DTRAIN_TRANSPORT_H
+#ifndef DTRAIN_COMM_TRANSPORT_H
+#define DTRAIN_COMM_TRANSPORT_H
 
 #include <pthread.h>
 #include <semaphore.h>
@@ -38,7 +38,7 @@ struct comm {
     MPI_Comm slice_peers; /* the ranks with this rank's slice, one a host; MPI_COMM_NULL without one, or before a sum */
     int local_rank;       /* host_rank in the world */
     const struct transport *transport;
-    char why[300]; /* it was chosen */
+    char why[300]; /* "auto" chose this transport: a few words, or "" */
     void *state; /* the transport's own */
     struct outbox outbox;
     struct away away;

@@ -31,7 +31,7 @@ struct watch {
     double timeout_seconds;
     uint64_t step;
     int round;         /* of probes this rank has sent */
-    unsigned moves;    /* waits ended and looks taken between work: grows while this rank makes progress */
+    unsigned moves;    /* grows while this rank makes progress: waits that ended, calls of watch_acknowledge amid work */
     double next_look;  /* time from which watch_acknowledge looks for probes again */
     bool sigterm_reported;
 };
@@ -209,8 +209,7 @@ static void report_sigterm(struct watch *watch, const struct watch_group *group,
         other++;
     for (int i = 0; i < group->size; i++)
         if ((i <= 1 || i == other) && group->world_ranks[i] == watch->rank)
-            fprintf(stderr, "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n",
-                    watch->rank, group->hosts[i], what, (unsigned long long)watch->step);
+            fprintf(stderr, WATCH_POSITION, watch->rank, group->hosts[i], what, (unsigned long long)watch->step);
     watch->sigterm_reported = true;
 }
 

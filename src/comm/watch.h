@@ -8,7 +8,9 @@
  * well.
  *
  * mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later: a rank whose wait does not end then
- * says where it stands.
+ * says where it stands (WATCH_POSITION).
+ *
+ * One thread at a time calls these; a thread that stands in for its rank (away.c) is the one meanwhile.
  */
 #ifndef DTRAIN_COMM_WATCH_H
 #define DTRAIN_COMM_WATCH_H
@@ -22,7 +24,7 @@ struct watch; /* opaque: one a process */
 /* Collective over `world`. */
 struct watch *watch_open(MPI_Comm world, double timeout_seconds);
 void watch_close(struct watch *watch);
-bool watch_is_alone(const struct watch *watch);   /* no other rank of the world may ask */
+bool watch_is_alone(const struct watch *watch);  /* no other rank of the world may ask */
 double watch_timeout(const struct watch *watch); /* in seconds, as given to watch_open */
 
 /* The ranks one waits for, as ranks of the world. Borrowed arrays. */
@@ -42,6 +44,11 @@ void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_gr
 
 /* Acknowledges the probes that have come. Not collective, cheap enough for every tile of work. */
 void watch_acknowledge(struct watch *watch);
+
+/* The line of a rank whose wait SIGTERM does not end: rank, host, what it waited for, step. launch/run takes it apart, to say
+ * where the others stood when mpirun has named a rank that is lost: so its form changes here and there at once, and the
+ * tests of both fail if it does not. */
+#define WATCH_POSITION "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n"
 
 /* Where this rank stands, for the message. */
 void watch_set_step(struct watch *watch, uint64_t step);

@@ -1,6 +1,6 @@
 /* check.h - the check macros of CUDA, cuDNN, cuBLAS and NCCL: broken machinery ends the job. */
-#ifndef DTRAIN_GPU_CHECK_H
-#define DTRAIN_GPU_CHECK_H
+#ifndef DTRAIN_CUDA_CHECK_H
+#define DTRAIN_CUDA_CHECK_H
 
 /* Prints rank, host, device, the call and the reason, and ends the job with EXIT_RUNTIME. */
 _Noreturn void gpu_failed(const char *library, const char *call, const char *file, int line,

@@ -5,8 +5,8 @@
  * many ranks gives the same bits each time, whatever algorithm sums. On another number of ranks it gives others:
  * cuDNN and cuBLAS add up a rank's whole part of a batch in fp32, not a tile at a time as the CPU engine does.
  */
-#ifndef DTRAIN_ENGINE_CUDNN_H
-#define DTRAIN_ENGINE_CUDNN_H
+#ifndef DTRAIN_CUDA_CUDNN_H
+#define DTRAIN_CUDA_CUDNN_H
 
 #include "engine.h"
 #include "gpu.h"

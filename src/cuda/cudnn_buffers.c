@@ -38,9 +38,9 @@ static void upload(struct cudnn_net *net, void *to, const void *from, size_t byt
     CUDA_CHECK(cudaStreamSynchronize(net->stream)); /* the source is about to go */
 }
 
-/* Choosing times the ways to compute on what lies in the buffers, and zeros draw so little power that a GPU clocks
- * higher on them: so initial weights, and noise of the size of pictures from the images up to the labels. Nothing
- * else reads it: every pass overwrites what it reads. */
+/* Plans are timed on what lies in the buffers, and on zeros a GPU draws so little power that it clocks higher than in
+ * training. So the weights become initial ones, and the buffers from the images up to the labels noise in [-1, 1), as pixels
+ * are. No result depends on it: every pass writes what it reads later. */
 static void fill(struct cudnn_net *net)
 {
     enum { NOISE = 1 << 18 };

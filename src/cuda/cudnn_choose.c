@@ -17,7 +17,7 @@ enum {
     REPEATS = 20,
     WINDOWS = 9,
     LONG_MILLISECONDS = 1,
-    FORMAT = 2, /* one more when a noted choice comes to mean something else: other graphs, another order */
+    FORMAT = 2, /* to be raised when a stored choice would mean something else: other graphs, another order */
 };
 
 /* --- choices, by device and key ------------------------------------------------------------------------ */
@@ -100,8 +100,8 @@ static cJSON *read_cache(void)
     return cJSON_CreateObject();
 }
 
-/* A courtesy to the next run: where it cannot be written, that one times again. Others may have written to it
- * meanwhile: groups of ranks, runs on other devices. */
+/* The cache only saves later runs time: where it cannot be written, they time again. Others may have written to it since
+ * it was read (groups of ranks, runs on other devices), so it is read again and merged. */
 void chooser_save(struct chooser *chooser)
 {
     char path[4096];

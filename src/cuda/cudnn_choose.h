@@ -4,8 +4,8 @@
  * user's cache (cudnn.json) under the device, the versions and a key, so that a later run starts faster. The ways
  * differ in how they round, so a run goes on with its own choices, which its run.json has.
  */
-#ifndef DTRAIN_ENGINE_CUDNN_CHOOSE_H
-#define DTRAIN_ENGINE_CUDNN_CHOOSE_H
+#ifndef DTRAIN_CUDA_CUDNN_CHOOSE_H
+#define DTRAIN_CUDA_CUDNN_CHOOSE_H
 
 #include <cjson/cJSON.h>
 #include <cuda_runtime_api.h>

@@ -1,6 +1,6 @@
 /* cudnn_conv.h - a convolution by the fastest of cuDNN's plans for it. */
-#ifndef DTRAIN_ENGINE_CUDNN_CONV_H
-#define DTRAIN_ENGINE_CUDNN_CONV_H
+#ifndef DTRAIN_CUDA_CUDNN_CONV_H
+#define DTRAIN_CUDA_CUDNN_CONV_H
 
 #include "cudnn_choose.h"
 #include "cudnn_graph.h"

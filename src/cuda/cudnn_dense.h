@@ -2,8 +2,8 @@
  * fc2, with what lies between and behind them. Everything is queued on the net's
  * stream, if no other is named.
  */
-#ifndef DTRAIN_ENGINE_CUDNN_DENSE_H
-#define DTRAIN_ENGINE_CUDNN_DENSE_H
+#ifndef DTRAIN_CUDA_CUDNN_DENSE_H
+#define DTRAIN_CUDA_CUDNN_DENSE_H
 
 #include "cudnn_buffers.h"
 

@@ -4,8 +4,8 @@
  * All convolutions are 5x5, stride 1, without padding, fp32 in NCHW. Planning needs a description of the
  * device, not the device. Errors of the library that cannot be answered end the job (check.h).
  */
-#ifndef DTRAIN_ENGINE_CUDNN_GRAPH_H
-#define DTRAIN_ENGINE_CUDNN_GRAPH_H
+#ifndef DTRAIN_CUDA_CUDNN_GRAPH_H
+#define DTRAIN_CUDA_CUDNN_GRAPH_H
 
 #include <cudnn.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
 /* device.h - the GPU this process uses. */
-#ifndef DTRAIN_GPU_DEVICE_H
-#define DTRAIN_GPU_DEVICE_H
+#ifndef DTRAIN_CUDA_DEVICE_H
+#define DTRAIN_CUDA_DEVICE_H
 
 #include <stdbool.h>
 #include <stddef.h>

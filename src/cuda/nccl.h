@@ -1,6 +1,6 @@
 /* nccl.h - sums of device memory by NCCL: the transport behind proxy_nccl, inside the GPU part. */
-#ifndef DTRAIN_COMM_NCCL_H
-#define DTRAIN_COMM_NCCL_H
+#ifndef DTRAIN_CUDA_NCCL_H
+#define DTRAIN_CUDA_NCCL_H
 
 #include "src/comm/transport.h"
 

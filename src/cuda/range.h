@@ -1,8 +1,8 @@
 /* range.h - names for what the engine does, on the timeline of Nsight Systems (NVTX). They cost nothing where nobody
  * looks, and where the toolkit's header is not found they are nothing. A replayed CUDA graph bears no names of its
  * parts: those show in the steps that run without one. */
-#ifndef DTRAIN_GPU_RANGE_H
-#define DTRAIN_GPU_RANGE_H
+#ifndef DTRAIN_CUDA_RANGE_H
+#define DTRAIN_CUDA_RANGE_H
 
 #if __has_include(<nvtx3/nvToolsExt.h>)
 #include <nvtx3/nvToolsExt.h>

@@ -154,7 +154,7 @@ bool dataset_open(struct dataset *dataset, const char *directory, struct error *
 static void unmap(struct split *split)
 {
     for (int i = 0; i < TRAINING_FILES; i++)
-        if (split->files[i])
+        if (split->files[i] != NULL)
             munmap((void *)split->files[i], split->per_file * RECORD_BYTES);
 }
 
@@ -211,10 +211,10 @@ static bool is_pickled(const char *directory)
     char parent[4096];
     snprintf(parent, sizeof parent, "%s", directory);
     char *slash = strrchr(parent, '/');
-    if (slash)
+    if (slash != NULL)
         *slash = '\0';
     return exists(directory, "data_batch_1") || exists(directory, PICKLED) ||
-           exists(slash ? parent : ".", PICKLED);
+           exists(slash != NULL ? parent : ".", PICKLED);
 }
 
 /* A directory the user named, by option or variable `source`. */
@@ -242,17 +242,17 @@ static bool find_named(const char *source, const char *named, char directory[409
 
 bool dataset_find(const char *wanted, char directory[4096], struct error *error)
 {
-    if (wanted)
+    if (wanted != NULL)
         return find_named("--data", wanted, directory, error);
     const char *variable = getenv("DTRAIN_DATA");
-    if (variable && variable[0])
+    if (variable != NULL && variable[0])
         return find_named("DTRAIN_DATA", variable, directory, error);
 
     char cached[4096] = "";
     bool has_cache = cache_path(WELL_KNOWN, cached, &(struct error){0});
     const char *const places[] = {"data/" WELL_KNOWN, has_cache ? cached : NULL};
     bool pickled = false;
-    for (size_t i = 0; i < 2 && places[i]; i++) {
+    for (size_t i = 0; i < 2 && places[i] != NULL; i++) {
         if (holds_data(places[i])) {
             snprintf(directory, 4096, "%s", places[i]);
             return true;

@@ -50,7 +50,7 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
 static void make_parents(const char *path)
 {
     char parent[4096];
-    for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+    for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         snprintf(parent, sizeof parent, "%.*s", (int)(slash - path), path);
         mkdir(parent, 0700); /* as the XDG Base Directory Specification asks */
     }
@@ -117,7 +117,7 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], void (*aliv
         return true;
     make_parents(directory);
     snprintf(aside, sizeof aside, "%s.tmp-XXXXXX", directory);
-    if (!mkdtemp(aside))
+    if (mkdtemp(aside) == NULL)
         return error_set(error, EXIT_RUNTIME,
                          "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache",
                          directory, strerror(errno));

@@ -15,8 +15,8 @@ void devices_gather(struct comm *comm, struct device *all)
     struct device mine = {.index = -1};
     const struct gpu_part *part = gpu_load(mine.why, sizeof mine.why);
     const char *host = getenv("NCCL_HOSTID"), *list = getenv("CUDA_VISIBLE_DEVICES");
-    snprintf(mine.host, sizeof mine.host, "%s", host ? host : comm_host_name(comm, comm_rank(comm)));
-    snprintf(mine.visible_list, sizeof mine.visible_list, "%s", list ? list : "");
+    snprintf(mine.host, sizeof mine.host, "%s", host != NULL ? host : comm_host_name(comm, comm_rank(comm)));
+    snprintf(mine.visible_list, sizeof mine.visible_list, "%s", list != NULL ? list : "");
     if (part != NULL)
         part->look(comm_local_rank(comm), &mine);
     comm_gather(comm, &mine, sizeof mine, all);

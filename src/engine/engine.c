@@ -41,7 +41,7 @@ void engine_names(char *text, size_t bytes)
     for (int i = 0; engines[i] != NULL && used < bytes; i++) {
         const char *note = engines[i]->note;
         used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", engines[i + 1] == NULL ? " or " : ", ",
-                                 engines[i]->name, note ? " (" : "", note ? note : "", note ? ")" : "");
+                                 engines[i]->name, note != NULL ? " (" : "", note != NULL ? note : "", note != NULL ? ")" : "");
     }
 }
 

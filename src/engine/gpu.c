@@ -27,7 +27,7 @@ static void explain_missing(const char *path, char *why, size_t why_bytes)
         snprintf(why, why_bytes, "this program was built without CUDA: there is no %s",
                  strrchr(path, '/') + 1);
     else
-        snprintf(why, why_bytes, "%s", reason ? reason : "it cannot be loaded");
+        snprintf(why, why_bytes, "%s", reason != NULL ? reason : "it cannot be loaded");
 }
 
 bool gpu_is_built(void)

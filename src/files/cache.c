@@ -7,9 +7,9 @@ bool cache_path(const char *name, char path[4096], struct error *error)
 {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length;
-    if (xdg && xdg[0] == '/')
+    if (xdg != NULL && xdg[0] == '/')
         length = snprintf(path, 4096, "%s/dtrain/%s", xdg, name);
-    else if (home && home[0] == '/')
+    else if (home != NULL && home[0] == '/')
         length = snprintf(path, 4096, "%s/.cache/dtrain/%s", home, name);
     else
         return error_set(error, EXIT_RUNTIME,

@@ -204,7 +204,7 @@ static bool read_progress(const struct safetensors *file, const char *path, size
         const char *text = safetensors_metadata(file, progress_fields[i].key);
         if (text == NULL || !parse_field(&progress_fields[i], text, progress))
             return error_set(error, EXIT_INPUT, "%s: damaged: its metadata '%s' is %s, not a number", path,
-                             progress_fields[i].key, text ? text : "missing");
+                             progress_fields[i].key, text != NULL ? text : "missing");
     }
     return progress->in_epoch <= samples ||
            error_set(error, EXIT_INPUT, "%s: damaged: %" PRIu64 " samples used of an epoch of %zu",
@@ -217,7 +217,7 @@ static bool read_checkpoint(const struct folder *folder, const char *name, const
     char path[sizeof folder->path + 100];
     snprintf(path, sizeof path, "%s/%s", folder->path, name);
     struct safetensors *file = safetensors_open_in(folder, name, error);
-    bool good = file && check_format(file, path, error) && check_terms(file, path, terms, error) &&
+    bool good = file != NULL && check_format(file, path, error) && check_terms(file, path, terms, error) &&
                 read_progress(file, path, samples, progress, error) &&
                 read_tensors(file, "", weights, error) &&
                 read_tensors(file, "momentum.", momentum, error);
@@ -287,7 +287,7 @@ bool checkpoint_check_best(const struct folder *folder, const struct terms *term
 bool checkpoint_read_model(const char *path, float *weights, struct error *error)
 {
     struct safetensors *file = safetensors_open(path, error);
-    bool good = file && read_tensors(file, "", weights, error);
+    bool good = file != NULL && read_tensors(file, "", weights, error);
     safetensors_close(file);
     for (int i = 0; i < LENET5_WEIGHTS && good; i++)
         if (!isfinite(weights[i]))

@@ -164,14 +164,14 @@ bool folder_is_leftover(const char *entry, const char *name)
     return *digits && digits[strspn(digits, "0123456789")] == '\0';
 }
 
-/* Makes the renames last, and removes what killed writers left. */
+/* Syncs the directory, so that the renames outlast a crash, and removes what killed writers have left. */
 static bool settle(const struct folder *folder, const char *name, const char *keep)
 {
     DIR *entries = folder_list(folder);
     if (entries == NULL)
         return false;
     for (struct dirent *entry; (entry = readdir(entries)) != NULL;)
-        if (folder_is_leftover(entry->d_name, name) || (keep && folder_is_leftover(entry->d_name, keep)))
+        if (folder_is_leftover(entry->d_name, name) || (keep != NULL && folder_is_leftover(entry->d_name, keep)))
             unlinkat(dirfd(entries), entry->d_name, 0);
     bool done = fsync(dirfd(entries)) == 0 || folder_cannot_sync(errno);
     int reason = errno;

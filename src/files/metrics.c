@@ -176,7 +176,7 @@ void metrics_close(struct metrics *metrics)
     if (metrics == NULL)
         return;
     tensorboard_close(metrics->board);
-    if (metrics->stream)
+    if (metrics->stream != NULL)
         fclose(metrics->stream);
     free(metrics);
 }

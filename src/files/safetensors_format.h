@@ -1,6 +1,6 @@
 /* safetensors_format.h - what the writer and the reader of safetensors share. */
-#ifndef DTRAIN_SAFETENSORS_FORMAT_H
-#define DTRAIN_SAFETENSORS_FORMAT_H
+#ifndef DTRAIN_FILES_SAFETENSORS_FORMAT_H
+#define DTRAIN_FILES_SAFETENSORS_FORMAT_H
 
 #include <inttypes.h>
 #include <stdio.h>

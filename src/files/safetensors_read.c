@@ -101,7 +101,7 @@ static bool check_names(const struct safetensors *file, const cJSON *object, str
 {
     size_t count = 0;
     const char **names = memory_allocate((size_t)cJSON_GetArraySize(object), sizeof *names, "a file of weights");
-    for (const cJSON *item = object->child; item; item = item->next)
+    for (const cJSON *item = object->child; item != NULL; item = item->next)
         names[count++] = item->string;
     qsort(names, count, sizeof *names, compare_names);
     bool good = true;
@@ -132,11 +132,11 @@ static bool check_metadata(const struct safetensors *file, struct error *error)
     if (metadata == NULL)
         return true;
     bool strings = cJSON_IsObject(metadata);
-    for (const cJSON *item = metadata->child; item && strings; item = item->next)
+    for (const cJSON *item = metadata->child; item != NULL && strings; item = item->next)
         strings = cJSON_IsString(item);
     if (!strings)
         return error_set(error, EXIT_INPUT, "%s: " METADATA_NAME " is no object of strings", file->path);
-    if (safetensors_metadata(file, "checksum") && !has_checksum(file))
+    if (safetensors_metadata(file, "checksum") != NULL && !has_checksum(file))
         return error_set(error, EXIT_INPUT,
                          "%s: its checksum cannot be verified: it is not the first entry of the header",
                          file->path);
@@ -157,7 +157,7 @@ static bool shape_bytes(const cJSON *shape, uint64_t *bytes)
 {
     uint64_t dimension;
     *bytes = sizeof(float);
-    for (const cJSON *item = shape->child; item; item = item->next)
+    for (const cJSON *item = shape->child; item != NULL; item = item->next)
         if (!read_integer(item, &dimension) || __builtin_mul_overflow(*bytes, dimension, bytes))
             return false;
     return true;
@@ -226,7 +226,7 @@ static bool check_tensors(const struct safetensors *file, struct error *error)
     size_t count = 0;
     struct extent *extents = memory_allocate((size_t)cJSON_GetArraySize(file->header), sizeof *extents, "a file of weights");
     bool good = true;
-    for (const cJSON *entry = file->header->child; entry && good; entry = entry->next)
+    for (const cJSON *entry = file->header->child; entry != NULL && good; entry = entry->next)
         if (strcmp(entry->string, METADATA_NAME) != 0)
             good = check_entry(file, entry, &extents[count++], error);
     good = good && check_layout(file, extents, count, error);

@@ -163,7 +163,7 @@ struct tensorboard *tensorboard_open(const struct folder *folder, uint64_t first
 {
     struct tensorboard *board = memory_allocate(1, sizeof *board, "TensorBoard's file");
     board->stream = create_file(folder, board->path, error);
-    if (board->stream && write_start(board, first_step, error))
+    if (board->stream != NULL && write_start(board, first_step, error))
         return board;
     tensorboard_close(board);
     return NULL;
@@ -192,7 +192,7 @@ void tensorboard_close(struct tensorboard *board)
 {
     if (board == NULL)
         return;
-    if (board->stream)
+    if (board->stream != NULL)
         fclose(board->stream);
     free(board);
 }

@@ -1,8 +1,8 @@
 /* tensorboard.h - scalars in TensorBoard's event file format: TFRecords (length, masked crc32c, data,
  * masked crc32c) of Event protocol buffers, written by hand: the format is small and fixed.
  */
-#ifndef DTRAIN_TENSORBOARD_H
-#define DTRAIN_TENSORBOARD_H
+#ifndef DTRAIN_FILES_TENSORBOARD_H
+#define DTRAIN_FILES_TENSORBOARD_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -129,7 +129,7 @@ static void apply(const struct dropout *dropout, const struct dropout_numbers *f
             size_t at = n * elements + first;
             if (keep == NULL)
                 draw(f->threshold, stream, first, count, drawn);
-            const uint8_t *mask = keep ? keep + at : drawn;
+            const uint8_t *mask = keep != NULL ? keep + at : drawn;
             if (each == 1)
                 apply_elements(f, mask, count, x + at, y + at);
             else
@@ -160,7 +160,7 @@ void dropout_backward_masked(const struct dropout *dropout, const uint8_t *keep,
 bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from,
                    const void *to, size_t *count, struct error *error)
 {
-    *count = dropout ? dropout->samples * dropout->channels * dropout->inner : 1;
+    *count = dropout != NULL ? dropout->samples * dropout->channels * dropout->inner : 1;
     if (*count == 0)
         return true;
     if (dropout == NULL || from == NULL || to == NULL)

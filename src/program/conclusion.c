@@ -75,7 +75,7 @@ static bool find_plot(char path[PATH_MAX + 16])
     return access(path, X_OK) == 0;
 }
 
-/* Figures are a courtesy: where they cannot be drawn, how to draw them is said instead. */
+/* Figures are optional: where they cannot be drawn, the command that draws them is printed. */
 static void draw_figures(const char *directory, struct comm *world)
 {
     char plot[PATH_MAX + 16];
@@ -95,7 +95,7 @@ static void draw_figures(const char *directory, struct comm *world)
 static void print_stopped(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory)
 {
     const char *name = signals_name();
-    printf("stopped by %s after step", name ? name : "a signal to another rank");
+    printf("stopped by %s after step", name != NULL ? name : "a signal to another rank");
     for (int i = 0; i < count; i++)
         if (outcomes[i].status == RUN_STOPPED) {
             printf(" %llu", (unsigned long long)outcomes[i].progress.step);

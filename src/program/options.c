@@ -462,7 +462,7 @@ cJSON *options_json(const struct options *options)
             break;
         case TEXT:
         case CHOICE:
-            value = *(const char *const *)member ? cJSON_CreateString(*(const char *const *)member)
+            value = *(const char *const *)member != NULL ? cJSON_CreateString(*(const char *const *)member)
                                                  : cJSON_CreateNull();
             break;
         }

@@ -1,6 +1,6 @@
 /* evaluate.h - accuracy and loss in predict mode, on the training set and the test set. */
-#ifndef DTRAIN_EVALUATE_H
-#define DTRAIN_EVALUATE_H
+#ifndef DTRAIN_TRAINING_EVALUATE_H
+#define DTRAIN_TRAINING_EVALUATE_H
 
 #include <signal.h>
 #include <stdbool.h>

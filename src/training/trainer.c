@@ -303,7 +303,7 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
     }
 }
 
-/* GOING: checked, though rank 0 may have an *error of its own. */
+/* GOING: the check is done. Rank 0 may have set *error all the same, on which close_epoch has the ranks agree. */
 static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics,
                                           struct error *error)
 {

@@ -3,8 +3,8 @@
  * Every function is collective over the group. Rank 0 of the group reads and writes the files; all
  * ranks leave every function with the same verdict.
  */
-#ifndef DTRAIN_TRAINER_H
-#define DTRAIN_TRAINER_H
+#ifndef DTRAIN_TRAINING_TRAINER_H
+#define DTRAIN_TRAINING_TRAINER_H
 
 #include <cjson/cJSON.h>
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* turns.h - several jobs at once that need no locks: each has a thread of its own, but only one runs at a
  * time, and it passes the turn on only where it waits. So the waits overlap, and nothing else.
  */
-#ifndef DTRAIN_TURNS_H
-#define DTRAIN_TURNS_H
+#ifndef DTRAIN_TRAINING_TURNS_H
+#define DTRAIN_TRAINING_TURNS_H
 
 struct turns; /* opaque */
 

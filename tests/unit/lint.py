@@ -37,10 +37,21 @@ def clean(tool, options, names):
     check(names and done.returncode == 0, f"{tool} on {len(names)} files or folders", done.stdout)
 
 
+def guards(names):
+    """src/comm/watch.h is guarded by DTRAIN_COMM_WATCH_H, include/comm.h by DTRAIN_COMM_H."""
+    odd = []
+    for name in names:
+        guard = "_".join(["DTRAIN", *name.split("/")[1:]]).replace(".", "_").upper()
+        if f"#ifndef {guard}\n#define {guard}\n" not in (ROOT / name).read_text(encoding="utf-8"):
+            odd.append(f"{name}: its guard is not {guard}")
+    check(not odd, "every header is guarded by its name", "\n".join(odd))
+
+
 files = tracked()
 if not files:
     skip_all("git does not list the sources here")
 clean("shellcheck", SHELLCHECK, [name for name in files if name.endswith(".sh") or b"bash" in first_line(name)])
 clean("pyflakes3", [], [name for name in files if name.endswith(".py") or b"python3" in first_line(name)])
 clean("cppcheck", CPPCHECK, C_FOLDERS)
+guards([name for name in files if name.startswith(("src/", "include/")) and name.endswith(".h")])
 finish()
