@@ -159,8 +159,8 @@ struct blame blame_step(const struct wrong_step *wrong)
 void blame_print(const struct blame *blame, char *text, size_t bytes)
 {
     static const char *const words[] = {
-        [FAULT_NONE] = "nothing of its own",
-        [FAULT_UNKNOWN] = "kernels/definition computes wrongly here, too",
+        [FAULT_NONE] = "at a second look every number is right",
+        [FAULT_UNKNOWN] = "by definition it comes out wrong here, too: this core, or its memory",
         [FAULT_WEIGHT] = "update or memory: ",
         [FAULT_MOMENTUM] = "update or memory: momentum of ",
         [FAULT_FORWARD] = "forward pass: gradient of ",

@@ -9,7 +9,7 @@
 /* What of a rank's step was the first to be wrong, in the order in which things are looked at. */
 enum fault {
     FAULT_NONE,
-    FAULT_UNKNOWN,    /* the plain recomputation is wrong, too */
+    FAULT_UNKNOWN,    /* the computation by definition is wrong, too, or the state that it began with no longer right */
     FAULT_WEIGHT,     /* though the update would have made it right: the update, or memory */
     FAULT_MOMENTUM,   /* likewise */
     FAULT_FORWARD,    /* the loss, and with it gradients */

@@ -173,11 +173,11 @@ static void describe_device(const struct examination *e, char *text, size_t byte
     cores_model(model, sizeof model);
     while (cores > 0 && !CPU_ISSET(core, &e->seen))
         core++;
-    int used = snprintf(text, bytes, "rank %d  %s  %s, ", rank, comm_host_name(e->world, rank), model);
+    int used = snprintf(text, bytes, "rank %d  %s  %s", rank, comm_host_name(e->world, rank), model);
     if (cores == 1)
-        snprintf(text + used, bytes - (size_t)used, "core %d", core);
-    else
-        snprintf(text + used, bytes - (size_t)used, "%d cores", cores);
+        snprintf(text + used, bytes - (size_t)used, ", core %d", core);
+    else if (cores > 1)
+        snprintf(text + used, bytes - (size_t)used, ", %d cores", cores);
 }
 
 /* Devices of one kind that compute in the same ways must come to the same bits. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """program.py [PART...] - the GPU engine on a real GPU, through the whole program: as the CPU engine computes, with
-NCCL, and in trouble. PART: parity, checkpoints, ranks, four_nets, trouble, study; all if none is named.
+NCCL, and in trouble. PART: parity, checkpoints, ranks, four_nets, verify, trouble, study; all if none is
+named.
 What needs no GPU of it is in tests/gpu/emulated.py; tests/gpu/run runs this among all that needs one."""
 
 import ctypes
@@ -172,6 +173,13 @@ def trouble():
         check("rank 1" in result.err, "and names the rank that is lost", result)
 
 
+def verify():
+    """The engine's answers are not known, but they repeat, and are the same for all ranks."""
+    for np, how in (1, {}), (2, POSING):
+        result = run(np, "--verify=5s", "--engine", "cudnn", **how)
+        check(result.code == 0 and result.out.count("no known answer; the same") == np, f"--verify on {np} ranks", result)
+
+
 def study():
     """Real images, which check_close's small drawn sets are not."""
     if not os.environ.get("DTRAIN_DATA"):
@@ -185,7 +193,7 @@ def study():
 
 
 asked = sys.argv[1:]
-for part in parity, checkpoints, ranks, four_nets, trouble, study:
+for part in parity, checkpoints, ranks, four_nets, verify, trouble, study:
     if not asked or part.__name__ in asked:
         part()
 finish()
