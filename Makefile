@@ -292,6 +292,9 @@ lint: compile_commands.json ## read the sources without running them: tests/unit
 	tests/exec tests/unit/lint.py
 	printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -n 4 clang-tidy --quiet -p .
 
+format: ## lay out src/ and include/ as clang-format does (.clang-format)
+	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] include/*.h)
+
 clean: ## remove what was built
 	rm -rf build compile_commands.json dtrain dtrain-debug dtrain-clang *-cuda.so
 
@@ -299,7 +302,7 @@ help: ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit print-unit-tests emulated device test lint clean help found always
+.PHONY: all unit print-unit-tests emulated device test lint format clean help found always
 -include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

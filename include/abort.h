@@ -17,11 +17,11 @@ enum { WHO_BYTES = 300 };
 void abort_who(char *text, size_t bytes);
 
 /* The check macro of MPI: broken machinery ends the job. */
-#define MPI_CHECK(call)                                                                                    \
-    do {                                                                                                   \
-        int code_ = (call);                                                                                \
-        if (code_ != MPI_SUCCESS)                                                                          \
-            abort_mpi_failed(code_, #call, __FILE__, __LINE__);                                            \
+#define MPI_CHECK(call)                                                                                                \
+    do {                                                                                                               \
+        int code_ = (call);                                                                                            \
+        if (code_ != MPI_SUCCESS)                                                                                      \
+            abort_mpi_failed(code_, #call, __FILE__, __LINE__);                                                        \
     } while (0)
 _Noreturn void abort_mpi_failed(int code, const char *call, const char *file, int line);
 

@@ -35,8 +35,7 @@ struct comm *comm_open_world(double timeout_seconds);
 /* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi" or
  * "nccl", as for --comm; on_gpu: the engine computes on this rank's GPU. On failure NULL and *error on every
  * rank. Close it before its parent, and what it sums on devices before it. Closing the world ends MPI. */
-struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu,
-                        struct error *error);
+struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error);
 void comm_close(struct comm *comm);
 
 /* Local, not collective. */
@@ -89,7 +88,7 @@ void comm_barrier(struct comm *comm);
 void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context);
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
 void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all); /* all: on rank 0 only */
-void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count); /* in place, on every rank */
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count);        /* in place, on every rank */
 
 /* Ranks agree on an error: if any rank has one, all leave with that of the lowest such rank. Returns true
  * when there is none. */

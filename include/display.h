@@ -10,12 +10,12 @@
 struct display {
     const struct trial *trials;
     int count;
-    int terminal;             /* a descriptor, for its width; -1: it is not known */
-    bool progress;            /* draw the progress line */
-    double goal;              /* epochs a trial is to have at the end */
+    int terminal;                   /* a descriptor, for its width; -1: it is not known */
+    bool progress;                  /* draw the progress line */
+    double goal;                    /* epochs a trial is to have at the end */
     struct event last[MOST_TRIALS]; /* the newest of each trial */
-    double began;             /* seconds on clock.h's clock */
-    double done_at_beginning; /* epochs of all trials */
+    double began;                   /* seconds on clock.h's clock */
+    double done_at_beginning;       /* epochs of all trials */
 };
 
 /* `when` is --progress: "always", "never", or "auto": when standard output is a terminal

@@ -57,8 +57,8 @@ struct dropout_stream {
  * the rest inner; without `feature` a tensor of one dimension (or none) is one sample. Sizes of 0 are fine.
  * Errors (EXIT_USAGE): p outside [0, 1] or NaN; `feature` with fewer than 2 dimensions; more numbers than
  * memory can hold; more than 2^34 elements in a sample, the length of a random stream. */
-bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
-                  struct dropout *dropout, struct error *error);
+bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape, struct dropout *dropout,
+                  struct error *error);
 
 /* y from x, and dx from dy, all of the described size. In place (y == x) or apart, not overlapping
  * otherwise. Errors (EXIT_USAGE): a null pointer, unless the tensor is empty; a stream out of range. */
@@ -78,8 +78,8 @@ struct dropout_numbers dropout_numbers(const struct dropout *dropout);
 struct dropout_numbers dropout_backward_numbers(const struct dropout *dropout); /* dx from dy: no constants */
 
 /* What forward and backward check before they begin. *count: the numbers in the tensor. */
-bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from,
-                   const void *to, size_t *count, struct error *error);
+bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from, const void *to,
+                   size_t *count, struct error *error);
 
 /* How many elements a mask has: samples * channels (* inner without `feature`). */
 size_t dropout_elements(const struct dropout *dropout);

@@ -17,10 +17,10 @@ extern "C" {
 /* x and y, dy and dx in device memory, of any alignment a float may have. They queue on cuda_stream and do
  * not wait; they can be captured into a CUDA graph, which then draws the same masks each time. Errors also
  * (EXIT_RUNTIME) when CUDA refuses the launch. */
-bool dropout_cuda_forward(const struct dropout *dropout, struct dropout_stream stream, const float *x,
-                          float *y, cudaStream_t cuda_stream, struct error *error);
-bool dropout_cuda_backward(const struct dropout *dropout, struct dropout_stream stream, const float *dy,
-                           float *dx, cudaStream_t cuda_stream, struct error *error);
+bool dropout_cuda_forward(const struct dropout *dropout, struct dropout_stream stream, const float *x, float *y,
+                          cudaStream_t cuda_stream, struct error *error);
+bool dropout_cuda_backward(const struct dropout *dropout, struct dropout_stream stream, const float *dy, float *dx,
+                           cudaStream_t cuda_stream, struct error *error);
 
 #ifdef __cplusplus
 }

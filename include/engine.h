@@ -54,8 +54,8 @@ struct engine_setup {
 
 /* A run of steps within one epoch. */
 struct span {
-    uint64_t step;       /* global number of the first step, from 0: the random streams' step */
-    size_t first, last;  /* positions in the epoch's order: batches start at `first`, each of batch_size
+    uint64_t step;      /* global number of the first step, from 0: the random streams' step */
+    size_t first, last; /* positions in the epoch's order: batches start at `first`, each of batch_size
                             samples; the one that reaches `last` may be smaller */
     float learning_rate;
     const volatile sig_atomic_t *stop; /* this rank's wish to stop; any rank's is seen by all */

@@ -29,8 +29,7 @@ struct error {
 
 /* Fills *error (the first one stays: a later call does not overwrite it) and returns false, so that
  * `return error_set(error, EXIT_INPUT, "%s: ...", path);` reports and leaves in one line. */
-bool error_set(struct error *error, enum exit_code code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+bool error_set(struct error *error, enum exit_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* "dtrain: note: ..." on standard error, one line whatever stands in the names it quotes: for what went otherwise than asked,
  * but goes on. Called by one rank. */

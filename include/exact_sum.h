@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define EXACT_UNIT 0x1p-36  /* the value of 1 in a fixed-point sum */
+#define EXACT_UNIT 0x1p-36 /* the value of 1 in a fixed-point sum */
 /* Adding 1.5 * 2^52 units to a double below 2^51 units leaves its rounded number of units in the low bits: a conversion
  * that every vector unit has, where float to int64 needs AVX-512. */
 #define EXACT_MAGIC (0x1.8p52 * EXACT_UNIT)

@@ -34,7 +34,7 @@ struct gpu_part {
     const char *revision;              /* it was built from; another than the program's is refused */
     const struct engine_ops *engine;   /* cudnn */
     const struct transport *transport; /* nccl */
-    const struct processor *processor;         /* for benchmarks */
+    const struct processor *processor; /* for benchmarks */
 
     /* What this process sees, and which GPU is this local rank's. */
     void (*look)(int local_rank, struct device *device);

@@ -17,7 +17,7 @@ struct introduction {
     int count;                      /* of trials */
     const struct comm *world, *group;
     const struct engine_ops *engine;
-    const char *engine_reason; /* why it was chosen; "" */
+    const char *engine_reason;    /* why it was chosen; "" */
     const struct device *devices; /* every rank's; NULL: the engine is on CPUs */
     const struct dataset *data;
     const char *directory; /* of the files */

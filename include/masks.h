@@ -32,8 +32,7 @@ struct masks masks_make(uint64_t seed, double p_conv, double p_fc);
 
 /* Draws the masks of `count` samples at consecutive global positions from `position` on. A layer with
  * p = 0 keeps all and draws nothing. */
-void masks_draw(const struct masks *masks, uint64_t step, uint32_t position, uint32_t count,
-                struct sample_mask *out);
+void masks_draw(const struct masks *masks, uint64_t step, uint32_t position, uint32_t count, struct sample_mask *out);
 
 static inline bool mask_keeps(const struct sample_mask *mask, enum dropout_layer layer, unsigned element)
 {

@@ -12,12 +12,12 @@
 
 /* Texts are borrowed from argv or from the table of defaults. */
 struct options {
-    const char *net; /* a list in order, like "A,D", or "all"; see options_trials */
+    const char *net;     /* a list in order, like "A,D", or "all"; see options_trials */
     double p_conv, p_fc; /* NAN: the net's own */
 
-    const char *data; /* NULL: searched for, see dataset_find */
-    uint64_t seed;  /* the first of them */
-    uint64_t seeds; /* how many, one after the other */
+    const char *data;      /* NULL: searched for, see dataset_find */
+    uint64_t seed;         /* the first of them */
+    uint64_t seeds;        /* how many, one after the other */
     const char *init_from; /* NULL: PyTorch's initialisation */
 
     uint64_t epochs, batch_size; /* batch_size is GLOBAL */
@@ -53,11 +53,11 @@ enum { MOST_SEEDS = 32, MOST_TRIALS = NETS * MOST_SEEDS };
 
 /* One training of a study: a net under a seed. Alone it would have the same options, and the same result. */
 struct trial {
-    struct net net; /* with --p-conv and --p-fc applied */
+    struct net net;         /* with --p-conv and --p-fc applied */
     struct options options; /* of this trial: one seed, its own */
-    char name[40]; /* for sentences: "net A"; among several seeds "net A, seed 2" */
-    char tag[40];  /* before its lines, as far as it tells trials apart: "", "net: A ", "net: A seed: 2 " */
-    char path[40]; /* of its files, below the study's directory, likewise: "", "/A", "/seed2/A" */
+    char name[40];          /* for sentences: "net A"; among several seeds "net A, seed 2" */
+    char tag[40];           /* before its lines, as far as it tells trials apart: "", "net: A ", "net: A seed: 2 " */
+    char path[40];          /* of its files, below the study's directory, likewise: "", "/A", "/seed2/A" */
 };
 
 /* The trials asked for, by seed and in a seed by net: trials[0..return). */

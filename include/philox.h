@@ -30,12 +30,12 @@ struct philox_counter {
 /* The counter of a block of four elements:
  *   c0 = block (element / 4)   c1 = position of the sample in the GLOBAL batch
  *   c2 = step, bits 0..31      c3 = purpose:8 | layer:8 | step, bits 32..47 */
-PHILOX_INLINE struct philox_counter philox_counter(enum philox_purpose purpose, uint32_t layer,
-                                                   uint64_t step, uint32_t position, uint32_t block)
+PHILOX_INLINE struct philox_counter philox_counter(enum philox_purpose purpose, uint32_t layer, uint64_t step,
+                                                   uint32_t position, uint32_t block)
 {
-    struct philox_counter counter = {{block, position, (uint32_t)step,
-                                      (uint32_t)purpose << 24 | (layer & 0xffu) << 16 |
-                                          ((uint32_t)(step >> 32) & 0xffffu)}};
+    struct philox_counter counter = {
+        {block, position, (uint32_t)step,
+         (uint32_t)purpose << 24 | (layer & 0xffu) << 16 | ((uint32_t)(step >> 32) & 0xffffu)}};
     return counter;
 }
 

@@ -33,13 +33,13 @@ void run_print_number(double number, char text[VALUE_BYTES]);
 
 /* Where a run stands. Best accuracies are -1 before the first check. */
 struct progress {
-    uint64_t epoch;   /* epochs closed: all steps done, evaluated if due, logged */
-    uint64_t step;    /* steps done since the start of training */
-    uint64_t in_epoch; /* training samples of the open epoch already used (all of them: the epoch is
+    uint64_t epoch;               /* epochs closed: all steps done, evaluated if due, logged */
+    uint64_t step;                /* steps done since the start of training */
+    uint64_t in_epoch;            /* training samples of the open epoch already used (all of them: the epoch is
                           trained but not closed) */
-    exact_wide loss;  /* sum of their losses */
-    double seconds;   /* spent in this run so far, over all its resumptions */
-    double epoch_seconds; /* of them, in the open epoch */
+    exact_wide loss;              /* sum of their losses */
+    double seconds;               /* spent in this run so far, over all its resumptions */
+    double epoch_seconds;         /* of them, in the open epoch */
     double best_train, best_test; /* accuracies, per cent */
 };
 
@@ -50,18 +50,18 @@ struct epoch_metrics {
     double learning_rate;
     double seconds; /* of this epoch's training, without evaluation */
     double images_per_second;
-    bool checked; /* the rest is there */
+    bool checked;                                    /* the rest is there */
     double train_accuracy, test_accuracy, test_loss; /* per cent, per cent, mean; predict mode */
 };
 
 /* What rank 0 of the group tells whoever displays it. */
 struct event {
     enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
-    int trial;                   /* index in the study */
-    double epochs_done;          /* closed, and the part of the open one */
-    double images_per_second;    /* recently */
-    double loss;                 /* EVENT_STEP: mean of the open epoch so far */
-    double best_test;            /* per cent; -1 before the first check */
+    int trial;                    /* index in the study */
+    double epochs_done;           /* closed, and the part of the open one */
+    double images_per_second;     /* recently */
+    double loss;                  /* EVENT_STEP: mean of the open epoch so far */
+    double best_test;             /* per cent; -1 before the first check */
     struct epoch_metrics metrics; /* EVENT_EPOCH */
     char text[500];               /* EVENT_FAILURE: why */
 };
@@ -72,7 +72,7 @@ enum run_status { RUN_GOING, RUN_DONE, RUN_STOPPED, RUN_FAILED };
 struct outcome {
     enum run_status status;
     struct progress progress;
-    uint64_t digest; /* of its weights */
+    uint64_t digest;    /* of its weights */
     struct error error; /* of one that FAILED */
 };
 

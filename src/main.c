@@ -44,8 +44,8 @@ static enum exit_code run(const struct options *options, struct comm *world, str
             dataset_close(&data);
         return error->code;
     }
-    snprintf(cut_short, sizeof cut_short, "dtrain: a file in %s was cut short while the run used it: restore it, then --resume\n",
-             directory);
+    snprintf(cut_short, sizeof cut_short,
+             "dtrain: a file in %s was cut short while the run used it: restore it, then --resume\n", directory);
     signals_explain_bus_error(cut_short, EXIT_INPUT);
     enum exit_code code = describe_agree_data(&data, world, error) ? study_run(options, &data, world, error)
                                                                    : error->code;
@@ -60,16 +60,20 @@ static bool is_whole(const struct comm *world, struct error *error)
     if (comm_size(world) >= launcher_size())
         return true;
     comm_library(mpi, sizeof mpi);
-    return error_set(error, EXIT_USAGE,
-                     "%d ranks were started, of which %s, which this program was built with, finds %d: use the mpirun that "
-                     "belongs to it, or make with the mpicc of this one", launcher_size(), mpi, comm_size(world));
+    return error_set(
+        error, EXIT_USAGE,
+        "%d ranks were started, of which %s, which this program was built with, finds %d: use the mpirun that "
+        "belongs to it, or make with the mpicc of this one",
+        launcher_size(), mpi, comm_size(world));
 }
 
 /* What was asked for instead of training must be asked of all ranks, or they wait for each other. */
 static bool agree_on_action(const struct options *options, struct comm *world, struct error *error)
 {
     int odd;
-    if (comm_same(world, (uint64_t)(options->help | options->version << 1 | options->doctor << 2 | options->verify << 3), &odd))
+    if (comm_same(world,
+                  (uint64_t)(options->help | options->version << 1 | options->doctor << 2 | options->verify << 3),
+                  &odd))
         return true;
     return error_set(error, EXIT_USAGE,
                      "rank %d on host %s was started with another of --help, --version, --doctor, --verify than the "

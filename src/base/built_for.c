@@ -19,7 +19,8 @@ static const char *missing(void)
         return "AVX-512";
 #endif
 #ifdef BUILT_FOR_AVX512VL
-    if (!__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq"))
+    if (!__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq"))
         return "AVX-512 VL, BW and DQ";
 #endif
 #ifdef BUILT_FOR_AVX2
@@ -48,8 +49,11 @@ static void __attribute__((constructor)) check_processor(void)
     if (lacks == NULL)
         return;
     if (rank == NULL || strcmp(rank, "0") == 0)
-        fprintf(stderr, "dtrain: this program was built for a processor with %s (%s), which this one lacks: build it here, or with "
-                        "make MARCH=x86-64-v3 for all that have AVX2\n", lacks, DTRAIN_BUILD);
+        fprintf(
+            stderr,
+            "dtrain: this program was built for a processor with %s (%s), which this one lacks: build it here, or with "
+            "make MARCH=x86-64-v3 for all that have AVX2\n",
+            lacks, DTRAIN_BUILD);
     _exit(EXIT_RUNTIME);
 }
 

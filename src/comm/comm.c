@@ -20,7 +20,8 @@ void comm_names(char *text, size_t bytes, bool notes)
     for (int i = 0; i < TRANSPORTS && used < bytes; i++) {
         const char *note = notes ? transports[i]->note : NULL;
         used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", i == TRANSPORTS - 1 ? " or " : ", ",
-                                 transports[i]->name, note != NULL ? " (" : "", note != NULL ? note : "", note != NULL ? ")" : "");
+                                 transports[i]->name, note != NULL ? " (" : "", note != NULL ? note : "",
+                                 note != NULL ? ")" : "");
     }
 }
 
@@ -136,8 +137,7 @@ static const struct transport *choose_best(struct comm *comm, bool on_gpu)
     return &transport_mpi;
 }
 
-static const struct transport *choose_named(struct comm *comm, const char *name, bool on_gpu,
-                                            struct error *error)
+static const struct transport *choose_named(struct comm *comm, const char *name, bool on_gpu, struct error *error)
 {
     char why[sizeof comm->why];
     for (int i = 0; i < TRANSPORTS; i++) {
@@ -154,14 +154,12 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
     return NULL;
 }
 
-struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu,
-                        struct error *error)
+struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error)
 {
     struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch);
     comm->local_rank = parent->local_rank;
-    const struct transport *chosen = strcmp(transport, "auto") == 0
-                                         ? choose_best(comm, on_gpu)
-                                         : choose_named(comm, transport, on_gpu, error);
+    const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, on_gpu)
+                                                                    : choose_named(comm, transport, on_gpu, error);
     if (chosen != NULL) {
         comm->transport = chosen;
         if (chosen->open == NULL || chosen->open(comm, error))

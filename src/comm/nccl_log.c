@@ -133,8 +133,8 @@ void nccl_log_summarise(char *text, size_t bytes)
     read_log(&summary);
     if (summary.rings == 0 && summary.kinds[0].count == 0)
         return;
-    size_t used = (size_t)snprintf(text, bytes, "%d ring%s, the first%s", summary.rings,
-                                   summary.rings == 1 ? "" : "s", summary.first);
+    size_t used = (size_t)snprintf(text, bytes, "%d ring%s, the first%s", summary.rings, summary.rings == 1 ? "" : "s",
+                                   summary.first);
     for (int i = 0; i < KINDS && summary.kinds[i].count > 0 && used < bytes; i++)
         used += (size_t)snprintf(text + used, bytes - used, "%s %d x %s", i == 0 ? ";" : ",", summary.kinds[i].count,
                                  summary.kinds[i].name);

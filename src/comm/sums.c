@@ -30,9 +30,9 @@ struct arrival {
 
 struct sums {
     struct comm_sums base;
-    struct comm *comm;     /* NULL: alone */
-    struct arrival *ranks; /* by rank of the host: the shared memory begins with them; NULL: none is shared */
-    size_t bytes;          /* of it */
+    struct comm *comm;           /* NULL: alone */
+    struct arrival *ranks;       /* by rank of the host: the shared memory begins with them; NULL: none is shared */
+    size_t bytes;                /* of it */
     int64_t *totals, *all_terms; /* the terms of all ranks of the host */
     size_t stride;               /* between two ranks' */
     uint64_t arrivals;           /* of this rank */

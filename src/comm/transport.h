@@ -39,7 +39,7 @@ struct comm {
     int local_rank;       /* host_rank in the world */
     const struct transport *transport;
     char why[300]; /* "auto" chose this transport: a few words, or "" */
-    void *state; /* the transport's own */
+    void *state;   /* the transport's own */
     struct outbox outbox;
     struct away away;
     void (*idle)(void *context); /* comm_set_idle */

@@ -30,9 +30,9 @@ struct watch {
     int rank, size;
     double timeout_seconds;
     uint64_t step;
-    int round;         /* of probes this rank has sent */
-    unsigned moves;    /* grows while this rank makes progress: waits that ended, calls of watch_acknowledge amid work */
-    double next_look;  /* time from which watch_acknowledge looks for probes again */
+    int round;        /* of probes this rank has sent */
+    unsigned moves;   /* grows while this rank makes progress: waits that ended, calls of watch_acknowledge amid work */
+    double next_look; /* time from which watch_acknowledge looks for probes again */
     bool sigterm_reported;
 };
 
@@ -145,8 +145,8 @@ static void take_acknowledgements(struct watch *watch, struct probing *probing)
 }
 
 /* The lowest rank that is still alive prints the message and ends the job; the others wait for that. */
-static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group,
-                                  const struct probing *probing, const char *what)
+static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group, const struct probing *probing,
+                                  const char *what)
 {
     char lost[400] = "";
     size_t used = 0;
@@ -159,8 +159,8 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
             continue;
         }
         if (used < sizeof lost - 100)
-            used += (size_t)snprintf(lost + used, sizeof lost - used, "%srank %d on host %.60s",
-                                     count ? ", " : "", rank, group->hosts[i]);
+            used += (size_t)snprintf(lost + used, sizeof lost - used, "%srank %d on host %.60s", count ? ", " : "",
+                                     rank, group->hosts[i]);
         count++;
     }
     double patience = clock_seconds() + (watch->rank == speaker ? 0 : 10 + 0.2 * watch->rank);
@@ -169,14 +169,14 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
         usleep(10000);
     }
     abort_job(watch->mpi, EXIT_PEER_LOST,
-                "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
-                "start again with --resume",
-                count, group->size, lost, watch->timeout_seconds, watch->rank, what, (unsigned long long)watch->step);
+              "lost %d of %d ranks: %s did not answer for %g s while rank %d waited for %s of step %llu; "
+              "start again with --resume",
+              count, group->size, lost, watch->timeout_seconds, watch->rank, what, (unsigned long long)watch->step);
 }
 
 /* After the wait has been quiet for half a timeout, called now and then until it ends. */
-static void probe_group(struct watch *watch, const struct watch_group *group, struct probing *probing,
-                    const char *what, double *quiet_until)
+static void probe_group(struct watch *watch, const struct watch_group *group, struct probing *probing, const char *what,
+                        double *quiet_until)
 {
     double time = clock_seconds();
     take_acknowledgements(watch, probing);
@@ -190,8 +190,8 @@ static void probe_group(struct watch *watch, const struct watch_group *group, st
         probing->stalled_rounds = stalled ? probing->stalled_rounds + 1 : 0;
         if (probing->stalled_rounds == MOST_STALLED_ROUNDS)
             abort_job(watch->mpi, EXIT_PEER_LOST,
-                        "every rank answers but none gets on: %s of step %llu does not complete", what,
-                        (unsigned long long)watch->step);
+                      "every rank answers but none gets on: %s of step %llu does not complete", what,
+                      (unsigned long long)watch->step);
         probing->deadline = 0;
         *quiet_until = time + watch->timeout_seconds / 2;
     } else if (time > probing->deadline) {
@@ -268,8 +268,8 @@ void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_gr
     wait_for(watch, &(struct wait){is_complete, request, idle, context, what}, group);
 }
 
-void watch_until(struct watch *watch, bool (*done)(void *context), void *context,
-                 const struct watch_group *group, const char *what)
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,
+                 const char *what)
 {
     wait_for(watch, &(struct wait){.done = done, .done_context = context, .what = what}, group);
 }

@@ -35,8 +35,8 @@ struct watch_group {
 };
 
 /* Until done(context). `what` is for the message: "the gradient sum". */
-void watch_until(struct watch *watch, bool (*done)(void *context), void *context,
-                 const struct watch_group *group, const char *what);
+void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,
+                 const char *what);
 
 /* The same for a request to be complete. `idle` (or NULL) is called now and then meanwhile. */
 void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,

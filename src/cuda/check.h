@@ -3,20 +3,18 @@
 #define DTRAIN_CUDA_CHECK_H
 
 /* Prints rank, host, device, the call and the reason, and ends the job with EXIT_RUNTIME. */
-_Noreturn void gpu_failed(const char *library, const char *call, const char *file, int line,
-                          const char *reason);
+_Noreturn void gpu_failed(const char *library, const char *call, const char *file, int line, const char *reason);
 
-#define GPU_CHECK(library, type, success, describe, call)                                                    \
-    do {                                                                                                     \
-        type status_ = (call);                                                                               \
-        if (status_ != (success))                                                                            \
-            gpu_failed(library, #call, __FILE__, __LINE__, describe(status_));                               \
+#define GPU_CHECK(library, type, success, describe, call)                                                              \
+    do {                                                                                                               \
+        type status_ = (call);                                                                                         \
+        if (status_ != (success))                                                                                      \
+            gpu_failed(library, #call, __FILE__, __LINE__, describe(status_));                                         \
     } while (0)
 
 #define CUDA_CHECK(call) GPU_CHECK("CUDA", cudaError_t, cudaSuccess, cudaGetErrorString, call)
 #define CUDNN_CHECK(call) GPU_CHECK("cuDNN", cudnnStatus_t, CUDNN_STATUS_SUCCESS, cudnnGetErrorString, call)
-#define CUBLAS_CHECK(call)                                                                                   \
-    GPU_CHECK("cuBLAS", cublasStatus_t, CUBLAS_STATUS_SUCCESS, cublasGetStatusString, call)
+#define CUBLAS_CHECK(call) GPU_CHECK("cuBLAS", cublasStatus_t, CUBLAS_STATUS_SUCCESS, cublasGetStatusString, call)
 #define NCCL_CHECK(call) GPU_CHECK("NCCL", ncclResult_t, ncclSuccess, ncclGetErrorString, call)
 
 #endif

@@ -45,15 +45,15 @@ struct cudnn_net {
     float *gradient;           /* of this rank's part, of the dense layers' weights: cuda_dense_weights */
     int64_t *sums;             /* (CUDA_SUMS) */
 
-    void *arena, *workspace;                          /* everything below lies in the arena */
-    float *images;                                    /* (N, 3, 32, 32), of a training step */
-    float *pool1_y, *d_pool1_y;                       /* (N, 6, 14, 14) */
-    float *conv2_y, *pool2_y, *d_pool2_y;             /* (N, 16, 10, 10), (N, 16, 5, 5) */
-    float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y;     /* (N, 120), (N, 84) */
-    float *logits;                                    /* (N, 10), and then the gradient by them */
-    float *losses;                                    /* (N) */
-    float *parts1, *parts2;                           /* of the convolutions' gradients: cuda_conv_weights */
-    uint8_t *labels, *origin1, *origin2;              /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
+    void *arena, *workspace;                      /* everything below lies in the arena */
+    float *images;                                /* (N, 3, 32, 32), of a training step */
+    float *pool1_y, *d_pool1_y;                   /* (N, 6, 14, 14) */
+    float *conv2_y, *pool2_y, *d_pool2_y;         /* (N, 16, 10, 10), (N, 16, 5, 5) */
+    float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y; /* (N, 120), (N, 84) */
+    float *logits;                                /* (N, 10), and then the gradient by them */
+    float *losses;                                /* (N) */
+    float *parts1, *parts2;                       /* of the convolutions' gradients: cuda_conv_weights */
+    uint8_t *labels, *origin1, *origin2;          /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
 };
 
 /* Something of a step has been queued: for whoever looks what takes how long. */

@@ -9,12 +9,12 @@ enum { POOL2 = 16 * 5 * 5, CONV3 = 120, FC1 = 84, CLASSES = LENET5_CLASSES };
 
 /* --- matrix products: cuBLAS counts columns first, so it sees every row-major matrix transposed -------- */
 
-static void multiply(struct cudnn_net *net, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n,
-                     int k, const float *a, int lda, const float *b, int ldb, float *c, int ldc)
+static void multiply(struct cudnn_net *net, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
+                     const float *a, int lda, const float *b, int ldb, float *c, int ldc)
 {
     const float one = 1, zero = 0;
-    CUBLAS_CHECK(cublasGemmEx(net->blas, op_a, op_b, m, n, k, &one, a, CUDA_R_32F, lda, b, CUDA_R_32F, ldb,
-                              &zero, c, CUDA_R_32F, ldc, net->compute, CUBLAS_GEMM_DEFAULT));
+    CUBLAS_CHECK(cublasGemmEx(net->blas, op_a, op_b, m, n, k, &one, a, CUDA_R_32F, lda, b, CUDA_R_32F, ldb, &zero, c,
+                              CUDA_R_32F, ldc, net->compute, CUBLAS_GEMM_DEFAULT));
 }
 
 /* A dense layer of `count` samples: x (count, in), w (out, in), y (count, out). */
@@ -25,14 +25,14 @@ struct dense {
 
 static void dense_forward(struct cudnn_net *net, struct dense layer, const float *x, float *y)
 {
-    multiply(net, CUBLAS_OP_T, CUBLAS_OP_N, layer.out, layer.count, layer.in, tensor(net->weights, layer.w),
-             layer.in, x, layer.in, y, layer.out);
+    multiply(net, CUBLAS_OP_T, CUBLAS_OP_N, layer.out, layer.count, layer.in, tensor(net->weights, layer.w), layer.in,
+             x, layer.in, y, layer.out);
 }
 
 static void dense_dgrad(struct cudnn_net *net, struct dense layer, const float *dy, float *dx)
 {
-    multiply(net, CUBLAS_OP_N, CUBLAS_OP_N, layer.in, layer.count, layer.out, tensor(net->weights, layer.w),
-             layer.in, dy, layer.out, dx, layer.in);
+    multiply(net, CUBLAS_OP_N, CUBLAS_OP_N, layer.in, layer.count, layer.out, tensor(net->weights, layer.w), layer.in,
+             dy, layer.out, dx, layer.in);
 }
 
 static struct dense conv3_of(int n)
@@ -75,18 +75,17 @@ static void step_in_parts(struct cudnn_net *net, uint32_t count, struct cuda_dro
 {
     int n = (int)count;
     dense_logits(net, n, count, dropout);
-    CUDA_CHECK(cuda_loss(count, net->logits, tensor(net->weights, FC2_B), net->labels, net->losses,
-                         net->logits, net->sums, net->stream));
+    CUDA_CHECK(cuda_loss(count, net->logits, tensor(net->weights, FC2_B), net->labels, net->losses, net->logits,
+                         net->sums, net->stream));
     net_mark(net, "softmax", "loss");
     dense_dgrad(net, fc2_of(n), net->logits, net->d_fc1_y);
     net_mark(net, "fc2", "input");
-    CUDA_CHECK(cuda_activation_backward(DROPOUT_FC1, dropout.masks, count, net->fc1_y, net->d_fc1_y,
-                                        net->stream));
+    CUDA_CHECK(cuda_activation_backward(DROPOUT_FC1, dropout.masks, count, net->fc1_y, net->d_fc1_y, net->stream));
     net_mark(net, "fc1", "dropout back");
     dense_dgrad(net, fc1_of(n), net->d_fc1_y, net->d_conv3_y);
     net_mark(net, "fc1", "input");
-    CUDA_CHECK(cuda_activation_backward(DROPOUT_CONV3, dropout.masks, count, net->conv3_y, net->d_conv3_y,
-                                        net->stream));
+    CUDA_CHECK(
+        cuda_activation_backward(DROPOUT_CONV3, dropout.masks, count, net->conv3_y, net->d_conv3_y, net->stream));
     net_mark(net, "conv3", "dropout back");
 }
 

@@ -20,8 +20,8 @@ static descriptor create(cudnnBackendDescriptorType_t type)
     return made;
 }
 
-static void set(descriptor at, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                int64_t count, const void *values)
+static void set(descriptor at, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
+                const void *values)
 {
     CUDNN_CHECK(cudnnBackendSetAttribute(at, name, type, count, values));
 }
@@ -138,8 +138,8 @@ static bool take_engine(struct conv_candidate *candidate, enum precision precisi
     int64_t count;
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     descriptor engine = create(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
-    CUDNN_CHECK(cudnnBackendGetAttribute(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE,
-                                         CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &engine));
+    CUDNN_CHECK(cudnnBackendGetAttribute(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                         1, &count, &engine));
     candidate->engine = get_number(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX);
     CUDNN_CHECK(cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
                                          CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes));

@@ -50,8 +50,7 @@ cudnnBackendDescriptor_t conv_device_of(cudnnHandle_t handle);
 cudnnBackendDescriptor_t conv_device_described(const char *json);
 
 /* No candidates is count 0. The device is borrowed. */
-struct conv_graph *conv_graph_open(cudnnBackendDescriptor_t device, const struct conv *conv,
-                                   enum precision precision);
+struct conv_graph *conv_graph_open(cudnnBackendDescriptor_t device, const struct conv *conv, enum precision precision);
 void conv_graph_close(struct conv_graph *graph);
 
 /* Builds the plan of a candidate, once. False: the library does not support it after all. */

@@ -123,13 +123,13 @@ static void backward(struct cudnn_net *net, uint32_t count, const struct masks *
     dense_weights(net, count, side);
     dense_conv3_input(net, (int)count);
     follow(side, stream, net->forks[1]);
-    CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2,
-                                 side));
+    CUDA_CHECK(
+        cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2, side));
     net_mark(net, "conv2", "weights");
     CUDA_CHECK(cuda_conv2_input(masks, count, net->weights, net->d_pool2_y, net->origin2, net->d_pool1_y, stream));
     net_mark(net, "conv2", "input");
-    CUDA_CHECK(cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1,
-                                 stream));
+    CUDA_CHECK(
+        cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1, stream));
     net_mark(net, "conv1", "weights");
     follow(stream, side, net->forks[2]);
     range_end();
@@ -154,14 +154,13 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
         pass(net, batch);
     else /* nothing but the slot of what is refused */
         CUDA_CHECK(cuda_loss(0, NULL, NULL, NULL, NULL, NULL, net->sums, net->stream));
-    struct cuda_rows rows = {net->parts1,  net->parts2, net->d_conv3_y,
-                             net->d_fc1_y, net->logits, net->losses};
+    struct cuda_rows rows = {net->parts1, net->parts2, net->d_conv3_y, net->d_fc1_y, net->logits, net->losses};
     CUDA_CHECK(cuda_finish_gradient(rows, count, net->gradient, batch->stop, net->sums, net->stream));
     net_mark(net, "sums", "finish");
 }
 
-void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records,
-                  uint32_t first, uint32_t count, struct cuda_evaluation *sum)
+void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
+                  uint32_t count, struct cuda_evaluation *sum)
 {
     struct cuda_dropout none = {NULL, NULL, 0};
     forward(net, shape, count, (struct cuda_input){records, NULL, NULL, first}, none, false);

@@ -34,7 +34,7 @@ struct net_batch {
 void net_gradient(struct cudnn_net *net, const struct net_batch *batch);
 
 /* Predict mode on records [first, first + count), count at most the shape's: adds to *sum. */
-void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records,
-                  uint32_t first, uint32_t count, struct cuda_evaluation *sum);
+void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
+                  uint32_t count, struct cuda_evaluation *sum);
 
 #endif

@@ -8,9 +8,8 @@
 #include "range.h"
 
 enum {
-    BURST = 32, /* steps queued at once; at most two bursts wait on the device */
-    STEPS_A_CALL =
-        1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
+    BURST = 32,          /* steps queued at once; at most two bursts wait on the device */
+    STEPS_A_CALL = 1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
 };
 
 _Static_assert((int)CUDA_SUMS == LENET5_WEIGHTS + (int)SUM_SLOTS &&
@@ -94,8 +93,7 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
     cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
     cudnn_wait(cudnn, cudnn->marks[0], NULL);
-    CUDA_CHECK(
-        cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed)); /* NCCL works in other threads, too */
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed)); /* NCCL works in other threads, too */
     cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaStreamEndCapture(stream, &captured));
     CUDA_CHECK(cudaGraphInstantiate(&graph->exec, captured, 0));
@@ -124,8 +122,7 @@ void cudnn_capture_steps(struct cudnn *cudnn)
 
 static void write_step(struct cudnn *cudnn, uint64_t step, size_t first, float learning_rate)
 {
-    cudnn->pinned->step =
-        (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
+    cudnn->pinned->step = (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
     cudnn_copy(cudnn, cudnn->step, &cudnn->pinned->step, sizeof *cudnn->step);
 }
 
@@ -203,8 +200,8 @@ void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
     struct cudnn_net *net = &cudnn->net;
     cudnn_copy(cudnn, net->sums, engine->sums->totals, CUDA_SUMS * sizeof *net->sums);
     write_step(cudnn, 0, 0, learning_rate);
-    CUDA_CHECK(cuda_sgd(engine->setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights,
-                        cudnn->step, net->stream));
+    CUDA_CHECK(cuda_sgd(engine->setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights, cudnn->step,
+                        net->stream));
     CUDA_CHECK(cudaStreamSynchronize(net->stream));
 }
 

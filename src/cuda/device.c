@@ -36,12 +36,10 @@ static void explain_none(cudaError_t status, char *why, size_t why_bytes)
 {
     int driver = 0;
     if (status == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0) {
-        snprintf(why, why_bytes,
-                 "the NVIDIA driver knows CUDA %d.%d, this program needs %d.%d: update the driver",
+        snprintf(why, why_bytes, "the NVIDIA driver knows CUDA %d.%d, this program needs %d.%d: update the driver",
                  driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     } else if (status == cudaSuccess || status == cudaErrorNoDevice) {
-        snprintf(why, why_bytes,
-                 "no GPU is visible (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides them)");
+        snprintf(why, why_bytes, "no GPU is visible (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides them)");
     } else {
         snprintf(why, why_bytes, "CUDA does not start: %s", cudaGetErrorString(status));
     }
@@ -57,12 +55,11 @@ bool device_available(char *why, size_t why_bytes)
         return false;
     }
     CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
-    snprintf(why, why_bytes, "%d GPU%s visible, the first: %s", count, count == 1 ? "" : "s",
-             properties.name);
+    snprintf(why, why_bytes, "%d GPU%s visible, the first: %s", count, count == 1 ? "" : "s", properties.name);
     if (properties.major >= 8)
         return true;
-    snprintf(why, why_bytes, "%s has compute capability %d.%d, the kernels need 8.0", properties.name,
-             properties.major, properties.minor);
+    snprintf(why, why_bytes, "%s has compute capability %d.%d, the kernels need 8.0", properties.name, properties.major,
+             properties.minor);
     return false;
 }
 
@@ -71,8 +68,7 @@ static void write_uuid(const cudaUUID_t *uuid, char *text, size_t bytes)
     size_t used = (size_t)snprintf(text, bytes, "GPU-");
     for (size_t i = 0; i < sizeof uuid->bytes; i++) {
         bool dash = i == 4 || i == 6 || i == 8 || i == 10;
-        used += (size_t)snprintf(text + used, bytes - used, "%s%02x", dash ? "-" : "",
-                                 (unsigned char)uuid->bytes[i]);
+        used += (size_t)snprintf(text + used, bytes - used, "%s%02x", dash ? "-" : "", (unsigned char)uuid->bytes[i]);
     }
 }
 
@@ -106,9 +102,7 @@ void device_versions(char *text, size_t bytes)
     ncclGetVersion(&nccl);
     for (int i = 0; i < 3; i++)
         cublasGetProperty((libraryPropertyType)i, &blas[i]);
-    snprintf(text, bytes,
-             "CUDA %d.%d (the driver's: %d.%d), cuDNN %zu.%zu.%zu, cuBLAS %d.%d.%d, NCCL %d.%d.%d",
-             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10,
-             cudnn / 10000, cudnn / 100 % 100, cudnn % 100, blas[0], blas[1], blas[2], nccl / 10000,
-             nccl / 100 % 100, nccl % 100);
+    snprintf(text, bytes, "CUDA %d.%d (the driver's: %d.%d), cuDNN %zu.%zu.%zu, cuBLAS %d.%d.%d, NCCL %d.%d.%d",
+             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10, cudnn / 10000,
+             cudnn / 100 % 100, cudnn % 100, blas[0], blas[1], blas[2], nccl / 10000, nccl / 100 % 100, nccl % 100);
 }

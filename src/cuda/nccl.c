@@ -38,9 +38,9 @@ static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t resu
     double patience = clock_seconds() + MPIRUN_SECONDS;
     if (lost)
         watch_until(comm->watch, has_passed, &patience, &comm->group, what);
-    abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s",
-              comm->rank, comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
-              ncclGetLastError(nccl), lost ? "; start again with --resume" : "");
+    abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s", comm->rank,
+              comm_host_name(comm, comm->rank), what, ncclGetErrorString(result), ncclGetLastError(nccl),
+              lost ? "; start again with --resume" : "");
 }
 
 static void settle(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
@@ -86,8 +86,7 @@ static void close_nccl(struct comm *comm)
 static void sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
 {
     ncclComm_t nccl = nccl_communicator(comm);
-    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclInt64, ncclSum, nccl, stream),
-           "the gradient sum");
+    settle(comm, nccl, ncclAllReduce(buffer, buffer, count, ncclInt64, ncclSum, nccl, stream), "the gradient sum");
 }
 
 static void poll(struct comm *comm)

@@ -20,8 +20,7 @@ struct dice {
 static uint32_t roll_bits(struct dice *dice)
 {
     if (dice->rolled % 4 == 0)
-        dice->block = philox4x32(
-            philox_counter(PHILOX_SYNTHETIC, 0, dice->set, dice->picture, dice->rolled / 4), 0);
+        dice->block = philox4x32(philox_counter(PHILOX_SYNTHETIC, 0, dice->set, dice->picture, dice->rolled / 4), 0);
     return dice->block.c[dice->rolled++ % 4];
 }
 
@@ -133,9 +132,9 @@ static const struct {
     outline *distance;
     struct colour colour;
 } classes[LENET5_CLASSES] = {
-    {disc, {{230, 60, 50}}},      {ring, {{240, 150, 40}}},     {square, {{225, 215, 60}}},
-    {frame, {{110, 200, 60}}},    {triangle, {{40, 160, 110}}}, {cross, {{60, 190, 220}}},
-    {twin_bars, {{50, 90, 210}}}, {tee, {{130, 70, 200}}},      {half_disc, {{220, 90, 180}}},
+    {disc, {{230, 60, 50}}},       {ring, {{240, 150, 40}}},     {square, {{225, 215, 60}}},
+    {frame, {{110, 200, 60}}},     {triangle, {{40, 160, 110}}}, {cross, {{60, 190, 220}}},
+    {twin_bars, {{50, 90, 210}}},  {tee, {{130, 70, 200}}},      {half_disc, {{220, 90, 180}}},
     {hourglass, {{130, 100, 80}}},
 };
 

@@ -23,8 +23,7 @@ static bool available(char *why, size_t why_bytes)
 static struct engine *open_cpu(const struct engine_setup *setup, struct error *error)
 {
     if (setup->precision != PRECISION_FP32) {
-        error_set(error, EXIT_USAGE,
-                  "--precision: engine cpu computes in fp32 alone; leave it out, or --engine cudnn");
+        error_set(error, EXIT_USAGE, "--precision: engine cpu computes in fp32 alone; leave it out, or --engine cudnn");
         return NULL;
     }
     struct comm_sums *sums = comm_sums_open(setup->comm, LAYOUT_COUNT + SUM_SLOTS);
@@ -120,8 +119,7 @@ static void evaluate_cpu(struct engine *engine, const struct split *split, size_
         input->count = (int)(last - first < TILE ? last - first : TILE);
         for (int s = 0; s < input->count; s++)
             input->records[s] = split_record(split, first + (size_t)s);
-        sum->refused +=
-            (int64_t)tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss, &sum->correct);
+        sum->refused += (int64_t)tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss, &sum->correct);
         sum->samples += input->count;
     }
 }

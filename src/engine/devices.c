@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 int devices_index(int local_rank, int visible)
 {
     return visible > 0 ? local_rank % visible : -1;
@@ -38,11 +37,10 @@ bool devices_are_apart(const struct device *all, int count, char *why, size_t wh
     for (int i = 0; i < count; i++)
         for (int j = 0; j < i; j++)
             if (same_gpu(&all[i], &all[j])) {
-                snprintf(
-                    why, why_bytes,
-                    "ranks %d and %d share one GPU of host %s (%s), which NCCL refuses: start no more ranks "
-                    "than GPUs there, or sum by MPI (--comm mpi)",
-                    j, i, all[i].host, all[i].uuid);
+                snprintf(why, why_bytes,
+                         "ranks %d and %d share one GPU of host %s (%s), which NCCL refuses: start no more ranks "
+                         "than GPUs there, or sum by MPI (--comm mpi)",
+                         j, i, all[i].host, all[i].uuid);
                 return false;
             }
     snprintf(why, why_bytes, "every rank has a GPU of its own");
@@ -55,8 +53,8 @@ void devices_line(const struct device *all, int rank, char *text, size_t bytes)
     if (device->index < 0)
         snprintf(text, bytes, "rank %d  %s  no GPU: %s", rank, device->host, device->why);
     else
-        snprintf(text, bytes, "rank %d  %s  GPU %d of %d  %s  %s", rank, device->host, device->index,
-                 device->visible, device->name, device->uuid);
+        snprintf(text, bytes, "rank %d  %s  GPU %d of %d  %s  %s", rank, device->host, device->index, device->visible,
+                 device->name, device->uuid);
 }
 
 /* The ranks of one host, as its first rank sees them. */
@@ -102,9 +100,9 @@ void devices_advice(const struct device *all, int count, char *text, size_t byte
         struct host_view view = view_host(all, count, i);
         const struct device *first = &all[i];
         if (view.ranks > 1 && view.alone == view.ranks && view.gpus == 1 && view.most_present > 1)
-            snprintf(text, bytes, "all %d ranks of host %s see the same single GPU of its %d%s%s: %s",
-                     view.ranks, first->host, view.most_present,
-                     first->visible_list[0] ? ", by CUDA_VISIBLE_DEVICES=" : "", first->visible_list,
+            snprintf(text, bytes, "all %d ranks of host %s see the same single GPU of its %d%s%s: %s", view.ranks,
+                     first->host, view.most_present, first->visible_list[0] ? ", by CUDA_VISIBLE_DEVICES=" : "",
+                     first->visible_list,
                      first->visible_list[0]
                          ? "unset it, or ask SLURM for --gpus-per-node with --gpu-bind=none"
                          : "ask SLURM for --gpus-per-node with --gpu-bind=none instead of binding each task");

@@ -41,7 +41,8 @@ void engine_names(char *text, size_t bytes)
     for (int i = 0; engines[i] != NULL && used < bytes; i++) {
         const char *note = engines[i]->note;
         used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", engines[i + 1] == NULL ? " or " : ", ",
-                                 engines[i]->name, note != NULL ? " (" : "", note != NULL ? note : "", note != NULL ? ")" : "");
+                                 engines[i]->name, note != NULL ? " (" : "", note != NULL ? note : "",
+                                 note != NULL ? ")" : "");
     }
 }
 
@@ -56,8 +57,8 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
         known = true;
         bool available = engines[i]->available(reason, sizeof reason);
         if (why[0] == '\0') /* why the best one is not available: the reason for taking the next */
-            snprintf(why, why_bytes, "%s%s%s", available || !any ? "" : engines[i]->name,
-                     available || !any ? "" : ": ", reason);
+            snprintf(why, why_bytes, "%s%s%s", available || !any ? "" : engines[i]->name, available || !any ? "" : ": ",
+                     reason);
         if (available)
             return engines[i];
     }

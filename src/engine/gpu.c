@@ -24,8 +24,7 @@ static void explain_missing(const char *path, char *why, size_t why_bytes)
 {
     const char *reason = dlerror();
     if (access(path, F_OK) != 0)
-        snprintf(why, why_bytes, "this program was built without CUDA: there is no %s",
-                 strrchr(path, '/') + 1);
+        snprintf(why, why_bytes, "this program was built without CUDA: there is no %s", strrchr(path, '/') + 1);
     else
         snprintf(why, why_bytes, "%s", reason != NULL ? reason : "it cannot be loaded");
 }
@@ -51,8 +50,8 @@ const struct gpu_part *gpu_load(char *why, size_t why_bytes)
         return NULL;
     }
     if (strcmp(part->revision, version_revision) != 0) {
-        snprintf(why, why_bytes, "%s is of revision %s, this program of %s: run make again",
-                 strrchr(path, '/') + 1, part->revision, version_revision);
+        snprintf(why, why_bytes, "%s is of revision %s, this program of %s: run make again", strrchr(path, '/') + 1,
+                 part->revision, version_revision);
         return NULL;
     }
     return part;

@@ -4,9 +4,9 @@
 
 #include "devices.h"
 #include "gpu.h"
-#include "src/comm/transport.h"
 #include "memory.h"
 #include "nccl_log.h"
+#include "src/comm/transport.h"
 
 /* --- the engine ------------------------------------------------------------------------------------- */
 
@@ -21,8 +21,8 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     char why[300];
     const struct gpu_part *part = gpu_load(why, sizeof why);
     if (part == NULL || !part->engine->available(why, sizeof why)) {
-        error_set(error, EXIT_RUNTIME, "engine cudnn: rank %d on host %s cannot run it: %s",
-                  comm_rank(setup->comm), comm_host_name(setup->comm, comm_rank(setup->comm)), why);
+        error_set(error, EXIT_RUNTIME, "engine cudnn: rank %d on host %s cannot run it: %s", comm_rank(setup->comm),
+                  comm_host_name(setup->comm, comm_rank(setup->comm)), why);
         return NULL;
     }
     return part->engine->open(setup, error);
@@ -70,5 +70,9 @@ static bool open_nccl(struct comm *comm, struct error *error)
 }
 
 const struct transport proxy_nccl = {
-    .name = "nccl", .note = "one GPU a rank", .suits = suits, .prepare = prepare, .open = open_nccl,
+    .name = "nccl",
+    .note = "one GPU a rank",
+    .suits = suits,
+    .prepare = prepare,
+    .open = open_nccl,
 };

@@ -15,7 +15,8 @@ bool cache_path(const char *name, char path[4096], struct error *error)
         return error_set(error, EXIT_RUNTIME,
                          "no cache directory: neither XDG_CACHE_HOME nor HOME is set to an absolute path");
     if (length >= 4096)
-        return error_set(error, EXIT_RUNTIME, "the cache directory's path is too long: set XDG_CACHE_HOME "
-                                              "to a path of less than 4,000 bytes");
+        return error_set(error, EXIT_RUNTIME,
+                         "the cache directory's path is too long: set XDG_CACHE_HOME "
+                         "to a path of less than 4,000 bytes");
     return true;
 }

@@ -74,9 +74,15 @@ static void print_field(const struct field *field, const struct progress *progre
 {
     const void *value = (const char *)progress + field->offset;
     switch (field->kind) {
-    case COUNT: snprintf(text, VALUE_BYTES, "%" PRIu64, *(const uint64_t *)value); break;
-    case WIDE: print_wide(*(const exact_wide *)value, text); break;
-    case NUMBER: run_print_number(*(const double *)value, text); break;
+    case COUNT:
+        snprintf(text, VALUE_BYTES, "%" PRIu64, *(const uint64_t *)value);
+        break;
+    case WIDE:
+        print_wide(*(const exact_wide *)value, text);
+        break;
+    case NUMBER:
+        run_print_number(*(const double *)value, text);
+        break;
     }
 }
 
@@ -85,9 +91,15 @@ static bool parse_field(const struct field *field, const char *text, struct prog
 {
     void *value = (char *)progress + field->offset;
     switch (field->kind) {
-    case COUNT: *(uint64_t *)value = strtoull(text, NULL, 10); break;
-    case WIDE: *(exact_wide *)value = parse_wide(text); break;
-    case NUMBER: *(double *)value = strtod(text, NULL); break;
+    case COUNT:
+        *(uint64_t *)value = strtoull(text, NULL, 10);
+        break;
+    case WIDE:
+        *(exact_wide *)value = parse_wide(text);
+        break;
+    case NUMBER:
+        *(double *)value = strtod(text, NULL);
+        break;
     }
     char canonical[VALUE_BYTES];
     print_field(field, progress, canonical);
@@ -97,8 +109,7 @@ static bool parse_field(const struct field *field, const char *text, struct prog
 /* --- tensors --------------------------------------------------------------------------------------- */
 
 /* The ten tensors over `values` (LENET5_WEIGHTS), their names behind `prefix`. */
-static void list_tensors(const char *prefix, float *values, char names[][NAME_BYTES],
-                         struct tensor *tensors)
+static void list_tensors(const char *prefix, float *values, char names[][NAME_BYTES], struct tensor *tensors)
 {
     for (int i = 0; i < LENET5_PARAMETERS; i++) {
         const struct parameter *parameter = &lenet5_parameters[i];
@@ -111,8 +122,7 @@ static void list_tensors(const char *prefix, float *values, char names[][NAME_BY
     }
 }
 
-static bool read_tensors(const struct safetensors *file, const char *prefix, float *values,
-                         struct error *error)
+static bool read_tensors(const struct safetensors *file, const char *prefix, float *values, struct error *error)
 {
     struct tensor tensors[LENET5_PARAMETERS];
     char names[LENET5_PARAMETERS][NAME_BYTES];
@@ -207,8 +217,8 @@ static bool read_progress(const struct safetensors *file, const char *path, size
                              progress_fields[i].key, text != NULL ? text : "missing");
     }
     return progress->in_epoch <= samples ||
-           error_set(error, EXIT_INPUT, "%s: damaged: %" PRIu64 " samples used of an epoch of %zu",
-                     path, progress->in_epoch, samples);
+           error_set(error, EXIT_INPUT, "%s: damaged: %" PRIu64 " samples used of an epoch of %zu", path,
+                     progress->in_epoch, samples);
 }
 
 static bool read_checkpoint(const struct folder *folder, const char *name, const struct terms *terms, size_t samples,
@@ -218,8 +228,7 @@ static bool read_checkpoint(const struct folder *folder, const char *name, const
     snprintf(path, sizeof path, "%s/%s", folder->path, name);
     struct safetensors *file = safetensors_open_in(folder, name, error);
     bool good = file != NULL && check_format(file, path, error) && check_terms(file, path, terms, error) &&
-                read_progress(file, path, samples, progress, error) &&
-                read_tensors(file, "", weights, error) &&
+                read_progress(file, path, samples, progress, error) && read_tensors(file, "", weights, error) &&
                 read_tensors(file, "momentum.", momentum, error);
     safetensors_close(file);
     return good;

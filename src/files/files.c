@@ -24,8 +24,8 @@ bool folder_open(struct folder *folder, const char *path, struct error *error)
                          MOST_PATH_BYTES);
     memcpy(folder->path, path, length + 1);
     folder->descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return folder->descriptor >= 0 || error_set(error, EXIT_RUNTIME, "%s: cannot be opened: %s; give another --out", path,
-                                                strerror(errno));
+    return folder->descriptor >= 0 ||
+           error_set(error, EXIT_RUNTIME, "%s: cannot be opened: %s; give another --out", path, strerror(errno));
 }
 
 void folder_close(struct folder *folder)
@@ -51,15 +51,17 @@ bool folder_is_ours(const struct folder *folder, struct error *error)
     if (folder->lock < 0)
         return true;
     if (is_another(AT_FDCWD, folder->path, 0, folder->descriptor))
-        return error_set(error, EXIT_RUNTIME,
-                         "%s was removed, moved or replaced while the run used it: the run ends, and leaves alone what is "
-                         "there now; where the directory was moved to, --resume goes on",
-                         folder->path);
+        return error_set(
+            error, EXIT_RUNTIME,
+            "%s was removed, moved or replaced while the run used it: the run ends, and leaves alone what is "
+            "there now; where the directory was moved to, --resume goes on",
+            folder->path);
     if (is_another(folder->descriptor, "lock", AT_SYMLINK_NOFOLLOW, folder->lock))
-        return error_set(error, EXIT_RUNTIME,
-                         "%s/lock was removed or replaced while the run held it: the run ends, as another one may be there; "
-                         "if there is none, --resume goes on from the last checkpoint",
-                         folder->path);
+        return error_set(
+            error, EXIT_RUNTIME,
+            "%s/lock was removed or replaced while the run held it: the run ends, as another one may be there; "
+            "if there is none, --resume goes on from the last checkpoint",
+            folder->path);
     return true;
 }
 
@@ -70,8 +72,9 @@ int folder_open_file(const struct folder *folder, const char *name, int flags, s
     if (file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode))
         return file;
     if (file >= 0 || errno == ELOOP || errno == ENXIO)
-        error_set(error, EXIT_RUNTIME, "%s/%s is %s: dtrain writes regular files only; remove it, or give another --out",
-                  folder->path, name, file < 0 && errno == ELOOP ? "a symbolic link" : "no regular file");
+        error_set(error, EXIT_RUNTIME,
+                  "%s/%s is %s: dtrain writes regular files only; remove it, or give another --out", folder->path, name,
+                  file < 0 && errno == ELOOP ? "a symbolic link" : "no regular file");
     else
         error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s; give another --out", folder->path, name,
                   strerror(errno));
@@ -205,7 +208,7 @@ cJSON *folder_read_json(const struct folder *folder, const char *name)
     size_t bytes = 0;
     int file = openat(folder->descriptor, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a FIFO must not block */
     bool good = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
-    for (ssize_t got = 1; good && got > 0 && bytes < MOST_JSON_BYTES; bytes += got > 0 ? (size_t)got : 0)
+    for (ssize_t got = 1; good && got > 0 && bytes<MOST_JSON_BYTES; bytes += got> 0 ? (size_t)got : 0)
         got = TEMP_FAILURE_RETRY(read(file, text + bytes, MOST_JSON_BYTES - bytes));
     if (file >= 0)
         close(file);

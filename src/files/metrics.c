@@ -53,8 +53,8 @@ static enum line judge(const char *line, size_t length, uint64_t epochs_done)
 struct kept {
     char *text; /* to be freed */
     size_t bytes;
-    bool whole; /* all were read */
-    bool is_start; /* of the file, which need only be cut behind it */
+    bool whole;                  /* all were read */
+    bool is_start;               /* of the file, which need only be cut behind it */
     long foreign, first_foreign; /* lines that tell of no epoch: how many, and the number of the first */
 };
 
@@ -102,7 +102,8 @@ static bool cut_lines(struct metrics *metrics, uint64_t epochs_done, struct erro
     if (!good) {
         error_set(error, EXIT_RUNTIME, "%s/%s: cannot be read: %s", path, NAME, strerror(errno));
     } else if (kept.is_start) { /* between reading and writing a stream must seek */
-        good = (ftruncate(fileno(metrics->stream), (off_t)kept.bytes) == 0 && fseeko(metrics->stream, 0, SEEK_END) == 0) ||
+        good = (ftruncate(fileno(metrics->stream), (off_t)kept.bytes) == 0 &&
+                fseeko(metrics->stream, 0, SEEK_END) == 0) ||
                error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", path, NAME, strerror(errno));
     } else {
         fclose(metrics->stream);
@@ -167,7 +168,8 @@ bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, s
     if (!folder_is_ours(metrics->folder, error))
         return false;
     if (!write_line(metrics->stream, epoch))
-        return error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", metrics->folder->path, NAME, strerror(errno));
+        return error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", metrics->folder->path, NAME,
+                         strerror(errno));
     return tensorboard_write(metrics->board, epoch->epoch, scalars, epoch->checked ? 6 : 3, error);
 }
 

@@ -78,7 +78,8 @@ static void tell_of_lacks(const struct folder *folder, const char *no_locks)
     unlinkat(at, probe, 0);
     if (fsync(at) != 0 && folder_cannot_sync(errno))
         length += snprintf(text + length, sizeof text - (size_t)length,
-                           " syncing of directories (%s): a power cut may undo the newest checkpoint;", strerror(errno));
+                           " syncing of directories (%s): a power cut may undo the newest checkpoint;",
+                           strerror(errno));
     if (length > 0)
         error_note("the file system of %s has no%.*s", folder->path, length - 1, text);
 }
@@ -102,7 +103,8 @@ bool run_directory_open(struct folder *folder, const char *path, bool resume, st
     if (!resume && (found = find_run(folder)) != NULL) {
         folder_close(folder);
         return error_set(error, EXIT_USAGE,
-                         "%s holds a run already (%s): --resume goes on with it, another --out starts anew", path, found);
+                         "%s holds a run already (%s): --resume goes on with it, another --out starts anew", path,
+                         found);
     }
     tell_of_lacks(folder, no_locks);
     return true;

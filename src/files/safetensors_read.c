@@ -9,7 +9,8 @@
 #include "safetensors.h"
 #include "safetensors_format.h"
 
-static const size_t MAX_HEADER_BYTES = 1 << 20; /* a net's has 3,000; parsed, it takes some forty times as much memory */
+static const size_t MAX_HEADER_BYTES =
+    1 << 20; /* a net's has 3,000; parsed, it takes some forty times as much memory */
 static const size_t MAX_FILE_BYTES = (size_t)1 << 30;
 static const double MAX_EXACT_INTEGER = 0x1p53; /* JSON numbers are doubles */
 
@@ -36,8 +37,8 @@ static bool read_bytes(struct safetensors *file, int fd, struct error *error)
         return error_set(error, EXIT_INPUT, "%s: not a regular file", file->path);
     file->size = (size_t)status.st_size;
     if (file->size > MAX_FILE_BYTES)
-        return error_set(error, EXIT_INPUT, "%s: has %zu bytes; no file over %zu is read", file->path,
-                         file->size, MAX_FILE_BYTES);
+        return error_set(error, EXIT_INPUT, "%s: has %zu bytes; no file over %zu is read", file->path, file->size,
+                         MAX_FILE_BYTES);
     file->bytes = memory_allocate(file->size, 1, "a file of weights");
     for (size_t done = 0; done < file->size;) {
         ssize_t got = TEMP_FAILURE_RETRY(read(fd, file->bytes + done, file->size - done));
@@ -59,7 +60,8 @@ static bool find_header(struct safetensors *file, struct error *error)
     memcpy(&length, file->bytes, LENGTH_BYTES);
     if (length > MAX_HEADER_BYTES && length <= file->size - LENGTH_BYTES)
         return error_set(error, EXIT_INPUT,
-                         "%s: has a header of %" PRIu64 " bytes, and none over %zu is read (a file of this net needs some "
+                         "%s: has a header of %" PRIu64
+                         " bytes, and none over %zu is read (a file of this net needs some "
                          "thousand): store the net's ten tensors alone",
                          file->path, length, MAX_HEADER_BYTES);
     if (length > file->size - LENGTH_BYTES)
@@ -87,8 +89,8 @@ static bool check_checksum(const struct safetensors *file, struct error *error)
         return true;
     checksum_compute(file->bytes, file->size, digits);
     return memcmp(file->bytes + CHECKSUM_PLACE, digits, CHECKSUM_DIGITS) == 0 ||
-           error_set(error, EXIT_INPUT, "%s: damaged: its bytes have checksum %s, not the one it states",
-                     file->path, digits);
+           error_set(error, EXIT_INPUT, "%s: damaged: its bytes have checksum %s, not the one it states", file->path,
+                     digits);
 }
 
 static int compare_names(const void *a, const void *b)
@@ -121,8 +123,8 @@ static bool parse_header(struct safetensors *file, struct error *error)
         stop++;
     if (!cJSON_IsObject(file->header) || *text != '{' || stop != end)
         return error_set(error, EXIT_INPUT,
-                         "%s: not a safetensors file, or damaged: its header is no JSON object (byte %td)",
-                         file->path, stop - text + LENGTH_BYTES);
+                         "%s: not a safetensors file, or damaged: its header is no JSON object (byte %td)", file->path,
+                         stop - text + LENGTH_BYTES);
     return check_names(file, file->header, error);
 }
 
@@ -138,8 +140,7 @@ static bool check_metadata(const struct safetensors *file, struct error *error)
         return error_set(error, EXIT_INPUT, "%s: " METADATA_NAME " is no object of strings", file->path);
     if (safetensors_metadata(file, "checksum") != NULL && !has_checksum(file))
         return error_set(error, EXIT_INPUT,
-                         "%s: its checksum cannot be verified: it is not the first entry of the header",
-                         file->path);
+                         "%s: its checksum cannot be verified: it is not the first entry of the header", file->path);
     return check_names(file, metadata, error);
 }
 
@@ -164,33 +165,27 @@ static bool shape_bytes(const cJSON *shape, uint64_t *bytes)
 }
 
 /* One tensor of the header: dtype, shape and offsets are there and agree. */
-static bool check_entry(const struct safetensors *file, const cJSON *entry, struct extent *extent,
-                        struct error *error)
+static bool check_entry(const struct safetensors *file, const cJSON *entry, struct extent *extent, struct error *error)
 {
     const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype");
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
     const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
-    if (!cJSON_IsString(dtype) || !cJSON_IsArray(shape) || !cJSON_IsArray(offsets) ||
-        cJSON_GetArraySize(offsets) != 2)
-        return error_set(error, EXIT_INPUT,
-                         "%s: tensor '%s' lacks a dtype, a shape or data_offsets of [begin, end]",
+    if (!cJSON_IsString(dtype) || !cJSON_IsArray(shape) || !cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2)
+        return error_set(error, EXIT_INPUT, "%s: tensor '%s' lacks a dtype, a shape or data_offsets of [begin, end]",
                          file->path, entry->string);
     extent->name = entry->string;
-    if (!read_integer(offsets->child, &extent->begin) ||
-        !read_integer(offsets->child->next, &extent->end) || extent->begin > extent->end ||
-        extent->end > file->data_bytes)
+    if (!read_integer(offsets->child, &extent->begin) || !read_integer(offsets->child->next, &extent->end) ||
+        extent->begin > extent->end || extent->end > file->data_bytes)
         return error_set(error, EXIT_INPUT,
                          "%s: truncated or damaged: the data_offsets of '%s' do not lie within the %zu "
                          "bytes of data",
                          file->path, entry->string, file->data_bytes);
     uint64_t bytes;
     if (!shape_bytes(shape, &bytes))
-        return error_set(error, EXIT_INPUT, "%s: tensor '%s' has an impossible shape", file->path,
-                         entry->string);
+        return error_set(error, EXIT_INPUT, "%s: tensor '%s' has an impossible shape", file->path, entry->string);
     if (strcmp(dtype->valuestring, "F32") == 0 && bytes != extent->end - extent->begin)
-        return error_set(error, EXIT_INPUT,
-                         "%s: tensor '%s' needs %" PRIu64 " bytes for its shape and has %" PRIu64, file->path,
-                         entry->string, bytes, extent->end - extent->begin);
+        return error_set(error, EXIT_INPUT, "%s: tensor '%s' needs %" PRIu64 " bytes for its shape and has %" PRIu64,
+                         file->path, entry->string, bytes, extent->end - extent->begin);
     return true;
 }
 
@@ -203,8 +198,7 @@ static int compare_extents(const void *a, const void *b)
 }
 
 /* Together the tensors cover the data once. */
-static bool check_layout(const struct safetensors *file, struct extent *extents, size_t count,
-                         struct error *error)
+static bool check_layout(const struct safetensors *file, struct extent *extents, size_t count, struct error *error)
 {
     uint64_t reached = 0;
     qsort(extents, count, sizeof *extents, compare_extents);
@@ -224,7 +218,8 @@ static bool check_layout(const struct safetensors *file, struct extent *extents,
 static bool check_tensors(const struct safetensors *file, struct error *error)
 {
     size_t count = 0;
-    struct extent *extents = memory_allocate((size_t)cJSON_GetArraySize(file->header), sizeof *extents, "a file of weights");
+    struct extent *extents = memory_allocate((size_t)cJSON_GetArraySize(file->header), sizeof *extents,
+                                             "a file of weights");
     bool good = true;
     for (const cJSON *entry = file->header->child; entry != NULL && good; entry = entry->next)
         if (strcmp(entry->string, METADATA_NAME) != 0)
@@ -295,16 +290,16 @@ bool safetensors_read(const struct safetensors *file, const struct tensor *want,
         return error_set(error, EXIT_INPUT, "%s: has no tensor '%s'", file->path, want->name);
     const char *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype")->valuestring;
     if (strcmp(dtype, "F32") != 0)
-        return error_set(error, EXIT_INPUT, "%s: tensor '%s' is %s, but only F32 is read", file->path,
-                         want->name, dtype);
+        return error_set(error, EXIT_INPUT, "%s: tensor '%s' is %s, but only F32 is read", file->path, want->name,
+                         dtype);
 
     char wanted[100], found[100];
     print_shape(want, wanted);
     if (!cJSON_PrintPreallocated(cJSON_GetObjectItemCaseSensitive(entry, "shape"), found, sizeof found, 0))
         strcpy(found, "of many dimensions");
     if (strcmp(found, wanted) != 0)
-        return error_set(error, EXIT_INPUT, "%s: tensor '%s' has shape %s, but %s is needed", file->path,
-                         want->name, found, wanted);
+        return error_set(error, EXIT_INPUT, "%s: tensor '%s' has shape %s, but %s is needed", file->path, want->name,
+                         found, wanted);
 
     uint64_t begin;
     read_integer(cJSON_GetObjectItemCaseSensitive(entry, "data_offsets")->child, &begin);

@@ -34,8 +34,7 @@ static char *print_header(const struct tensor *tensors, size_t n_tensors, const 
 }
 
 /* The whole file, to be freed. */
-static unsigned char *make_file(const char *header, const struct tensor *tensors, size_t n_tensors,
-                                size_t *size)
+static unsigned char *make_file(const char *header, const struct tensor *tensors, size_t n_tensors, size_t *size)
 {
     size_t header_bytes = strlen(header);
     uint64_t padded_bytes = (header_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;

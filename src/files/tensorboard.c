@@ -93,8 +93,8 @@ static uint32_t masked_crc32c(const void *data, size_t count)
 static bool write_record(struct tensorboard *board, const struct message *event, struct error *error)
 {
     if (event->count > sizeof event->bytes)
-        return error_set(error, EXIT_RUNTIME, "%s: an event of %zu bytes, %zu is the most", board->path,
-                         event->count, sizeof event->bytes);
+        return error_set(error, EXIT_RUNTIME, "%s: an event of %zu bytes, %zu is the most", board->path, event->count,
+                         sizeof event->bytes);
     uint64_t length = event->count;
     uint32_t length_crc = masked_crc32c(&length, sizeof length);
     uint32_t data_crc = masked_crc32c(event->bytes, event->count);
@@ -128,8 +128,7 @@ static FILE *create_file(const struct folder *folder, char path[4400], struct er
     long long now = time_behind_all(folder);
     gethostname(host, sizeof host - 1);
     for (int n = 0;; n++) {
-        snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%07ld.%d", now, host,
-                 (long)getpid(), n);
+        snprintf(name, sizeof name, "events.out.tfevents.%010lld.%s.%07ld.%d", now, host, (long)getpid(), n);
         snprintf(path, 4400, "%s/%s", folder->path, name);
         int file = openat(folder->descriptor, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         FILE *stream = file >= 0 ? fdopen(file, "wb") : NULL;

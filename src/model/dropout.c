@@ -9,8 +9,8 @@ enum { CHUNK = 4096 }; /* elements whose mask is held at a time; a multiple of P
 
 /* ----- the descriptor -------------------------------------------------------------------------------- */
 
-bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape,
-                      struct dropout *dropout, struct error *error)
+bool dropout_make(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape, struct dropout *dropout,
+                  struct error *error)
 {
     if (!(p >= 0 && p <= 1))
         return error_set(error, EXIT_USAGE, "dropout: p is %g, but a probability is from 0 to 1", p);
@@ -61,8 +61,7 @@ struct dropout_numbers dropout_numbers(const struct dropout *dropout)
     if (!dropout->alpha) /* x + -0 is x for both zeros */
         return (struct dropout_numbers){philox_threshold(p), (float)(1 / (1 - p)), -0.0f, 0.0f};
     double a = 1 / sqrt((1 - p) * (1 + p * s * s));
-    return (struct dropout_numbers){philox_threshold(p), (float)a, (float)(a * s * p),
-                                    (float)(a * s * (p - 1))};
+    return (struct dropout_numbers){philox_threshold(p), (float)a, (float)(a * s * p), (float)(a * s * (p - 1))};
 }
 
 /* ----- masks ----------------------------------------------------------------------------------------- */
@@ -98,8 +97,7 @@ void dropout_draw(const struct dropout *dropout, struct dropout_stream stream, u
 
 /* Up to CHUNK elements of one number. Results go through memory of our own: y may be x, and compilers do
  * not vectorise what they cannot prove to be apart. */
-static void apply_elements(const struct dropout_numbers *f, const uint8_t *keep, size_t count, const float *x,
-                           float *y)
+static void apply_elements(const struct dropout_numbers *f, const uint8_t *keep, size_t count, const float *x, float *y)
 {
     float scale = f->scale, shift = f->shift, dropped = f->dropped, results[CHUNK];
     for (size_t i = 0; i < count; i++)
@@ -157,15 +155,17 @@ void dropout_backward_masked(const struct dropout *dropout, const uint8_t *keep,
 
 /* ----- forward and backward -------------------------------------------------------------------------- */
 
-bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from,
-                   const void *to, size_t *count, struct error *error)
+bool dropout_check(const struct dropout *dropout, struct dropout_stream stream, const void *from, const void *to,
+                   size_t *count, struct error *error)
 {
     *count = dropout != NULL ? dropout->samples * dropout->channels * dropout->inner : 1;
     if (*count == 0)
         return true;
     if (dropout == NULL || from == NULL || to == NULL)
         return error_set(error, EXIT_USAGE, "dropout: the %s is a null pointer, but must be given",
-                         dropout == NULL ? "descriptor" : from == NULL ? "input" : "output");
+                         dropout == NULL ? "descriptor"
+                         : from == NULL  ? "input"
+                                         : "output");
     if (stream.step >> 48 || stream.layer > 255 || dropout->samples - 1 > UINT32_MAX - stream.position)
         return error_set(error, EXIT_USAGE,
                          "dropout: step %llu, layer %u or positions %u + %zu samples are out of range: steps "

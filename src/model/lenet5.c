@@ -33,8 +33,7 @@ void lenet5_initialise(uint64_t seed, float *weights)
         float bound = (float)(1.0 / sqrt((double)parameter->fan_in));
         float *tensor = weights + parameter->offset;
         for (size_t i = 0; i < parameter->count; i += 4) {
-            struct philox_counter r =
-                philox4x32(philox_counter(PHILOX_WEIGHTS, p, 0, 0, (uint32_t)(i / 4)), seed);
+            struct philox_counter r = philox4x32(philox_counter(PHILOX_WEIGHTS, p, 0, 0, (uint32_t)(i / 4)), seed);
             for (size_t j = 0; j < 4 && i + j < parameter->count; j++)
                 tensor[i + j] = bound * (2.0f * philox_uniform(r.c[j]) - 1.0f);
         }

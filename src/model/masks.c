@@ -7,8 +7,7 @@
 
 enum { GROUP = 16 }; /* samples drawn together: the compiler makes their loops vectors */
 
-static const unsigned elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS,
-                                                  FC1_ELEMENTS};
+static const unsigned elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
 
 struct masks masks_make(uint64_t seed, double p_conv, double p_fc)
 {
@@ -44,8 +43,7 @@ static void draw_layer(const struct masks *masks, uint32_t layer, uint64_t step,
     }
 }
 
-void masks_draw(const struct masks *masks, uint64_t step, uint32_t position, uint32_t count,
-                struct sample_mask *out)
+void masks_draw(const struct masks *masks, uint64_t step, uint32_t position, uint32_t count, struct sample_mask *out)
 {
     for (uint32_t first = 0; first < count; first += GROUP)
         for (uint32_t layer = 0; layer < DROPOUT_LAYERS; layer++) {

@@ -23,8 +23,8 @@ static void print_accuracy(double accuracy)
 static void print_table(const struct trial *trials, const struct outcome *outcomes, int count)
 {
     bool seeds = trials[0].options.seed != trials[count - 1].options.seed;
-    printf("\nnet  %s%-10s  %10s  %10s  %10s  weights\n", seeds ? "seed    " : "", "dropout", "best train",
-           "best test", "seconds");
+    printf("\nnet  %s%-10s  %10s  %10s  %10s  weights\n", seeds ? "seed    " : "", "dropout", "best train", "best test",
+           "seconds");
     for (int i = 0; i < count; i++) {
         const struct outcome *outcome = &outcomes[i];
         printf("%c    ", trials[i].net.name);

@@ -133,10 +133,9 @@ static void print_epoch(struct display *display, const struct event *event)
     const struct epoch_metrics *metrics = &event->metrics;
     const char *tag = display->trials[event->trial].tag;
     if (metrics->checked)
-        display_line(display,
-                     "%sepoch: %llu time: %.2f loss: %.4f train: %.2f%% test: %.2f%% best: %.2f%%", tag,
-                     (unsigned long long)metrics->epoch, metrics->seconds, metrics->loss,
-                     metrics->train_accuracy, metrics->test_accuracy, event->best_test);
+        display_line(display, "%sepoch: %llu time: %.2f loss: %.4f train: %.2f%% test: %.2f%% best: %.2f%%", tag,
+                     (unsigned long long)metrics->epoch, metrics->seconds, metrics->loss, metrics->train_accuracy,
+                     metrics->test_accuracy, event->best_test);
     else
         display_line(display, "%sepoch: %llu time: %.2f loss: %.4f", tag, (unsigned long long)metrics->epoch,
                      metrics->seconds, metrics->loss);

@@ -43,13 +43,13 @@ void introduction_print(const struct introduction *run, struct display *display)
     display_line(display, "net %s%s on %d rank%s, %d host%s; global batch %llu", nets, seeds, comm_size(run->world),
                  comm_size(run->world) == 1 ? "" : "s", comm_host_count(run->world),
                  comm_host_count(run->world) == 1 ? "" : "s", (unsigned long long)run->options->batch_size);
-    display_line(display, "engine %s%s%s%s, comm %s%s%s%s", run->engine->name, *why ? " (" : "", why,
-                 *why ? ")" : "", comm_transport(run->group), *comm_reason ? " (" : "", comm_reason,
-                 *comm_reason ? ")" : "");
+    display_line(display, "engine %s%s%s%s, comm %s%s%s%s", run->engine->name, *why ? " (" : "", why, *why ? ")" : "",
+                 comm_transport(run->group), *comm_reason ? " (" : "", comm_reason, *comm_reason ? ")" : "");
     display_line(display, "data %s: %zu + %zu pictures", run->data->directory, run->data->train.count,
                  run->data->test.count);
     if (run->data->copied)
-        display_line(display, "note: its file system cannot map files into memory: each rank has a copy of the pictures");
+        display_line(display,
+                     "note: its file system cannot map files into memory: each rank has a copy of the pictures");
     display_line(display, "files in %s", run->directory);
     if (run->devices != NULL)
         introduce_devices(run, display);

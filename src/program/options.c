@@ -51,19 +51,21 @@ static const struct option_spec specs[] = {
     {"momentum", "X", REAL, IN(momentum), "0.9", 0, 1, .term = "momentum", .doc = "of SGD"},
     {"lr-step", "N", COUNT, IN(lr_step), "150", 1, MANY, .term = "lr_step",
      .doc = "epochs between decays of the learning rate"},
-    {"lr-gamma", "X", REAL, IN(lr_gamma), "0.5", 0, 1, .term = "lr_gamma",
-     .doc = "what each decay multiplies it by"},
+    {"lr-gamma", "X", REAL, IN(lr_gamma), "0.5", 0, 1, .term = "lr_gamma", .doc = "what each decay multiplies it by"},
     {"max-steps", "N", COUNT, IN(max_steps), "0", 0, MANY, .doc = "stop after N steps in all, 0: no limit"},
 
     {.kind = HEADING, .doc = "Accuracy:"},
-    {"eval-every", "N", COUNT, IN(eval_every), "20", 1, MANY, .doc = "epochs between checks; the last epoch is always checked"},
+    {"eval-every", "N", COUNT, IN(eval_every), "20", 1, MANY,
+     .doc = "epochs between checks; the last epoch is always checked"},
     {"eval-on", "rank0|all", CHOICE, IN(eval_on), "rank0", .choices = "rank0|all", .doc = "who evaluates"},
 
     {.kind = HEADING, .doc = "Files and output:"},
-    {"out", "DIR", TEXT, IN(out), NULL, .doc = "the directory (default runs/NET-SEED; several nets or seeds have one each in it)"},
+    {"out", "DIR", TEXT, IN(out), NULL,
+     .doc = "the directory (default runs/NET-SEED; several nets or seeds have one each in it)"},
     {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
     {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY, .doc = "epochs between checkpoints"},
-    {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never", .doc = "the progress line: auto, always or never"},
+    {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never",
+     .doc = "the progress line: auto, always or never"},
 
     {.kind = HEADING, .doc = "Machine:"},
     {"engine", "NAME", TEXT, IN(engine), "auto", .beside_verify = true, .doc = "what computes: "},
@@ -98,8 +100,8 @@ static bool parse_count(const struct option_spec *spec, const char *text, uint64
     if (is_decimal(text, "0123456789") && *end == '\0' && errno == 0 && (double)*value >= spec->least &&
         (double)*value <= spec->most)
         return true;
-    return error_set(error, EXIT_USAGE, "--%s %s: give a whole number from %.0f to %.0f", spec->name, text,
-                     spec->least, spec->most);
+    return error_set(error, EXIT_USAGE, "--%s %s: give a whole number from %.0f to %.0f", spec->name, text, spec->least,
+                     spec->most);
 }
 
 static bool parse_real(const struct option_spec *spec, const char *text, double *value, struct error *error)
@@ -107,7 +109,8 @@ static bool parse_real(const struct option_spec *spec, const char *text, double 
     char *end;
     errno = 0; /* ERANGE: too large, or too small to be anything but 0 */
     *value = strtod(text, &end);
-    if (is_decimal(text, "0123456789.eE+-") && *end == '\0' && errno == 0 && *value >= spec->least && *value <= spec->most)
+    if (is_decimal(text, "0123456789.eE+-") && *end == '\0' && errno == 0 && *value >= spec->least &&
+        *value <= spec->most)
         return true;
     if (errno == ERANGE && *value < 1)
         return error_set(error, EXIT_USAGE, "--%s %s: a number too small to be told from 0", spec->name, text);
@@ -132,8 +135,8 @@ static bool parse_time(const struct option_spec *spec, const char *text, double 
         if (strcmp(end, units[i].name) == 0 && *seconds >= spec->least && *seconds <= spec->most)
             return true;
     }
-    return error_set(error, EXIT_USAGE, "--%s=%s: give a time from %.0f s to %.0f s, as 30, 30s, 10m or 2h", spec->name, text,
-                     spec->least, spec->most);
+    return error_set(error, EXIT_USAGE, "--%s=%s: give a time from %.0f s to %.0f s, as 30, 30s, 10m or 2h", spec->name,
+                     text, spec->least, spec->most);
 }
 
 /* Whether `text` is one of "one|two|three". */
@@ -148,8 +151,7 @@ static bool parse_choice(const struct option_spec *spec, const char *text, struc
     return error_set(error, EXIT_USAGE, "--%s %s: give one of %s", spec->name, text, spec->choices);
 }
 
-static bool parse_value(const struct option_spec *spec, const char *text, struct options *options,
-                        struct error *error)
+static bool parse_value(const struct option_spec *spec, const char *text, struct options *options, struct error *error)
 {
     void *member = (char *)options + spec->offset;
     switch (spec->kind) {
@@ -259,8 +261,7 @@ bool options_directory(const struct options *options, char *path, size_t size, s
     int length = options->out != NULL ? snprintf(path, size, "%s", options->out)
                  : last > first       ? snprintf(path, size, "runs/%s-%llu-%llu", options->net, first, last)
                                       : snprintf(path, size, "runs/%s-%llu", options->net, first);
-    return (size_t)length < size ||
-           error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes", size - 1);
+    return (size_t)length < size || error_set(error, EXIT_USAGE, "--out: the path is longer than %zu bytes", size - 1);
 }
 
 static bool check(const struct options *options, struct error *error)
@@ -305,9 +306,11 @@ static bool check_verify(const struct parse *parse)
 {
     for (int i = 0; i < SPECS && parse->options->verify; i++)
         if (parse->given[i] && !specs[i].beside_verify)
-            return error_set(parse->error, EXIT_USAGE,
-                             "--%s: not with --verify, which trains nets and data of its own; beside it go --engine, --comm, "
-                             "--precision and --timeout", specs[i].name);
+            return error_set(
+                parse->error, EXIT_USAGE,
+                "--%s: not with --verify, which trains nets and data of its own; beside it go --engine, --comm, "
+                "--precision and --timeout",
+                specs[i].name);
     return true;
 }
 
@@ -363,8 +366,8 @@ static void build_argp(struct description *description, const char *engines, con
         const char *names = spec->offset == IN(engine) ? engines : spec->offset == IN(comm) ? transports : "";
         snprintf(doc, sizeof description->docs[i], "%s%s%s%s%s", spec->doc, names, show ? " (default " : "",
                  show ? spec->initial : "", show ? ")" : "");
-        table[i] = (struct argp_option){spec->name, FIRST_KEY + i, spec->argument,
-                                       spec->kind == VERIFY ? OPTION_ARG_OPTIONAL : 0, doc, group};
+        table[i] = (struct argp_option){
+            spec->name, FIRST_KEY + i, spec->argument, spec->kind == VERIFY ? OPTION_ARG_OPTIONAL : 0, doc, group};
     }
     table[SPECS] = (struct argp_option){0};
     description->argp = (struct argp){
@@ -373,7 +376,8 @@ static void build_argp(struct description *description, const char *engines, con
         .doc = "Trains LeNet-5 with dropout on CIFAR-10, data-parallel over MPI ranks: mpirun -np 4 ./dtrain --net D"
                "\v"
                "Exit codes: 0 done; 1 the run failed; 2 wrong options; 3 bad data or checkpoint; 4 a rank was lost; "
-               "5 replicas diverged, or --verify found a wrong answer; 75 stopped by a signal, saved: run again with --resume.",
+               "5 replicas diverged, or --verify found a wrong answer; 75 stopped by a signal, saved: run again with "
+               "--resume.",
     };
 }
 
@@ -401,8 +405,8 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
     set_initial(options);
     if (!names_are_whole(argc, argv, error))
         return false;
-    error_t failed =
-        argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL, &parse);
+    error_t failed = argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL,
+                                &parse);
     unsigned set;
     if (failed || !check(options, error) || !check_verify(&parse) || !parse_nets(options->net, &set, error))
         return failed == ECANCELED;
@@ -454,8 +458,7 @@ cJSON *options_json(const struct options *options)
             value = cJSON_CreateRaw(number);
             break;
         case REAL:
-            value = isnan(*(const double *)member) ? cJSON_CreateNull()
-                                                   : cJSON_CreateNumber(*(const double *)member);
+            value = isnan(*(const double *)member) ? cJSON_CreateNull() : cJSON_CreateNumber(*(const double *)member);
             break;
         case FLAG:
             value = cJSON_CreateBool(*(const bool *)member);
@@ -463,7 +466,7 @@ cJSON *options_json(const struct options *options)
         case TEXT:
         case CHOICE:
             value = *(const char *const *)member != NULL ? cJSON_CreateString(*(const char *const *)member)
-                                                 : cJSON_CreateNull();
+                                                         : cJSON_CreateNull();
             break;
         }
         cJSON_AddItemToObject(json, spec->name, value);

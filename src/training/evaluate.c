@@ -32,8 +32,12 @@ enum evaluate_status evaluate(struct engine *engine, bool on_all_ranks, const vo
     if (on_all_ranks || comm_rank(comm) == 0)
         stopped = !evaluate_share(engine, &data->train, rank, size, stop, &train, &train_loss) ||
                   !evaluate_share(engine, &data->test, rank, size, stop, &test, &test_loss);
-    int64_t sums[] = {train.correct, test.correct, (int64_t)(test_loss >> 32), (int64_t)(test_loss & UINT32_MAX),
-                      train.refused + test.refused, stopped};
+    int64_t sums[] = {train.correct,
+                      test.correct,
+                      (int64_t)(test_loss >> 32),
+                      (int64_t)(test_loss & UINT32_MAX),
+                      train.refused + test.refused,
+                      stopped};
     comm_sum_control(comm, sums, sizeof sums / sizeof *sums);
     if (sums[5] != 0)
         return EVALUATE_STOPPED;

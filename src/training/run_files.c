@@ -15,8 +15,10 @@ static void look_for_best(const struct folder *folder, const struct terms *terms
         error_note("%s; the best of the checks from here on takes its place", why.text);
         progress->best_test = -1;
     } else if (!told) {
-        error_note("%s/model-best.safetensors has no checksum, so nothing tells whether it was changed: kept until a check is "
-                   "better", folder->path);
+        error_note(
+            "%s/model-best.safetensors has no checksum, so nothing tells whether it was changed: kept until a check is "
+            "better",
+            folder->path);
     }
 }
 
@@ -97,8 +99,8 @@ static bool write_description(struct run_files *files, const cJSON *description,
     return done;
 }
 
-bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial, struct engine *engine,
-                     uint64_t epochs_done, struct error *error)
+bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
+                     struct engine *engine, uint64_t epochs_done, struct error *error)
 {
     run_directory_tidy(&files->folder);
     if (write_description(files, description, trial, engine, epochs_done, error))
@@ -109,8 +111,7 @@ bool run_files_begin(struct run_files *files, const cJSON *description, const st
 bool run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error)
 {
-    files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->momentum,
-                                    error);
+    files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->momentum, error);
     if (files->saved)
         files->saved_step = state->progress.step;
     return files->saved;

@@ -34,8 +34,8 @@ const cJSON *run_files_choices(const struct run_files *files, cJSON **descriptio
 
 /* Writes run.json: the description of the whole study, what is this trial's own, and what the file said when the run was
  * started before. Opens the metrics. */
-bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial, struct engine *engine,
-                     uint64_t epochs_done, struct error *error);
+bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
+                     struct engine *engine, uint64_t epochs_done, struct error *error);
 
 bool run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error);

@@ -22,19 +22,19 @@ struct study {
     const struct dataset *data;
     struct comm *world;
     const struct engine_ops *engine;
-    struct device *devices; /* every rank's, if the engine is on GPUs */
+    struct device *devices;   /* every rank's, if the engine is on GPUs */
     char directory[PATH_MAX]; /* of the study */
     struct trial trials[MOST_TRIALS];
     char directories[MOST_TRIALS][PATH_MAX + 40]; /* of each trial */
     int count;
 
-    struct comm *group;  /* this rank's */
-    int first, last;     /* trials of this rank: [first, last) */
+    struct comm *group;       /* this rank's */
+    int first, last;          /* trials of this rank: [first, last) */
     int leaders[MOST_TRIALS]; /* world ranks */
 
     struct display display; /* used on world rank 0 */
     struct messenger messenger;
-    cJSON *description;     /* of the study, for each run.json */
+    cJSON *description; /* of the study, for each run.json */
     struct trainer *trainers[MOST_TRIALS];
     struct outcome outcomes[MOST_TRIALS];
 };
@@ -84,8 +84,7 @@ static bool open_group(struct study *study, struct error *error)
     study->first = apart ? color : 0;
     study->last = apart ? color + 1 : study->count;
     study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
-    study->group =
-        comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
+    study->group = comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
     return comm_agree(study->world, error);
 }
 
@@ -151,9 +150,8 @@ static void save_others(struct study *study, int stopped)
 {
     for (int i = study->first; i < study->last; i++)
         if (i != stopped && study->outcomes[i].status == RUN_GOING)
-            study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error)
-                                            ? RUN_STOPPED
-                                            : RUN_FAILED;
+            study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error) ? RUN_STOPPED
+                                                                                                    : RUN_FAILED;
 }
 
 /* An epoch of each trial in turn, until all have ended. */
