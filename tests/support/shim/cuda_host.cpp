@@ -14,8 +14,10 @@ namespace
 
 enum state { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 
+typedef void *place[5]; /* where a fiber or the scheduler goes on */
+
 struct fiber {
-    ucontext_t context;
+    place at;
     enum state state;
     uint64_t exchanged; /* what it hands to its warp */
 };
@@ -25,7 +27,7 @@ struct block {
     fiber fibers[MAX_THREADS];
     unsigned prepared; /* fibers that have a stack */
     unsigned order[MAX_THREADS];
-    ucontext_t scheduler;
+    place scheduler;
     unsigned threads;
     void (*thread)(void *context);
     void *context;
@@ -53,20 +55,36 @@ void arrange(unsigned count, unsigned *order)
     }
 }
 
+/* Leaves for `to`; returns when somebody comes back to `from`. swapcontext would ask the kernel for the signal mask each
+ * time, and AddressSanitizer's longjmp walks the stack: both take longer than the kernels do. The compilers want their
+ * setjmp and longjmp in different functions; and callers must not know which registers are left alone here. */
+__attribute__((noinline, noreturn, no_sanitize("address"))) void jump(place to)
+{
+    __builtin_longjmp(to, 1);
+}
+
+__attribute__((no_sanitize("address"))) void leave(place from, place to)
+{
+    if (__builtin_setjmp(from) == 0)
+        jump(to);
+}
+
+void (*volatile go)(place from, place to) = leave;
+
 /* The running thread gives way. */
 void wait(enum state state)
 {
     fiber *self = &running->fibers[threadIdx.x];
     self->state = state;
-    swapcontext(&self->context, &running->scheduler);
+    go(self->at, running->scheduler);
 }
 
 /* A fiber is one thread after the other: of every block, of every launch. */
 void live()
 {
     for (;;) {
-        running->thread(running->context);
         wait(DONE);
+        running->thread(running->context);
     }
 }
 
@@ -97,21 +115,26 @@ bool run_ready()
             continue;
         any = true;
         cuda_host_thread_now.thread.x = t;
-        swapcontext(&running->scheduler, &running->fibers[t].context);
+        go(running->scheduler, running->fibers[t].at);
     }
     return any;
 }
 
-void prepare(fiber *fiber)
+/* Starts fiber t, which waits for its first thread. */
+__attribute__((noinline, no_sanitize("address"))) void prepare(unsigned t)
 {
+    ucontext_t context;
     void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED)
-        fail("no memory for its stack", 0);
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = stack;
-    fiber->context.uc_stack.ss_size = STACK_BYTES;
-    fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, live, 0);
+        fail("no memory for its stack", t);
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = STACK_BYTES;
+    context.uc_link = nullptr;
+    makecontext(&context, live, 0);
+    cuda_host_thread_now.thread.x = t;
+    if (__builtin_setjmp(running->scheduler) == 0)
+        setcontext(&context);
 }
 
 void run_block()
@@ -175,7 +198,7 @@ void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *conte
     if (running == nullptr || order == nullptr)
         fail("no memory for its block", 0);
     for (; running->prepared < threads; running->prepared++)
-        prepare(&running->fibers[running->prepared]);
+        prepare(running->prepared);
     running->threads = threads;
     running->thread = thread;
     running->context = context;
