@@ -296,7 +296,7 @@ format: ## lay out src/ and include/ as clang-format does (.clang-format)
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] include/*.h)
 
 clean: ## remove what was built
-	rm -rf build compile_commands.json dtrain dtrain-debug dtrain-clang *-cuda.so
+	rm -rf build compile_commands*.json dtrain dtrain-debug dtrain-clang *-cuda.so
 
 help: ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32

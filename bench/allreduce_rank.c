@@ -14,6 +14,7 @@
 #include "engine.h"
 #include "kernels/cpu/layout.h"
 #include "lenet5.h"
+#include "memory.h"
 
 /* A sum being measured: of terms into totals, which may be the same memory. */
 struct sum {
@@ -57,7 +58,9 @@ static void measure(struct sum *sum, const char *by)
 static void measure_mpi(struct comm *world, MPI_Datatype type, size_t count)
 {
     size_t bytes = count * sums_width(type == MPI_FLOAT);
-    struct sum sum = {.comm = world, .terms = malloc(bytes), .totals = malloc(bytes), .count = count, .type = type};
+    struct sum sum = {.comm = world, .count = count, .type = type};
+    sum.terms = memory_allocate(1, bytes, "the terms of a sum");
+    sum.totals = memory_allocate(1, bytes, "a sum");
     measure(&sum, "MPI");
     free(sum.totals);
     sum.totals = sum.terms;

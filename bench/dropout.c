@@ -16,6 +16,7 @@
 #include "clock.h"
 #include "gpu.h"
 #include "median.h"
+#include "memory.h"
 #include "processor.h"
 #include "version.h"
 
@@ -41,12 +42,7 @@ static void cpu_nothing(void *stream)
 
 static void *cpu_get(size_t bytes)
 {
-    void *memory = aligned_alloc(64, bytes);
-    if (memory == NULL) {
-        fprintf(stderr, "dropout: no memory for %zu bytes\n", bytes);
-        exit(EXIT_RUNTIME);
-    }
-    return memory;
+    return memory_allocate_aligned(64, bytes, "a tensor");
 }
 
 static void cpu_copy(void *to, const void *from, size_t bytes, void *stream)

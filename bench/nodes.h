@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "gpu.h"
 #include "median.h"
+#include "memory.h"
 #include "step.h"
 #include "synthetic.h"
 #include "version.h"
@@ -55,8 +56,8 @@ static _Noreturn void nodes_fail(struct nodes *n, const struct error *error)
 static void nodes_draw(struct nodes *n)
 {
     size_t per_file = NODES_EPOCH * n->batch / TRAINING_FILES;
-    n->records = malloc(per_file * RECORD_BYTES);
-    n->order = malloc(NODES_EPOCH * n->batch * sizeof *n->order);
+    n->records = memory_allocate(per_file, RECORD_BYTES, "the pictures");
+    n->order = memory_allocate(NODES_EPOCH * n->batch, sizeof *n->order, "the order of an epoch");
     for (uint32_t i = 0; i < per_file; i++)
         if (i < NODES_PICTURES)
             synthetic_draw(false, i, n->records + i * RECORD_BYTES);
@@ -128,10 +129,10 @@ static void nodes_time(struct nodes *n)
  * by heart, and of a gradient that is nearly zero the rounding is a large part. */
 static void nodes_check_gradient(struct nodes *n)
 {
-    float *w = malloc(2 * LENET5_WEIGHTS * sizeof *w), *actual = w + LENET5_WEIGHTS;
-    double *weights = calloc(2 * LENET5_WEIGHTS, sizeof *weights), *expected = weights + LENET5_WEIGHTS;
-    const uint8_t **records = malloc(n->batch * sizeof *records);
-    struct sample_mask *drawn = malloc(n->batch * sizeof *drawn);
+    float *w = memory_allocate(2 * LENET5_WEIGHTS, sizeof *w, "the weights"), *actual = w + LENET5_WEIGHTS;
+    double *weights = memory_allocate(2 * LENET5_WEIGHTS, sizeof *weights, "the weights"), *expected = weights + LENET5_WEIGHTS;
+    const uint8_t **records = memory_allocate(n->batch, sizeof *records, "a batch");
+    struct sample_mask *drawn = memory_allocate(n->batch, sizeof *drawn, "the masks");
     const struct masks *masks = &n->engine->setup.masks;
     n->engine->ops->read(n->engine, w, NULL);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
@@ -256,7 +257,7 @@ static void nodes_end(struct nodes *n)
 
 static int nodes_main(int argc, char **argv)
 {
-    struct nodes *n = calloc(1, sizeof *n);
+    struct nodes *n = memory_allocate(1, sizeof *n, "the benchmark");
     bool json = argc > 0 && strcmp(argv[0], "--json") == 0, valid = true;
     char name[400];
     n->started = clock_seconds();

@@ -17,6 +17,7 @@
 #include "clock.h"
 #include "engine.h"
 #include "find_data.h"
+#include "memory.h"
 #include "options.h"
 #include "sampler.h"
 #include "step.h"
@@ -126,7 +127,7 @@ static size_t measure(struct bench *b)
 static void report(struct bench *b, size_t blocks)
 {
     int size = comm_size(b->comm), odd;
-    double mine[PARTS], *all = malloc((size_t)size * sizeof mine);
+    double mine[PARTS], *all = memory_allocate((size_t)size, sizeof mine, "the times of all ranks");
     float weights[LENET5_WEIGHTS];
     for (int p = 0; p < PARTS; p++)
         mine[p] = 1e3 * median(b->times[p], blocks);
@@ -191,12 +192,12 @@ static bool open_engine(struct bench *b, struct comm *world, struct error *error
 
 static void run(const struct options *options, struct comm *world, struct error *error)
 {
-    struct bench *b = calloc(1, sizeof *b);
+    struct bench *b = memory_allocate(1, sizeof *b, "the benchmark");
     float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS] = {0};
     b->options = options;
     if (!open_data(b, world, error) || !open_engine(b, world, error))
         return; /* the process ends */
-    b->order = malloc(b->data.train.count * sizeof *b->order);
+    b->order = memory_allocate(b->data.train.count, sizeof *b->order, "the order of an epoch");
     lenet5_initialise(options->seed, weights);
     b->engine->ops->write(b->engine, weights, momentum);
     begin_epoch(b);

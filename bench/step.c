@@ -20,6 +20,7 @@
 #include "kernels/cpu/vector.h"
 #include "median.h"
 #include "src/engine/cpu.h"
+#include "memory.h"
 #include "synthetic.h"
 #include "version.h"
 
@@ -68,12 +69,7 @@ struct result {
 
 static void *get(size_t bytes)
 {
-    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (memory == NULL) {
-        fprintf(stderr, "step: no memory for %zu bytes\n", bytes);
-        exit(EXIT_RUNTIME);
-    }
-    return memset(memory, 0, bytes);
+    return memory_allocate_aligned(64, bytes, "the benchmark");
 }
 
 static void add_batch(struct bench *b, size_t first, size_t samples)

@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "engine.h"
 #include "lenet5.h"
+#include "memory.h"
 #include "src/cuda/nccl.h"
 #include "src/comm/transport.h"
 #include "src/cuda/check.h"
@@ -88,7 +89,7 @@ int main(int argc, char **argv)
     if (!device_available(why, sizeof why))
         error_set(&error, EXIT_RUNTIME, "rank %d: %s", comm_rank(world), why);
     if (comm_agree(world, &error)) {
-        struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error), .host = malloc(bytes)};
+        struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error), .host = memory_allocate(1, bytes, "a sum")};
         device_use(comm_local_rank(world));
         transport_nccl.open(b.comm, &error);
         CUDA_CHECK(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking));
