@@ -18,7 +18,7 @@ const char *const dataset_files[DATA_FILES] = {"data_batch_1.bin", "data_batch_2
 #define ALL_FILES "data_batch_1.bin to data_batch_5.bin and test_batch.bin"
 #define WELL_KNOWN "cifar-10-batches-bin"
 #define PICKLED "cifar-10-batches-py"
-#define PICKLED_HINT "the Python version (" PICKLED ") is there, but the binary version is needed"
+#define PICKLED_HINT "the Python version (" PICKLED ") is there: name it by --data"
 
 /* path = directory/name; cut off if it does not fit, and then not found. */
 static const char *join(char path[4096], const char *directory, const char *name)
@@ -229,10 +229,12 @@ static bool find_named(const char *source, const char *named, char directory[409
                          source, named);
     if (!holds_data(named)) {
         const char *hint = "launch/fetch-cifar10 gets them, --data synthetic needs none";
-        if (exists(named, WELL_KNOWN))
-            hint = "did you mean its subdirectory " WELL_KNOWN "?";
-        else if (is_pickled(named))
-            hint = PICKLED_HINT ": launch/fetch-cifar10 gets it";
+        if (exists(named, WELL_KNOWN)) {
+            join(directory, named, WELL_KNOWN);
+            return true;
+        }
+        if (is_pickled(named))
+            hint = PICKLED_HINT;
         return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source,
                          named, hint);
     }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "convert_data.h"
 #include "dataset.h"
 #include "describe.h"
 #include "devices.h"
@@ -118,6 +119,11 @@ static void print_data(const struct options *options, struct error *error)
     size_t train, test;
     if (options->data != NULL && synthetic_parse(options->data, &train, &test, error)) {
         row("data", "synthetic: %zu + %zu pictures, made in the cache when first used", train, test);
+        return;
+    }
+    const char *named = options->data != NULL ? options->data : getenv("DTRAIN_DATA");
+    if (error->code == EXIT_DONE && named != NULL && convert_data_wants(named)) {
+        row("data", "%s: not of the binary version; converted into the cache when first used", named);
         return;
     }
     struct dataset data;

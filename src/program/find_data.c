@@ -1,5 +1,8 @@
 #include "find_data.h"
 
+#include <stdlib.h>
+
+#include "convert_data.h"
 #include "dataset.h"
 #include "synthetic.h"
 
@@ -14,9 +17,15 @@ bool find_data(const char *wanted, struct comm *world, char directory[4096], str
     bool synthetic = wanted != NULL && synthetic_parse(wanted, &train, &test, error);
     if (error->code != EXIT_DONE)
         return false;
-    if (!synthetic)
-        return dataset_find(wanted, directory, error);
-    if (comm_host_rank(world) == 0)
+    const char *named = wanted != NULL ? wanted : getenv("DTRAIN_DATA");
+    bool foreign = !synthetic && named != NULL && convert_data_wants(named);
+    if (comm_host_rank(world) == 0 && synthetic)
         synthetic_make(train, test, directory, alive, world, error);
-    return comm_agree(world, error) && synthetic_make(train, test, directory, alive, world, error);
+    if (comm_host_rank(world) == 0 && foreign)
+        convert_data(named, directory, alive, world, error);
+    if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
+        return false;
+    if (synthetic)
+        return synthetic_make(train, test, directory, alive, world, error);
+    return foreign ? convert_data(named, directory, alive, world, error) : dataset_find(wanted, directory, error);
 }

@@ -38,8 +38,8 @@ static const struct option_spec specs[] = {
     {"init-from", "FILE", TEXT, IN(init_from), NULL, .doc = "start from these weights (safetensors, PyTorch's too)"},
 
     {.kind = HEADING, .doc = "Data:"},
-    {"data", "DIR|synthetic", TEXT, IN(data), NULL,
-     .doc = "CIFAR-10's binary files, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
+    {"data", "DIR|FILE|synthetic", TEXT, IN(data), NULL,
+     .doc = "CIFAR-10, its binary files or torchvision's, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
     {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .term = "seed", .doc = "of weights, order and masks"},
     {"seeds", "N", COUNT, IN(seeds), "1", 1, MOST_SEEDS, .doc = "train N seeds at once, from --seed on"},
 

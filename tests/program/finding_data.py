@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import tarfile
 import time
 from array import array
 
-from dtrain import DATA_FILES, FOLDER, RECORD, content, metrics, run, run_all, start, start_unlike, write_data
+from dtrain import DATA_FILES, FOLDER, RECORD, ROOT, content, metrics, run, run_all, start, start_unlike, write_data
 from safetensors_reader import read, write
 from tap import check, finish
 
@@ -72,20 +74,105 @@ def damaged():
 def named():
     (FOLDER / "nothing").mkdir()
     (FOLDER / "file").write_text("no data")
-    (FOLDER / "above" / "cifar-10-batches-bin").mkdir(parents=True)
-    (FOLDER / "pickled").mkdir()
-    (FOLDER / "pickled" / "data_batch_1").write_bytes(b"")
     for data, *words in (
         ("nothing", "fetch-cifar10", "--data synthetic"),
         ("nowhere", "No such file"),
         ("file", "not a directory"),
-        ("above", "cifar-10-batches-bin"),
-        ("pickled", "binary version", "fetch-cifar10"),
     ):
         result = run(0, *TRAIN, "--data", FOLDER / data)
         check(refused(result, "--data", FOLDER / data, *words), f"--data {data}: {', '.join(words)}", result)
         result = run(0, *TRAIN, env={"DTRAIN_DATA": str(FOLDER / data)})
         check(refused(result, "DTRAIN_DATA", FOLDER / data, *words), "and DTRAIN_DATA alike", result)
+
+
+def pickled(records, key=b"labels"):
+    """A batch of CIFAR-10's Python version, in the opcodes of the original: those of Python 2 and its numpy."""
+    labels = b"".join(b"K" + records[i:i + 1] for i in range(0, len(records), RECORD))
+    rows = b"".join(records[i + 1:i + RECORD] for i in range(0, len(records), RECORD))
+    count = len(records) // RECORD
+    text = lambda word: b"U" + bytes([len(word)]) + word
+    kind = b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01K" +
+             bytes([count]) + b"M\x00\x0c\x86" + kind + b"\x89T" + len(rows).to_bytes(4, "little") + rows + b"tb")
+    return b"\x80\x02}(" + text(b"batch_label") + text(b"a batch") + text(key) + b"](" + labels + b"e" + text(b"data") + array + b"u."
+
+
+def write_pickled(directory, **spoilt):
+    """The data of write_data as torchvision has them; spoilt: other bytes for a file."""
+    binary, folder = FOLDER / "good", FOLDER / directory / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in DATA_FILES:
+        name = name.removesuffix(".bin")
+        (folder / name).write_bytes(spoilt.get(name) or pickled((binary / f"{name}.bin").read_bytes()))
+    return folder
+
+
+def pack(archive, folder):
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    return archive
+
+
+def of_others():
+    """CIFAR-10 as torchvision and others keep it."""
+    here = {"XDG_CACHE_HOME": str(FOLDER / "converted")}
+    python, cache = write_pickled("torch"), FOLDER / "converted" / "dtrain"
+    binary = FOLDER / "archives" / "cifar-10-batches-bin"
+    shutil.copytree(FOLDER / "good", binary)
+    pack(FOLDER / "archives" / "cifar-10-python.tar.gz", python)
+    pack(FOLDER / "other.tar.gz", binary)
+    shutil.rmtree(binary)
+    good = run(1, *TRAIN, "--data", FOLDER / "good", "--out", "of-good")
+    shutil.copytree(FOLDER / "good", FOLDER / "above" / "cifar-10-batches-bin")
+    above = run(0, *TRAIN, "--data", FOLDER / "above", "--out", "of-above")
+    check(above.digest == good.digest and not above.err, "the directory above the binary version", above)
+    for number, data in enumerate([python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
+                                   FOLDER / "other.tar.gz"]):
+        before = set(cache.glob("*"))
+        result = run(3 if number == 0 else 0, *TRAIN, "--data", data, "--out", f"of-{number}", env=here)
+        new = set(cache.glob("*")) - before
+        same = [(folder / name).read_bytes() == (FOLDER / "good" / name).read_bytes() for folder in new for name in DATA_FILES]
+        check(result.code == 0 and result.digest == good.digest and same == [True] * 6 and "not the original" in result.err,
+              f"{data.relative_to(FOLDER)}: converted to the same bytes, trained on, and told not to be the original", result)
+    result = run(1, *TRAIN, "--out", "of-again", env=here | {"DTRAIN_DATA": str(python)})
+    check(result.digest == good.digest and not result.err, "again, by DTRAIN_DATA: what the cache has", result)
+    result = run(0, "--doctor", "--data", FOLDER / "torch", env=here)
+    check(result.code == 0 and "converted" in result.out, "--doctor tells", result)
+
+    fetched = subprocess.run([ROOT / "launch/fetch-cifar10", "--from", python, FOLDER / "fetched"], capture_output=True, text=True,
+                             check=False)
+    check(fetched.returncode == 0 and content("fetched", "test_batch.bin") == content("good", "test_batch.bin"),
+          "fetch-cifar10 --from takes it too", fetched.stdout + fetched.stderr)
+
+    record = b"\x07" + bytes(RECORD - 1)
+    batch = pickled(record)
+    call = b"cos\nsystem\n(U\x13touch /tmp/obeyed-xtR."
+    for name, spoilt, *words in (
+        ("a call", call, "asks for os.system", "not obeyed"),
+        ("another class", batch.replace(b"cnumpy\nndarray", b"cbuiltins\neval"), "builtins.eval"),
+        ("a torn file", batch[:-2000], "damaged"),
+        ("no pickle", b"hello", "no pickle"),
+        ("CIFAR-100", pickled(record, b"fine_labels"), "CIFAR-100"),
+        ("label 10", pickled(b"\x0a" + record[1:]), "label", "0 to 9"),
+        ("no labels", pickled(record, b"names"), "no pictures with a label"),
+        ("another type", batch.replace(b"u1", b"f4"), "3,072"),
+        ("another shape", batch.replace(b"M\x00\x0c", b"M\x00\x0b"), "3,072"),
+    ):
+        result = run(0, *TRAIN, "--data", write_pickled(name, data_batch_3=spoilt), env=here)
+        check(refused(result, "data_batch_3", *words), f"{name} in a batch is refused", result)
+    check(not os.path.exists("/tmp/obeyed-x"), "and nothing is obeyed")
+    (FOLDER / "100" / "cifar-100-python").mkdir(parents=True)
+    (FOLDER / "face" / "plain_text").mkdir(parents=True)
+    (FOLDER / "face" / "plain_text" / "train.parquet").touch()
+    torn = FOLDER / "torn.tar.gz"
+    torn.write_bytes((FOLDER / "other.tar.gz").read_bytes()[:-40])
+    (python / "data_batch_4").unlink()
+    for data, *words in ("100", "CIFAR-100"), ("face", "parquet"), ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4"):
+        result = run(0, *TRAIN, "--data", FOLDER / data, env=here)
+        check(refused(result, "--data", *words), f"{data}: {words[0]}", result)
+    result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
+    check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
+    check(not [name for name in os.listdir(cache) if name.startswith(".")], "nothing half-done is left", os.listdir(cache))
 
 
 def searched():
@@ -207,6 +294,7 @@ def changed():
 
 damaged()
 named()
+of_others()
 searched()
 unlike()
 drawn()

@@ -256,7 +256,10 @@ static void test_named_place_without_data_is_an_error(void **state)
     assert_not_found("hollow", "--data", "hollow", "data_batch_1.bin", "launch/fetch-cifar10", NULL);
     assert_not_found("nowhere", "--data", "nowhere", strerror(ENOENT), NULL);
     assert_not_found("file", "--data", "not a directory", NULL);
-    assert_not_found("data", "--data", "did you mean", "cifar-10-batches-bin", NULL);
+    char directory[4096];
+    struct error error = {0};
+    assert_true(dataset_find("data", directory, &error));
+    assert_string_equal(directory, "data/cifar-10-batches-bin");
     setenv("DTRAIN_DATA", "hollow", 1);
     assert_not_found(NULL, "DTRAIN_DATA", "hollow", NULL);
 }
@@ -267,9 +270,9 @@ static void test_python_version_is_recognised(void **state)
     mkdir("data", 0777);
     mkdir("data/cifar-10-batches-py", 0777);
     scratch_write("data/cifar-10-batches-py/data_batch_1", "x", 1);
-    assert_not_found(NULL, "Python version", "binary version is needed", "launch/fetch-cifar10", NULL);
-    assert_not_found("data", "Python version", "binary version is needed", NULL);
-    assert_not_found("data/cifar-10-batches-py", "Python version", "binary version is needed", NULL);
+    assert_not_found(NULL, "Python version", "name it by --data", "launch/fetch-cifar10", NULL);
+    assert_not_found("data", "Python version", "name it by --data", NULL);
+    assert_not_found("data/cifar-10-batches-py", "Python version", "name it by --data", NULL);
 }
 
 #define IN_EMPTY_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, enter, scratch_leave)

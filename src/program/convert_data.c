@@ -1,0 +1,162 @@
+#include "convert_data.h"
+
+#include <errno.h>
+#include <glob.h>
+#include <limits.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "cache.h"
+#include "dataset.h"
+
+extern char **environ;
+
+/* What tells in a directory that it is for us; CIFAR-100 and parquet, too, get an answer. */
+static const char *const marks[] = {"data_batch_1", "cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar-10-binary.tar.gz",
+                                    "cifar-100-python", "cifar-100-binary", "fine_label_names.txt", "*.parquet",
+                                    "*/*.parquet"};
+static const char *const suffixes[] = {".tar.gz", ".tgz", ".parquet"};
+
+static bool matches(const char *directory, const char *pattern)
+{
+    char path[4096];
+    glob_t found;
+    snprintf(path, sizeof path, "%.4000s/%s", directory, pattern);
+    if (strchr(pattern, '*') == NULL)
+        return access(path, F_OK) == 0;
+    bool any = glob(path, GLOB_NOSORT, NULL, &found) == 0;
+    if (any)
+        globfree(&found);
+    return any;
+}
+
+bool convert_data_wants(const char *named)
+{
+    struct stat status;
+    if (stat(named, &status) != 0)
+        return false;
+    if (!S_ISDIR(status.st_mode)) {
+        size_t length = strlen(named);
+        for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+            if (length > strlen(suffixes[i]) && strcmp(named + length - strlen(suffixes[i]), suffixes[i]) == 0)
+                return true;
+        return false;
+    }
+    for (int i = 0; i < DATA_FILES; i++)
+        if (matches(named, dataset_files[i]))
+            return false;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (matches(named, marks[i]))
+            return true;
+    return false;
+}
+
+/* Adds size and time of a file, if it is there, to what names the copy in the cache. */
+static void hash_file(XXH64_state_t *hash, const char *path)
+{
+    struct stat status;
+    if (stat(path, &status) != 0)
+        return;
+    int64_t words[3] = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+    XXH64_update(hash, words, sizeof words);
+}
+
+/* Where the copy lies, or will: told by the source's place, sizes and times. */
+static bool name_copy(const char *source, char directory[4096], struct error *error)
+{
+    static const char *const places[] = {"", "cifar-10-batches-py/"};
+    char path[4096 + 64], name[64];
+    XXH64_state_t *hash = XXH64_createState();
+    XXH64_reset(hash, 0);
+    XXH64_update(hash, source, strlen(source));
+    hash_file(hash, source);
+    for (size_t place = 0; place < 2; place++)
+        for (int i = 0; i < DATA_FILES; i++) {
+            snprintf(path, sizeof path, "%s/%s%.*s", source, places[place], (int)strcspn(dataset_files[i], "."),
+                     dataset_files[i]);
+            hash_file(hash, path);
+        }
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        snprintf(path, sizeof path, "%s/%s", source, marks[i]);
+        hash_file(hash, path);
+    }
+    snprintf(name, sizeof name, "cifar-10-%016llx", (unsigned long long)XXH64_digest(hash));
+    XXH64_freeState(hash);
+    return cache_path(name, directory, error);
+}
+
+/* The script, beside the program. */
+static void find_script(char path[4096])
+{
+    char program[4000];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(program, '/');
+    if (slash != NULL)
+        *slash = '\0';
+    snprintf(path, 4096, "%s/launch/convert-cifar10", program);
+}
+
+/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it prints, if any. */
+static int run_script(const char *script, const char *source, const char *directory, char said[900],
+                      void (*alive)(void *context), void *context)
+{
+    int ends[2], status = 0;
+    pid_t child;
+    posix_spawn_file_actions_t actions;
+    char *const words[] = {"python3", (char *)script, (char *)source, (char *)directory, NULL};
+    said[0] = '\0';
+    if (pipe(ends) != 0)
+        return -1;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addclose(&actions, ends[0]);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], STDERR_FILENO);
+    errno = posix_spawnp(&child, words[0], &actions, NULL, words, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    if (errno == 0) {
+        while (waitpid(child, &status, WNOHANG) != child) {
+            alive(context);
+            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        }
+        ssize_t length = read(ends[0], said, 899);
+        said[length > 0 ? length : 0] = '\0';
+        said[strcspn(said, "\n")] = '\0';
+        errno = 0;
+    }
+    int reason = errno;
+    close(ends[0]);
+    errno = reason;
+    return reason != 0 ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUNTIME;
+}
+
+bool convert_data(const char *named, char directory[4096], void (*alive)(void *context), void *context,
+                  struct error *error)
+{
+    char source[PATH_MAX], script[4096], said[900];
+    if (realpath(named, source) == NULL)
+        return error_set(error, EXIT_INPUT, "%s cannot be read: %s", named, strerror(errno));
+    if (!name_copy(source, directory, error))
+        return false;
+    if (access(directory, F_OK) == 0)
+        return true;
+    find_script(script);
+    if (access(script, R_OK) != 0)
+        return error_set(error, EXIT_RUNTIME, "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
+                         "then give --data DIR", named, script, named);
+    int code = run_script(script, source, directory, said, alive, context);
+    if (code < 0)
+        return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,
+                         strerror(errno));
+    if (code == 0 && strncmp(said, "note: ", 6) == 0)
+        error_note("%s", said + 6);
+    return code == 0 || error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "--data %s: %s", named, said);
+}
