@@ -42,7 +42,7 @@ bool checkpoint_check_best(const struct folder *folder, const struct terms *term
                            bool *told, struct error *error);
 
 /* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's
- * (--init-from). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */
+ * (--init-from), wrapped or not ("module."). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */
 bool checkpoint_read_model(const char *path, float *weights, struct error *error);
 
 #endif

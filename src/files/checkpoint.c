@@ -293,10 +293,23 @@ bool checkpoint_check_best(const struct folder *folder, const struct terms *term
     return good;
 }
 
+/* What PyTorch's wrappers put before each name: DistributedDataParallel, torch.compile, or one within the other. */
+static const char *find_prefix(const struct safetensors *file)
+{
+    static const char *const prefixes[] = {"module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."};
+    char name[NAME_BYTES];
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        snprintf(name, sizeof name, "%s%s", prefixes[i], lenet5_parameters[0].name);
+        if (!safetensors_has(file, lenet5_parameters[0].name) && safetensors_has(file, name))
+            return prefixes[i];
+    }
+    return "";
+}
+
 bool checkpoint_read_model(const char *path, float *weights, struct error *error)
 {
     struct safetensors *file = safetensors_open(path, error);
-    bool good = file != NULL && read_tensors(file, "", weights, error);
+    bool good = file != NULL && read_tensors(file, find_prefix(file), weights, error);
     safetensors_close(file);
     for (int i = 0; i < LENET5_WEIGHTS && good; i++)
         if (!isfinite(weights[i]))

@@ -45,6 +45,8 @@ void safetensors_close(struct safetensors *file); /* NULL is fine */
 /* The value of a metadata key, or NULL. Lives as long as the file. A "checksum" has been verified. */
 const char *safetensors_metadata(const struct safetensors *file, const char *key);
 
+bool safetensors_has(const struct safetensors *file, const char *name);
+
 /* Copies tensor `want->name` to want->data when it is F32 and its shape is want's. Else error (EXIT_INPUT):
  * absent, of another dtype or of another shape. */
 bool safetensors_read(const struct safetensors *file, const struct tensor *want, struct error *error);

@@ -50,9 +50,20 @@ static bool read_bytes(struct safetensors *file, int fd, struct error *error)
     return true;
 }
 
+/* What torch.save writes: a zip, or before PyTorch 1.6 a pickle. */
+static bool is_of_torch_save(const struct safetensors *file)
+{
+    return file->size > 4 && (memcmp(file->bytes, "PK\3\4", 4) == 0 || memcmp(file->bytes, "\x80\2\x8a\n", 4) == 0);
+}
+
 static bool find_header(struct safetensors *file, struct error *error)
 {
     uint64_t length;
+    if (is_of_torch_save(file))
+        return error_set(error, EXIT_INPUT,
+                         "%s: a file of torch.save, but only safetensors are read: in Python, safetensors.torch.save_file("
+                         "torch.load(that, weights_only=True), \"weights.safetensors\") converts a state_dict",
+                         file->path);
     if (file->size < LENGTH_BYTES)
         return error_set(error, EXIT_INPUT,
                          "%s: not a safetensors file, or truncated: %zu bytes, the header's length takes %d",
@@ -272,6 +283,11 @@ const char *safetensors_metadata(const struct safetensors *file, const char *key
 {
     const cJSON *metadata = cJSON_GetObjectItemCaseSensitive(file->header, METADATA_NAME);
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(metadata, key));
+}
+
+bool safetensors_has(const struct safetensors *file, const char *name)
+{
+    return cJSON_GetObjectItemCaseSensitive(file->header, name) != NULL;
 }
 
 /* "[6,3,5,5]", as cJSON prints it. */
