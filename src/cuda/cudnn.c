@@ -107,7 +107,9 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     device_use(comm_local_rank(setup->comm));
     pin_sums(sums);
     net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
+    comm_away(setup->comm); /* the cache may lie on a slow file system */
     chooser_open(&cudnn->chooser, cudnn->net.stream, setup->comm);
+    comm_back(setup->comm);
     allocate(cudnn);
     range_begin("choice of plans");
     cudnn_plan(cudnn, evaluated, error);

@@ -100,5 +100,7 @@ void cudnn_plan(struct cudnn *cudnn, size_t evaluated, struct error *error)
     free(kinds);
     if (error->code == EXIT_DONE)
         plan(cudnn, evaluated, error); /* of the same kind as another: recalled */
+    comm_away(cudnn->base.setup.comm);
     chooser_save(&cudnn->chooser);
+    comm_back(cudnn->base.setup.comm);
 }

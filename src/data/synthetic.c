@@ -1,16 +1,23 @@
 #include "synthetic.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "cache.h"
 #include "dataset.h"
+#include "memory.h"
 
 enum { FULL_TRAIN = 50000, FULL_TEST = 10000, MOST = 1000000 };
+static const uint64_t FULL_DIGEST = 0x40ad99841af6a484; /* of the usual set */
 
 /* --- its name on the command line ------------------------------------------------------------- */
 
@@ -46,6 +53,9 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
 
 /* --- making it -------------------------------------------------------------------------------- */
 
+enum { PATH_BYTES = 4096 + 64 };
+static const char DIGEST_FILE[] = "xxh64"; /* beside the pictures: of all of them, as dataset.h has it */
+
 /* Creates the directories above `path`; what is wrong with them, the next use of `path` tells. */
 static void make_parents(const char *path)
 {
@@ -56,26 +66,16 @@ static void make_parents(const char *path)
     }
 }
 
-/* Who is told now and then that drawing goes on. */
-struct observer {
-    void (*alive)(void *context);
-    void *context;
-};
-
-/* Writes `count` records of a set, from `first` on, as a new file. On failure errno says why. */
-static bool write_file(const char *path, bool test_set, size_t first, size_t count, const struct observer *observer)
+static FILE *open_in(const char *directory, const char *name, const char *mode)
 {
-    FILE *file = fopen(path, "wbx");
-    if (file == NULL)
-        return false;
-    bool good = true;
-    for (size_t i = first; good && i < first + count; i++) {
-        uint8_t record[RECORD_BYTES];
-        synthetic_draw(test_set, (uint32_t)i, record);
-        good = fwrite(record, sizeof record, 1, file) == 1;
-        if (i % 1000 == 0)
-            observer->alive(observer->context);
-    }
+    char path[PATH_BYTES + 32];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return fopen(path, mode);
+}
+
+/* So that all of it is on the disk; on failure errno says why. */
+static bool finish_file(FILE *file, bool good)
+{
     good = good && fflush(file) == 0 && fsync(fileno(file)) == 0;
     int reason = errno;
     fclose(file);
@@ -83,55 +83,169 @@ static bool write_file(const char *path, bool test_set, size_t first, size_t cou
     return good;
 }
 
-static bool write_files(const char *directory, size_t train, size_t test, const struct observer *observer)
+/* Writes `count` records of a set, from `first` on, as a new file. */
+static bool write_file(const char *directory, const char *name, bool test_set, size_t first, size_t count, XXH64_state_t *hash)
 {
+    FILE *file = open_in(directory, name, "wbxe");
+    bool good = file != NULL;
+    for (size_t i = first; good && i < first + count; i++) {
+        uint8_t record[RECORD_BYTES];
+        synthetic_draw(test_set, (uint32_t)i, record);
+        XXH64_update(hash, record, sizeof record);
+        good = fwrite(record, sizeof record, 1, file) == 1;
+    }
+    return file != NULL && finish_file(file, good);
+}
+
+static bool write_files(const char *directory, size_t train, size_t test)
+{
+    XXH64_state_t *hash = memory_check(XXH64_createState(), "the hash of the data");
+    XXH64_reset(hash, 0);
     bool good = true;
     for (size_t i = 0; good && i < DATA_FILES; i++) {
         bool test_set = i == TRAINING_FILES;
         size_t count = test_set ? test : train / TRAINING_FILES;
-        char path[4096 + 32];
-        snprintf(path, sizeof path, "%s/%s", directory, dataset_files[i]);
-        good = write_file(path, test_set, test_set ? 0 : i * count, count, observer);
+        good = write_file(directory, dataset_files[i], test_set, test_set ? 0 : i * count, count, hash);
     }
+    uint64_t digest = XXH64_digest(hash);
+    XXH64_freeState(hash);
+    FILE *file = good ? open_in(directory, DIGEST_FILE, "wxe") : NULL;
+    return file != NULL && finish_file(file, fprintf(file, "%016" PRIx64 "\n", digest) > 0);
+}
+
+/* The digest beside a set. Of the usual set it is known without. */
+static bool find_digest(const char *directory, size_t train, size_t test, uint64_t *digest)
+{
+    *digest = FULL_DIGEST;
+    if (train == FULL_TRAIN && test == FULL_TEST)
+        return true;
+    FILE *file = open_in(directory, DIGEST_FILE, "re");
+    bool good = file != NULL && fscanf(file, "%16" SCNx64, digest) == 1;
+    if (file != NULL)
+        fclose(file);
     return good;
 }
 
-static void remove_files(const char *directory)
+/* Whether a whole, undamaged set of these sizes is there. */
+static bool is_good(const char *directory, size_t train, size_t test)
 {
-    for (size_t i = 0; i < DATA_FILES; i++) {
-        char path[4096 + 32];
-        snprintf(path, sizeof path, "%s/%s", directory, dataset_files[i]);
-        unlink(path);
-    }
-    rmdir(directory);
+    struct dataset data;
+    struct error ignored = {0};
+    uint64_t digest;
+    if (!find_digest(directory, train, test, &digest) || !dataset_open(&data, directory, &ignored))
+        return false;
+    bool good = data.train.count == train && data.test.count == test && data.hash == digest;
+    dataset_close(&data);
+    return good;
 }
 
-bool synthetic_make(size_t train, size_t test, char directory[4096], void (*alive)(void *context), void *context,
-                    struct error *error)
+/* --- the directory it is made in ---------------------------------------------------------------- */
+
+/* Removes a directory of files; a link to one goes alone. */
+static void remove_directory(const char *path)
 {
-    char name[64], aside[4096 + 16];
-    snprintf(name, sizeof name, "synthetic-%zu-%zu", train, test);
-    if (!cache_path(name, directory, error))
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *entries = directory >= 0 ? fdopendir(directory) : NULL;
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;)
+        unlinkat(directory, entry->d_name, 0);
+    if (entries != NULL)
+        closedir(entries);
+    if (rmdir(path) != 0)
+        unlink(path);
+}
+
+/* Makes and locks DIRECTORY.tmp-XXXXXX, so that nobody takes it for abandoned: its descriptor, or -1. */
+static int make_aside(const char *directory, char aside[PATH_BYTES])
+{
+    for (int attempt = 0; attempt < 100; attempt++) {
+        struct stat status;
+        snprintf(aside, PATH_BYTES, "%s.tmp-XXXXXX", directory);
+        if (mkdtemp(aside) == NULL)
+            return -1;
+        int lock = open(aside, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        bool locked = lock >= 0 && (flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK); /* or there are no locks */
+        if (locked && fstat(lock, &status) == 0 && status.st_nlink > 0)
+            return lock;
+        if (lock >= 0)
+            close(lock); /* another process found it before it was locked, and removes it */
+    }
+    errno = EAGAIN;
+    return -1;
+}
+
+/* Removes what killed processes left of this set beside it: directories that nobody has locked. */
+static void remove_abandoned(const char *directory)
+{
+    char parent[4096], path[PATH_BYTES + 256];
+    const char *base = strrchr(directory, '/') + 1;
+    snprintf(parent, sizeof parent, "%.*s", (int)(base - directory), directory);
+    DIR *entries = opendir(parent);
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+        size_t length = strlen(base);
+        if (strncmp(entry->d_name, base, length) != 0 || strncmp(entry->d_name + length, ".tmp-", 5) != 0)
+            continue;
+        snprintf(path, sizeof path, "%s%s", parent, entry->d_name);
+        int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0)
+            remove_directory(path);
+        if (lock >= 0)
+            close(lock);
+    }
+    if (entries != NULL)
+        closedir(entries);
+}
+
+/* Puts the set made aside in its place. One that is there goes if it is damaged; else another process was faster, with the
+ * same bytes. */
+static bool install(const char *aside, const char *directory, size_t train, size_t test)
+{
+    char old[PATH_BYTES];
+    if (rename(aside, directory) == 0)
+        return true;
+    if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR)
         return false;
-    if (access(directory, F_OK) == 0)
+    bool done = is_good(directory, train, test) || renameat2(AT_FDCWD, aside, AT_FDCWD, directory, RENAME_EXCHANGE) == 0;
+    if (!done && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) { /* not everywhere can two names be exchanged */
+        snprintf(old, sizeof old, "%s.tmp-XXXXXX", directory);
+        done = mkdtemp(old) != NULL && rename(directory, old) == 0 && rename(aside, directory) == 0;
+        remove_directory(old);
+    }
+    if (done)
+        remove_directory(aside); /* the damaged one, or the needless one */
+    return done;
+}
+
+bool synthetic_find(size_t train, size_t test, char directory[4096], struct error *error)
+{
+    char name[64];
+    snprintf(name, sizeof name, "synthetic-%zu-%zu", train, test);
+    return cache_path(name, directory, error);
+}
+
+bool synthetic_make(size_t train, size_t test, char directory[4096], struct error *error)
+{
+    char aside[PATH_BYTES];
+    if (!synthetic_find(train, test, directory, error))
+        return false;
+    remove_abandoned(directory);
+    bool anew = access(directory, F_OK) == 0;
+    if (anew && is_good(directory, train, test))
         return true;
     make_parents(directory);
-    snprintf(aside, sizeof aside, "%s.tmp-XXXXXX", directory);
-    if (mkdtemp(aside) == NULL)
+    int lock = make_aside(directory, aside);
+    if (lock < 0)
         return error_set(error, EXIT_RUNTIME,
                          "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache",
                          directory, strerror(errno));
-    bool made = write_files(aside, train, test, &(struct observer){alive, context});
+    bool made = write_files(aside, train, test) && install(aside, directory, train, test);
     int reason = errno;
-    if (made && rename(aside, directory) == 0)
-        return true;
-    if (made)
-        reason = errno;
-    remove_files(aside);
-    if (made && access(directory, F_OK) == 0) /* another process was faster, with the same bytes */
-        return true;
-    return error_set(error, EXIT_RUNTIME,
-                     "%s: its %zu MB cannot be written: %s; make room there, or have XDG_CACHE_HOME name "
-                     "another place for the cache",
-                     directory, (train + test) * RECORD_BYTES / 1000000 + 1, strerror(reason));
+    if (!made)
+        remove_directory(aside);
+    close(lock);
+    if (made && anew)
+        error_note("%s was damaged or incomplete, and is drawn anew", directory);
+    return made || error_set(error, EXIT_RUNTIME,
+                             "%s: its %zu MB cannot be written: %s; make room there, or have XDG_CACHE_HOME name "
+                             "another place for the cache",
+                             directory, (train + test) * RECORD_BYTES / 1000000 + 1, strerror(reason));
 }

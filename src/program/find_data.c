@@ -19,13 +19,16 @@ bool find_data(const char *wanted, struct comm *world, char directory[4096], str
         return false;
     const char *named = wanted != NULL ? wanted : getenv("DTRAIN_DATA");
     bool foreign = !synthetic && named != NULL && convert_data_wants(named);
-    if (comm_host_rank(world) == 0 && synthetic)
-        synthetic_make(train, test, directory, alive, world, error);
+    if (comm_host_rank(world) == 0 && synthetic) {
+        comm_away(world); /* it may draw a million pictures */
+        synthetic_make(train, test, directory, error);
+        comm_back(world);
+    }
     if (comm_host_rank(world) == 0 && foreign)
         convert_data(named, directory, alive, world, error);
     if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
         return false;
     if (synthetic)
-        return synthetic_make(train, test, directory, alive, world, error);
+        return synthetic_find(train, test, directory, error);
     return foreign ? convert_data(named, directory, alive, world, error) : dataset_find(wanted, directory, error);
 }

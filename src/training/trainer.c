@@ -47,6 +47,12 @@ static bool open_engine(struct trainer *trainer, struct error *error)
 {
     const struct trainer_setup *setup = &trainer->setup;
     cJSON *before = NULL; /* run.json of a run that goes on: with the same choices */
+    const cJSON *choices = NULL;
+    if (trainer->leader) {
+        comm_away(setup->comm);
+        choices = run_files_choices(&trainer->files, &before);
+        comm_back(setup->comm);
+    }
     struct engine_setup engine = {
         .data = setup->data,
         .comm = setup->comm,
@@ -54,7 +60,7 @@ static bool open_engine(struct trainer *trainer, struct error *error)
         .batch_size = setup->trial->options.batch_size,
         .momentum = (float)setup->trial->options.momentum,
         .precision = engine_precision(setup->trial->options.precision),
-        .choices = trainer->leader ? run_files_choices(&trainer->files, &before) : NULL,
+        .choices = choices,
     };
     trainer->engine = setup->engine->open(&engine, error);
     cJSON_Delete(before);

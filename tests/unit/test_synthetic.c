@@ -2,17 +2,14 @@
 #include "scratch.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <xxhash.h>
 
 #include "dataset.h"
 #include "synthetic.h"
-
-static void ignore(void *context)
-{
-    (void)context;
-}
 
 /* --- its name --------------------------------------------------------------------------------- */
 
@@ -175,17 +172,17 @@ static void test_set_is_made_once(void **state)
 {
     char directory[4096], expected[4096];
     struct error error = {0};
-    assert_true(synthetic_make(50, 7, directory, ignore, NULL, &error));
+    assert_true(synthetic_make(50, 7, directory, &error));
     snprintf(expected, sizeof expected, "%s/dtrain/synthetic-50-7", (char *)*state);
     assert_string_equal(directory, expected);
     assert_is_set(directory, 50, 7);
     assert_int_equal(count_names("dtrain"), 1);
     struct stat before, after;
     assert_int_equal(stat("dtrain/synthetic-50-7/test_batch.bin", &before), 0);
-    assert_true(synthetic_make(50, 7, directory, ignore, NULL, &error));
+    assert_true(synthetic_make(50, 7, directory, &error));
     assert_int_equal(stat("dtrain/synthetic-50-7/test_batch.bin", &after), 0);
     assert_int_equal(before.st_ino, after.st_ino);
-    assert_true(synthetic_make(5, 1, directory, ignore, NULL, &error)); /* another size, beside it */
+    assert_true(synthetic_make(5, 1, directory, &error)); /* another size, beside it */
     assert_is_set(directory, 5, 1);
 }
 
@@ -204,7 +201,7 @@ static void test_several_processes_make_it_at_once(void **state)
                 struct error error = {0};
                 close(start[1]);
                 (void)!read(start[0], &go, 1); /* returns for all as the parent closes its end */
-                _exit(synthetic_make(100 * round, 10, directory, ignore, NULL, &error) ? 0 : (int)error.code);
+                _exit(synthetic_make(100 * round, 10, directory, &error) ? 0 : (int)error.code);
             }
         }
         close(start[0]);
@@ -218,8 +215,65 @@ static void test_several_processes_make_it_at_once(void **state)
     }
     char directory[4096];
     struct error error = {0};
-    assert_true(synthetic_make(1000, 10, directory, ignore, NULL, &error));
+    assert_true(synthetic_make(1000, 10, directory, &error));
     assert_is_set(directory, 1000, 10);
+}
+
+static void test_a_damaged_set_is_drawn_anew(void **state)
+{
+    (void)state;
+    char directory[4096];
+    struct error error = {0};
+    for (int damage = 0; damage < 6; damage++) {
+        assert_true(synthetic_make(50, 7, directory, &error));
+        assert_int_equal(chdir(directory), 0);
+        if (damage == 0)
+            unlink("data_batch_3.bin");
+        else if (damage == 1)
+            assert_int_equal(truncate("test_batch.bin", 3 * RECORD_BYTES), 0);
+        else if (damage == 2)
+            unlink("xxh64");
+        else if (damage == 3)
+            scratch_write("xxh64", "0123456789abcdef\n", 17);
+        else if (damage == 4)
+            assert_int_equal(rename("data_batch_1.bin", "data_batch_2.bin"), 0); /* now "1" is missing, and "2" another */
+        FILE *file = damage == 5 ? fopen("data_batch_5.bin", "r+b") : NULL;
+        if (file != NULL) {
+            fseek(file, -1, SEEK_END);
+            fputc('x', file);
+            fclose(file);
+        }
+        assert_int_equal(chdir("../.."), 0);
+        assert_true(synthetic_make(50, 7, directory, &error));
+        assert_is_set(directory, 50, 7);
+        assert_int_equal(count_names("dtrain"), 1);
+    }
+}
+
+static void test_what_is_abandoned_goes(void **state)
+{
+    (void)state;
+    char directory[4096];
+    struct error error = {0};
+    assert_true(synthetic_make(50, 7, directory, &error));
+    assert_int_equal(mkdir("dtrain/synthetic-50-7.tmp-abcdef", 0700), 0);
+    scratch_write("dtrain/synthetic-50-7.tmp-abcdef/data_batch_1.bin", "half", 4);
+    assert_int_equal(mkdir("dtrain/synthetic-50-7.tmp-locked", 0700), 0); /* another process draws there */
+    int lock = open("dtrain/synthetic-50-7.tmp-locked", O_RDONLY);
+    assert_int_equal(flock(lock, LOCK_EX), 0);
+    assert_true(synthetic_make(50, 7, directory, &error));
+    assert_int_equal(access("dtrain/synthetic-50-7.tmp-abcdef", F_OK), -1);
+    assert_int_equal(access("dtrain/synthetic-50-7.tmp-locked", F_OK), 0);
+    close(lock);
+    assert_true(synthetic_make(50, 7, directory, &error));
+    assert_int_equal(count_names("dtrain"), 1);
+
+    assert_int_equal(rename("dtrain/synthetic-50-7", "elsewhere"), 0); /* a link to a damaged set: it alone is replaced */
+    assert_int_equal(symlink("../elsewhere", "dtrain/synthetic-50-7"), 0);
+    assert_int_equal(unlink("elsewhere/xxh64"), 0);
+    assert_true(synthetic_make(50, 7, directory, &error));
+    assert_is_set(directory, 50, 7);
+    assert_int_equal(access("elsewhere/data_batch_1.bin", F_OK), 0);
 }
 
 static void test_full_disk_leaves_nothing(void **state)
@@ -228,7 +282,7 @@ static void test_full_disk_leaves_nothing(void **state)
     char directory[4096];
     struct error error = {0};
     scratch_limit(10 * RECORD_BYTES - 1);
-    assert_false(synthetic_make(50, 10, directory, ignore, NULL, &error));
+    assert_false(synthetic_make(50, 10, directory, &error));
     scratch_limit(RLIM_INFINITY);
     assert_non_null(strstr(error.text, "synthetic-50-10"));
     assert_error(&error, EXIT_RUNTIME, "XDG_CACHE_HOME");
@@ -242,12 +296,12 @@ static void test_cache_that_cannot_be(void **state)
     snprintf(file, sizeof file, "%s/file", (char *)*state);
     scratch_write(file, "x", 1);
     setenv("XDG_CACHE_HOME", file, 1);
-    assert_false(synthetic_make(50, 10, directory, ignore, NULL, &error));
+    assert_false(synthetic_make(50, 10, directory, &error));
     assert_non_null(strstr(error.text, file));
     assert_error(&error, EXIT_RUNTIME, "XDG_CACHE_HOME");
     unsetenv("XDG_CACHE_HOME");
     unsetenv("HOME");
-    assert_false(synthetic_make(50, 10, directory, ignore, NULL, &error));
+    assert_false(synthetic_make(50, 10, directory, &error));
     assert_error(&error, EXIT_RUNTIME, "neither XDG_CACHE_HOME nor HOME");
 }
 
@@ -264,6 +318,8 @@ int main(void)
         cmocka_unit_test(test_pictures_use_the_range),
         IN_EMPTY_CACHE(test_set_is_made_once),
         IN_EMPTY_CACHE(test_several_processes_make_it_at_once),
+        IN_EMPTY_CACHE(test_a_damaged_set_is_drawn_anew),
+        IN_EMPTY_CACHE(test_what_is_abandoned_goes),
         IN_EMPTY_CACHE(test_full_disk_leaves_nothing),
         IN_EMPTY_CACHE(test_cache_that_cannot_be),
     };
