@@ -95,7 +95,7 @@ say = $(if $(V),,@echo '  $(1) $@';)
 
 # The GPU part, a shared object beside the program (include/gpu.h).
 GPU_SOURCES := $(wildcard src/cuda/*.c)
-GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) # the same for every CC
+GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu kernels/fused/*.cu)) # for every CC
 GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
 GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
 
@@ -103,8 +103,10 @@ SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/*/*.
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(DEBUG),$(BUILD)/tests/support/keep_plugins.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
 GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_cudnn*.c))
-TESTS := $(filter-out $(GPU_TESTS),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/unit/messages.c))) \
-	$(if $(GPU),$(GPU_TESTS))
+TOGETHER_TESTS := $(if $(DEBUG),,$(BUILD)/tests/unit/test_fused) # its fibers' stacks are too much for AddressSanitizer
+TESTS := $(filter-out $(GPU_TESTS) %/test_fused,\
+	$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/unit/messages.c))) \
+	$(TOGETHER_TESTS) $(if $(GPU),$(GPU_TESTS))
 
 all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
 	@$(if $(GPU),,rm -f $(NAME)-cuda.so)
@@ -124,6 +126,9 @@ $(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
 $(CUDA_BUILD)/%.o: %.cu | found
 	@mkdir -p $(@D)
 	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+# Multiply-adds where they are written and nowhere else: kernels/README.md.
+$(CUDA_BUILD)/kernels/fused/%.o: NVCC_FLAGS += -fmad=false
 
 $(BUILD)/%.o: %.c $(BUILD)/mpi | found
 	@mkdir -p $(@D)
@@ -188,6 +193,18 @@ $(BUILD)/host/%.o: % | found
 $(HOST_TESTS): $(HOST_KERNELS)
 $(HOST_TESTS): private CPPFLAGS += -Itests/support/shim
 $(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
+
+# A kernel whose blocks wait for each other, with tests/support/together in place of CUDA's runtime.
+TOGETHER := $(patsubst %,$(BUILD)/together/%.o,$(wildcard kernels/fused/*.cu) tests/support/together/together.cpp)
+
+$(BUILD)/together/%.o: % | found
+	@mkdir -p $(@D)
+	$(call say,CXX) $(HOST_CXX) -Itests/support/together -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) \
+	  -ffp-contract=off -fPIC -MMD -MP -c -o $@ $<
+
+$(TOGETHER_TESTS): $(TOGETHER)
+$(TOGETHER_TESTS): private CPPFLAGS += -Itests/support/shim
+$(TOGETHER_TESTS): private TEST_PARTS = $(TOGETHER)
 
 # The same tests with the kernels on a GPU; only the huge tensors need the host.
 DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS))))
@@ -303,6 +320,6 @@ help: ## this list
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
 .PHONY: all unit print-unit-tests emulated device test lint format clean help found always
--include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
+-include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

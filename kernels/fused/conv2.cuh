@@ -1,0 +1,265 @@
+/* conv2.cuh - conv2 with ReLU, dropout and pool, the gradients of its weights and of its input. A seat's two samples;
+ * dropped channels on either side are left out.
+ *
+ *   forward   pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 3.2 KB
+ *             of words. A warp all 25 windows of one or two channels; 25 windows x 70 FFMA a pair of kept channels
+ *   weights   a warp a channel, a lane a tap, of all six input planes; 150 FFMA a live window and channel, half with D
+ *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
+ *             channels, of which 25 count; then up to nine windows are added to each number of pool1
+ */
+#ifndef DTRAIN_FUSED_CONV2_CUH
+#define DTRAIN_FUSED_CONV2_CUH
+
+#include "exchange.cuh"
+#include "reduce.cuh"
+#include "winograd.cuh"
+
+/* --- forward ---------------------------------------------------------------------------------- */
+
+DEVICE void send_pool2(const fused_run &f, const memory &m, unsigned round, unsigned e, unsigned channel, unsigned cell,
+                float v)
+{
+    unsigned sample = m.sample[EACH * seat_of() + e];
+    send_word(&mail_of(f, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
+}
+
+/* A warp: all windows of KT kept channels, from number `first` on. Lanes 0..14 have three rows of them, 16..25 the
+ * others. */
+template <int KT>
+static __device__ void conv2_channels(const fused_run &f, memory &m, unsigned round, unsigned e, unsigned kept1,
+                                      unsigned first)
+{
+    unsigned lane = tid() % LANES, cell = lane < 16 ? lane : lane - 1;
+    bool mine = lane < 15 || (lane >= 16 && lane < 26);
+    cell = mine ? cell : 24;
+    unsigned y = cell / 5, x = cell % 5, channel[KT];
+    window windows[KT] = {};
+#pragma unroll
+    for (int k = 0; k < KT; k++)
+        channel[k] = m.channels2[e][first + (unsigned)k];
+#pragma unroll 1
+    for (unsigned rest = kept1; rest != 0; rest &= rest - 1) {
+        unsigned in = (unsigned)__ffs((int)rest) - 1;
+        const float *taps[KT];
+#pragma unroll
+        for (int k = 0; k < KT; k++)
+            taps[k] = m.taps.conv2[channel[k]][in];
+        convolve_plane<KT>(&m.pool1[e][in][2 * y][2 * x], PITCH_POOL1, taps, windows);
+    }
+#pragma unroll
+    for (int k = 0; k < KT; k++) {
+        int from;
+        float v = pool(windows[k], m.b2[channel[k]], f.scale[1], &from);
+        if (mine) {
+            m.win2[e][channel[k]][cell].base = winner_base(from, y, x, PITCH_POOL1);
+            send_pool2(f, m, round, e, channel[k], cell, v);
+        }
+    }
+}
+
+/* Two channels a warp if both samples together keep more than there are warps. What is dropped is sent as 0. */
+static __device__ void conv2_forward(const fused_run &f, memory &m, unsigned round, both kept1, both kept2)
+{
+    both n = {(unsigned)__popc(kept2.first), (unsigned)__popc(kept2.second)};
+    unsigned at_once = n.first + n.second > WARPS ? 2 : 1;
+    both units = {(n.first + at_once - 1) / at_once, (n.second + at_once - 1) / at_once};
+    for (unsigned unit = tid() / LANES; unit < units.first + units.second; unit += WARPS) {
+        unsigned e = unit >= units.first, first = at_once * (unit - e * units.first);
+        if (at_once == 2 && first + 1 < n[e])
+            conv2_channels<2>(f, m, round, e, kept1[e], first);
+        else
+            conv2_channels<1>(f, m, round, e, kept1[e], first);
+    }
+    for (unsigned i = tid(); i < EACH * 400; i += THREADS) {
+        unsigned e = i / 400, channel = i / 25 % 16;
+        if ((kept2[e] >> channel & 1) == 0)
+            send_pool2(f, m, round, e, channel, i % 25, 0);
+    }
+}
+
+/* --- weights ---------------------------------------------------------------------------------- */
+
+/* The gradients of a channel's cells, a lane each, which have just arrived; nobody else waits for them. They stay in
+ * win2. */
+DEVICE winner conv2_winner(const fused_run &f, memory &m, unsigned round, unsigned e, unsigned channel)
+{
+    unsigned lane = tid() % LANES;
+    winner w = {0, 0};
+    if (lane < 25) {
+        float v;
+        receive_words<1>(f, &mail_of(f, seat_of()).dpool2[e][channel / EACH][2 * lane + channel % EACH], 0, round, &v);
+        w = m.win2[e][channel][lane];
+        w.d = w.base < 0 ? 0 : v * f.scale[1];
+        m.win2[e][channel][lane].d = w.d;
+    }
+    return w;
+}
+
+/* A warp's channel of one sample: a chain over its live windows for each input channel, at this lane's tap. */
+DEVICE void conv2_taps(const memory &m, const winner *list, unsigned count, unsigned e, unsigned kept1, float *chains)
+{
+    unsigned lane = tid() % LANES, tap = lane < 25 ? lane / 5 * PITCH_POOL1 + lane % 5 : 0;
+#pragma unroll 1
+    for (unsigned i = 0; i < count; i += 4) {
+        float d[4];
+        int base[4];
+        four_of(list, i, d, base);
+#pragma unroll
+        for (int in = 0; in < 6; in++)
+            if (kept1 >> in & 1)
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    float x = (&m.pool1[e][in][0][0])[(unsigned)base[j] + tap];
+                    if (i + (unsigned)j < count) /* a zero times an overflow would be NaN */
+                        chains[in] = fmaf(x, d[j], chains[in]);
+                }
+    }
+}
+
+/* A warp a channel, or a channel of one sample where there are warps enough. Each sample is rounded by itself, and both
+ * are added up as integers. */
+static __device__ void conv2_weights(const fused_run &f, memory &m, unsigned round, both kept1, both kept2,
+                                     int64_t *sums)
+{
+    unsigned lane = tid() % LANES, warp = tid() / LANES, channel = warp, from = 0, to = EACH;
+    unsigned n0 = (unsigned)__popc(kept2.first), n1 = (unsigned)__popc(kept2.second);
+    if (n0 + n1 <= WARPS) {
+        if (warp >= n0 + n1)
+            return;
+        from = warp >= n0, to = from + 1;
+        channel = m.channels2[from][from != 0 ? warp - n0 : warp];
+    }
+    long long units[6] = {}, bias = 0;
+#pragma unroll 1
+    for (unsigned e = from; e < to; e++) {
+        if ((kept2[e] >> channel & 1) == 0)
+            continue;
+        float chains[6] = {};
+        winner w = conv2_winner(f, m, round, e, channel);
+        bias += fixed_point(m, warp_tree(w.d));
+        conv2_taps(m, m.list[warp], list_live(m.list[warp], w), e, kept1[e], chains);
+#pragma unroll
+        for (int in = 0; in < 6; in++)
+            units[in] += fixed_point(m, chains[in]);
+    }
+    int64_t *weights = sums + SUMS_SMALL + AT_W2 + channel * 168 + lane;
+    if (lane < 25)
+#pragma unroll
+        for (int in = 0; in < 6; in++)
+            add_units(weights + in * 28, units[in]);
+    if (lane == 25)
+        add_units(sums + SUMS_SMALL + AT_B2 + channel, bias);
+}
+
+/* --- input ------------------------------------------------------------------------------------ */
+
+/* For number i of the 6x6 that a window saw: four times its tap if the winner was the window's first, and for each of
+ * the four whether it saw the number at all, a bit. Its tap for winner p is that one less p / 2 rows and p % 2 columns.
+ */
+static __device__ void make_patch(memory &m)
+{
+    if (tid() < PATCH) {
+        unsigned y = tid() / 6, x = tid() % 6, what = (y * 5 + x) * 4 << 4;
+        for (unsigned p = 0; p < 4; p++)
+            what |= (unsigned)(y - p / 2 < 5 && x - p % 2 < 5) << p;
+        m.patch[tid()] = (uint16_t)what;
+    }
+}
+
+/* The winner of a channel's window u as conv2_windows takes it: instead of its base 16 times the bytes from w2[0] to
+ * its channel's weights, less those of its tap's shift, and a bit that says which of the four it was. */
+DEVICE winner patch_winner(const memory &m, unsigned e, unsigned channel, unsigned u, bool kept)
+{
+    winner w = kept ? m.win2[e][channel][u] : winner{0, 0};
+    int rest = w.base - (int)(u / 5 * 2 * PITCH_POOL1 + u % 5 * 2);
+    int p = rest >= (int)PITCH_POOL1 ? rest - (int)PITCH_POOL1 + 2 : rest;
+    w.base = ((int)channel * 168 - p / 2 * 5 - p % 2) * 64 | (1 << (p & 3));
+    return w;
+}
+
+/* Windows of one sample, a warp each in turn. A lane has SLOTS of the numbers of n kept input channels, 36 each. Leaves
+ * them in m.seen. */
+template <int SLOTS> DEVICE void conv2_windows(memory &m, unsigned e, unsigned kept2, unsigned n)
+{
+    unsigned lane = tid() % LANES, warp = tid() / LANES;
+    int tap[SLOTS], saw[SLOTS];
+#pragma unroll
+    for (int r = 0; r < SLOTS; r++) {
+        unsigned i = lane + LANES * (unsigned)r, in = i * 57 >> 11; /* i / 36 */
+        unsigned what = m.patch[i - in * PATCH];
+        tap[r] = (int)(m.channels1[e][in < n ? in : 0] * 112u + (what >> 4));
+        saw[r] = i < n * PATCH ? (int)(what & 15) : 0;
+    }
+    winner *list = m.list[warp];
+    const char *weights = reinterpret_cast<const char *>(&m.w2[0][0][0]);
+#pragma unroll 1
+    for (unsigned u = (warp - 9 * e) % WARPS; u < 25; u += WARPS) { /* the first sample's 25 end with warp 8 */
+        unsigned count = list_live(list, patch_winner(m, e, lane % 16, u, lane < 16 && (kept2 >> lane & 1) != 0));
+        float chains[SLOTS] = {};
+#pragma unroll 1
+        for (unsigned i = 0; i < count; i += 4) {
+            float d[4];
+            int what[4];
+            four_of(list, i, d, what);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int at = what[j] >> 4;
+#pragma unroll
+                for (int r = 0; r < SLOTS; r++) {
+                    float next = fmaf(*reinterpret_cast<const float *>(weights + (at + tap[r])), d[j], chains[r]);
+                    chains[r] = (saw[r] & what[j]) != 0 ? next : chains[r];
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < SLOTS; r++)
+            if (lane + LANES * (unsigned)r < n * PATCH)
+                m.seen[e][u][lane + LANES * (unsigned)r] = chains[r];
+    }
+}
+
+/* A number of pool1 has seen up to three windows a direction; others' numbers are read, but not used. The sum becomes
+ * the gradient of conv1's winner. A thread a number. */
+static __device__ void conv2_gather(const fused_run &f, memory &m, both kept1)
+{
+    unsigned n0 = (unsigned)__popc(kept1.first), n1 = (unsigned)__popc(kept1.second);
+#pragma unroll 1
+    for (unsigned i = tid(); i < (n0 + n1) * 196; i += THREADS) {
+        unsigned e = i >= n0 * 196, j = i - e * n0 * 196, in = j / 196, at = j % 196, y = at / 14, x = at % 14;
+        winner &w = m.win1[e][m.channels1[e][in]][at];
+        const float *seen = &m.seen[0][0][0];
+        int place = (int)((e * 25 + y / 2 * 5 + x / 2) * PITCH_SEEN + in * PATCH + y % 2 * 6 + x % 2);
+        float sum = 0, v[3][3];
+#pragma unroll
+        for (int a = 2; a >= 0; a--)
+#pragma unroll
+            for (int b = 2; b >= 0; b--)
+                v[a][b] = seen[place - (a * 5 + b) * (int)PITCH_SEEN + 12 * a + 2 * b];
+#pragma unroll
+        for (int a = 2; a >= 0; a--)
+#pragma unroll
+            for (int b = 2; b >= 0; b--)
+                sum += y / 2 - (unsigned)a < 5 && x / 2 - (unsigned)b < 5 ? v[a][b] : 0;
+        w.d = w.base < 0 ? 0 : sum * f.scale[0];
+    }
+}
+
+static __device__ void conv2_input(const fused_run &f, memory &m, both kept1, both kept2)
+{
+#pragma unroll 1
+    for (unsigned e = 0; e < EACH; e++) {
+        unsigned n = (unsigned)__popc(kept1[e]);
+        if (n > 4)
+            conv2_windows<7>(m, e, kept2[e], n);
+        else if (n > 3)
+            conv2_windows<5>(m, e, kept2[e], n);
+        else if (n > 2)
+            conv2_windows<4>(m, e, kept2[e], n);
+        else if (n > 0)
+            conv2_windows<3>(m, e, kept2[e], n);
+    }
+    __syncthreads();
+    conv2_gather(f, m, kept1);
+}
+
+#endif

@@ -1,0 +1,110 @@
+/* conv3.cuh - conv3, which is a dense layer of 400 inputs and 120 outputs. A seat has two of the 16 input channels, for
+ * all 16 samples of the tile, and the weights that belong to them.
+ *
+ *   forward   pool2 (16, 50) -> one of the eight chains of each of 120 outputs, a word of 1,920 to the seats that have
+ *             the samples. 96,000 FFMA
+ *   input     d3 (16, 120) -> the gradient of pool2 (16, 50), 6.4 KB of words. 96,000 FFMA
+ *   weights   d3 and pool2 -> 6,000 sums over the tile's samples. 96,000 FFMA
+ */
+#ifndef DTRAIN_FUSED_CONV3_CUH
+#define DTRAIN_FUSED_CONV3_CUH
+
+#include "exchange.cuh"
+#include "reduce.cuh"
+
+DEVICE void receive_pool2(const fused_run &f, memory &m, unsigned round)
+{
+    constexpr unsigned HALF = SAMPLES / 2 * INPUTS;
+    if (tid() < HALF) {
+        float v[2];
+        receive_words<2>(f, &mail_of(f, seat_of()).pool2[0][0] + tid(), HALF, round, v);
+        m.pool2[tid() / INPUTS][tid() % INPUTS] = v[0];
+        m.pool2[SAMPLES / 2 + tid() / INPUTS][tid() % INPUTS] = v[1];
+    }
+    __syncthreads();
+}
+
+/* A thread an output of four samples. Each row ends with two zeros. */
+static __device__ void conv3_forward(const fused_run &f, memory &m, unsigned round)
+{
+    unsigned o = tid() % 120, quarter = tid() / 120;
+    float chains[4] = {};
+    if (quarter >= SAMPLES / 4)
+        return;
+#pragma unroll
+    for (unsigned q = 0; q < PITCH_CONV3 / 4; q++) {
+        float4 w = *reinterpret_cast<const float4 *>(&m.w3[o][4 * q]);
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) {
+            float4 x = *reinterpret_cast<const float4 *>(&m.pool2[4 * quarter + j][4 * q]);
+            chains[j] = fmaf(x.x, w.x, chains[j]), chains[j] = fmaf(x.y, w.y, chains[j]);
+            chains[j] = fmaf(x.z, w.z, chains[j]), chains[j] = fmaf(x.w, w.w, chains[j]);
+        }
+    }
+#pragma unroll
+    for (unsigned j = 0; j < 4; j++) {
+        unsigned place = m.place[4 * quarter + j];
+        send_word(&mail_of(f, place / EACH).parts3[seat_of()][place % EACH][o], chains[j], round);
+    }
+}
+
+/* Warps 0..6: half a warp four inputs, a lane a sample. Eight chains of 15 outputs, added up in order. */
+constexpr unsigned CONV3_INPUT_WARPS = 7;
+DEVICE void conv3_input(const fused_run &f, memory &m, unsigned round)
+{
+    unsigned s = tid() % SAMPLES, q = tid() / SAMPLES, i = q < 13 ? 4 * q : 48;
+    float sum[4] = {};
+#pragma unroll 1
+    for (unsigned chunk = 0; chunk < CHUNKS; chunk++) {
+        float d[CHUNK_PITCH], chain[4] = {};
+#pragma unroll
+        for (unsigned j = 0; j < CHUNK_PITCH; j += 4) {
+            float4 v = *reinterpret_cast<const float4 *>(&m.rows.d3[s][chunk * CHUNK_PITCH + j]);
+            d[j] = v.x, d[j + 1] = v.y, d[j + 2] = v.z, d[j + 3] = v.w;
+        }
+#pragma unroll
+        for (unsigned j = 0; j < CHUNK; j++) {
+            float4 w = *reinterpret_cast<const float4 *>(&m.w3[chunk * CHUNK + j][i]);
+            chain[0] = fmaf(d[j], w.x, chain[0]), chain[1] = fmaf(d[j], w.y, chain[1]);
+            chain[2] = fmaf(d[j], w.z, chain[2]), chain[3] = fmaf(d[j], w.w, chain[3]);
+        }
+#pragma unroll
+        for (unsigned k = 0; k < 4; k++)
+            sum[k] += chain[k];
+    }
+    unsigned place = m.place[s];
+    if (q < 13)
+#pragma unroll
+        for (unsigned k = 0; k < 4; k++)
+            send_word(&mail_of(f, place / EACH).dpool2[place % EACH][seat_of()][i + k], sum[k], round);
+}
+
+/* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */
+constexpr unsigned CONV3_UNITS = 2 * CHUNKS;
+static __device__ __noinline__ void conv3_weights(memory &m, int64_t *sums, unsigned unit)
+{
+    unsigned lane = tid() % LANES, second = lane < INPUTS - LANES ? LANES + lane : INPUTS; /* INPUTS: zeros */
+    unsigned o = unit / 2 * CHUNK + unit % 2 * 8, outputs = 8 - unit % 2;
+    float chains[8][2] = {};
+#pragma unroll 2
+    for (unsigned s = 0; s < SAMPLES; s++) {
+        float x0 = m.pool2[s][lane], x1 = m.pool2[s][second];
+        const float4 *row = reinterpret_cast<const float4 *>(&m.rows.d3[s][unit * 8]);
+        float4 a = row[0], b = row[1];
+        float d[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (unsigned j = 0; j < 8; j++)
+            chains[j][0] = fmaf(x0, d[j], chains[j][0]), chains[j][1] = fmaf(x1, d[j], chains[j][1]);
+    }
+#pragma unroll
+    for (unsigned j = 0; j < 8; j++) {
+        if (j >= outputs)
+            break;
+        int64_t *at = sums + seat_of() * WEIGHTS3 + (o + j) * INPUTS + lane;
+        add_term(m, at, chains[j][0]);
+        if (lane < INPUTS - LANES)
+            add_term(m, at + LANES, chains[j][1]);
+    }
+}
+
+#endif

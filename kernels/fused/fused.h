@@ -1,0 +1,101 @@
+/* fused.h - the whole training step in one persistent kernel, as C functions that launch it. kernels/fused/README.md
+ * tells how it works; it computes kernels/README.md, so weights are the same bits as the CPU engine's.
+ *
+ * A launch needs all its blocks on the GPU at once: FUSED_SEATS blocks are a group, which has a tile of 16 samples at
+ * a time. Every function queues on `stream` and waits for nothing. Buffers are in device memory, zero at first where it
+ * says so, and belong to one net; nothing else may use them while a launch is queued.
+ */
+#ifndef DTRAIN_FUSED_H
+#define DTRAIN_FUSED_H
+
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    FUSED_SEATS = 8,     /* blocks of a group */
+    FUSED_CONV3 = 6000,  /* weights of conv3 that a seat has: 120 outputs x 2 channels of 25 */
+    FUSED_SMALL = 14688, /* numbers of all other parameters, with padding: fused_canonical */
+    FUSED_GRADIENT = FUSED_SEATS * FUSED_CONV3 + FUSED_SMALL,
+};
+
+/* What the ranks sum, int64: FUSED_GRADIENT sums in EXACT_UNITs in the kernel's own order, then these in the order of
+ * enum sum_slot (engine.h). A multiple of two numbers, as pairs are read. */
+enum { FUSED_LOSS = FUSED_GRADIENT, FUSED_STOP, FUSED_REFUSED, FUSED_SUMS, FUSED_SUMS_PITCH = FUSED_SUMS + 1 };
+
+/* Number i < FUSED_GRADIENT of the sums is of this number of the canonical layout; -1: padding. */
+int fused_canonical(uint32_t i);
+
+/* What a run of launches has done so far. The host clears it. */
+struct fused_state {
+    int64_t loss;                 /* of the samples of all steps applied, in EXACT_UNITs */
+    uint32_t applied;             /* steps */
+    uint32_t stopped, not_finite; /* 1: the run is over. As in struct train_report (engine.h) */
+    uint32_t padding;
+};
+
+/* Pinned host memory: of a wait that had no end. The launch then fails. */
+struct fused_trouble {
+    volatile uint32_t waited, block, wanted, found;
+};
+
+/* A launch: the update of an earlier launch's sums, if any, then steps, of which the last one's update may be left to a
+ * later launch, so that ranks can add up their sums in between. */
+struct fused_run {
+    const uint8_t *records;            /* RECORD_BYTES each (dataset.h) */
+    const uint32_t *order;             /* of the epoch; NULL: place i is record i */
+    const float *weights, *velocity;   /* canonical, as the launch finds them */
+    float *new_weights, *new_velocity; /* and as it leaves them: other memory */
+    const struct fused_state *before;  /* if that run is over, the launch does nothing but hand all on */
+    struct fused_state *after;         /* other memory */
+    int64_t *sums;                     /* (3, FUSED_SUMS_PITCH), zero before a run's first launch; then they rotate */
+    void *mail;                        /* fused_mail_bytes(groups), zero at first */
+    uint32_t *arrived;                 /* fused_arrived_bytes(groups), zero before every launch */
+    const volatile int32_t *stop;      /* this rank's wish, in pinned host memory; NULL: none */
+    struct fused_trouble *trouble;     /* or NULL */
+    uint64_t seed, step;               /* step: of the first batch, for the masks */
+    uint64_t threshold[4];             /* philox_threshold of the four dropout layers */
+    float scale[4];                    /* masks.h */
+    float momentum, learning_rate;
+    double unit[2];    /* EXACT_UNIT * (1 / (double)samples) of a full batch; of another */
+    uint32_t batch;    /* samples of a full (global) batch */
+    uint32_t position; /* in the order, of the first batch */
+    uint32_t last;     /* where the last one ends at the latest: it may be smaller */
+    uint32_t steps;    /* batches whose gradients are computed, at most */
+    uint32_t buffer;   /* which of the sums the first one is added to, 0..2 */
+    uint32_t pending;  /* samples of the batch before, whose sums, in the buffer before, wait for their update; or 0 */
+    uint32_t closes;   /* 1: the last step is updated in this launch, too */
+    uint32_t rank, ranks; /* whose share of a batch's tiles this is (sampler.h) */
+    uint32_t groups;
+    uint32_t round;    /* of the mail: fused_rounds more with every launch, so that none comes twice */
+    long long *clocks; /* (blocks, FUSED_PHASES) clocks by phase, in a build with FUSED_CLOCKS; or NULL */
+};
+uint32_t fused_rounds(const struct fused_run *run);
+
+struct fused_evaluation {
+    int64_t loss, correct, refused; /* as in struct evaluation (engine.h) */
+};
+
+/* Predict mode: samples [position, last) of the records; adds to *sum. Of the run records, weights, mail, arrived,
+ * trouble, groups, round, position and last are read. */
+cudaError_t fused_evaluate(const struct fused_run *run, struct fused_evaluation *sum, cudaStream_t stream);
+
+cudaError_t fused_train(const struct fused_run *run, cudaStream_t stream);
+
+size_t fused_mail_bytes(uint32_t groups);
+size_t fused_arrived_bytes(uint32_t groups);
+
+/* Bytes of shared memory that a block needs. */
+size_t fused_shared_bytes(void);
+/* Before the first launch on a device: *groups that fit on it at once; 0 where it has less shared memory. */
+cudaError_t fused_prepare(uint32_t *groups);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

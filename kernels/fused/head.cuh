@@ -1,0 +1,278 @@
+/* head.cuh - what follows conv3's chains: fc1, fc2, the loss, and back to conv3's outputs, for a seat's two samples;
+ * then the gradients of the dense layers' weights, of which a seat makes its share over all of the tile.
+ *
+ *   forward, back   2 x (10,080 + 840) FFMA each; 7.7 KB of words come in
+ *   rows            y3, d3, y1, d1, dz of the samples to all seats: 36 KB of lines come in
+ *   weights         11,124 chains of 16 samples in the group, a lane each
+ */
+#ifndef DTRAIN_FUSED_HEAD_CUH
+#define DTRAIN_FUSED_HEAD_CUH
+
+#include "exchange.cuh"
+#include "reduce.cuh"
+
+/* ReLU, dropout and its scale. */
+DEVICE float activate(float sum, unsigned kept, float scale)
+{
+    return kept != 0 ? (sum < 0 ? 0 : sum) * scale : 0;
+}
+
+/* --- forward ---------------------------------------------------------------------------------- */
+
+DEVICE void conv3_sum(const fused_run &f, memory &m, unsigned round)
+{
+    unsigned e = tid() / 120, o = tid() % 120;
+    if (e >= EACH)
+        return;
+    float parts[SEATS];
+    receive_words<SEATS>(f, &mail_of(f, seat_of()).parts3[0][e][o], EACH * 120, round, parts);
+    float sum = parts[0];
+#pragma unroll
+    for (unsigned r = 1; r < SEATS; r++)
+        sum += parts[r];
+    m.y3[e][o] = activate(sum + m.b3[o], m.drawn3[e][o / 4] >> o % 4 & 1, f.scale[2]);
+}
+
+/* A thread an output of a sample: eight chains of 15. */
+DEVICE void fc1_forward(const fused_run &f, memory &m)
+{
+    unsigned o = tid() % 84, e = tid() / 84;
+    if (e >= EACH)
+        return;
+    float chains[CHUNKS] = {};
+#pragma unroll
+    for (unsigned k = 0; k < 120; k += 4) {
+        float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][k]), x = *reinterpret_cast<const float4 *>(&m.y3[e][k]);
+        chains[k / CHUNK] = fmaf(x.x, w.x, chains[k / CHUNK]);
+        chains[(k + 1) / CHUNK] = fmaf(x.y, w.y, chains[(k + 1) / CHUNK]);
+        chains[(k + 2) / CHUNK] = fmaf(x.z, w.z, chains[(k + 2) / CHUNK]);
+        chains[(k + 3) / CHUNK] = fmaf(x.w, w.w, chains[(k + 3) / CHUNK]);
+    }
+    float sum = chains[0];
+#pragma unroll
+    for (unsigned r = 1; r < CHUNKS; r++)
+        sum += chains[r];
+    m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, f.scale[3]);
+}
+
+/* Half a warp a sample, a lane a logit; lanes 10..15 have the last one once more. Four chains of 21. */
+DEVICE float fc2_forward(const memory &m, unsigned e, unsigned row)
+{
+    float chains[4] = {};
+#pragma unroll
+    for (int o = 0; o < 84; o += 4) {
+        float4 w = *reinterpret_cast<const float4 *>(&m.wf2[row][o]),
+               x = *reinterpret_cast<const float4 *>(&m.y1[e][o]);
+        chains[o / 21] = fmaf(x.x, w.x, chains[o / 21]);
+        chains[(o + 1) / 21] = fmaf(x.y, w.y, chains[(o + 1) / 21]);
+        chains[(o + 2) / 21] = fmaf(x.z, w.z, chains[(o + 2) / 21]);
+        chains[(o + 3) / 21] = fmaf(x.w, w.w, chains[(o + 3) / 21]);
+    }
+    return chains[0] + chains[1] + chains[2] + chains[3] + m.bf2[row];
+}
+
+struct logit {
+    float z, largest, numerator, denominator, loss;
+    int label; /* -1: there is no such sample */
+};
+
+/* The first warp. */
+DEVICE logit classify(const memory &m)
+{
+    unsigned e = tid() / 16, k = tid() % 16;
+    logit l;
+    l.label = m.label[e];
+    l.z = l.largest = fc2_forward(m, e, k < 10 ? k : 9);
+#pragma unroll
+    for (unsigned apart = 8; apart > 0; apart /= 2) { /* where one is NaN the loss will be, whatever this finds */
+        float other = __shfl_xor_sync(0xffffffffu, l.largest, apart);
+        l.largest = other > l.largest ? other : l.largest;
+    }
+    l.numerator = defined_exp(l.z - l.largest);
+    l.denominator = 0;
+#pragma unroll
+    for (unsigned j = 0; j < 10; j++)
+        l.denominator += __shfl_sync(0xffffffffu, l.numerator, e * 16 + j);
+    float z_label = __shfl_sync(0xffffffffu, l.z, e * 16 + (unsigned)(l.label < 0 ? 0 : l.label));
+    l.loss = defined_log(l.denominator) + (l.largest - z_label);
+    return l;
+}
+
+/* --- back ------------------------------------------------------------------------------------- */
+
+/* A thread a unit of fc1: a chain over the logits. */
+DEVICE void fc1_back(const fused_run &f, memory &m)
+{
+    unsigned e = tid() / 84, o = tid() % 84;
+    float chain = 0;
+    if (e >= EACH)
+        return;
+#pragma unroll
+    for (int k = 0; k < 10; k++)
+        chain = fmaf(m.dz[e][k], m.wf2[k][o], chain);
+    m.d1[e][o] = m.y1[e][o] > 0 ? chain * f.scale[3] : 0;
+}
+
+/* A thread an output of conv3: four chains of 21 units of fc1. */
+DEVICE void conv3_back(const fused_run &f, memory &m)
+{
+    unsigned e = tid() / 120, k = tid() % 120;
+    float chains[4] = {};
+    if (e >= EACH)
+        return;
+#pragma unroll
+    for (int o = 0; o < 84; o += 4) {
+        float4 d = *reinterpret_cast<const float4 *>(&m.d1[e][o]);
+        chains[o / 21] = fmaf(d.x, m.wf1[o][k], chains[o / 21]);
+        chains[(o + 1) / 21] = fmaf(d.y, m.wf1[o + 1][k], chains[(o + 1) / 21]);
+        chains[(o + 2) / 21] = fmaf(d.z, m.wf1[o + 2][k], chains[(o + 2) / 21]);
+        chains[(o + 3) / 21] = fmaf(d.w, m.wf1[o + 3][k], chains[(o + 3) / 21]);
+    }
+    float sum = chains[0] + chains[1] + chains[2] + chains[3];
+    m.d3[e][k] = m.y3[e][k] > 0 ? sum * f.scale[2] : 0;
+}
+
+/* --- rows ------------------------------------------------------------------------------------- */
+
+/* The lines of a sample, three numbers each, in the order of mailbox.rows. */
+constexpr unsigned LINE_Y3 = 0, LINE_D3 = 40, LINE_Y1 = 80, LINE_D1 = 108, LINE_DZ = 136, LINES = 140;
+
+/* By the threads from `first` on, in three teams, of which each serves every third seat. */
+DEVICE void send_lines(const fused_run &f, const memory &m, unsigned first, unsigned lines, unsigned e, unsigned line,
+                const float *from, unsigned round)
+{
+    unsigned team = (tid() - first) / (EACH * lines);
+    float a = from[0], b = from[1], c = from[2];
+    ulonglong2 *to = &mail_of(f, 0).rows[m.sample[EACH * seat_of() + e]][line];
+    for (unsigned seat = team; team < 3 && seat < SEATS; seat += 3)
+        send_line(reinterpret_cast<ulonglong2 *>(reinterpret_cast<char *>(to) + seat * sizeof(mailbox)), a, b, c,
+                  round);
+}
+
+/* y3 and y1. */
+DEVICE void send_outcomes(const fused_run &f, const memory &m, unsigned first, unsigned round)
+{
+    constexpr unsigned OUTCOMES = 68;
+    unsigned i = tid() - first, e = i / OUTCOMES % EACH, q = i % OUTCOMES;
+    send_lines(f, m, first, OUTCOMES, e, q < 40 ? LINE_Y3 + q : LINE_Y1 + q - 40,
+               q < 40 ? m.y3[e] + 3 * q : m.y1[e] + 3 * (q - 40), round);
+}
+
+/* d3, d1 and dz. */
+DEVICE void send_gradients(const fused_run &f, const memory &m, unsigned round)
+{
+    constexpr unsigned GRADIENTS = 72;
+    unsigned e = tid() / GRADIENTS % EACH, q = tid() % GRADIENTS;
+    const float *from = q < 40 ? m.d3[e] + 3 * q : q < 68 ? m.d1[e] + 3 * (q - 40) : m.dz[e] + 3 * (q - 68);
+    send_lines(f, m, 0, GRADIENTS, e, q < 40 ? LINE_D3 + q : LINE_D1 + q - 40, from, round);
+}
+
+/* Where a sample's line goes. */
+DEVICE float *row_of_line(memory &m, unsigned s, unsigned line)
+{
+    if (line < LINE_D3)
+        return m.rows.y3[s] + 3 * line;
+    if (line < LINE_Y1)
+        return m.rows.d3[s] + place_d3(3 * (line - LINE_D3)); /* a chunk is five lines */
+    if (line < LINE_D1)
+        return m.rows.y1[s] + 3 * (line - LINE_Y1);
+    return line < LINE_DZ ? m.rows.d1[s] + 3 * (line - LINE_D1) : m.rows.dz[s] + 3 * (line - LINE_DZ);
+}
+
+static __device__ void receive_rows(const fused_run &f, memory &m, unsigned round)
+{
+    constexpr unsigned ALL = SAMPLES * LINES, TURNS = (ALL + THREADS - 1) / THREADS;
+    ulonglong2 lines[TURNS];
+    const ulonglong2 *from[TURNS], *rows = mail_of(f, seat_of()).rows[0];
+#pragma unroll
+    for (unsigned k = 0; k < TURNS; k++)
+        from[k] = rows + (tid() + k * THREADS < ALL ? tid() + k * THREADS : tid());
+    receive_lines<TURNS>(f, from, round, lines);
+#pragma unroll
+    for (unsigned k = 0; k < TURNS; k++) {
+        unsigned i = tid() + k * THREADS;
+        if (i < ALL) {
+            float *to = row_of_line(m, i / LINES, i % LINES);
+            to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);
+        }
+    }
+    __syncthreads();
+}
+
+/* --- together --------------------------------------------------------------------------------- */
+
+DEVICE void head_forward(const fused_run &f, memory &m, unsigned round)
+{
+    conv3_sum(f, m, round);
+    __syncthreads();
+    fc1_forward(f, m);
+    __syncthreads();
+}
+
+/* After head_forward. */
+static __device__ void head_back(const fused_run &f, memory &m, unsigned round, int64_t *sums)
+{
+    if (tid() < LANES) {
+        unsigned e = tid() / 16, k = tid() % 16;
+        logit l = classify(m);
+        if (k < 12)
+            m.dz[e][k] = l.label >= 0 && k < 10 ? l.numerator / l.denominator - ((int)k == l.label ? 1.0f : 0.0f) : 0;
+        if (k == 0 && l.label >= 0)
+            add_term(m, sums + FUSED_LOSS, l.loss);
+    } else if (tid() >= 2 * LANES)
+        send_outcomes(f, m, 2 * LANES, round);
+    __syncthreads();
+    fc1_back(f, m);
+    __syncthreads();
+    conv3_back(f, m);
+    __syncthreads();
+    send_gradients(f, m, round);
+}
+
+/* --- the dense layers' weights
+ * ----------------------------------------------------------------------------------------- */
+
+DEVICE float sum_of_samples(const float *d, unsigned pitch)
+{
+    float sum = 0;
+#pragma unroll
+    for (unsigned s = 0; s < SAMPLES; s++)
+        sum += d[s * pitch];
+    return sum;
+}
+
+DEVICE float chain_of_samples(const float *x, unsigned pitch_x, const float *d, unsigned pitch)
+{
+    float chain = 0;
+#pragma unroll
+    for (unsigned s = 0; s < SAMPLES; s++)
+        chain = fmaf(x[s * pitch_x], d[s * pitch], chain);
+    return chain;
+}
+
+/* A warp: 32 of the seat's small parameters, those that are of conv3's biases, fc1 or fc2. */
+constexpr unsigned DENSE_UNITS = (OWN + LANES - 1) / LANES;
+DEVICE void dense_weights(memory &m, int64_t *sums, unsigned unit)
+{
+    unsigned own = unit * LANES + tid() % LANES, i = seat_of() * OWN + own;
+    const struct rows &r = m.rows;
+    float term;
+    if (own >= OWN || i < AT_B3)
+        return;
+    if (i < AT_WF1)
+        term = sum_of_samples(&r.d3[0][place_d3(i - AT_B3)], PITCH_D3);
+    else if (i < AT_WF2) {
+        unsigned o = (i - AT_WF1) / PITCH_FC1, k = (i - AT_WF1) % PITCH_FC1;
+        if (k >= 120)
+            return;
+        term = chain_of_samples(&r.y3[0][k], 120, &r.d1[0][o], 84);
+    } else if (i < AT_BF1)
+        term = chain_of_samples(&r.y1[0][(i - AT_WF2) % 84], 84, &r.dz[0][(i - AT_WF2) / 84], 12);
+    else if (i < AT_BF2)
+        term = sum_of_samples(&r.d1[0][i - AT_BF1], 84);
+    else
+        term = sum_of_samples(&r.dz[0][i - AT_BF2], 12); /* and two zeros */
+    add_term(m, sums + SUMS_SMALL + i, term);
+}
+
+#endif

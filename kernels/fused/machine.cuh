@@ -1,0 +1,131 @@
+/* machine.cuh - what of the step only a GPU's instructions say. tests/together/machine.h has the same for the host. */
+#ifndef DTRAIN_FUSED_MACHINE_CUH
+#define DTRAIN_FUSED_MACHINE_CUH
+
+#include <cuda_runtime.h>
+
+#include "fused.h"
+
+/* Which thread and block this is, read anew wherever it is asked for, so that nothing made of it is kept over a whole
+ * step. */
+static __device__ __forceinline__ unsigned tid()
+{
+    unsigned t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
+static __device__ __forceinline__ unsigned block()
+{
+    unsigned b;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(b));
+    return b;
+}
+
+static __device__ __forceinline__ void *shared_bytes()
+{
+    extern __shared__ float4 bytes[];
+    return bytes;
+}
+
+/* --- memory of the GPU that several blocks use at once: past the L1 cache, each access seen whole  */
+
+static __device__ __forceinline__ void store_word(uint64_t *to, uint64_t word)
+{
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+
+static __device__ __forceinline__ uint64_t load_word(const uint64_t *from)
+{
+    uint64_t word;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+    return word;
+}
+
+/* 16 bytes as one number, which PTX promises to move whole, not as a vector of four. */
+static __device__ __forceinline__ void store_line(ulonglong2 *to, ulonglong2 line)
+{
+    asm volatile("{ .reg .b128 line; mov.b128 line, {%1, %2}; st.relaxed.gpu.global.b128 [%0], line; }" ::"l"(to),
+                 "l"(line.x), "l"(line.y)
+                 : "memory");
+}
+
+static __device__ __forceinline__ ulonglong2 load_line(const ulonglong2 *from)
+{
+    ulonglong2 line;
+    asm volatile("{ .reg .b128 line; ld.relaxed.gpu.global.b128 line, [%2]; mov.b128 {%0, %1}, line; }"
+                 : "=l"(line.x), "=l"(line.y)
+                 : "l"(from)
+                 : "memory");
+    return line;
+}
+
+static __device__ __forceinline__ unsigned load_acquire(const uint32_t *from)
+{
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+}
+
+static __device__ __forceinline__ void add_release(uint32_t *to)
+{
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(to) : "memory");
+}
+
+/* A reduction that answers nothing. (An atomicAdd whose answer is not used became ATOM in places.) */
+static __device__ __forceinline__ void add_sum(int64_t *to, long long term)
+{
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(to), "l"(term) : "memory");
+}
+
+/* --- waiting ---------------------------------------------------------------------------------- */
+
+/* Once a turn of a loop that waits for other blocks. They are all on the GPU: one that does not answer for some ten
+ * seconds is a fault, and ends the launch. */
+static __device__ __forceinline__ void wait_on(unsigned *turns, fused_trouble *trouble, unsigned wanted, unsigned found)
+{
+    if (++*turns < 1u << 24)
+        return;
+    if (trouble != nullptr) {
+        trouble->block = blockIdx.x, trouble->wanted = wanted, trouble->found = found;
+        trouble->waited = 1;
+        __threadfence_system();
+    }
+    __trap();
+}
+
+/* A barrier of the block's first 160 threads. */
+enum { FIRST_THREADS = 160 };
+static __device__ __forceinline__ void sync_first_threads()
+{
+    asm volatile("barrier.sync 1, 160;" ::: "memory");
+}
+
+/* --- copies and conversions ------------------------------------------------------------------- */
+
+/* 16 bytes into shared memory, some time until await_copies. */
+static __device__ __forceinline__ void copy_later(float *to, const float *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from)
+                 : "memory");
+}
+
+/* This thread's. */
+static __device__ __forceinline__ void await_copies()
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* 2p - 255 of byte i of four: 65536 + 2p is a float whose second byte is p. */
+static __device__ __forceinline__ float whole_pixel(unsigned four, unsigned i)
+{
+    return __uint_as_float(__byte_perm(four, 0x47800000u, 0x7604u | i << 4)) - (65536.0f + 255);
+}
+
+/* The 32 bits of high:low from bit `bits` (0..31) on. */
+static __device__ __forceinline__ unsigned shifted(unsigned low, unsigned high, unsigned bits)
+{
+    return __funnelshift_r(low, high, bits);
+}
+
+#endif

@@ -1,0 +1,221 @@
+/* memory.cuh - who holds what: a block's shared memory, a block's mail, and the order of the numbers in them.
+ *
+ * A group is FUSED_SEATS blocks, here seats, and has a tile of 16 samples. A seat has two of the samples through the
+ * convolutions and the dense layers, and two of conv3's sixteen input channels for all of the tile. It owns, that is
+ * keeps the momentum of and updates, conv3's weights of its two channels and an eighth of the other, small parameters,
+ * of which every seat has a copy. Every group does the same to copies of its own.
+ */
+#ifndef DTRAIN_FUSED_MEMORY_CUH
+#define DTRAIN_FUSED_MEMORY_CUH
+
+#ifdef __CUDACC__
+#include "machine.cuh"
+#else
+#include "machine.h" /* tests/together */
+#endif
+
+#include "exact_sum.h"
+#include "kernels/definition/exp_log.h"
+#include "philox.h"
+
+#define DEVICE static __device__ __forceinline__
+
+constexpr unsigned SEATS = FUSED_SEATS, EACH = 2, /* samples of a seat, and channels */
+    SAMPLES = SEATS * EACH,                       /* of a tile */
+    LANES = 32, WARPS = 16, THREADS = WARPS * LANES;
+constexpr unsigned RECORD = 3073;
+constexpr unsigned SMALL = FUSED_SMALL, OWN = SMALL / SEATS; /* small parameters of a seat */
+constexpr unsigned INPUTS =
+                       50, /* of conv3 that a seat has: number 2 * cell + channel, as kernels/README.md takes them */
+    WEIGHTS3 = FUSED_CONV3;
+constexpr unsigned CHUNKS = 8, CHUNK = 15, CHUNK_PITCH = 16; /* in which conv3's outputs go backward, and into fc1 */
+
+/* Rows in shared memory are padded so that what the lanes of a warp read at once lies in different banks. */
+constexpr unsigned PITCH_IMAGE = 38, PLANE_IMAGE = 32 * PITCH_IMAGE, PITCH_POOL1 = 26;
+constexpr unsigned PITCH_CONV3 = 52; /* two zeros at the end */
+constexpr unsigned PITCH_FC1 = 124;
+constexpr unsigned PITCH_D3 = 132;  /* output o is at place_d3(o) */
+constexpr unsigned PITCH_TAPS = 40; /* five rows of eight */
+constexpr unsigned PATCH = 36, PITCH_SEEN = 6 * PATCH + 1;
+
+/* Of a number of a pool: its gradient, and where in the plane of the convolution's input its winner's 5x5 numbers
+ * begin; NOWHERE: no gradient passes. */
+struct alignas(8) winner {
+    float d;
+    int base;
+};
+constexpr int NOWHERE = -1;
+
+/* A number for each of the seat's samples. Not an array, which would lie in local memory. */
+struct both {
+    unsigned first, second;
+    __device__ __forceinline__ unsigned operator[](unsigned e) const { return e != 0 ? second : first; }
+};
+
+/* In the order of the tile: conv3's and fc1's outcomes, and the gradients before their activations; logits'. */
+struct rows {
+    float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][84], d1[SAMPLES][84], dz[SAMPLES][12];
+};
+struct taps { /* winograd.cuh */
+    float conv1[6][3][PITCH_TAPS], conv2[16][6][PITCH_TAPS];
+};
+
+struct alignas(16) memory {
+    /* the small parameters, FUSED_SMALL numbers one after the other */
+    float w1[6][3][28], w2[16][6][28], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84], bf2[12];
+    float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
+
+    float image[EACH][3][32][PITCH_IMAGE]; /* 2p - 255 */
+    winner win1[EACH][6][196], win2[EACH][16][28];
+    union {
+        struct { /* until conv2's input */
+            float pool1[EACH][6][14][PITCH_POOL1];
+            float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
+            union {
+                struct taps taps; /* forward through the convolutions */
+                struct rows rows; /* backward */
+            };
+        };
+        float seen[EACH][25][PITCH_SEEN]; /* conv2's input */
+        float parts[WARPS][6][76];        /* conv1's weights */
+    };
+    alignas(16) winner list[WARPS][LANES]; /* a warp's own */
+    float y3[EACH][120], y1[EACH][84], d1[EACH][84], d3[EACH][120], dz[EACH][12];
+
+    uint32_t record[SAMPLES];
+    uint8_t drawn[SAMPLES][6], drawn3[EACH][30], drawn1[EACH][22]; /* masks, four elements in each */
+    uint8_t keep1[SAMPLES];
+    uint16_t keep2[SAMPLES];
+    uint8_t place[SAMPLES], sample[SAMPLES];         /* sample s is seat place[s] / 2's; sample: the inverse */
+    int8_t label[EACH];                              /* -1: the tile lacks this sample */
+    uint8_t channels1[EACH][8], channels2[EACH][16]; /* the kept ones, ascending */
+    uint16_t patch[PATCH];                           /* conv2_input */
+    uint32_t step;                                   /* of the launch */
+    uint32_t tile;                                   /* its number in the global batch */
+    uint32_t round;                                  /* of the tile's mail; the first thread counts it */
+    uint32_t arrivals;                               /* at the group's counter: the first thread's */
+    uint32_t dense_awaited; /* fc1 and fc2 have new weights, which this block has yet to fetch: update.cuh */
+    uint32_t refused;       /* a term of this step was */
+    uint32_t wish;          /* the first thread of the first block: to stop */
+    fused_state state;      /* and what the run has done */
+#ifdef FUSED_CLOCKS
+    long long since, clocks[32];
+#endif
+};
+
+/* What other seats write to a seat. A word is a float and, above it, the round; so is a line of three floats. Who waits
+ * reads until all have its round. */
+struct alignas(16) mailbox {
+    uint64_t pool2[SAMPLES][INPUTS];   /* of the two channels, for all samples */
+    uint64_t parts3[SEATS][EACH][120]; /* of conv3's sums, for the seat's samples */
+    uint64_t dpool2[EACH][SEATS][PITCH_CONV3];
+    ulonglong2 rows[SAMPLES][140]; /* y3 in 40 lines, d3 40, y1 28, d1 28, dz 4 */
+    /* of the group, in seat 0's mail: the new small parameters, two a line up to fc1, plain from there on */
+    ulonglong2 conv[3336 / 2];
+    float dense[SMALL];
+};
+
+DEVICE memory &shared()
+{
+    return *reinterpret_cast<memory *>(shared_bytes());
+}
+
+DEVICE unsigned seat_of()
+{
+    return block() % SEATS;
+}
+
+DEVICE unsigned group_of()
+{
+    return block() / SEATS;
+}
+
+DEVICE mailbox &mail_of(const fused_run &f, unsigned seat)
+{
+    return static_cast<mailbox *>(f.mail)[group_of() * SEATS + seat];
+}
+
+/* Output o of conv3 in a row of gradients. */
+DEVICE unsigned place_d3(unsigned o)
+{
+    return o / CHUNK * CHUNK_PITCH + o % CHUNK;
+}
+
+/* --- the order of the numbers ----------------------------------------------------------------- */
+
+/* Where in the small parameters each begins. */
+constexpr unsigned AT_W1 = 0, AT_W2 = 504, AT_B1 = 3192, AT_B2 = 3200, AT_B3 = 3216, AT_WF1 = 3336, AT_WF2 = 13752,
+                   AT_BF1 = 14592, AT_BF2 = 14676;
+constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where they begin in the sums */
+
+static_assert(sizeof(memory) <= 227 * 1024, "what a block of sm_90 may have");
+static_assert(offsetof(memory, w2) == sizeof(float) * AT_W2 && offsetof(memory, wf1) == sizeof(float) * AT_WF1 &&
+                  offsetof(memory, bf2) == sizeof(float) * AT_BF2 && offsetof(memory, w3) == sizeof(float) * SMALL,
+              "the small parameters lie in a row");
+
+DEVICE float *small_parameter(memory &m, unsigned i)
+{
+    return reinterpret_cast<float *>(&m) + i; /* w1 is first */
+}
+
+/* Of canonical layout, or -1: padding. */
+static __host__ __device__ inline int canonical_small(unsigned i)
+{
+    if (i < AT_B1)
+        return i % 28 < 25 ? (int)((i < AT_W2 ? 0 : 6) + i / 28 * 25 + i % 28) : -1;
+    if (i < AT_B2)
+        return i < AT_B1 + 6 ? (int)(450 + i - AT_B1) : -1;
+    if (i < AT_WF1)
+        return (int)(i < AT_B3 ? 2856 + i - AT_B2 : 50872 + i - AT_B3);
+    if (i < AT_WF2) {
+        unsigned o = (i - AT_WF1) / PITCH_FC1, k = (i - AT_WF1) % PITCH_FC1;
+        return k < 120 ? (int)(50992 + o * 120 + k) : -1;
+    }
+    if (i < AT_BF1)
+        return (int)(61156 + i - AT_WF2);
+    return i < AT_BF2 ? (int)(61072 + i - AT_BF1) : i < AT_BF2 + 10 ? (int)(61996 + i - AT_BF2) : -1;
+}
+
+/* Weight i = o * INPUTS + 2 * cell + channel of a seat's of conv3. */
+static __host__ __device__ __forceinline__ unsigned canonical_conv3(unsigned seat, unsigned i)
+{
+    unsigned o = i / INPUTS, input = i % INPUTS;
+    return 2872 + o * 400 + (EACH * seat + input % 2) * 25 + input / 2;
+}
+
+/* --- clocks by phase -------------------------------------------------------------------------- */
+
+enum phase {
+    PHASE_TILE,
+    PHASE_GRID,
+    PHASE_UPDATE,
+    PHASE_TAPS,
+    PHASE_CONV1,
+    PHASE_CONV2,
+    PHASE_POOL2,
+    PHASE_CONV3,
+    PHASE_HEAD,
+    PHASE_ROWS,
+    PHASE_CONV3_BACK,
+    PHASE_DENSE,
+    PHASE_CONV2_WEIGHTS,
+    PHASE_CONV2_INPUT,
+    PHASE_CONV1_WEIGHTS,
+    PHASES,
+};
+
+/* What has passed since the phase before ended; in a build for measuring. */
+DEVICE void ends(memory &m, phase phase)
+{
+#ifdef FUSED_CLOCKS
+    __syncthreads();
+    if (tid() == 0) {
+        long long now = clock64();
+        m.clocks[phase] += now - m.since, m.since = now;
+    }
+#else
+    (void)m, (void)phase;
+#endif
+}
+
+#endif

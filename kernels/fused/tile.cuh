@@ -1,0 +1,140 @@
+/* tile.cuh - what a tile needs before its first convolution: masks, who has which sample, pictures. It reads only what
+ * the host wrote, so it is done while others still work on the step before.
+ *
+ * In: 16 records of 3,073 bytes, of which a seat reads two; 96 + 2 * 51 draws of Philox at most. No FFMA.
+ */
+#ifndef DTRAIN_FUSED_TILE_CUH
+#define DTRAIN_FUSED_TILE_CUH
+
+#include "memory.cuh"
+
+/* Of the tile's samples those before `count` are there. */
+struct tile {
+    uint64_t step;
+    unsigned number; /* in the global batch */
+    unsigned place;  /* of its first sample in the epoch's order */
+    unsigned count;
+};
+
+/* Whether elements 4 * block .. + 3 of a layer are kept, a bit each. */
+static __device__ unsigned draw(const fused_run &f, const tile &tile, unsigned layer, unsigned sample, unsigned block)
+{
+    if (f.threshold[layer] == 0)
+        return 15;
+    struct philox_counter at = philox_counter(PHILOX_DROPOUT, layer, tile.step, tile.number * SAMPLES + sample, block);
+    struct philox_counter numbers = philox4x32(at, f.seed);
+    unsigned kept = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        kept |= (unsigned)(numbers.c[i] >= f.threshold[layer]) << i;
+    return kept;
+}
+
+/* One warp, a sample a lane, twice. Samples go to places by the work that their masks leave, the heaviest to the seat
+ * of the lightest, and so on: in net D the slowest seat then has 1.27 times the mean, as they come 1.63. */
+static __device__ void assign_samples(memory &m)
+{
+    unsigned lane = tid(), s = lane % SAMPLES, before = 0;
+    const uint8_t *drawn = m.drawn[s];
+    unsigned keep1 = drawn[0] | (drawn[1] & 3u) << 4;
+    unsigned keep2 = drawn[2] | drawn[3] << 4 | drawn[4] << 8 | drawn[5] << 12;
+    unsigned work = (unsigned)__popc(keep1) * (20 + (unsigned)__popc(keep2)) * SAMPLES + s; /* all differ */
+#pragma unroll
+    for (unsigned other = 0; other < SAMPLES; other++)
+        before += __shfl_sync(0xffffffffu, work, other) > work;
+    unsigned place = before < SEATS ? EACH * before : EACH * (SAMPLES - 1 - before) + 1;
+    if (lane < SAMPLES) {
+        m.keep1[s] = (uint8_t)keep1, m.keep2[s] = (uint16_t)keep2;
+        m.place[s] = (uint8_t)place, m.sample[place] = (uint8_t)s;
+    }
+    __syncwarp();
+    unsigned e = lane / SAMPLES, channel = lane % SAMPLES, mine = m.sample[EACH * seat_of() + e],
+             below = (1u << channel) - 1;
+    keep1 = m.keep1[mine], keep2 = m.keep2[mine];
+    if (keep1 >> channel & 1)
+        m.channels1[e][__popc(keep1 & below)] = (uint8_t)channel;
+    if (keep2 >> channel & 1)
+        m.channels2[e][__popc(keep2 & below)] = (uint8_t)channel;
+}
+
+static __device__ void draw_convolutions(const fused_run &f, memory &m, const tile &tile)
+{
+    unsigned t = tid();
+    if (t < SAMPLES * 6) {
+        unsigned s = t / 6, i = t % 6;
+        m.drawn[s][i] = s < tile.count ? (uint8_t)draw(f, tile, i < 2 ? 0 : 1, s, i < 2 ? i : i - 2) : 0;
+    } else if (t >= 128 && t < 128 + SAMPLES) {
+        unsigned place = tile.place + (t - 128 < tile.count ? t - 128 : 0);
+        m.record[t - 128] = f.order != nullptr ? f.order[place] : place;
+    }
+    if (t < FIRST_THREADS)
+        sync_first_threads();
+    if (t < LANES)
+        assign_samples(m);
+    __syncthreads();
+}
+
+/* Dense layers' masks of the seat's samples; a sample that the tile lacks keeps nothing, so that all it leaves is 0. */
+static __device__ void draw_dense(const fused_run &f, memory &m, const tile &tile, unsigned e, unsigned i)
+{
+    unsigned s = m.sample[EACH * seat_of() + e];
+    unsigned kept = s < tile.count ? draw(f, tile, i < 30 ? 2 : 3, s, i < 30 ? i : i - 30) : 0;
+    if (i < 30)
+        m.drawn3[e][i] = (uint8_t)kept;
+    else
+        m.drawn1[e][i - 30] = (uint8_t)kept;
+}
+
+DEVICE const uint8_t *pixels_of(const fused_run &f, const memory &m, unsigned e)
+{
+    return f.records + (size_t)m.record[m.sample[EACH * seat_of() + e]] * RECORD + 1;
+}
+
+DEVICE unsigned aligned_word(const uint8_t *at)
+{
+    return *reinterpret_cast<const unsigned *>(at - ((uintptr_t)at & 3));
+}
+
+/* Out of line, as it is called twice; its arguments are numbers, so that they come in registers. */
+static __device__ __noinline__ void prepare_numbered(const fused_run &f, memory &m, uint64_t step, unsigned number,
+                                                     unsigned place, unsigned count)
+{
+    struct tile tile = {step, number, place, count};
+    constexpr unsigned FOURS = 768, TURNS = EACH * FOURS / THREADS; /* of pixels in a sample */
+    unsigned t = tid();
+    draw_convolutions(f, m, tile);
+    if (t == 0)
+        m.tile = number;
+    const uint8_t *first = pixels_of(f, m, 0), *second = pixels_of(f, m, 1);
+    unsigned low[TURNS], high[TURNS]; /* on their way while masks are drawn */
+#pragma unroll
+    for (unsigned i = 0; i < TURNS; i++) {
+        unsigned four = t + i * THREADS;
+        const uint8_t *at = four < FOURS ? first + 4 * four : second + 4 * (four - FOURS);
+        low[i] = aligned_word(at), high[i] = aligned_word(at + 3);
+    }
+    if (t < EACH * 51)
+        draw_dense(f, m, tile, t / 51, t % 51);
+    else if (t >= 128 && t < 128 + EACH) {
+        bool there = m.sample[EACH * seat_of() + t - 128] < tile.count;
+        m.label[t - 128] = there ? (int8_t)(t == 128 ? first : second)[-1] : -1;
+    }
+#pragma unroll
+    for (unsigned i = 0; i < TURNS; i++) {
+        unsigned four = t + i * THREADS, e = four >= FOURS, q = four - e * FOURS;
+        unsigned pixels = shifted(low[i], high[i], 8 * ((unsigned)(uintptr_t)(e ? second : first) & 3));
+        float *to = &m.image[e][0][q / 8][q % 8 * 4];
+        *reinterpret_cast<float2 *>(to) = make_float2(whole_pixel(pixels, 0), whole_pixel(pixels, 1));
+        *reinterpret_cast<float2 *>(to + 2) = make_float2(whole_pixel(pixels, 2), whole_pixel(pixels, 3));
+    }
+    if (t < 2 * SAMPLES)
+        m.pool2[t / 2][INPUTS + t % 2] = 0;
+    __syncthreads();
+}
+
+DEVICE void prepare_tile(const fused_run &f, memory &m, const tile &tile)
+{
+    prepare_numbered(f, m, tile.step, tile.number, tile.place, tile.count);
+}
+
+#endif

@@ -1,0 +1,83 @@
+/* machine.h - kernels/fused/machine.cuh for the host. */
+#ifndef DTRAIN_TOGETHER_MACHINE_H
+#define DTRAIN_TOGETHER_MACHINE_H
+
+#include <cuda_runtime.h>
+
+#include "kernels/fused/fused.h"
+
+static inline unsigned tid()
+{
+    return threadIdx.x;
+}
+
+static inline unsigned block()
+{
+    return blockIdx.x;
+}
+
+static inline void *shared_bytes()
+{
+    return together_shared();
+}
+
+template <typename T> static inline void store_for_others(T *to, T value)
+{
+    together_yield(false);
+    *to = value;
+}
+
+template <typename T> static inline T load_of_others(const T *from)
+{
+    together_yield(false);
+    return *from;
+}
+
+#define store_word store_for_others<uint64_t>
+#define load_word load_of_others<uint64_t>
+#define store_line store_for_others<ulonglong2>
+#define load_line load_of_others<ulonglong2>
+#define load_acquire load_of_others<uint32_t>
+
+static inline void add_release(uint32_t *to)
+{
+    together_yield(false);
+    ++*to;
+}
+
+static inline void add_sum(int64_t *to, long long term)
+{
+    together_yield(false);
+    *to += term;
+}
+
+static inline void wait_on(unsigned *, fused_trouble *, unsigned, unsigned)
+{
+    together_yield(true);
+}
+
+enum { FIRST_THREADS = 160 };
+static inline void sync_first_threads()
+{
+    together_barrier(FIRST_THREADS);
+}
+
+/* What is copied arrives at once: too early is seen by the canaries' NaN only. */
+static inline void copy_later(float *to, const float *from)
+{
+    memcpy(to, from, 16);
+}
+
+static inline void await_copies() {}
+
+static inline float whole_pixel(unsigned four, unsigned i)
+{
+    return (float)(2 * (int)(four >> 8 * i & 255) - 255);
+}
+
+static inline unsigned shifted(unsigned low, unsigned high, unsigned bits)
+{
+    return (unsigned)(((uint64_t)high << 32 | low) >> bits);
+}
+
+#endif

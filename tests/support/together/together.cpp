@@ -1,0 +1,336 @@
+#include "together.h"
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "cuda_runtime.h"
+
+/* In tests/emulated: queues a copy of the context. */
+extern "C" __attribute__((weak)) void emulated_queue(void *stream, bool (*run)(void *context), const void *context,
+                                                     size_t bytes);
+
+namespace
+{
+
+/* A stack is no power of two, so that those of all fibers do not meet in a few lines of the cache. */
+enum {
+    WARP = 32,
+    STACK_BYTES = 32 * 1024 + 9 * 64,
+    CANARY_BYTES = 4096,
+    CANARY = 0xff,
+    MULTIPROCESSORS = 16,
+    SHARED_BYTES = 227 << 10
+};
+enum { YIELD_ONE_IN = 16 }; /* at what others see */
+
+struct fiber {
+    jmp_buf at;
+    bool begun, done;
+    uint64_t exchanged; /* what it hands to its warp */
+};
+
+/* Of a block or a warp, or of the first threads of a block: how many wait. */
+struct waiting {
+    unsigned threads, count;
+    unsigned *fibers;
+};
+
+/* The launch that runs. */
+struct launch {
+    unsigned blocks, threads;
+    void (*thread)(const void *context);
+    const void *context;
+    size_t shared_bytes;
+    char *shared, *stacks;
+    fiber *fibers;
+    unsigned *ready, ready_count, first_ready; /* a ring */
+    unsigned *polling, polling_count;          /* wait for another block, and look again later */
+    waiting *at_block, *at_part, *at_warp;
+    uint64_t useless; /* times that they looked since one was of use */
+};
+
+launch *running;
+unsigned now; /* fiber */
+jmp_buf scheduler;
+uint64_t state;
+
+[[noreturn]] void fail(const char *what)
+{
+    fprintf(stderr, "together: block %u, thread %u: %s\n", blockIdx.x, threadIdx.x, what);
+    abort();
+}
+
+unsigned draw(unsigned below)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (unsigned)((state >> 32) * below >> 32);
+}
+
+unsigned all()
+{
+    return running->blocks * running->threads;
+}
+
+void make_ready(unsigned fiber)
+{
+    running->ready[(running->first_ready + running->ready_count++) % all()] = fiber;
+}
+
+void look_again()
+{
+    for (unsigned i = 0; i < running->polling_count; i++)
+        make_ready(running->polling[i]);
+    running->polling_count = 0;
+    if (++running->useless > 100000)
+        fail("waits for another block without end");
+}
+
+/* By the seed: one of those that are ready since not long, so that a block runs ahead of others until it must wait (and
+ * stays in the cache), or any. Without a seed the one that has been ready for longest. */
+unsigned take_ready()
+{
+    if (running->ready_count == 0 || (together.seed % 3 == 2 && draw(all()) == 0))
+        look_again();
+    const unsigned windows[] = {512, 64, all()};
+    unsigned window = windows[together.seed % 3], count = running->ready_count;
+    unsigned first = together.seed == 0 ? 0 : count - 1 - draw(window < count ? window : count);
+    unsigned *taken = &running->ready[(running->first_ready + first) % all()];
+    unsigned *last = &running->ready[(running->first_ready + (together.seed == 0 ? 0 : count - 1)) % all()];
+    unsigned fiber = *taken;
+    *taken = *last;
+    if (together.seed == 0)
+        running->first_ready = (running->first_ready + 1) % all();
+    running->ready_count--;
+    return fiber;
+}
+
+void name_running(unsigned fiber)
+{
+    now = fiber;
+    together_thread.x = fiber % running->threads, together_block.x = fiber / running->threads;
+}
+
+/* The running fiber stops until the scheduler takes it again. No system call, as swapcontext would make two. */
+void leave()
+{
+    unsigned self = now;
+    if (_setjmp(running->fibers[self].at) == 0)
+        _longjmp(scheduler, 1);
+    name_running(self);
+}
+
+void wait_at(waiting *barrier)
+{
+    barrier->fibers[barrier->count++] = now;
+    if (barrier->count == barrier->threads) {
+        running->useless = 0;
+        for (unsigned i = 0; i < barrier->threads; i++)
+            make_ready(barrier->fibers[i]);
+        barrier->count = 0;
+    }
+    leave();
+}
+
+void live()
+{
+    running->thread(running->context);
+    running->fibers[now].done = true;
+    running->useless = 0;
+    _longjmp(scheduler, 1);
+}
+
+/* Until it stops. */
+void run(unsigned number)
+{
+    fiber *fiber = &running->fibers[number];
+    name_running(number);
+    if (_setjmp(scheduler) != 0)
+        return;
+    if (fiber->begun)
+        _longjmp(fiber->at, 1);
+    fiber->begun = true;
+    ucontext_t started;
+    getcontext(&started);
+    started.uc_stack.ss_sp = running->stacks + (size_t)number * STACK_BYTES;
+    started.uc_stack.ss_size = STACK_BYTES;
+    started.uc_link = nullptr;
+    makecontext(&started, live, 0);
+    setcontext(&started);
+}
+
+waiting *barriers(unsigned count, unsigned threads)
+{
+    waiting *made = static_cast<waiting *>(calloc(count, sizeof *made));
+    for (unsigned i = 0; i < count; i++)
+        made[i].threads = threads, made[i].fibers = static_cast<unsigned *>(calloc(threads, sizeof(unsigned)));
+    return made;
+}
+
+void drop(waiting *barriers, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        free(barriers[i].fibers);
+    free(barriers);
+}
+
+char *map(size_t bytes)
+{
+    void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        fail("no memory for its blocks");
+    return static_cast<char *>(memory);
+}
+
+size_t pitch()
+{
+    return CANARY_BYTES + (running->shared_bytes + CANARY_BYTES - 1) / CANARY_BYTES * CANARY_BYTES;
+}
+
+void look_at_canaries()
+{
+    for (unsigned block = 0; block <= running->blocks; block++) {
+        const char *gap = running->shared + block * pitch(),
+                   *before = gap - (pitch() - CANARY_BYTES - running->shared_bytes);
+        for (const char *byte = block > 0 ? before : gap; byte < gap + CANARY_BYTES; byte++)
+            if ((unsigned char)*byte != CANARY) {
+                fprintf(stderr, "together: shared memory, %s block %u\n", byte < gap ? "past the end of" : "beside",
+                        byte < gap ? block - 1 : block);
+                abort();
+            }
+    }
+}
+
+struct call {
+    unsigned blocks, threads;
+    size_t shared_bytes;
+    void (*thread)(const void *context);
+    alignas(16) char context[1024];
+};
+
+bool run_call(void *context)
+{
+    const call *call = static_cast<struct call *>(context);
+    launch launch = {call->blocks,
+                     call->threads,
+                     call->thread,
+                     call->context,
+                     call->shared_bytes,
+                     nullptr,
+                     nullptr,
+                     nullptr,
+                     nullptr,
+                     0,
+                     0,
+                     nullptr,
+                     0,
+                     nullptr,
+                     nullptr,
+                     nullptr,
+                     0};
+    running = &launch;
+    state = together.seed;
+    size_t shared = (size_t)launch.blocks * pitch() + CANARY_BYTES, stacks = (size_t)all() * STACK_BYTES;
+    launch.shared = map(shared), launch.stacks = map(stacks);
+    memset(launch.shared, CANARY, shared);
+    launch.fibers = static_cast<fiber *>(calloc(all(), sizeof(fiber)));
+    launch.ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
+    launch.polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
+    launch.at_block = barriers(launch.blocks, launch.threads);
+    launch.at_part = barriers(launch.blocks, 0);
+    launch.at_warp = barriers(all() / WARP, WARP);
+    for (unsigned i = 0; i < all(); i++)
+        make_ready(i);
+    while (launch.ready_count > 0 || launch.polling_count > 0)
+        run(take_ready());
+    for (unsigned i = 0; i < all(); i++)
+        if (!launch.fibers[i].done)
+            name_running(i), fail("waits at a barrier or shuffle that others never reach");
+    look_at_canaries();
+    drop(launch.at_block, launch.blocks), drop(launch.at_part, launch.blocks), drop(launch.at_warp, all() / WARP);
+    free(launch.fibers), free(launch.ready), free(launch.polling);
+    munmap(launch.shared, shared), munmap(launch.stacks, stacks);
+    running = nullptr;
+    return true;
+}
+
+} // namespace
+
+struct together together;
+together_index together_thread, together_block;
+
+void together_barrier(unsigned threads)
+{
+    waiting *barrier = &(threads == 0 ? running->at_block : running->at_part)[blockIdx.x];
+    if (threads != 0 && barrier->threads == 0)
+        free(barrier->fibers), barrier->threads = threads,
+                               barrier->fibers = static_cast<unsigned *>(calloc(threads, sizeof(unsigned)));
+    wait_at(barrier);
+}
+
+void together_warp_barrier()
+{
+    wait_at(&running->at_warp[now / WARP]);
+}
+
+void together_yield(bool waiting)
+{
+    if (!waiting && (together.seed == 0 || draw(YIELD_ONE_IN) != 0))
+        return;
+    if (waiting)
+        running->polling[running->polling_count++] = now;
+    else
+        make_ready(now);
+    leave();
+}
+
+uint64_t together_exchange(uint64_t bits, unsigned from)
+{
+    running->fibers[now].exchanged = bits;
+    together_warp_barrier();
+    bits = running->fibers[now / WARP * WARP + from].exchanged;
+    together_warp_barrier(); /* nobody hands in the next before all have taken this one */
+    return bits;
+}
+
+unsigned together_ballot(bool yes)
+{
+    unsigned bits = 0;
+    running->fibers[now].exchanged = yes;
+    together_warp_barrier();
+    for (unsigned lane = 0; lane < WARP; lane++)
+        bits |= (unsigned)running->fibers[now / WARP * WARP + lane].exchanged << lane;
+    together_warp_barrier();
+    return bits;
+}
+
+void *together_shared()
+{
+    return running->shared + blockIdx.x * pitch() + CANARY_BYTES;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
+{
+    uint32_t multiprocessors = together.multiprocessors != 0 ? together.multiprocessors : (uint32_t)MULTIPROCESSORS;
+    uint32_t bytes = together.shared_bytes != 0 ? together.shared_bytes : (uint32_t)SHARED_BYTES;
+    *value = attribute == cudaDevAttrCooperativeLaunch     ? 1
+             : attribute == cudaDevAttrMultiProcessorCount ? (int)multiprocessors
+                                                           : (int)bytes;
+    return cudaSuccess;
+}
+
+cudaError_t together_launch(unsigned blocks, unsigned threads, size_t shared_bytes, void *stream,
+                            void (*thread)(const void *context), const void *context, size_t context_bytes)
+{
+    call call = {blocks, threads, shared_bytes, thread, {}};
+    if (context_bytes > sizeof call.context || threads % WARP != 0 || threads == 0 || blocks == 0)
+        fail("a launch that nobody can do");
+    memcpy(call.context, context, context_bytes);
+    if (emulated_queue != nullptr)
+        emulated_queue(stream, run_call, &call, sizeof call);
+    else
+        run_call(&call);
+    return cudaSuccess;
+}

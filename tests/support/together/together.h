@@ -1,0 +1,29 @@
+/* together.h - kernels whose blocks wait for each other, on the host: every thread of every block is a fiber, all of
+ * them at once on one thread of the host.
+ *
+ * A fiber gives way where it synchronises, where it waits for another block, and, at random, where it reads or writes
+ * what other blocks do too. Which of all that can goes on next is drawn by `seed`: a kernel whose results depend on it
+ * lacks a barrier. Shared memory begins as NaN, with canaries on both sides. A barrier that some never reach, waits
+ * without end and a canary that was written on end the program with a message.
+ */
+#ifndef DTRAIN_TOGETHER_H
+#define DTRAIN_TOGETHER_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct together {
+    uint64_t seed;            /* 0: in the order in which they could go on */
+    uint32_t multiprocessors; /* that the host claims to have; 0: 16 */
+    uint32_t shared_bytes;    /* of a block, at most; 0: as many as sm_90 */
+};
+extern struct together together;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

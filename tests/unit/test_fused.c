@@ -1,0 +1,374 @@
+/* The fused step on the host, all its blocks at once in a random order (tests/support/together), leaves what
+ * kernels/definition says, bit for bit: weights, momentum, losses, refusals, checks; on any number of groups and of
+ * ranks. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataset.h"
+#include "exact_sum.h"
+#include "guarded.h"
+#include "kernels/definition/definition.h"
+#include "kernels/fused/fused.h"
+#include "philox.h"
+#include "synthetic.h"
+#include "tests/support/together/together.h"
+
+enum { PICTURES = 256, MOST_GROUPS = 16 };
+static const float MOMENTUM = 0.9f, LEARNING_RATE = 0.15f;
+static const uint64_t STEP = 1ull << 33 | 5;
+
+struct fixture {
+    uint8_t *records; /* (PICTURES, RECORD_BYTES) */
+    uint32_t *order;
+    float first[LENET5_WEIGHTS]; /* weights */
+};
+
+/* Weights, momentum, and what a run of steps reports. */
+struct outcome {
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS];
+    struct fused_state state;
+};
+
+struct training {
+    double p_conv, p_fc;
+    uint32_t groups, batch, first, last;
+};
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    f->records = guarded_new(PICTURES * RECORD_BYTES, 1);
+    f->order = guarded_new(PICTURES * sizeof *f->order, 0);
+    for (uint32_t i = 0; i < PICTURES; i++) {
+        synthetic_draw(false, i, f->records + (size_t)i * RECORD_BYTES);
+        f->order[i] = (i * 91 + 7) % PICTURES;
+    }
+    lenet5_initialise(1, f->first);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    guarded_free(f->records);
+    guarded_free(f->order);
+    free(f);
+    return 0;
+}
+
+/* --- by definition
+ * ----------------------------------------------------------------------------------------------------- */
+
+static void define_batch(const struct fixture *f, const struct masks *masks, uint64_t step, uint32_t first,
+                         uint32_t count, const float *weights, struct definition_sums *sums)
+{
+    memset(sums, 0, sizeof *sums);
+    for (uint32_t position = 0; position < count; position += TILE) {
+        uint32_t samples = count - position < TILE ? count - position : TILE;
+        const uint8_t *records[TILE];
+        struct sample_mask drawn[TILE];
+        for (uint32_t s = 0; s < samples; s++)
+            records[s] = f->records + (size_t)f->order[first + position + s] * RECORD_BYTES;
+        masks_draw(masks, step, position, samples, drawn);
+        definition_tile(weights, (int)samples, records, drawn, masks->scale, sums);
+    }
+}
+
+static void define(const struct fixture *f, struct training t, struct outcome *defined)
+{
+    static struct definition_sums sums;
+    const struct masks masks = masks_make(5, t.p_conv, t.p_fc);
+    memset(defined, 0, sizeof *defined);
+    memcpy(defined->weights, f->first, sizeof f->first);
+    for (uint32_t first = t.first, step = 0; first < t.last; first += t.batch, step++) {
+        uint32_t samples = t.last - first < t.batch ? t.last - first : t.batch;
+        define_batch(f, &masks, STEP + step, first, samples, defined->weights, &sums);
+        defined->state.not_finite = sums.refused != 0;
+        if (sums.refused != 0)
+            return;
+        definition_update(&sums, samples, LEARNING_RATE, MOMENTUM, defined->velocity, defined->weights);
+        defined->state.loss += sums.loss;
+        defined->state.applied++;
+    }
+}
+
+/* --- by the kernel
+ * ----------------------------------------------------------------------------------------------------- */
+
+static size_t sums_bytes(void)
+{
+    return 3 * FUSED_SUMS_PITCH * sizeof(int64_t);
+}
+
+static void *zeros(size_t bytes)
+{
+    return memset(guarded_new(bytes, 0), 0, bytes);
+}
+
+static struct fused_run open_run(const struct fixture *f, struct training t)
+{
+    const struct masks masks = masks_make(5, t.p_conv, t.p_fc);
+    struct fused_run run = {.records = f->records,
+                            .order = f->order,
+                            .seed = 5,
+                            .step = STEP,
+                            .momentum = MOMENTUM,
+                            .learning_rate = LEARNING_RATE,
+                            .batch = t.batch,
+                            .position = t.first,
+                            .last = t.last,
+                            .steps = UINT32_MAX / 2,
+                            .closes = 1,
+                            .ranks = 1,
+                            .groups = t.groups,
+                            .round = UINT32_MAX - 2};
+    uint32_t rest = (t.last - t.first) % t.batch;
+    for (int layer = 0; layer < DROPOUT_LAYERS; layer++)
+        run.threshold[layer] = philox_threshold(masks.p[layer]), run.scale[layer] = masks.scale[layer];
+    run.unit[0] = EXACT_UNIT * (1 / (double)t.batch), run.unit[1] = rest > 0 ? EXACT_UNIT * (1 / (double)rest) : 0;
+    run.weights = guarded_copy(f->first, sizeof f->first);
+    run.velocity = zeros(sizeof f->first);
+    run.new_weights = guarded_floats(LENET5_WEIGHTS);
+    run.new_velocity = guarded_floats(LENET5_WEIGHTS);
+    run.before = zeros(sizeof *run.before);
+    run.after = guarded_new(sizeof *run.after, 0);
+    run.sums = zeros(sums_bytes());
+    run.mail = zeros(fused_mail_bytes(t.groups));
+    memset(run.mail, 0x55, fused_mail_bytes(t.groups)); /* the rounds, which pass 0 soon, are others' */
+    run.arrived = guarded_new(fused_arrived_bytes(t.groups), 0);
+    return run;
+}
+
+static void train(struct fused_run *run)
+{
+    memset(run->arrived, 0, fused_arrived_bytes(run->groups));
+    RUN(fused_train(run, NULL));
+    run->round += fused_rounds(run);
+}
+
+/* What a launch left is what the next one finds. */
+static void turn(struct fused_run *run)
+{
+    float *weights = (float *)run->weights, *velocity = (float *)run->velocity;
+    struct fused_state *before = (struct fused_state *)run->before;
+    run->weights = run->new_weights, run->velocity = run->new_velocity, run->before = run->after;
+    run->new_weights = weights, run->new_velocity = velocity, run->after = before;
+}
+
+static void close_run(struct fused_run *run)
+{
+    const void *all[] = {run->weights, run->velocity, run->new_weights, run->new_velocity, run->before,
+                         run->after,   run->sums,     run->mail,        run->arrived};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        guarded_free((void *)all[i]);
+}
+
+static void assert_outcome(const char *what, const struct fused_run *run, const struct outcome *defined)
+{
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        if (memcmp(&run->new_weights[i], &defined->weights[i], sizeof(float)) != 0 ||
+            memcmp(&run->new_velocity[i], &defined->velocity[i], sizeof(float)) != 0)
+            fail_msg("%s: weight %zu is %a, its momentum %a, but %a and %a by definition", what, i,
+                     (double)run->new_weights[i], (double)run->new_velocity[i], (double)defined->weights[i],
+                     (double)defined->velocity[i]);
+    assert_int_equal(run->after->applied, defined->state.applied);
+    assert_int_equal(run->after->not_finite, defined->state.not_finite);
+    assert_int_equal(run->after->loss, defined->state.loss);
+}
+
+static void compare(const struct fixture *f, const char *what, struct training t)
+{
+    static struct outcome defined;
+    char text[120];
+    struct fused_run run = open_run(f, t);
+    snprintf(text, sizeof text, "%s, p %g and %g, %u groups, batch %u, %u samples", what, t.p_conv, t.p_fc, t.groups,
+             t.batch, t.last - t.first);
+    together.seed++;
+    train(&run);
+    define(f, t, &defined);
+    assert_outcome(text, &run, &defined);
+    close_run(&run);
+}
+
+/* --- tests
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static void every_number_has_its_place(void **state)
+{
+    static uint8_t seen[LENET5_WEIGHTS];
+    size_t padding = 0;
+    (void)state;
+    for (uint32_t i = 0; i < FUSED_GRADIENT; i++) {
+        int at = fused_canonical(i);
+        padding += at < 0;
+        if (at >= 0)
+            assert_int_equal(seen[at]++, 0);
+    }
+    assert_int_equal(FUSED_GRADIENT - padding, LENET5_WEIGHTS);
+}
+
+/* Steps large enough that after a few of them ReLUs have closed, logits are far apart and gradients large; a tail. */
+static void nets_are_equal(void **state)
+{
+    struct fixture *f = *state;
+    for (int net = 0; net < NETS; net++)
+        compare(f, "a net",
+                (struct training){lenet5_nets[net].p_conv, lenet5_nets[net].p_fc, 2, 40, 3, 3 + 40 + 40 + 9});
+}
+
+static void rates_are_equal(void **state)
+{
+    static const double p[][2] = {{0.3, 0.3}, {0.7, 0.1}, {0.9, 0.9}, {1, 0.5}, {0.5, 1}, {1, 1}};
+    struct fixture *f = *state;
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++)
+        compare(f, "a rate", (struct training){p[i][0], p[i][1], 1, 16, 5 * (uint32_t)i, 5 * (uint32_t)i + 31});
+}
+
+static void groups_are_equal(void **state)
+{
+    static const uint32_t groups[] = {3, 5, 15, 16};
+    struct fixture *f = *state;
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
+        compare(f, "groups",
+                (struct training){0.5, 0.5, groups[i], groups[i] < 15 ? 100 : 256, 0, groups[i] < 15 ? 120 : 256});
+}
+
+/* In the order in which the threads could go on, and in others: the same. */
+static void orders_are_equal(void **state)
+{
+    struct fixture *f = *state;
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        together.seed = seed - 1;
+        compare(f, "an order", (struct training){0.5, 0.5, 2, 48, 0, 80});
+    }
+}
+
+/* Ranks whose sums are added up between launches, in which the update opens the next. */
+static void ranks_are_equal(void **state)
+{
+    enum { RANKS = 3, STEPS = 3 };
+    static struct outcome defined;
+    struct fixture *f = *state;
+    struct training t = {0.5, 0.5, 2, 55, 0, 2 * 55 + 20};
+    struct fused_run runs[RANKS];
+    for (uint32_t rank = 0; rank < RANKS; rank++) {
+        runs[rank] = open_run(f, t);
+        runs[rank].rank = rank, runs[rank].ranks = RANKS, runs[rank].closes = 0, runs[rank].steps = 1;
+    }
+    for (uint32_t i = 0; i <= STEPS; i++) {
+        for (uint32_t rank = 0; rank < RANKS; rank++) {
+            struct fused_run *run = &runs[rank];
+            run->steps = i < STEPS, run->buffer = i % 3, run->step = STEP + i, run->position = i * t.batch;
+            run->pending = i == 0 ? 0 : i == STEPS ? 20 : t.batch;
+            train(run);
+            turn(run);
+        }
+        for (size_t k = 0; k < FUSED_SUMS; k++) {
+            int64_t sum = 0;
+            for (uint32_t rank = 0; rank < RANKS; rank++)
+                sum += runs[rank].sums[i % 3 * FUSED_SUMS_PITCH + k];
+            for (uint32_t rank = 0; rank < RANKS; rank++)
+                runs[rank].sums[i % 3 * FUSED_SUMS_PITCH + k] = sum;
+        }
+    }
+    define(f, t, &defined);
+    for (uint32_t rank = 0; rank < RANKS; rank++) {
+        turn(&runs[rank]);
+        assert_outcome("a rank", &runs[rank], &defined);
+        close_run(&runs[rank]);
+    }
+}
+
+/* The step that said so is applied; then nothing is begun, in this launch or the next. */
+static void a_wish_to_stop_is_granted(void **state)
+{
+    static struct outcome defined;
+    static const volatile int32_t wish = 1;
+    struct fixture *f = *state;
+    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 1, 16, 0, 64});
+    run.stop = &wish;
+    train(&run);
+    define(f, (struct training){0.5, 0.5, 1, 16, 0, 16}, &defined);
+    assert_outcome("stopped", &run, &defined);
+    assert_int_equal(run.after->stopped, 1);
+    turn(&run);
+    run.position = 16, run.step++;
+    train(&run);
+    assert_outcome("and over", &run, &defined);
+    close_run(&run);
+}
+
+/* A weight that is infinite, NaN, or so large that what it makes is: both refuse the step, or both get the same. */
+static void what_is_refused_is_refused_by_both(void **state)
+{
+    static const float broken[] = {NAN, -3e38f, 1e20f};
+    struct fixture *f = *state;
+    for (size_t k = 0; k < sizeof broken / sizeof *broken; k++)
+        for (int p = 0; p < LENET5_PARAMETERS; p++) {
+            size_t at = lenet5_parameters[p].offset + lenet5_parameters[p].count / 2;
+            float whole = f->first[at];
+            f->first[at] = broken[k];
+            compare(f, "broken", (struct training){0.5, 0.5, 1, 16, 3, 8});
+            f->first[at] = whole;
+        }
+}
+
+static void evaluation_is_equal(void **state)
+{
+    enum { FIRST = 16, LAST = 16 + 77 };
+    struct fixture *f = *state;
+    struct definition_sums *defined = calloc(1, sizeof *defined);
+    struct fused_evaluation *sum = zeros(sizeof *sum);
+    int64_t correct = 0;
+    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 2, 16, FIRST, LAST});
+    memset(run.arrived, 0, fused_arrived_bytes(run.groups));
+    RUN(fused_evaluate(&run, sum, NULL));
+    for (size_t i = FIRST; i < LAST; i++)
+        definition_evaluate(f->first, f->records + i * RECORD_BYTES, defined, &correct);
+    assert_int_equal(sum->loss, defined->loss);
+    assert_int_equal(sum->correct, correct);
+    assert_int_equal(sum->refused, 0);
+    guarded_free(sum);
+    free(defined);
+    close_run(&run);
+}
+
+static void a_device_may_be_too_small(void **state)
+{
+    uint32_t groups = 99;
+    (void)state;
+    assert_int_equal(fused_prepare(&groups), cudaSuccess);
+    assert_int_equal(groups, 2);
+    together.multiprocessors = 132;
+    assert_int_equal(fused_prepare(&groups), cudaSuccess);
+    assert_int_equal(groups, 16);
+    together.shared_bytes = 163 << 10; /* sm_80 */
+    assert_int_equal(fused_prepare(&groups), cudaSuccess);
+    assert_int_equal(groups, 0);
+    together = (struct together){0};
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_number_has_its_place),
+        cmocka_unit_test(a_device_may_be_too_small),
+        cmocka_unit_test(nets_are_equal),
+        cmocka_unit_test(rates_are_equal),
+        cmocka_unit_test(groups_are_equal),
+        cmocka_unit_test(orders_are_equal),
+        cmocka_unit_test(ranks_are_equal),
+        cmocka_unit_test(a_wish_to_stop_is_granted),
+        cmocka_unit_test(what_is_refused_is_refused_by_both),
+        cmocka_unit_test(evaluation_is_equal),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
