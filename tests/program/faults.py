@@ -77,7 +77,7 @@ def kill(phase, running, rank):
 
 def killed_mostly(phase, out, rank, awaited, *options):
     """In a run that is nearly always in this phase: when the others wait for that."""
-    run(0, *ENDLESS, *options, "--max-steps", "10", "--out", out)
+    run(0, *ENDLESS, *options, "--max-steps", "9", "--out", out)  # amid an epoch, whose end would be a check
     for _ in range(6):
         running = start(3, *ENDLESS, *options, "--out", out, "--resume")
         running.wait_for("epoch: ")
@@ -91,7 +91,7 @@ def killed_mostly(phase, out, rank, awaited, *options):
 def killed():
     """In every phase."""
     killed_mostly("in its forward or backward pass", "killed-computing", 2, "the gradient sum", "--data", "synthetic:5000+70",
-                  "--batch-size", "5000", "--eval-every", "1000000", "--checkpoint-every", "1000000")
+                  "--batch-size", "2500", "--eval-every", "1000000", "--checkpoint-every", "1000000")
     killed_mostly("while it evaluates", "killed-evaluating", 0, "the sum of an evaluation", *EVALUATING)
 
     running = go_on(3, "killed-summing")
