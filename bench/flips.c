@@ -30,6 +30,7 @@ int main(void)
     PLACE(verify, data[0]);
     PLACE(verify, engine);
     PLACE(verify, lesson);
+    PLACE(verify, step);
     PLACE(verify, steps);
     PLACE(verify, wrong);
     PLACE(verify, wrong_at);

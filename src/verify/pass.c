@@ -175,6 +175,7 @@ static void run_lesson(struct pass *pass, int lesson)
     engine->ops->write(engine, verify->before.weights, verify->before.momentum);
     for (unsigned step = 0; step < lessons[lesson].steps && !verify->stopped; step++) {
         const struct lesson_batch batch = lesson_batch(&lessons[lesson], step);
+        verify->step = (int)step;
         comm_set_step(pass->comm, step);
         if (batch.first == 0) {
             sampler_shuffle(LESSON_SEED, batch.epoch, verify->data[lesson].train.count, verify->order);
@@ -189,7 +190,9 @@ static void run_lesson(struct pass *pass, int lesson)
 
 void pass_run(struct pass *pass)
 {
-    for (int i = 0; i < LESSONS && !pass->verify->stopped; i++)
+    for (int i = 0; i < LESSONS && !pass->verify->stopped; i++) {
         run_lesson(pass, i);
+        pass->verify->step = -1;
+    }
     pass->done = true;
 }

@@ -29,7 +29,7 @@ struct verify {
     const volatile sig_atomic_t *stop; /* this rank's wish to end */
     bool stopped;                      /* some rank's, once all know */
     int round, core;
-    int lesson;             /* that is under way */
+    int lesson, step;       /* that are under way; -1: between two lessons */
     struct engine *engine;  /* its */
     uint64_t steps; /* done, in all */
     uint64_t wrong; /* of them, as this rank saw them; wrong_at: `steps` when it saw the last */
