@@ -12,6 +12,12 @@
 #include "src/verify/lesson.h"
 #include "src/verify/report.h"
 
+#ifdef __SANITIZE_ADDRESS__ /* ten times as slow: not the lesson of large batches */
+enum { DEFINED = LESSONS - 1, MOST_STEPS = 2 };
+#else
+enum { DEFINED = LESSONS, MOST_STEPS = 100 };
+#endif
+
 static void nothing(void *context)
 {
     (void)context;
@@ -24,14 +30,14 @@ static void answers_are_the_definitions(void **test)
     struct lesson_state *state = malloc(sizeof *state);
     struct definition_sums *sums = malloc(2 * sizeof *sums);
     lesson_draw(pictures);
-    for (int i = 0; i < LESSONS; i++) {
+    for (int i = 0; i < DEFINED; i++) {
         struct dataset data;
         uint32_t order[sizeof pictures->train / RECORD_BYTES];
         lesson_data(&lessons[i], pictures, &data);
         sampler_shuffle(LESSON_SEED, 0, data.train.count, order);
         lesson_begin(state);
         struct lesson_batch batch = {0};
-        for (unsigned step = 0; !batch.ends_epoch; step++) {
+        for (unsigned step = 0; !batch.ends_epoch && step < MOST_STEPS; step++) {
             batch = lesson_batch(&lessons[i], step);
             lesson_define(&lessons[i], &data, order, &batch, TILE, 2 * TILE, state, sums, nothing, NULL);
             assert_int_equal(sums[1].refused, 0);
@@ -80,12 +86,56 @@ static void odd_devices_are_found(void **test)
     free(all);
 }
 
+/* The CPU engine, as if nobody knew its answers: held to its own first round. */
+static void a_device_is_held_to_itself(void **test)
+{
+    (void)test;
+#ifdef __SANITIZE_ADDRESS__
+    print_message("# sanitized it takes a quarter of a minute\n");
+    skip();
+#endif
+    static const volatile sig_atomic_t stop = 0;
+    enum { LESSON = 2, STEP = 30 };
+    struct engine_ops blind = engine_cpu;
+    blind.is_defined = false;
+    struct verify *verify = calloc(1, sizeof *verify);
+    struct pass *pass = calloc(1, sizeof *pass);
+    struct error error = {0};
+    struct comm *comm = comm_open_world(60);
+    lesson_draw(&verify->pictures);
+    for (int i = 0; i < LESSONS; i++)
+        lesson_data(&lessons[i], &verify->pictures, &verify->data[i]);
+    verify->ops = &blind;
+    verify->stop = &stop;
+    assert_true(pass_open(pass, verify, comm, NULL, &error));
+    verify->terms = calloc(pass->engines[0]->sums->count, sizeof *verify->terms);
+
+    pass_run(pass);
+    assert_int_equal(verify->finding.times, 0);
+    assert_int_equal(verify->steps, LESSON_STEPS);
+    assert_memory_equal(pass->digests, known_digests, sizeof known_digests);
+
+    pass->digests[lesson_place(LESSON) + STEP] ^= 1; /* as if the first round had been wrong there */
+    pass_run(pass);
+    assert_int_equal(verify->finding.times, 1);
+    assert_int_equal(verify->finding.blame.fault, FAULT_UNLIKE_ITSELF);
+    assert_int_equal(verify->finding.lesson, LESSON);
+    assert_int_equal(verify->finding.step, STEP);
+    assert_int_equal(verify->steps, 2 * LESSON_STEPS - (lessons[LESSON].steps - STEP - 1)); /* the lesson was left there */
+    pass_close(pass);
+    comm_close(comm);
+    free(verify->terms);
+    free(pass);
+    free(verify);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_are_the_definitions),
         cmocka_unit_test(lessons_fill_the_table),
         cmocka_unit_test(odd_devices_are_found),
+        cmocka_unit_test(a_device_is_held_to_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
