@@ -12,7 +12,7 @@
 #include "clock.h"
 #include "launcher.h"
 
-enum { WIDTH = 79, BAR = 20 };
+enum { USUAL_WIDTH = 79, WIDTH = 200, LEAST_BAR = 20, MOST_BAR = 100 };
 #define CLEAR "\r\033[K"
 
 /* Whether the output appears on a terminal, and a descriptor of it, -1 where it may not be opened (after su, say). */
@@ -28,7 +28,7 @@ static size_t width(const struct display *display)
 {
     struct winsize size;
     if (display->terminal < 0 || ioctl(display->terminal, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
-        return WIDTH;
+        return USUAL_WIDTH;
     return size.ws_col - 1 < WIDTH ? size.ws_col - 1 : WIDTH;
 }
 
@@ -76,12 +76,14 @@ static void append_time(char *line, double seconds)
         append(line, "%ld:%02ld", s / 60, s % 60);
 }
 
-static void append_bar(char *line, double part)
+/* A bar as wide as what is left of the line. */
+static void append_bar(char *line, double part, size_t left)
 {
-    char bar[BAR + 1] = "";
-    for (int i = 0; i < BAR; i++)
-        bar[i] = "-#"[i < (int)(part * BAR)];
-    append(line, "[%s]", bar);
+    int length = left < LEAST_BAR + 2 ? LEAST_BAR : left > MOST_BAR + 2 ? MOST_BAR : (int)left - 2;
+    append(line, "[");
+    for (int i = 0; i < length; i++)
+        append(line, i < (int)(part * length) ? "#" : "-");
+    append(line, "]");
 }
 
 static void append_losses(char *line, const struct display *display)
@@ -98,31 +100,34 @@ static void append_losses(char *line, const struct display *display)
     }
 }
 
-/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12
+/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12, the bar as wide as the terminal lets it
  * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12
  * of several seeds the mean of their losses. */
 static void draw(struct display *display)
 {
     const struct event *last = display->last;
     double of = display->count * display->goal, done = 0;
-    char line[WIDTH + 1] = "";
+    char line[WIDTH + 1] = "", rest[WIDTH + 1] = "";
+    size_t room = width(display);
     for (int i = 0; i < display->count; i++)
         done += last[i].epochs_done;
     if (display->count == 1) {
         append(line, "epoch %.0f/%.0f ", fmin(floor(done) + 1, ceil(of)), ceil(of));
-        append_bar(line, done / of);
-        append(line, "  loss %.4f  %.0f img/s", last->loss, last->images_per_second);
+        append(rest, "  loss %.4f  %.0f img/s", last->loss, last->images_per_second);
     } else {
-        append_bar(line, done / of);
-        append(line, " %.1f%%", 100 * done / of);
-        append_losses(line, display);
+        append(rest, " %.1f%%", 100 * done / of);
+        append_losses(rest, display);
     }
     double part = done - display->done_at_beginning, elapsed = clock_seconds() - display->began;
-    if (part > 0 && elapsed > 1) {
-        append(line, "  ETA ");
-        append_time(line, elapsed / part * (of - done));
-    }
-    printf(CLEAR "%.*s", (int)width(display), line);
+    append(rest, "  ETA ");
+    if (part > 0 && elapsed > 1)
+        append_time(rest, elapsed / part * (of - done));
+    else
+        append(rest, "-:--");
+    size_t used = strlen(line) + strlen(rest);
+    append_bar(line, done / of, room > used ? room - used : 0);
+    append(line, "%s", rest);
+    printf(CLEAR "%.*s", (int)room, line);
     fflush(stdout);
 }
 

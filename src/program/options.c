@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "exact_sum.h"
+#include "memory.h"
 
 /* An ACTION is a flag that is done instead of training, VERIFY one that may have a time: they are not recorded. */
 enum kind { HEADING, TEXT, CHOICE, COUNT, REAL, FLAG, ACTION, VERIFY };
@@ -414,12 +415,29 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
     return true;
 }
 
+/* Without the lines of blanks alone that argp leaves below one which it has filled to the last column. */
+static void print_lines(const char *text)
+{
+    while (*text != '\0') {
+        size_t length = strcspn(text, "\n"), blanks = strspn(text, " ");
+        if (blanks < length || length == 0)
+            printf("%.*s\n", (int)length, text);
+        text += length + (text[length] == '\n');
+    }
+}
+
 void options_print_help(const char *engines, const char *transports)
 {
     struct description description;
+    char *text = NULL;
+    size_t bytes;
+    FILE *memory = memory_check(open_memstream(&text, &bytes), "the help");
     build_argp(&description, engines, transports);
-    argp_help(&description.argp, stdout,
-              ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
+    argp_help(&description.argp, memory, ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC,
+              (char *)"dtrain");
+    fclose(memory);
+    print_lines(memory_check(text, "the help"));
+    free(text);
 }
 
 void options_terms(const struct options *options, struct terms *terms)

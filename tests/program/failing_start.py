@@ -31,6 +31,9 @@ def answers():
                               capture_output=True, text=True, check=False)
         check(done.returncode == code and words in done.stdout + done.stderr,
               f"{' '.join(options)} where MPI cannot start", done.stdout + done.stderr)
+        lines = done.stdout.splitlines()
+        check(all(line.strip() or not line for line in lines) and max(map(len, lines), default=0) < 80,
+              f"{' '.join(options)}: no line of blanks, none that a terminal breaks", done.stdout)
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run([PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     check(done.returncode == 1 and "No space left" in done.stderr, "--help that finds no room is exit 1", done.stderr)

@@ -21,7 +21,7 @@ REFUSED = {
     "p-conv": NO_SHARE,
     "p-fc": NO_SHARE,
     "init-from": [("", "FILE")],
-    "data": [("", "DIR|synthetic"), ("synthetic:", "TRAIN+TEST"), ("synthetic:100", "TRAIN+TEST"),
+    "data": [("", "DIR|FILE|synthetic"), ("synthetic:", "TRAIN+TEST"), ("synthetic:100", "TRAIN+TEST"),
              ("synthetic:101+20", "multiple of 5"), ("synthetic:0+20", "TRAIN+TEST"),
              ("synthetic:100+0", "TRAIN+TEST")],
     "seed": [*NOT_WHOLE, ("9223372036854775808", "9000000000000000000")],
