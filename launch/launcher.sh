@@ -120,6 +120,8 @@ dead_rank='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on +sign
 dead_host='lost communication with a remote daemon.*Remote daemon: [^ ]+ on node ([^ ]+) '
 broken='unexpectedly disconnected|failed to TCP connect|/btl_tcp_[a-z]+\.c:[0-9]+:|\] Read -?[0-9]+, expected '
 noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message|have sent help message|"orte_base_help_aggregate"'
+noise+='|: Warning: setpgid\(|^mpirun: abort is already in progress'
+unread='mpirun: SIGPIPE detected on fd ' # nobody reads standard output any more: it ends the ranks as SIGTERM does
 rule='^(.*[^-])?-{70,}$' # above and below a banner
 
 # Hydra, on standard output: a banner for each rank that was lost, or one for all, and a list of exit codes.

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from dtrain import FOLDER, PROGRAM, Run, content, metrics, progress, run, start, start_unlike
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, content, metrics, progress, run, start, start_unlike
 from endless_run import ENDLESS, TRAIN, go_on, unharmed
 from events_reader import wall_times
 from safetensors_reader import read
@@ -137,6 +137,20 @@ def impatient():
     result = running.finish(30)
     check(still and result.code == 128 + signal.SIGTERM and time.monotonic() - began < 10,
           "a second signal ends a rank at once, whatever it waits for", result)
+
+
+def unread():
+    """Nobody reads what it prints any more, as after launch/run ... | head."""
+    command = [ROOT / "launch" / "run", "-np", "2", *ENDLESS, "--out", "unread"]
+    with subprocess.Popen(command, cwd=FOLDER, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        while "epoch: 2 " not in running.stdout.readline():
+            pass
+        running.stdout.close()
+        said = running.stderr.read()
+        code = running.wait(60)
+    check(code == 75 and len(said.splitlines()) == 1 and "standard output" in said and "--resume" in said,
+          "launch/run ... | head: saved, exit 75, and one line says why", f"{code}: {said}")
+    unharmed("a pipe that nobody reads", "unread")
 
 
 # --- numbers ------------------------------------------------------------------------------------------
@@ -284,6 +298,7 @@ clocks()
 unlike()
 killed()
 impatient()
+unread()
 stalls()
 gone()
 finish()
