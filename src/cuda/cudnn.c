@@ -22,8 +22,7 @@ static void upload_split(struct cudnn *cudnn, const struct split *split, uint8_t
 {
     CUDA_CHECK(cudaMalloc((void **)records, split->count * RECORD_BYTES));
     for (size_t i = 0; i < split->count; i += split->per_file)
-        cudnn_copy(cudnn, *records + i * RECORD_BYTES, split_record(split, i),
-                   split->per_file * RECORD_BYTES);
+        cudnn_copy(cudnn, *records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
 }
 
 static void allocate(struct cudnn *cudnn)

@@ -36,17 +36,16 @@ static bool merge(cJSON *to, const cJSON *from)
 {
     bool changed = false;
     const cJSON *device, *choice;
-    cJSON_ArrayForEach(device, from)
-        cJSON_ArrayForEach(choice, device)
-        {
-            cJSON *choices = object_at(to, device->string);
-            const cJSON *old = cJSON_GetObjectItemCaseSensitive(choices, choice->string);
-            if (!cJSON_IsObject(choice) || (old != NULL && cJSON_Compare(old, choice, true)))
-                continue;
-            cJSON_DeleteItemFromObjectCaseSensitive(choices, choice->string);
-            cJSON_AddItemToObject(choices, choice->string, cJSON_Duplicate(choice, true));
-            changed = true;
-        }
+    cJSON_ArrayForEach(device, from) cJSON_ArrayForEach(choice, device)
+    {
+        cJSON *choices = object_at(to, device->string);
+        const cJSON *old = cJSON_GetObjectItemCaseSensitive(choices, choice->string);
+        if (!cJSON_IsObject(choice) || (old != NULL && cJSON_Compare(old, choice, true)))
+            continue;
+        cJSON_DeleteItemFromObjectCaseSensitive(choices, choice->string);
+        cJSON_AddItemToObject(choices, choice->string, cJSON_Duplicate(choice, true));
+        changed = true;
+    }
     return changed;
 }
 

@@ -15,12 +15,12 @@
 
 struct chooser {
     cudaStream_t stream;
-    char device[400];       /* with the versions that the choices depend on */
-    cJSON *all;             /* what was chosen, by device and key: on this device, and the other ranks' */
-    cJSON *choices;         /* in it: on this device, by key */
+    char device[400]; /* with the versions that the choices depend on */
+    cJSON *all;       /* what was chosen, by device and key: on this device, and the other ranks' */
+    cJSON *choices;   /* in it: on this device, by key */
     bool changed;
-    cudaError_t failed;     /* what CUDA said of the last one that did not run, or success */
-    struct comm *comm; /* whose ranks wait meanwhile */
+    cudaError_t failed; /* what CUDA said of the last one that did not run, or success */
+    struct comm *comm;  /* whose ranks wait meanwhile */
 };
 
 void chooser_open(struct chooser *chooser, cudaStream_t stream, struct comm *comm);

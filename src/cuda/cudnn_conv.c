@@ -52,8 +52,8 @@ static bool run_trial(const void *context)
 }
 
 /* The fastest candidate, or -1. */
-static int time_all(const struct conv_planner *planner, struct conv_choice *choice,
-                    const struct conv_tensors *tensors, float *best)
+static int time_all(const struct conv_planner *planner, struct conv_choice *choice, const struct conv_tensors *tensors,
+                    float *best)
 {
     int fastest = -1;
     *best = INFINITY;
@@ -61,8 +61,7 @@ static int time_all(const struct conv_planner *planner, struct conv_choice *choi
         chooser_alive(planner->chooser); /* some plans are compiled now */
         if (!prepare(planner, choice, i, tensors))
             continue;
-        float microseconds =
-            chooser_time(planner->chooser, run_trial, &(struct trial){choice, planner->handle});
+        float microseconds = chooser_time(planner->chooser, run_trial, &(struct trial){choice, planner->handle});
         unbind(choice);
         if (microseconds < *best) {
             *best = microseconds;
@@ -98,8 +97,8 @@ static void remember(struct chooser *chooser, const struct conv_graph *graph, co
 
 static void name_conv(const struct conv *conv, enum precision precision, char *key, size_t bytes)
 {
-    snprintf(key, bytes, "forward %dx%dx%dx%d -> %d %s", conv->samples, conv->channels, conv->side,
-             conv->side, conv->outputs, engine_precision_name(precision));
+    snprintf(key, bytes, "forward %dx%dx%dx%d -> %d %s", conv->samples, conv->channels, conv->side, conv->side,
+             conv->outputs, engine_precision_name(precision));
 }
 
 /* With what the libraries last said: one run on a device is to tell the cause. */
@@ -113,8 +112,8 @@ static void set_none_runs(const struct conv_planner *planner, int count, const c
               count, key, said[0] != '\0' ? said : "nothing", cudaGetErrorString(planner->chooser->failed));
 }
 
-bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
-                 const struct conv_tensors *tensors, struct conv_choice *choice, struct error *error)
+bool conv_choose(const struct conv_planner *planner, const struct conv *conv, const struct conv_tensors *tensors,
+                 struct conv_choice *choice, struct error *error)
 {
     char key[100];
     float microseconds;

@@ -28,8 +28,8 @@ struct conv_choice {
 };
 
 /* False, with *error (EXIT_RUNTIME), when the device has no way to do it. Overwrites what the pass writes. */
-bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
-                 const struct conv_tensors *tensors, struct conv_choice *choice, struct error *error);
+bool conv_choose(const struct conv_planner *planner, const struct conv *conv, const struct conv_tensors *tensors,
+                 struct conv_choice *choice, struct error *error);
 void conv_run(const struct conv_choice *choice, cudnnHandle_t handle);
 void conv_release(struct conv_choice *choice); /* an empty one too */
 

@@ -36,8 +36,7 @@ static bool check_size(const char *path, const struct stat *status, size_t expec
         return error_set(error, EXIT_INPUT, "%s: not a regular file, which a data file must be", path);
     size_t size = (size_t)status->st_size, torn = size % RECORD_BYTES, count = size / RECORD_BYTES;
     if (size == 0)
-        return error_set(error, EXIT_INPUT, "%s: empty, but must hold records of %d bytes", path,
-                         RECORD_BYTES);
+        return error_set(error, EXIT_INPUT, "%s: empty, but must hold records of %d bytes", path, RECORD_BYTES);
     if (torn > 0)
         return error_set(error, EXIT_INPUT,
                          "%s: its %zu bytes are no multiple of a record's %d: the record at offset %zu is "
@@ -46,8 +45,8 @@ static bool check_size(const char *path, const struct stat *status, size_t expec
                          (count + (count == 0 || torn > RECORD_BYTES / 2)) * RECORD_BYTES);
     if (expected && count != expected)
         return error_set(error, EXIT_INPUT,
-                         "%s: %zu records, but %s holds %zu: the five training files must hold equally many",
-                         path, count, dataset_files[0], expected);
+                         "%s: %zu records, but %s holds %zu: the five training files must hold equally many", path,
+                         count, dataset_files[0], expected);
     return true;
 }
 
@@ -56,9 +55,8 @@ static bool check_labels(const char *path, const uint8_t *records, size_t count,
     for (size_t i = 0; i < count; i++) {
         int label = records[i * RECORD_BYTES];
         if (label >= LENET5_CLASSES)
-            return error_set(error, EXIT_INPUT,
-                             "%s: offset %zu holds label %d (record %zu), but labels are 0 to %d", path,
-                             i * RECORD_BYTES, label, i, LENET5_CLASSES - 1);
+            return error_set(error, EXIT_INPUT, "%s: offset %zu holds label %d (record %zu), but labels are 0 to %d",
+                             path, i * RECORD_BYTES, label, i, LENET5_CLASSES - 1);
     }
     return true;
 }
@@ -180,10 +178,11 @@ bool dataset_is_unchanged(const struct dataset *dataset, struct error *error)
         if (there && memcmp(&status.st_mtim, &file->modified, sizeof file->modified) == 0)
             continue;
         if (!there || hash_all(dataset) != dataset->hash)
-            return error_set(error, EXIT_INPUT,
-                             "%s/%s was changed while the run used it, and what was learned since the last checkpoint may be "
-                             "wrong: restore the file, then --resume",
-                             dataset->directory, dataset_files[i]);
+            return error_set(
+                error, EXIT_INPUT,
+                "%s/%s was changed while the run used it, and what was learned since the last checkpoint may be "
+                "wrong: restore the file, then --resume",
+                dataset->directory, dataset_files[i]);
     }
     return true;
 }
@@ -225,8 +224,8 @@ static bool find_named(const char *source, const char *named, char directory[409
         return error_set(error, EXIT_INPUT, "%s: the data directory %s cannot be read: %s", source, named,
                          strerror(errno));
     if (!S_ISDIR(status.st_mode))
-        return error_set(error, EXIT_INPUT, "%s: %s is not a directory; name the one that holds " ALL_FILES,
-                         source, named);
+        return error_set(error, EXIT_INPUT, "%s: %s is not a directory; name the one that holds " ALL_FILES, source,
+                         named);
     if (!holds_data(named)) {
         const char *hint = "launch/fetch-cifar10 gets them, --data synthetic needs none";
         if (exists(named, WELL_KNOWN)) {
@@ -235,8 +234,7 @@ static bool find_named(const char *source, const char *named, char directory[409
         }
         if (is_pickled(named))
             hint = PICKLED_HINT;
-        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source,
-                         named, hint);
+        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source, named, hint);
     }
     snprintf(directory, 4096, "%s", named);
     return true;

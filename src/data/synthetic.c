@@ -84,7 +84,8 @@ static bool finish_file(FILE *file, bool good)
 }
 
 /* Writes `count` records of a set, from `first` on, as a new file. */
-static bool write_file(const char *directory, const char *name, bool test_set, size_t first, size_t count, XXH64_state_t *hash)
+static bool write_file(const char *directory, const char *name, bool test_set, size_t first, size_t count,
+                       XXH64_state_t *hash)
 {
     FILE *file = open_in(directory, name, "wbxe");
     bool good = file != NULL;
@@ -163,7 +164,8 @@ static int make_aside(const char *directory, char aside[PATH_BYTES])
         if (mkdtemp(aside) == NULL)
             return -1;
         int lock = open(aside, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        bool locked = lock >= 0 && (flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK); /* or there are no locks */
+        bool locked = lock >= 0 &&
+                      (flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK); /* or there are no locks */
         if (locked && fstat(lock, &status) == 0 && status.st_nlink > 0)
             return lock;
         if (lock >= 0)
@@ -204,8 +206,10 @@ static bool install(const char *aside, const char *directory, size_t train, size
         return true;
     if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR)
         return false;
-    bool done = is_good(directory, train, test) || renameat2(AT_FDCWD, aside, AT_FDCWD, directory, RENAME_EXCHANGE) == 0;
-    if (!done && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) { /* not everywhere can two names be exchanged */
+    bool done = is_good(directory, train, test) ||
+                renameat2(AT_FDCWD, aside, AT_FDCWD, directory, RENAME_EXCHANGE) == 0;
+    if (!done &&
+        (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) { /* not everywhere can two names be exchanged */
         snprintf(old, sizeof old, "%s.tmp-XXXXXX", directory);
         done = mkdtemp(old) != NULL && rename(directory, old) == 0 && rename(aside, directory) == 0;
         remove_directory(old);
@@ -235,8 +239,8 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     int lock = make_aside(directory, aside);
     if (lock < 0)
         return error_set(error, EXIT_RUNTIME,
-                         "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache",
-                         directory, strerror(errno));
+                         "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache", directory,
+                         strerror(errno));
     bool made = write_files(aside, train, test) && install(aside, directory, train, test);
     int reason = errno;
     if (!made)

@@ -60,10 +60,11 @@ static bool find_header(struct safetensors *file, struct error *error)
 {
     uint64_t length;
     if (is_of_torch_save(file))
-        return error_set(error, EXIT_INPUT,
-                         "%s: a file of torch.save, but only safetensors are read: in Python, safetensors.torch.save_file("
-                         "torch.load(that, weights_only=True), \"weights.safetensors\") converts a state_dict",
-                         file->path);
+        return error_set(
+            error, EXIT_INPUT,
+            "%s: a file of torch.save, but only safetensors are read: in Python, safetensors.torch.save_file("
+            "torch.load(that, weights_only=True), \"weights.safetensors\") converts a state_dict",
+            file->path);
     if (file->size < LENGTH_BYTES)
         return error_set(error, EXIT_INPUT,
                          "%s: not a safetensors file, or truncated: %zu bytes, the header's length takes %d",

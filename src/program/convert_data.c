@@ -20,9 +20,9 @@
 extern char **environ;
 
 /* What tells in a directory that it is for us; CIFAR-100 and parquet, too, get an answer. */
-static const char *const marks[] = {"data_batch_1", "cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar-10-binary.tar.gz",
-                                    "cifar-100-python", "cifar-100-binary", "fine_label_names.txt", "*.parquet",
-                                    "*/*.parquet"};
+static const char *const marks[] = {"data_batch_1",           "cifar-10-batches-py", "cifar-10-python.tar.gz",
+                                    "cifar-10-binary.tar.gz", "cifar-100-python",    "cifar-100-binary",
+                                    "fine_label_names.txt",   "*.parquet",           "*/*.parquet"};
 static const char *const suffixes[] = {".tar.gz", ".tgz", ".parquet"};
 
 static bool matches(const char *directory, const char *pattern)
@@ -150,8 +150,10 @@ bool convert_data(const char *named, char directory[4096], void (*alive)(void *c
         return true;
     find_script(script);
     if (access(script, R_OK) != 0)
-        return error_set(error, EXIT_RUNTIME, "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
-                         "then give --data DIR", named, script, named);
+        return error_set(error, EXIT_RUNTIME,
+                         "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
+                         "then give --data DIR",
+                         named, script, named);
     int code = run_script(script, source, directory, said, alive, context);
     if (code < 0)
         return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,

@@ -92,8 +92,7 @@ static void print_engines(const struct options *options, bool *on_gpu, struct er
     for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
         why[0] = '\0';
         bool available = (*engine)->available(why, sizeof why);
-        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available",
-            *why ? ": " : "", why);
+        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available", *why ? ": " : "", why);
     }
     const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
     if (chosen == NULL)
@@ -108,8 +107,8 @@ static void print_comm(const struct options *options, struct comm *world, bool o
     if (comm == NULL)
         return;
     if (comm_rank(world) == 0)
-        row("comm", "--comm %s would choose %s%s%s", options->comm, comm_transport(comm),
-            comm_why(comm)[0] ? ": " : "", comm_why(comm));
+        row("comm", "--comm %s would choose %s%s%s", options->comm, comm_transport(comm), comm_why(comm)[0] ? ": " : "",
+            comm_why(comm));
     comm_close(comm);
 }
 

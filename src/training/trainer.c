@@ -19,7 +19,7 @@ struct trainer {
     struct terms terms;
     struct run_state state; /* weights and momentum: copies of the engine's, for files and digests */
     struct engine *engine;
-    uint32_t *order; /* of the open epoch */
+    uint32_t *order;        /* of the open epoch */
     struct run_files files; /* the leader's */
 
     double mark;        /* when the clock was last read into progress */
@@ -170,11 +170,11 @@ static bool compare_replicas(struct trainer *trainer, struct error *error)
     trainer->engine->ops->read(trainer->engine, state->weights, state->momentum);
     if (comm_same(comm, lenet5_digest(state->weights), &odd) && comm_same(comm, lenet5_digest(state->momentum), &odd))
         return true;
-    return error_set(error, EXIT_DIVERGED,
-                     "%s: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
-                     "go on from the last checkpoint with --resume",
-                     trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, odd,
-                     comm_host_name(comm, odd));
+    return error_set(
+        error, EXIT_DIVERGED,
+        "%s: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
+        "go on from the last checkpoint with --resume",
+        trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, odd, comm_host_name(comm, odd));
 }
 
 /* Before anything is saved that was learned from them. A GPU has had its own copy since the start. */
@@ -220,7 +220,8 @@ double trainer_learning_rate(double initial, double gamma, uint64_t decays)
 static double learning_rate(const struct trainer *trainer)
 {
     const struct options *options = &trainer->setup.trial->options;
-    return trainer_learning_rate(options->learning_rate, options->lr_gamma, trainer->state.progress.epoch / options->lr_step);
+    return trainer_learning_rate(options->learning_rate, options->lr_gamma,
+                                 trainer->state.progress.epoch / options->lr_step);
 }
 
 /* What is done about it, each way as it can be typed. */
@@ -236,10 +237,12 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
                  "%s/checkpoint.safetensors only if they were still sound at step %llu",
                  trainer->setup.directory, (unsigned long long)trainer->files.saved_step);
     if (p > 0.9 && p < 1)
-        snprintf(scale, sizeof scale, " (or with less dropout: p = %g multiplies what it keeps by %g, which alone may be too much)",
-                 p, 1 / (1 - p));
+        snprintf(scale, sizeof scale,
+                 " (or with less dropout: p = %g multiplies what it keeps by %g, which alone may be too much)", p,
+                 1 / (1 - p));
     error_set(error, EXIT_RUNTIME,
-              "%s: after %llu steps (epoch %llu) a %s is not finite, or its sum over a tile of %d samples is %g or more; %s%s",
+              "%s: after %llu steps (epoch %llu) a %s is not finite, or its sum over a tile of %d samples is %g or "
+              "more; %s%s",
               trial->name, (unsigned long long)trainer->state.progress.step,
               (unsigned long long)trainer->state.progress.epoch + 1, what, TILE, (double)EXACT_LIMIT, kept, scale);
     comm_agree(trainer->setup.comm, error);
@@ -263,7 +266,8 @@ static enum run_status train_epoch(struct trainer *trainer, struct error *error)
 {
     struct progress *progress = &trainer->state.progress;
     size_t reach = reachable(trainer);
-    sampler_shuffle(trainer->setup.trial->options.seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
+    sampler_shuffle(trainer->setup.trial->options.seed, progress->epoch, trainer->setup.data->train.count,
+                    trainer->order);
     trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
 
     double start = clock_seconds();
@@ -310,8 +314,7 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
 }
 
 /* GOING: the check is done. Rank 0 may have set *error all the same, on which close_epoch has the ranks agree. */
-static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics,
-                                          struct error *error)
+static enum run_status check_accuracy(struct trainer *trainer, struct epoch_metrics *metrics, struct error *error)
 {
     struct accuracy accuracy;
     bool on_all = strcmp(trainer->setup.trial->options.eval_on, "all") == 0;

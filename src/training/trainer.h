@@ -18,7 +18,7 @@
 /* All pointers are borrowed and must outlive the trainer. */
 struct trainer_setup {
     const struct trial *trial;
-    int index; /* of the trial in the study */
+    int index;             /* of the trial in the study */
     const char *directory; /* of the run */
     const struct dataset *data;
     struct comm *comm;

@@ -96,7 +96,8 @@ static void compare_evaluation(const struct case_file *file, struct blame *blame
 {
     const struct lesson_state *after = file->wrong->after, *defined = &file->defined;
     if (after->test_loss != defined->test_loss)
-        note(blame, FAULT_EVALUATION, -1, 0, (double)after->test_loss * EXACT_UNIT, (double)defined->test_loss * EXACT_UNIT);
+        note(blame, FAULT_EVALUATION, -1, 0, (double)after->test_loss * EXACT_UNIT,
+             (double)defined->test_loss * EXACT_UNIT);
     else if (after->test_correct != defined->test_correct)
         note(blame, FAULT_COUNT, -1, 0, (double)after->test_correct, (double)defined->test_correct);
 }
@@ -113,8 +114,8 @@ static void define(struct case_file *file)
     size_t from, to;
     sampler_share(wrong->batch.last - wrong->batch.first, comm_rank(setup->comm), comm_size(setup->comm), &from, &to);
     file->defined = *wrong->before;
-    lesson_define(wrong->lesson, setup->data, wrong->engine->order, &wrong->batch, from, to, &file->defined, file->sums, alive,
-                  setup->comm);
+    lesson_define(wrong->lesson, setup->data, wrong->engine->order, &wrong->batch, from, to, &file->defined, file->sums,
+                  alive, setup->comm);
 }
 
 static void read_sums(struct case_file *file)
@@ -141,7 +142,8 @@ static void look(struct case_file *file, struct blame *blame)
         return;
     }
     read_sums(file);
-    if ((wrong->refused || !compare_update(file, blame)) && !compare_gradients(file, blame) && !compare_totals(file, blame))
+    if ((wrong->refused || !compare_update(file, blame)) && !compare_gradients(file, blame) &&
+        !compare_totals(file, blame))
         compare_evaluation(file, blame);
 }
 

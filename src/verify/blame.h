@@ -9,18 +9,19 @@
 /* What of a rank's step was the first to be wrong, in the order in which things are looked at. */
 enum fault {
     FAULT_NONE,
-    FAULT_UNKNOWN,    /* the computation by definition is wrong, too, or the state that it began with no longer right */
-    FAULT_WEIGHT,     /* though the update would have made it right: the update, or memory */
-    FAULT_MOMENTUM,   /* likewise */
-    FAULT_FORWARD,    /* the loss, and with it gradients */
-    FAULT_BACKWARD,   /* gradients, though the loss is right */
-    FAULT_LOSS,       /* alone */
-    FAULT_SUM,        /* of the ranks' gradients, though this rank's own are right */
+    FAULT_UNKNOWN,  /* the computation by definition is wrong, too, or the state that it began with no longer right */
+    FAULT_WEIGHT,   /* though the update would have made it right: the update, or memory */
+    FAULT_MOMENTUM, /* likewise */
+    FAULT_FORWARD,  /* the loss, and with it gradients */
+    FAULT_BACKWARD, /* gradients, though the loss is right */
+    FAULT_LOSS,     /* alone */
+    FAULT_SUM,      /* of the ranks' gradients, though this rank's own are right */
     FAULT_SUM_OF_LOSSES,
     FAULT_EVALUATION, /* the test set's loss; all else is right */
     FAULT_COUNT,      /* of right answers in the test set, alone */
     FAULT_RESULT,     /* of an engine that does a step in one go */
-    FAULT_UNLIKE_ITSELF, FAULT_UNLIKE_OTHERS, /* of an engine whose bits nobody knows beforehand */
+    FAULT_UNLIKE_ITSELF,
+    FAULT_UNLIKE_OTHERS, /* of an engine whose bits nobody knows beforehand */
 };
 
 /* Plain data. The number that was wrong, and how many of its kind were: the first of its tensor; of gradients the tensor is the

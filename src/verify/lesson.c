@@ -8,10 +8,10 @@
 #include "synthetic.h"
 
 const struct lesson lessons[LESSONS] = {
-    {'A', 33, 250, 60}, /* the last batch of an epoch has 19 samples */
-    {'B', 47, 250, 60}, /* 15 */
-    {'C', 26, 250, 60}, /* 16 */
-    {'D', 40, 250, 60}, /* 10 */
+    {'A', 33, 250, 60},   /* the last batch of an epoch has 19 samples */
+    {'B', 47, 250, 60},   /* 15 */
+    {'C', 26, 250, 60},   /* 16 */
+    {'D', 40, 250, 60},   /* 10 */
     {'D', 1000, 1024, 4}, /* 24 */
 };
 
@@ -66,7 +66,8 @@ uint64_t lesson_digest(const struct lesson_state *state)
 }
 
 static void define_tile(const struct dataset *data, const uint32_t *order, const struct masks *masks,
-                        const struct lesson_batch *batch, size_t position, const float *weights, struct definition_sums *sums)
+                        const struct lesson_batch *batch, size_t position, const float *weights,
+                        struct definition_sums *sums)
 {
     size_t left = batch->last - batch->first - position, count = left < TILE ? left : TILE;
     const uint8_t *records[TILE];
@@ -98,7 +99,8 @@ void lesson_define(const struct lesson *lesson, const struct dataset *data, cons
         alive(context);
     }
     add(&sums[0], &sums[1]);
-    definition_update(&sums[1], batch->last - batch->first, LESSON_RATE, LESSON_MOMENTUM, state->momentum, state->weights);
+    definition_update(&sums[1], batch->last - batch->first, LESSON_RATE, LESSON_MOMENTUM, state->momentum,
+                      state->weights);
     state->loss = sums[1].loss;
     if (!batch->ends_epoch)
         return;

@@ -43,8 +43,12 @@ static void note_difference(struct testimony *mine, const struct testimony *thei
             size_t place = lesson_place(lesson) + step;
             if (mine->digests[place] == theirs->digests[place])
                 continue;
-            mine->finding = (struct finding){.times = 1, .blame = {.fault = FAULT_UNLIKE_OTHERS, .parameter = -1},
-                                             .lesson = lesson, .core = -1, .step = step, .got = mine->digests[place],
+            mine->finding = (struct finding){.times = 1,
+                                             .blame = {.fault = FAULT_UNLIKE_OTHERS, .parameter = -1},
+                                             .lesson = lesson,
+                                             .core = -1,
+                                             .step = step,
+                                             .got = mine->digests[place],
                                              .wanted = theirs->digests[place]};
             return;
         }

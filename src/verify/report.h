@@ -6,8 +6,8 @@
 
 /* What rank 0 learns of each rank. Plain data. */
 struct testimony {
-    char device[300];        /* "rank 0  node1  AMD EPYC 9B14, 2 cores" */
-    uint64_t kind, steps;    /* equal for devices whose digests must be equal, of engines without known answers */
+    char device[300];     /* "rank 0  node1  AMD EPYC 9B14, 2 cores" */
+    uint64_t kind, steps; /* equal for devices whose digests must be equal, of engines without known answers */
     uint64_t digests[LESSON_STEPS]; /* alone */
     struct finding finding;
 };

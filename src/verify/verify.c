@@ -50,8 +50,10 @@ static bool choose_engine(struct examination *e, struct error *error)
     const char *name = e->verify->ops->name;
     if (comm_same(e->world, XXH64(name, strlen(name), 0), &odd))
         return e->verify->ops->is_defined || describe_agree_build(e->world, error);
-    return error_set(error, EXIT_USAGE, "rank %d on host %s chose another engine than the others: name one for all "
-                     "with --engine", odd, comm_host_name(e->world, odd));
+    return error_set(error, EXIT_USAGE,
+                     "rank %d on host %s chose another engine than the others: name one for all "
+                     "with --engine",
+                     odd, comm_host_name(e->world, odd));
 }
 
 /* Collective: on every rank what rank 0's engine chose among several ways, or NULL. */
@@ -199,10 +201,11 @@ static void introduce(const struct examination *e)
 {
     int ranks = comm_size(e->world), hosts = comm_host_count(e->world);
     bool is_defined = e->verify->ops->is_defined;
-    printf("verify: %d steps a round, nets A to D, %g s; %d rank%s, %d host%s\n", LESSON_STEPS, e->options->verify_seconds,
-           ranks, ranks == 1 ? "" : "s", hosts, hosts == 1 ? "" : "s");
+    printf("verify: %d steps a round, nets A to D, %g s; %d rank%s, %d host%s\n", LESSON_STEPS,
+           e->options->verify_seconds, ranks, ranks == 1 ? "" : "s", hosts, hosts == 1 ? "" : "s");
     printf("engine %s (%s), comm %s\n", e->verify->ops->name,
-           is_defined ? "known answers" : "no known answers: compared with itself and its like", comm_transport(e->group));
+           is_defined ? "known answers" : "no known answers: compared with itself and its like",
+           comm_transport(e->group));
     fflush(stdout);
 }
 
