@@ -295,6 +295,31 @@ $(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
 	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g $(WARNINGS) \
 	  -fsanitize=fuzzer$(comma)address$(comma)undefined -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
 
+# All of it lies in one folder, as here, so that each part finds the others; the rest of PREFIX leads there.
+PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)/lib/dtrain
+SHARE = $(DESTDIR)$(PREFIX)/share
+LAUNCHERS := run variants plot fetch-cifar10
+
+install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launchers, slurm/, man page, completion
+	install -d $(INSTALLED)/launch $(INSTALLED)/slurm $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 \
+	  $(SHARE)/bash-completion/completions
+	rm -f $(INSTALLED)/$(NAME)-cuda.so
+	install $(NAME) $(GPU_PART) $(INSTALLED)
+	install $(LAUNCHERS:%=launch/%) launch/convert-cifar10 $(INSTALLED)/launch
+	install -m 644 launch/*.sh $(INSTALLED)/launch
+	install -m 644 slurm/* $(INSTALLED)/slurm
+	ln -sf ../lib/dtrain/$(NAME) $(DESTDIR)$(PREFIX)/bin/
+	for name in $(LAUNCHERS); do ln -sf ../lib/dtrain/launch/$$name $(DESTDIR)$(PREFIX)/bin/dtrain-$$name; done
+	./$(NAME) --help | install/from-help man > $(SHARE)/man/man1/dtrain.1
+	./$(NAME) --help | install/from-help completion > $(SHARE)/bash-completion/completions/dtrain
+	ln -sf dtrain $(SHARE)/bash-completion/completions/dtrain-run
+
+uninstall: ## take it away again
+	rm -rf $(INSTALLED)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(NAME) $(LAUNCHERS:%=dtrain-%)) $(SHARE)/man/man1/dtrain.1 \
+	  $(addprefix $(SHARE)/bash-completion/completions/,dtrain dtrain-run)
+
 test: ## run every test (installs what they need)
 	tests/run
 
@@ -319,7 +344,7 @@ help: ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit print-unit-tests emulated device test lint format clean help found always
+.PHONY: all unit print-unit-tests emulated device test install uninstall lint format clean help found always
 -include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

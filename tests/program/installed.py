@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""make install and uninstall, and what has been installed."""
+# needs: dtrain
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT
+from tap import check, finish
+
+PREFIX = FOLDER / "staged" / "opt" / "dtrain"
+PLACE = ["DESTDIR=" + str(FOLDER / "staged"), "PREFIX=/opt/dtrain"]
+ENV = {key: value for key, value in ENVIRONMENT.items() if key != "DTRAIN"} | {"PATH": f"{PREFIX}/bin:{os.environ['PATH']}"}
+
+
+def call(*words, **settings):
+    return subprocess.run([str(word) for word in words], cwd=FOLDER, env=ENV, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=100, check=False, **settings)
+
+
+def files():
+    return sorted(str(path.relative_to(PREFIX)) for path in PREFIX.rglob("*") if not path.is_dir() or path.is_symlink())
+
+
+def complete(*words):
+    script = f'. "$0"; COMP_WORDS=({" ".join(words)} ""); COMP_CWORD={len(words)}; _dtrain; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    return call("bash", "-c", script, PREFIX / "share/bash-completion/completions/dtrain").stdout.split()
+
+
+done = call("make", "-s", "-C", ROOT, "install", *PLACE)
+check(done.returncode == 0, "make install", done.stdout + done.stderr)
+train = ["--data", "synthetic:40+10", "--epochs", "1", "--batch-size", "16"]
+done = call("dtrain-run", "-np", "2", *train, "--net", "A,D", "--out", "trained")
+check(done.returncode == 0 and not done.stderr and (FOLDER / "trained" / "loss.svg").exists(),
+      "dtrain-run finds the program, and that the figures", done.stdout + done.stderr)
+done = call("dtrain-variants", "-np", "1", *train, "--out", "four")
+check(done.returncode == 0 and (FOLDER / "four" / "loss.svg").exists(), "dtrain-variants", done.stdout + done.stderr)
+done = call("dtrain-plot", "-o", "drawn", "trained")
+check(done.returncode == 0 and (FOLDER / "drawn" / "loss.svg").exists(), "dtrain-plot", done.stdout + done.stderr)
+done = call("dtrain-fetch-cifar10", "--help")
+check(done.returncode == 0 and ENV["XDG_CACHE_HOME"] in done.stdout, "dtrain-fetch-cifar10 puts data into the user's cache", done.stdout)
+done = call("dtrain", "--doctor", "--data", "synthetic")
+part = (PREFIX / "lib/dtrain/dtrain-cuda.so").exists() == Path(f"{PROGRAM}-cuda.so").exists()
+check(done.returncode == 0 and part, "dtrain by itself, its GPU part beside it", done.stdout + done.stderr)
+(FOLDER / "cifar" / "cifar-10-batches-py").mkdir(parents=True)
+done = call("dtrain", "--data", "cifar")
+check(done.returncode == 3 and "lacks data_batch_1" in done.stderr, "and the script that converts data", done.stderr)
+
+options = set(re.findall("--[a-z-]+", call("dtrain", "--help").stdout))
+manual = (PREFIX / "share/man/man1/dtrain.1").read_text().replace("\\-", "-")
+check({f"--{name}" for name in re.findall(r"^\\fB--([a-z-]+)\\fR", manual, re.M)} | {"--out"} == options and
+      all(word in manual for word in ("EXIT STATUS", "75 stopped by a signal")), "the man page has every option", manual)
+check(set(complete("dtrain")) == options and complete("dtrain", "--precision", "=") == ["fp32", "tf32"] and
+      "trained" in complete("dtrain-run", "--out"), "bash completes options, choices and files", complete("dtrain"))
+
+done = call("make", "-s", "-C", ROOT, "uninstall", *PLACE)
+check(done.returncode == 0 and files() == [], "make uninstall leaves no file", files())
+finish()
