@@ -139,6 +139,20 @@ def impatient():
           "a second signal ends a rank at once, whatever it waits for", result)
 
 
+def noise():
+    """Open MPI's own races are not the user's trouble; what looks like them, and is another's, is."""
+    program = FOLDER / "noisy"
+    program.write_text("""#!/bin/sh
+echo '[h:84] plm:rsh: Warning: setpgid(84,84) failed in parent with errno=Permission denied(13)' >&2
+echo >&2
+echo 'another: Warning: setpgrp' >&2
+exec "$REAL" "$@"
+""")
+    program.chmod(0o755)
+    result = run(1, *TRAIN, "--epochs", "1", "--out", "noisy-run", env={"DTRAIN": str(program), "REAL": PROGRAM})
+    check(result.code == 0 and result.err == "another: Warning: setpgrp\n", "Open MPI's warning of setpgid is withheld", result)
+
+
 def unread():
     """Nobody reads what it prints any more, as after launch/run ... | head."""
     command = [ROOT / "launch" / "run", "-np", "2", *ENDLESS, "--out", "unread"]
@@ -298,6 +312,7 @@ clocks()
 unlike()
 killed()
 impatient()
+noise()
 unread()
 stalls()
 gone()
