@@ -118,6 +118,7 @@ said='Primary job +terminated normally|(mpirun|prterun) detected that one or mor
 said+='MPI_ABORT was invoked|(mpirun|prterun) has exited due to process rank [0-9]+ .* calling +"abort"'
 dead_rank='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on +signal ([^.]+)\.'
 dead_host='lost communication with a remote daemon.*Remote daemon: [^ ]+ on node ([^ ]+) '
+unreachable='mca_btl_tcp_proc_create_interface_graph|Unable to find reachable pairing' # 5.0.7, though ranks of a host share memory
 broken='unexpectedly disconnected|failed to TCP connect|/btl_tcp_[a-z]+\.c:[0-9]+:|\] Read -?[0-9]+, expected '
 noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message|have sent help message|"orte_base_help_aggregate"'
 noise+='|: Warning: setpgid\(|^mpirun: abort is already in progress'
