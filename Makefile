@@ -330,12 +330,14 @@ compile_commands.json: Makefile ## what compiles what, for editors and clang-tid
 	bear -- $(MAKE) -s BUILD=$(INDEXED) $(INDEXED)/$(NAME) $(if $(GPU),$(INDEXED)/$(NAME)-cuda.so)
 
 LINTED := $(SOURCES) $(if $(GPU),$(GPU_SOURCES))
-lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, and clang-tidy, which takes minutes
+lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, clang-format, clang-tidy (minutes)
 	tests/exec tests/unit/lint.py
+	clang-format --dry-run --Werror $(FORMATTED)
 	printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -n 4 clang-tidy --quiet -p .
 
+FORMATTED := $(filter-out src/verify/known.c,$(wildcard src/*.[ch] src/*/*.[ch] include/*.h))
 format: ## lay out src/ and include/ as clang-format does (.clang-format)
-	clang-format -i $(filter-out src/verify/known.c,$(wildcard src/*.[ch] src/*/*.[ch] include/*.h))
+	clang-format -i $(FORMATTED)
 
 clean: ## remove what was built
 	rm -rf build compile_commands*.json dtrain dtrain-debug dtrain-clang *-cuda.so

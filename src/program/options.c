@@ -40,7 +40,8 @@ static const struct option_spec specs[] = {
 
     {.kind = HEADING, .doc = "Data:"},
     {"data", "DIR|FILE|synthetic", TEXT, IN(data), NULL,
-     .doc = "CIFAR-10, its binary files or torchvision's, or a stand-in that needs none (synthetic, or synthetic:TRAIN+TEST)"},
+     .doc = "CIFAR-10, its binary files or torchvision's, or a stand-in that needs none (synthetic, or "
+            "synthetic:TRAIN+TEST)"},
     {"seed", "N", COUNT, IN(seed), "1", 0, 9e18, .term = "seed", .doc = "of weights, order and masks"},
     {"seeds", "N", COUNT, IN(seeds), "1", 1, MOST_SEEDS, .doc = "train N seeds at once, from --seed on"},
 
@@ -433,8 +434,8 @@ void options_print_help(const char *engines, const char *transports)
     size_t bytes;
     FILE *memory = memory_check(open_memstream(&text, &bytes), "the help");
     build_argp(&description, engines, transports);
-    argp_help(&description.argp, memory, ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC,
-              (char *)"dtrain");
+    argp_help(&description.argp, memory,
+              ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC, (char *)"dtrain");
     fclose(memory);
     print_lines(memory_check(text, "the help"));
     free(text);

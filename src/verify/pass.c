@@ -5,7 +5,8 @@
 
 #include "step.h"
 
-bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices, struct error *error)
+bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices,
+               struct error *error)
 {
     pass->verify = verify;
     pass->comm = comm;
@@ -75,7 +76,7 @@ static bool do_step(struct verify *verify, const struct lesson_batch *batch)
 {
     struct lesson_state *after = &verify->after;
     bool applied = verify->engine->ops->train == NULL ? step_apart(verify, batch, &after->loss)
-                                              : step_in_one(verify->engine, batch, &after->loss);
+                                                      : step_in_one(verify->engine, batch, &after->loss);
     verify->engine->ops->read(verify->engine, after->weights, after->momentum);
     after->test_loss = verify->before.test_loss;
     after->test_correct = verify->before.test_correct;
@@ -154,10 +155,21 @@ static bool check_step(struct pass *pass, const struct lesson_batch *batch, bool
     }
     verify->wrong += mine;
     verify->wrong_at = verify->steps;
-    struct finding finding = {.round = verify->round, .lesson = verify->lesson, .core = verify->core,
-                              .together = pass->together, .step = (unsigned)batch->step, .got = digest, .wanted = wanted};
-    const struct wrong_step wrong = {&lessons[verify->lesson], *batch, &verify->before, &verify->after, wanted,
-                                     verify->engine, verify->engine->ops->train == NULL ? verify->terms : NULL, !applied};
+    struct finding finding = {.round = verify->round,
+                              .lesson = verify->lesson,
+                              .core = verify->core,
+                              .together = pass->together,
+                              .step = (unsigned)batch->step,
+                              .got = digest,
+                              .wanted = wanted};
+    const struct wrong_step wrong = {&lessons[verify->lesson],
+                                     *batch,
+                                     &verify->before,
+                                     &verify->after,
+                                     wanted,
+                                     verify->engine,
+                                     verify->engine->ops->train == NULL ? verify->terms : NULL,
+                                     !applied};
     if (verify->ops->is_defined)
         blame(pass, &finding, &wrong, mine);
     else

@@ -29,10 +29,10 @@ struct verify {
     const volatile sig_atomic_t *stop; /* this rank's wish to end */
     bool stopped;                      /* some rank's, once all know */
     int round, core;
-    int lesson, step;       /* that are under way; -1: between two lessons */
-    struct engine *engine;  /* its */
-    uint64_t steps; /* done, in all */
-    uint64_t wrong; /* of them, as this rank saw them; wrong_at: `steps` when it saw the last */
+    int lesson, step;      /* that are under way; -1: between two lessons */
+    struct engine *engine; /* its */
+    uint64_t steps;        /* done, in all */
+    uint64_t wrong;        /* of them, as this rank saw them; wrong_at: `steps` when it saw the last */
     uint64_t wrong_at;
     struct finding finding;
     int64_t *terms; /* a copy, for engines whose steps are taken apart */
@@ -50,7 +50,8 @@ struct pass {
 };
 
 /* Collective over comm. choices: as in engine_setup. */
-bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices, struct error *error);
+bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices,
+               struct error *error);
 void pass_close(struct pass *pass);
 
 /* Collective: every lesson, but for the rest of one that goes wrong. Ends early once a rank wishes to. */
