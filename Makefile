@@ -224,7 +224,7 @@ EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtr
 EMULATED_PARTS := $(filter-out $(BUILD)/src/cuda/cudnn_graph.o $(BUILD)/src/cuda/cudnn_conv.o,\
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/support/shim/cuda_host.cpp) \
-	$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/emulated/*.c))
+	$(TOGETHER) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/emulated/*.c))
 unit: $(EMULATED)
 emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
 

@@ -32,6 +32,7 @@ struct device {
 /* What the shared object exports, under the name dtrain_gpu_part. */
 struct gpu_part {
     const char *revision;              /* it was built from; another than the program's is refused */
+    const struct engine_ops *fused;    /* fused */
     const struct engine_ops *engine;   /* cudnn */
     const struct transport *transport; /* nccl */
     const struct processor *processor; /* for benchmarks */
@@ -54,7 +55,7 @@ const struct gpu_part *gpu_load(char *why, size_t why_bytes);
 /* Whether it lies beside the program. Loads nothing. */
 bool gpu_is_built(void);
 
-/* The engine `cudnn` of the program's list: loads the part, then opens the part's own. */
-extern const struct engine_ops proxy_cudnn;
+/* The engines `cudnn` and `fused` of the program's list: they load the part, then open the part's own. */
+extern const struct engine_ops proxy_cudnn, proxy_fused;
 
 #endif

@@ -316,24 +316,25 @@ static cudaError_t launch_together(void (*kernel)(Arguments...), unsigned blocks
 #define LAUNCH_TOGETHER launch_together
 #endif
 
-extern "C" cudaError_t fused_prepare(uint32_t *groups)
+extern "C" cudaError_t fused_fits(int device, uint32_t *groups)
 {
-    int device, shared = 0, together = 0, multiprocessors = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    *groups = 0;
-    if (error == cudaSuccess)
-        error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    int shared = 0, together = 0, multiprocessors = 0;
+    cudaError_t error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device);
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    if (error != cudaSuccess || !together || (size_t)shared < sizeof(memory))
-        return error;
+    *groups = together && (size_t)shared >= sizeof(memory) ? (uint32_t)multiprocessors / SEATS : 0;
+    return error;
+}
+
+extern "C" cudaError_t fused_prepare(void)
+{
     const void *kernels[] = {reinterpret_cast<const void *>(fused_train_kernel),
                              reinterpret_cast<const void *>(fused_evaluate_kernel)};
+    cudaError_t error = cudaSuccess;
     for (int i = 0; i < 2 && error == cudaSuccess; i++)
         error = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, (int)sizeof(memory));
-    *groups = (uint32_t)multiprocessors / SEATS;
     return error;
 }
 

@@ -91,8 +91,11 @@ size_t fused_arrived_bytes(uint32_t groups);
 
 /* Bytes of shared memory that a block needs. */
 size_t fused_shared_bytes(void);
-/* Before the first launch on a device: *groups that fit on it at once; 0 where it has less shared memory. */
-cudaError_t fused_prepare(uint32_t *groups);
+/* *groups that fit on a device at once; 0 where it has less shared memory, or cannot launch blocks together. Does not
+ * touch the device. */
+cudaError_t fused_fits(int device, uint32_t *groups);
+/* Before the first launch on the current device, which fits. */
+cudaError_t fused_prepare(void);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,7 @@
 
 #include "cudnn.h"
 #include "device.h"
+#include "fused.h"
 #include "nccl.h"
 
 extern const struct gpu_part dtrain_gpu_part;
@@ -10,6 +11,7 @@ extern const struct gpu_part dtrain_gpu_part;
 __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .revision = DTRAIN_REVISION,
     .engine = &engine_cudnn,
+    .fused = &engine_fused,
     .transport = &transport_nccl,
     .processor = &gpu_processor,
     .profile = cudnn_profile,

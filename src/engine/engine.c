@@ -9,7 +9,7 @@
 #include "memory.h"
 
 /* Best first. A new engine is added here and nowhere else. */
-static const struct engine_ops *const engines[] = {&proxy_cudnn, &engine_cpu, NULL};
+static const struct engine_ops *const engines[] = {&proxy_cudnn, &proxy_fused, &engine_cpu, NULL};
 
 const struct engine_ops *const *engine_list(void)
 {

@@ -345,13 +345,13 @@ static void a_device_may_be_too_small(void **state)
 {
     uint32_t groups = 99;
     (void)state;
-    assert_int_equal(fused_prepare(&groups), cudaSuccess);
+    assert_int_equal(fused_fits(0, &groups), cudaSuccess);
     assert_int_equal(groups, 2);
     together.multiprocessors = 132;
-    assert_int_equal(fused_prepare(&groups), cudaSuccess);
+    assert_int_equal(fused_fits(0, &groups), cudaSuccess);
     assert_int_equal(groups, 16);
     together.shared_bytes = 163 << 10; /* sm_80 */
-    assert_int_equal(fused_prepare(&groups), cudaSuccess);
+    assert_int_equal(fused_fits(0, &groups), cudaSuccess);
     assert_int_equal(groups, 0);
     together = (struct together){0};
 }

@@ -126,12 +126,6 @@ enum cudaDeviceAttr {
 };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
-static inline cudaError_t cudaGetDevice(int *device)
-{
-    *device = 0;
-    return cudaSuccess;
-}
-
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 
 static inline cudaError_t cudaFuncSetAttribute(const void *, int, int)

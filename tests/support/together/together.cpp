@@ -314,7 +314,10 @@ void *together_shared()
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
     uint32_t multiprocessors = together.multiprocessors != 0 ? together.multiprocessors : (uint32_t)MULTIPROCESSORS;
-    uint32_t bytes = together.shared_bytes != 0 ? together.shared_bytes : (uint32_t)SHARED_BYTES;
+    const char *emulated = getenv("EMULATED_SHARED"); /* bytes */
+    uint32_t bytes = emulated != nullptr ? (uint32_t)atoi(emulated)
+                     : together.shared_bytes != 0 ? together.shared_bytes
+                                                  : (uint32_t)SHARED_BYTES;
     *value = attribute == cudaDevAttrCooperativeLaunch     ? 1
              : attribute == cudaDevAttrMultiProcessorCount ? (int)multiprocessors
                                                            : (int)bytes;

@@ -1,0 +1,15 @@
+/* fused.h - the GPU engine whose whole step is one kernel (kernels/fused). Inside the GPU part; the program knows it as
+ * proxy_fused (gpu.h).
+ *
+ * It follows kernels/README.md: weights, momentum, losses and checks are the CPU engine's, bit for bit, on any number of
+ * ranks. A rank alone trains up to a thousand steps in a launch. Several ranks launch once a step, and sum in between:
+ * each launch begins with the update of the step before.
+ */
+#ifndef DTRAIN_ENGINE_FUSED_H
+#define DTRAIN_ENGINE_FUSED_H
+
+#include "engine.h"
+
+extern const struct engine_ops engine_fused;
+
+#endif
