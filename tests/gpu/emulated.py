@@ -90,7 +90,7 @@ def parity():
 
 def checkpoints():
     options = ["--net", "D", "--out", "mixed", "--resume", "--engine"]
-    run(2, *TRAIN, "--epochs", "2", "--max-steps", "3", *options, "cpu")
+    run(2, *TRAIN, "--epochs", "2", "--max-steps", "2", *options, "cpu")
     result = emulated(2, "--epochs", "2", "--max-steps", "5", *options, "cudnn")
     check(result.code == 0 and progress("mixed")["step"] == "5", "a run goes from the CPU to GPUs", result)
     check_close("and back, within an epoch", run(1, *TRAIN, "--epochs", "2", *options, "cpu"), "mixed", "cpu-D")
