@@ -119,14 +119,16 @@ static void print_digest(const struct outcome *outcomes, int count)
 void conclusion_print(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory,
                       struct comm *world)
 {
-    bool stopped = false;
-    for (int i = 0; i < count; i++)
+    bool stopped = false, all_failed = true; /* of those the directory may no longer be theirs */
+    for (int i = 0; i < count; i++) {
         stopped |= outcomes[i].status == RUN_STOPPED;
+        all_failed &= outcomes[i].status == RUN_FAILED;
+    }
     if (count > 1)
         print_table(trials, outcomes, count);
     if (count > 1 && trials[0].options.seed != trials[count - 1].options.seed)
         print_spread(trials, outcomes, count);
-    if (count > 1 && !stopped)
+    if (count > 1 && !stopped && !all_failed)
         draw_figures(directory, world);
     if (stopped)
         print_stopped(trials, outcomes, count, directory);

@@ -147,6 +147,18 @@ def replaced():
             check(not (FOLDER / out).exists(), "what was removed stays away")
 
 
+def study_replaced():
+    """Several nets: nothing is written where their directories were, figures neither."""
+    running = start(2, *ENDLESS, "--net", "A,B", "--out", "study")
+    for net in "AB":
+        running.wait_for(f"net: {net} epoch: 2 ")
+    (FOLDER / "study").rename(FOLDER / "study-moved")
+    (FOLDER / "study").mkdir()
+    result = running.finish(30)
+    check(result.code == 1 and "was removed, moved or replaced" in result.err and not list((FOLDER / "study").iterdir()),
+          "the directory of a study replaced: both nets end, and nothing is written there", result)
+
+
 def in_the_way():
     """Names that others may guess: nothing is followed to what it points at."""
     out, victim = FOLDER / "guessed", FOLDER / "victim"
@@ -253,6 +265,7 @@ unwritable()
 without_locks()
 without_much()
 replaced()
+study_replaced()
 in_the_way()
 slow()
 disk_full()
