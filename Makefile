@@ -299,7 +299,7 @@ $(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
 PREFIX ?= /usr/local
 INSTALLED = $(DESTDIR)$(PREFIX)/lib/dtrain
 SHARE = $(DESTDIR)$(PREFIX)/share
-LAUNCHERS := run variants plot fetch-cifar10
+LAUNCHERS := run variants verify plot fetch-cifar10
 
 install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launchers, slurm/, man page, completion
 	install -d $(INSTALLED)/launch $(INSTALLED)/slurm $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 \
