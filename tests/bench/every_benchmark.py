@@ -266,7 +266,6 @@ def emulated():
 if Path(PROGRAM).name != "dtrain":
     from tap import skip_all
     skip_all("the benchmarks are built for speed alone")
-subprocess.run(["make", "-s", "-C", ROOT, "bench"], check=True, stdout=subprocess.DEVNULL)
 measure("layers")
 code_, output_ = bench("dropout")
 check(code_ == 0 and (output_.startswith("SKIPPED: ") or output_.endswith("\nVALID\n")),

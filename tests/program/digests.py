@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every build computes the digests of README.md's table: both compilers, three vector widths, with optimisation and
 without, on one rank and on several. Without fused multiply-adds (x86-64-v2) they are computed, slowly."""
-# needs: dtrain dtrain-clang dtrain-debug
+# needs: dtrain dtrain-clang dtrain-debug widths
 
 import platform
 import re
@@ -26,7 +26,7 @@ def compare(build, program, ranks, nets, until):
 
 def mixed(program):
     """Ranks of one job whose programs are unlike."""
-    ranks = ":".join(f" -np 1 {path} --engine cpu --data synthetic --net D --max-steps 1 --out mixed "
+    ranks = ":".join(f" -np 1 {path} --engine cpu --data synthetic --net D --max-steps 1 --out {program.parent.name} "
                      for path in (PROGRAM, ROOT / "dtrain-clang", program)).split()
     ended = Run(["mpirun", *ranks], {}, FOLDER).finish()
     check(ended.code == 0 and ended.digest == TABLE["D"]["1 step"], f"ranks by gcc, by clang and {program.parent.name} in one job", ended)
