@@ -5,8 +5,8 @@
  * ranks. A rank alone trains up to a thousand steps in a launch. Several ranks launch once a step, and sum in between:
  * each launch begins with the update of the step before.
  */
-#ifndef DTRAIN_ENGINE_FUSED_H
-#define DTRAIN_ENGINE_FUSED_H
+#ifndef DTRAIN_CUDA_FUSED_H
+#define DTRAIN_CUDA_FUSED_H
 
 #include "engine.h"
 
