@@ -65,10 +65,11 @@ static bool fits(int device, uint32_t *groups, char *why, size_t why_bytes)
     if (*groups > 0)
         return true;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-    snprintf(why, why_bytes,
-             "%.79s lacks what a step in one kernel needs: %d multiprocessors, %d KB of shared memory for a block; give "
-             "--engine cudnn",
-             properties.name, FUSED_SEATS, (int)(fused_shared_bytes() / 1024));
+    snprintf(
+        why, why_bytes,
+        "%.79s lacks what a step in one kernel needs: %d multiprocessors, %d KB of shared memory for a block; give "
+        "--engine cudnn",
+        properties.name, FUSED_SEATS, (int)(fused_shared_bytes() / 1024));
     return false;
 }
 
