@@ -14,6 +14,7 @@ from tap import check, finish, skip_all
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "bench"))
+import jax_peer  # noqa: E402
 import torch_peer  # noqa: E402
 
 if torch_peer.find_torch() is None:
@@ -33,9 +34,11 @@ def bench(name, *arguments):
 code, record, said = bench("peers", "--rounds", 1, "--seconds", 0.1, "--nets", "D")
 runs = record.get("nets", {}).get("D", {})
 check(code == 0 and said.endswith("VALID\n"), "peers: runs and is valid", said)
-check(len(runs) == 5 and all(run[0]["samples_per_second"] > 0 for run in runs.values()), "peers: five contenders", said)
+more = torch_peer.can_compile(torch_peer.find_torch()) + (jax_peer.find_jax() is not None)
+check(len(runs) == 6 + more and all(run[0]["samples_per_second"] > 0 for run in runs.values()),
+      "peers: dtrain twice, PyTorch four times; compiled and JAX where they are", said)
 layouts = [run[0]["layout"] for name, run in runs.items() if name.startswith("PyTorch")]
-check(len(layouts) == 3 and set(layouts) <= {"contiguous", "channels_last"}, "peers: PyTorch in its faster layout", said)
+check(len(layouts) == 4 + torch_peer.can_compile(torch_peer.find_torch()) and set(layouts) <= {"contiguous", "channels_last"}, "peers: PyTorch in its faster layout", said)
 
 # Eight pictures of eight classes: one in eight is right if the net always says the same of these.
 race = ModuleType("race")
