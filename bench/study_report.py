@@ -93,11 +93,13 @@ def is_done(run):
 
 
 def seeds(record):
-    """The seeds whose four nets are done, [{"A": run, ...}, ...]; with none, the first as far as it has come."""
+    """The seeds whose four nets are done, and as long as the first's, [{"A": run, ...}, ...]; with none, the first as far as
+    it has come."""
     names = dict.fromkeys(name.split("/")[0] for name in record["runs"] if name.startswith("seed"))
     begun = [{net: record["runs"][f"{name}/{net}"] for net in NETS} for name in names
              if all(record["runs"].get(f"{name}/{net}", {}).get("checks") for net in NETS)]
-    return [nets for nets in begun if all(is_done(run) for run in nets.values())] or begun[:1]
+    whole = [nets for nets in begun if all(is_done(run) for run in nets.values())]
+    return [nets for nets in whole if nets["A"]["epochs"] == whole[0]["A"]["epochs"]] or begun[:1]
 
 
 def of_net(record, net, value):
@@ -154,7 +156,8 @@ def from_ten(lowest):
 
 def add_spread(figure, values, color, title, dashed=False):
     """{x: a value a seed} as the curve of the mean, in the band from the least to the most."""
-    figure.add_band([(x, min(of), max(of)) for x, of in values.items()], color)
+    if any(len(of) > 1 for of in values.values()):
+        figure.add_band([(x, min(of), max(of)) for x, of in values.items()], color)
     figure.add([(x, statistics.mean(of)) for x, of in values.items()], color, title, dashed)
 
 

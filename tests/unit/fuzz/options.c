@@ -23,9 +23,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_check_verdict(good, &error);
     if (!good || options.help || options.version)
         return 0;
-    struct net nets[NETS];
+    struct trial trials[MOST_TRIALS];
     size_t train, test;
-    if (options_nets(&options, nets) < 1 || options.batch_size < 1 || !(options.timeout_seconds >= 1))
+    if (options_trials(&options, trials) < 1 || options.batch_size < 1 || !(options.timeout_seconds >= 1))
         abort();
     cJSON_Delete(options_json(&options));
     if (options.data != NULL)
