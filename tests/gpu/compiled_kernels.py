@@ -26,13 +26,17 @@ def compile_kernels(nvcc, source):
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def compile_to_ptx(nvcc, *source, text=None):
+    command = [nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-Werror", "all-warnings", "-arch=sm_90", "-ptx",
+               "-o", "-", *source]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
 def compile_definition(nvcc):
     """exp and log as they are defined, in device code; of multiply-adds only those that are written."""
     source = """#include "kernels/definition/exp_log.h"
         __global__ void both_kernel(float *x) { x[0] = defined_exp(x[0]); x[1] = defined_log(x[1]); }"""
-    command = [nvcc, "-O3", "-std=c++17", "-fmad=false", "-I.", "-Werror", "all-warnings", "-arch=sm_90", "-x", "cu", "-ptx",
-               "-o", "-", "-"]
-    compiled = subprocess.run(command, input=source, capture_output=True, text=True)
+    compiled = compile_to_ptx(nvcc, "-x", "cu", "-", text=source)
     multiply_adds = len(re.findall(r"\bfma\.rn\.f32", compiled.stdout))
     check(compiled.returncode == 0 and multiply_adds == 15, f"exp_log.h in device code: {multiply_adds} multiply-adds",
           compiled.stderr)
@@ -58,8 +62,7 @@ for source in sorted(pathlib.Path("kernels").glob("*/*.cu")):
               f"{name_of(symbol)} for {target}: {registers} registers, nothing in local memory",
               f"{symbol}: {stack} bytes of stack, {stores} + {loads} bytes spilled; at most {ROOMY.get(name_of(symbol), REGISTERS)} registers")
 # What a step adds to its sums asks for no answer, and no multiply-add stands where none was written.
-ptx = subprocess.run([nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-arch=compute_90", "-ptx", "-o",
-                      "/dev/stdout", "kernels/fused/fused.cu"], capture_output=True, text=True, check=False).stdout
+ptx = compile_to_ptx(nvcc, "kernels/fused/fused.cu").stdout
 check(ptx.count("red.relaxed.gpu.global.add.u64") > 20 and "atom." not in ptx, "fused.cu: reductions, no atomics")
 check(ptx.count("fma.rn.f32") > 1000 and "mad.f32" not in ptx and ptx.count("mul.rn.f32") + ptx.count("mul.f32") > 10,
       "fused.cu: fused multiply-adds are those of the source")
