@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -152,6 +153,33 @@ exec "$REAL" "$@"
     program.chmod(0o755)
     result = run(1, *TRAIN, "--epochs", "1", "--out", "noisy-run", env={"DTRAIN": str(program), "REAL": PROGRAM})
     check(result.code == 0 and result.err == "another: Warning: setpgrp\n", "Open MPI's warning of setpgid is withheld", result)
+
+
+def crash_of_mpirun():
+    """Open MPI's mpirun crashes now and then as it ends: then what the first rank said counts. Before, all is lost."""
+    places = FOLDER / "crashing"
+    places.mkdir()
+    (places / "mpirun").write_text(f"""#!/bin/bash
+[[ $1 != --version ]] || exec {shutil.which('mpirun')} --version
+[[ $WHEN == before ]] || {shutil.which('mpirun')} "$@"
+printf '[h:84] %s\\n' '*** Process received signal ***' 'Signal: Segmentation fault (11)' \\
+    '[ 7] /usr/bin/mpirun(+0x13b9)[0x562dd81fe3b9]' '*** End of error message ***' >&2
+kill -s SEGV $$
+""")
+    (places / "mpirun").chmod(0o755)
+
+    def crashed(when, out):
+        env = {**ENVIRONMENT, "PATH": f"{places}:{ENVIRONMENT['PATH']}", "WHEN": when}
+        return subprocess.run([ROOT / "launch/run", "-np", "2", *TRAIN, "--epochs", "1", "--out", out], cwd=FOLDER, env=env,
+                              text=True, capture_output=True, timeout=60, check=False)
+
+    result = crashed("after", "crashed")
+    check(result.returncode == 0 and result.stderr == "", "mpirun crashes when all is done: exit 0, and no word of it", result)
+    result = crashed("after", "crashed")
+    check(result.returncode == 2 and len(result.stderr.splitlines()) == 1, "after a refusal: exit 2, and its line", result)
+    result = crashed("before", "early")
+    check(result.returncode == 4 and "/usr/bin/mpirun(" in result.stderr and "by signal 11" in result.stderr,
+          "before: exit 4, one line, and what Open MPI says", result)
 
 
 def unread():
@@ -314,6 +342,7 @@ unlike()
 killed()
 impatient()
 noise()
+crash_of_mpirun()
 unread()
 stalls()
 gone()
