@@ -391,6 +391,9 @@ def test_relay_of_hydra():
     done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application called "
                        "MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exit 255", INTEL)
     check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "MPI_Abort's code is the exit code", said(done))
+    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application called "
+                       "MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exec sleep 100", INTEL)
+    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "a launcher that hangs after it is ended", said(done))
     done = with_mpirun("printf 'a\n\n=b'; sleep 0.3; printf 'c\n'; printf '~d'; sleep 0.3; printf '~e'", HYDRA)
     check(done.stdout == "a\n\n=bc\n~d~e", "output passes as it is", repr(done.stdout))
     done = with_mpirun("echo no", "mpirun of tomorrow 9.1")
