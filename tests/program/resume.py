@@ -80,9 +80,9 @@ def by_steps():
 
 
 def go_on(np, out, *options):
-    """An endless run that has closed an epoch."""
+    """An endless run that has made steps: its first epoch may have been stopped at its last step."""
     running = start(np, *ENDLESS, "--out", out, "--resume", *options)
-    running.wait_for("epoch: ")
+    running.wait_for("epoch: ", times=2)
     return running
 
 

@@ -86,10 +86,10 @@ class Run:
                 text=True, errors="replace", cwd=cwd, env=environment)
         _running.add(self)
 
-    def wait_for(self, words, seconds=60):
-        """Until standard output has the words; False if the run ended or time went by without them."""
+    def wait_for(self, words, seconds=60, times=1):
+        """Until standard output has the words so many times; False if the run ended or time went by without them."""
         end = time.monotonic() + seconds
-        while words not in self.out.read_text():
+        while self.out.read_text().count(words) < times:
             if time.monotonic() > end or self.process.poll() is not None:
                 return False
             time.sleep(0.01)
