@@ -51,7 +51,7 @@ bool folder_is_leftover(const char *entry, const char *name);
 /* Whether a failed sync says no more than that there is no syncing here. */
 bool folder_cannot_sync(int reason);
 
-/* A file of JSON, up to 16 MiB; the caller deletes it. NULL: there is none that can be read. */
+/* The object in a file of JSON, up to 16 MiB; the caller deletes it. NULL: there is none that can be read. */
 struct cJSON *folder_read_json(const struct folder *folder, const char *name);
 
 #endif

@@ -206,13 +206,17 @@ cJSON *folder_read_json(const struct folder *folder, const char *name)
     struct stat status;
     char *text = memory_allocate(MOST_JSON_BYTES, 1, "a JSON file");
     size_t bytes = 0;
+    ssize_t got;
     int file = openat(folder->descriptor, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a FIFO must not block */
-    bool good = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode);
-    for (ssize_t got = 1; good && got > 0 && bytes<MOST_JSON_BYTES; bytes += got> 0 ? (size_t)got : 0)
-        got = TEMP_FAILURE_RETRY(read(file, text + bytes, MOST_JSON_BYTES - bytes));
+    if (file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode))
+        while ((got = TEMP_FAILURE_RETRY(read(file, text + bytes, MOST_JSON_BYTES - bytes))) > 0)
+            bytes += (size_t)got;
     if (file >= 0)
         close(file);
     cJSON *json = cJSON_ParseWithLength(text, bytes);
     free(text);
-    return json;
+    if (cJSON_IsObject(json))
+        return json;
+    cJSON_Delete(json);
+    return NULL;
 }

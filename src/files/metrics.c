@@ -34,12 +34,15 @@ static bool is_torn(const char *line, size_t length)
     return line[0] == '\0' || memcmp(line, start, common) == 0;
 }
 
+/* A note of the user's may have an epoch; ours also has a step and a loss, which is null where it is not finite. */
 static enum line judge(const char *line, size_t length, uint64_t epochs_done)
 {
     const char *end = NULL;
     cJSON *json = cJSON_ParseWithLengthOpts(line, length, &end, false);
     const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(json, "epoch");
-    bool ours = cJSON_IsNumber(epoch) && epoch->valuedouble >= 1;
+    bool ours = cJSON_IsNumber(epoch) && epoch->valuedouble >= 1 &&
+                cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "step")) &&
+                cJSON_HasObjectItem(json, "loss");
     bool later = ours && epoch->valuedouble > (double)epochs_done;
     cJSON_Delete(json);
     while (ours && end < line + length && isspace((unsigned char)*end))
@@ -55,7 +58,7 @@ struct kept {
     size_t bytes;
     bool whole;                  /* all were read */
     bool is_start;               /* of the file, which need only be cut behind it */
-    long foreign, first_foreign; /* lines that tell of no epoch: how many, and the number of the first */
+    long foreign, first_foreign; /* lines that are not dtrain's: how many, and the number of the first */
 };
 
 static struct kept read_lines(FILE *stream, uint64_t epochs_done)
@@ -111,7 +114,7 @@ static bool cut_lines(struct metrics *metrics, uint64_t epochs_done, struct erro
         good = folder_replace(metrics->folder, NAME, NULL, kept.text, kept.bytes, error) && open_stream(metrics, error);
     }
     if (good && kept.foreign > 0)
-        error_note("%s/%s: lines that tell of no epoch are kept: %ld, from line %ld on", path, NAME, kept.foreign,
+        error_note("%s/%s: lines that are not dtrain's are kept: %ld, from line %ld on", path, NAME, kept.foreign,
                    kept.first_foreign);
     free(kept.text);
     return good;

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char RUN_JSON[] = "run.json", DAMAGED[] = "run-damaged.json";
+static const char RUN_JSON[] = "run.json";
 
 /* Any of them tells that a run was here. */
 static const char *const files_of_a_run[] = {RUN_JSON, "checkpoint.safetensors", "checkpoint-previous.safetensors",
@@ -128,12 +128,21 @@ void run_directory_tidy(const struct folder *folder)
         closedir(entries);
 }
 
+/* Under the first name that is free: run-damaged.json, run-damaged-2.json and so on. */
+static void keep_damaged(const struct folder *folder)
+{
+    char name[40] = "run-damaged.json";
+    for (int n = 2; faccessat(folder->descriptor, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0; n++)
+        snprintf(name, sizeof name, "run-damaged-%d.json", n);
+    if (renameat(folder->descriptor, RUN_JSON, folder->descriptor, name) == 0)
+        error_note("%s/%s cannot be read as JSON: kept as %s", folder->path, RUN_JSON, name);
+}
+
 cJSON *run_directory_read(const struct folder *folder)
 {
     cJSON *json = folder_read_json(folder, RUN_JSON);
-    if (json == NULL && faccessat(folder->descriptor, RUN_JSON, F_OK, 0) == 0 &&
-        linkat(folder->descriptor, RUN_JSON, folder->descriptor, DAMAGED, 0) == 0)
-        error_note("%s/%s cannot be read as JSON: kept as %s", folder->path, RUN_JSON, DAMAGED);
+    if (json == NULL && faccessat(folder->descriptor, RUN_JSON, F_OK, 0) == 0)
+        keep_damaged(folder);
     return json;
 }
 

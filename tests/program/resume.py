@@ -232,13 +232,17 @@ def interrupted_writes():
     for words in f"goes on from {FILES[1]} (epoch ", f"{FILES[0]}.tmp-77, left by", "run.json cannot be read as JSON: kept as":
         check(sum(words in line for line in result.messages) == 1, f"said: {words}", result)
     check(content("crashed", "run-damaged.json") == b"{ damaged" and not content("crashed", f"{FILES[0]}.tmp-77"), "and done")
+    (FOLDER / "crashed" / "run.json").write_text("[ 1 ]")
+    result = run(1, *TRAIN, "--epochs", "6", "--out", "crashed", "--resume")
+    check(content("crashed", "run-damaged.json") == b"{ damaged" and content("crashed", "run-damaged-2.json") == b"[ 1 ]" and
+          any("kept as run-damaged-2.json" in line for line in result.messages), "and another one beside it", result)
     lines = content("crashed", FILES[3]).split(b"\n")
-    lines[2:2] = [b"damaged", b'{"foreign": 1}']
+    lines[2:2] = [b"damaged", b'{"epoch": 99, "note": "of a user"}']
     (FOLDER / "crashed" / FILES[3]).write_bytes(b"\n".join(lines) + b'{"epoch":7,"st')
     result = run(1, *TRAIN, "--epochs", "7", "--out", "crashed", "--resume")
     after = content("crashed", FILES[3]).split(b"\n")
     check(result.code == 0 and after[:len(lines) - 1] == lines[:-1] and after[-2].startswith(b'{"epoch":7,"step":42') and
-          any("tell of no epoch are kept: 2, from line 3 on" in line for line in result.messages),
+          any("lines that are not dtrain's are kept: 2, from line 3 on" in line for line in result.messages),
           "damaged and foreign lines among the metrics stay, and nothing behind them goes", result)
 
 

@@ -21,9 +21,10 @@ static struct epoch_metrics epoch_of(uint64_t number)
                                   .seconds = 1.0 / 3, .images_per_second = 26000};
 }
 
-#define LINE(epoch, step)                                                                              \
+#define UNENDED(epoch, step)                                                                           \
     "{\"epoch\":" epoch ",\"step\":" step ",\"loss\":2.25,\"lr\":0.01,\"seconds\":0.333333333,"        \
-    "\"images_per_second\":26000}\n"
+    "\"images_per_second\":26000}"
+#define LINE(epoch, step) UNENDED(epoch, step) "\n"
 
 /* A finished run of three epochs. */
 static void write_three(void)
@@ -107,16 +108,17 @@ static void test_what_a_crash_tore_is_cut_off(void **state)
         assert_resumes(5, LINE("1", "10"), LINE("1", "10") LINE("9", "90"));
     }
     /* some file systems leave zeros after a crash */
-    static const char zeros[] = "{\"epoch\":1}\n\0\0\0\0\0\0\0\0";
+    static const char zeros[] = LINE("1", "10") "\0\0\0\0\0\0\0\0";
     scratch_write(PATH, zeros, sizeof zeros);
-    assert_resumes(5, "{\"epoch\":1}\n", "{\"epoch\":1}\n" LINE("9", "90"));
+    assert_resumes(5, LINE("1", "10"), LINE("1", "10") LINE("9", "90"));
 }
 
 static void test_lines_that_are_no_epochs_stay(void **state)
 {
     (void)state;
     static const char *const foreign[] = {"no JSON\n", "\n", "{\"epoch\":\"2\"}\n", "{\"step\":2}\n", "[2]\n", "{\"epoch\":0}\n",
-                                          "{\"epoch\":-1}\n", "{\"epoch\":2} {}\n", "\x80\xff\n", "{\"epoch\":2,\"st\n"};
+                                          "{\"epoch\":-1}\n", "{\"epoch\":2} {}\n",
+                                          "{\"epoch\":7,\"note\":\"a user's\"}\n", "{\"epoch\":7,\"step\":70}\n", "\x80\xff\n", "{\"epoch\":2,\"st\n"};
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
         char text[1000], left[1000], next[1200];
         snprintf(left, sizeof left, LINE("1", "10") "%s" LINE("2", "20"), foreign[i]);
@@ -127,11 +129,11 @@ static void test_lines_that_are_no_epochs_stay(void **state)
         scratch_write(PATH, text, strlen(text));
         assert_resumes(5, left, next); /* epochs that will be done again go, wherever they are */
     }
-    static const char unended[] = LINE("1", "10") "{\"epoch\":2}", windows[] = "{\"epoch\":1}\r\n{\"epoch\":7}\r\n";
-    scratch_write(PATH, unended, sizeof unended - 1);
-    assert_resumes(5, LINE("1", "10") "{\"epoch\":2}\n", LINE("1", "10") "{\"epoch\":2}\n" LINE("9", "90"));
+    static const char unended[] = LINE("1", "10") LINE("2", "20"), windows[] = UNENDED("1", "10") "\r\n" UNENDED("7", "70") "\r\n";
+    scratch_write(PATH, unended, sizeof unended - 2);
+    assert_resumes(5, unended, LINE("1", "10") LINE("2", "20") LINE("9", "90"));
     scratch_write(PATH, windows, sizeof windows - 1);
-    assert_resumes(5, "{\"epoch\":1}\r\n", "{\"epoch\":1}\r\n" LINE("9", "90"));
+    assert_resumes(5, UNENDED("1", "10") "\r\n", UNENDED("1", "10") "\r\n" LINE("9", "90"));
 }
 
 static void test_a_missing_file_is_made(void **state)
