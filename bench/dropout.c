@@ -13,81 +13,42 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/gpu_name.h"
 #include "clock.h"
-#include "gpu.h"
 #include "median.h"
 #include "memory.h"
-#include "processor.h"
 #include "version.h"
 
 enum { SAMPLE = 8192, WINDOWS = 9, MOST_MIB = 4096 }; /* floats in a sample, of any shape */
 static const double P = 0.5, TOLERANCE = 1e-6;
 
-/* --- the CPU ----------------------------------------------------------------------------------------- */
+/* --- a pass ------------------------------------------------------------------------------------------ */
 
-static void cpu_name(char *text, size_t bytes)
+static bool run_on_cpu(const struct dropout_pass *pass, size_t count, const float *x, float *y, struct error *error)
 {
-    snprintf(text, bytes, "one core");
+    if (pass->dropout == NULL)
+        memcpy(y, x, count * sizeof *x);
+    else if (pass->backward)
+        return dropout_backward(pass->dropout, pass->numbers, x, y, error);
+    else
+        return dropout_forward(pass->dropout, pass->numbers, x, y, error);
+    return true;
 }
 
-static void *cpu_open_stream(void)
-{
-    return NULL;
-}
-
-static void cpu_nothing(void *stream)
-{
-    (void)stream;
-}
-
-static void *cpu_get(size_t bytes)
-{
-    return memory_allocate_aligned(64, bytes, "a tensor");
-}
-
-static void cpu_copy(void *to, const void *from, size_t bytes, void *stream)
-{
-    (void)stream;
-    memcpy(to, from, bytes);
-}
-
-static double cpu_time(struct timed work, void *stream)
+/* As gpu_part's time_dropout. */
+static bool time_on_cpu(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
+                        struct error *error)
 {
     double seconds[WINDOWS + 1]; /* the first warms up */
     for (int i = 0; i < WINDOWS + 1; i++) {
         double begin = clock_seconds();
-        work.queue(work.context, stream);
+        if (!run_on_cpu(pass, count, x, y, error))
+            return false;
         seconds[i] = clock_seconds() - begin;
     }
-    return 1e6 * median(seconds + 1, WINDOWS);
+    *microseconds = 1e6 * median(seconds + 1, WINDOWS);
+    return true;
 }
-
-static bool cpu_forward(const struct dropout *dropout, struct dropout_stream numbers, const float *x, float *y,
-                        void *stream, struct error *error)
-{
-    (void)stream;
-    return dropout_forward(dropout, numbers, x, y, error);
-}
-
-static bool cpu_backward(const struct dropout *dropout, struct dropout_stream numbers, const float *dy, float *dx,
-                         void *stream, struct error *error)
-{
-    (void)stream;
-    return dropout_backward(dropout, numbers, dy, dx, error);
-}
-
-static const struct processor cpu_processor = {
-    .name = cpu_name,
-    .open_stream = cpu_open_stream,
-    .close_stream = cpu_nothing,
-    .get = cpu_get,
-    .drop = free,
-    .copy = cpu_copy,
-    .wait = cpu_nothing,
-    .time = cpu_time,
-    .forward = cpu_forward,
-    .backward = cpu_backward,
-};
 
 /* --- the family -------------------------------------------------------------------------------------- */
 
@@ -105,13 +66,11 @@ static const struct module {
     {"FeatureAlphaDropout", true, true, 4, {0, 8, 32, 32}},
 };
 enum { MODULES = sizeof modules / sizeof *modules };
-static const struct dropout_stream numbers = {.seed = 1, .step = 7, .layer = 3};
 
 struct bench {
-    const struct processor *processor;
-    void *stream;
+    bool (*time)(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
+                 struct error *error);
     size_t samples, count, bytes; /* of a tensor */
-    float *x, *y;                 /* there */
     float *input, *result, *wanted;
     uint8_t *keep;
 };
@@ -121,40 +80,14 @@ struct result {
     size_t wrong; /* numbers */
 };
 
-/* A pass on the clock. */
-struct pass {
-    const struct bench *bench;
-    const struct dropout *dropout; /* NULL: a copy */
-    bool backward;
-};
-
-static void queue(void *context, void *stream)
-{
-    const struct pass *pass = context;
-    const struct bench *b = pass->bench;
-    struct error error = {0};
-    if (pass->dropout == NULL)
-        b->processor->copy(b->y, b->x, b->bytes, stream);
-    else if (pass->backward)
-        b->processor->backward(pass->dropout, numbers, b->x, b->y, stream, &error);
-    else
-        b->processor->forward(pass->dropout, numbers, b->x, b->y, stream, &error);
-    if (error.code != EXIT_DONE) {
-        fprintf(stderr, "dropout: %s\n", error.text);
-        exit(error.code);
-    }
-}
-
 /* How many numbers of the last pass are not as they should be. */
-static size_t count_wrong(const struct bench *b, const struct pass *pass)
+static size_t count_wrong(const struct bench *b, const struct dropout_pass *pass)
 {
     size_t wrong = 0;
-    b->processor->copy(b->result, b->y, b->bytes, b->stream);
-    b->processor->wait(b->stream);
     if (pass->dropout == NULL) {
         memcpy(b->wanted, b->input, b->bytes);
     } else {
-        dropout_draw(pass->dropout, numbers, b->keep);
+        dropout_draw(pass->dropout, pass->numbers, b->keep);
         (pass->backward ? dropout_backward_masked : dropout_forward_masked)(pass->dropout, b->keep, b->input,
                                                                             b->wanted);
     }
@@ -165,10 +98,14 @@ static size_t count_wrong(const struct bench *b, const struct pass *pass)
 
 static struct result measure(const struct bench *b, const struct dropout *dropout, bool backward)
 {
-    const struct pass pass = {b, dropout, backward};
+    const struct dropout_pass pass = {dropout, {.seed = 1, .step = 7, .layer = 3}, backward};
+    struct error error = {0};
+    double microseconds;
     memset(b->result, 0xff, b->bytes); /* NaN: what nobody writes is seen */
-    b->processor->copy(b->y, b->result, b->bytes, b->stream);
-    double microseconds = b->processor->time((struct timed){queue, (void *)&pass}, b->stream);
+    if (!b->time(&pass, b->count, b->input, b->result, &microseconds, &error)) {
+        fprintf(stderr, "dropout: %s\n", error.text);
+        exit(error.code);
+    }
     return (struct result){microseconds, count_wrong(b, &pass)};
 }
 
@@ -263,23 +200,17 @@ static bool measure_all(const struct bench *b, struct result results[MODULES + 1
 
 /* --- the program ------------------------------------------------------------------------------------- */
 
-static void open_bench(struct bench *b, const struct processor *processor, size_t mib)
+static void open_bench(struct bench *b, size_t mib)
 {
-    b->processor = processor;
-    b->stream = processor->open_stream();
     b->bytes = mib << 20;
     b->count = b->bytes / sizeof(float);
     b->samples = b->count / SAMPLE;
-    b->x = processor->get(b->bytes);
-    b->y = processor->get(b->bytes);
-    b->input = cpu_get(b->bytes);
-    b->result = cpu_get(b->bytes);
-    b->wanted = cpu_get(b->bytes);
-    b->keep = cpu_get(b->count);
+    b->input = memory_allocate_aligned(64, b->bytes, "a tensor");
+    b->result = memory_allocate_aligned(64, b->bytes, "a tensor");
+    b->wanted = memory_allocate_aligned(64, b->bytes, "a tensor");
+    b->keep = memory_allocate_aligned(64, b->count, "a mask");
     for (size_t i = 0; i < b->count; i++)
         b->input[i] = (float)((uint32_t)i * 2654435761u >> 8) * 0x1p-23f - 1;
-    processor->copy(b->x, b->input, b->bytes, b->stream);
-    processor->wait(b->stream);
 }
 
 static void close_bench(struct bench *b)
@@ -288,19 +219,15 @@ static void close_bench(struct bench *b)
     free(b->wanted);
     free(b->result);
     free(b->input);
-    b->processor->drop(b->y);
-    b->processor->drop(b->x);
-    b->processor->close_stream(b->stream);
 }
 
 int main(int argc, char **argv)
 {
-    struct bench bench;
-    char why[300], name[400];
+    char why[300], name[400] = "one core";
     setvbuf(stdout, NULL, _IOLBF, 0); /* whoever is stopped has told what it knew */
     const struct gpu_part *part = gpu_load(why, sizeof why);
     bool on_gpu = part != NULL && part->engine->available(why, sizeof why);
-    const struct processor *processor = on_gpu ? part->processor : &cpu_processor;
+    struct bench bench = {.time = on_gpu ? part->time_dropout : time_on_cpu};
     bool json = argc > 1 && strcmp(argv[1], "--json") == 0;
     char *end = NULL;
     argc -= json, argv += json;
@@ -313,11 +240,12 @@ int main(int argc, char **argv)
         print_skipped(why);
         return EXIT_DONE;
     }
-    processor->name(name, sizeof name);
+    if (on_gpu)
+        gpu_name(part, name, sizeof name);
     if (!json)
         printf("# dtrain %s, %s; %s%s%s\n# %ld MiB of fp32, p %g, samples of 8,192 numbers or of 8 channels\n",
                version_revision, version_build, name, on_gpu ? "" : ": ", on_gpu ? "" : why, mib, P);
-    open_bench(&bench, processor, (size_t)mib);
+    open_bench(&bench, (size_t)mib);
     struct result results[MODULES + 1][2];
     if (!json)
         print_heading();

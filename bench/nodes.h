@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/gpu_name.h"
 #include "bench/gradient.h"
 #include "clock.h"
-#include "gpu.h"
 #include "median.h"
 #include "memory.h"
 #include "step.h"
@@ -242,7 +242,7 @@ static const struct engine_ops *nodes_start(struct nodes *n, char *name, size_t 
     if (n->comm == NULL)
         nodes_fail(n, &error);
     n->part = gpu_load(name, bytes);
-    n->part->processor->name(name, bytes);
+    gpu_name(n->part, name, bytes);
     return ops;
 }
 

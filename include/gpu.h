@@ -8,13 +8,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "dropout.h"
 #include "engine.h"
-#include "processor.h"
 
 /* Something that a training step queues: a kernel, or a few of a library's. */
 struct gpu_node {
     const char *layer, *pass;
     double microseconds;
+};
+
+/* A pass of the dropout family to be timed. */
+struct dropout_pass {
+    const struct dropout *dropout; /* NULL: a plain copy instead */
+    struct dropout_stream numbers;
+    bool backward;
 };
 
 /* The GPU of one rank. Plain data. */
@@ -35,7 +42,6 @@ struct gpu_part {
     const struct engine_ops *fused;    /* fused */
     const struct engine_ops *engine;   /* cudnn */
     const struct transport *transport; /* nccl */
-    const struct processor *processor; /* for benchmarks */
 
     /* What this process sees, and which GPU is this local rank's. */
     void (*look)(int local_rank, struct device *device);
@@ -44,6 +50,11 @@ struct gpu_part {
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
      * weights and momentum as they were. */
     int (*profile)(struct engine *engine, struct gpu_node *nodes, int most);
+
+    /* What a pass over device memory costs on the first visible GPU: a median. x and y, count floats each, lie in host
+     * memory; what the pass does not write of y stays as it was. Errors of dropout_cuda.h. */
+    bool (*time_dropout)(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
+                         struct error *error);
 
     /* "CUDA 13.0 (driver 13.0), cuDNN 9.19.0, cuBLAS 13.1.0, NCCL 2.28.9" */
     void (*versions)(char *text, size_t bytes);

@@ -6,7 +6,6 @@
 #include <stddef.h>
 
 #include "gpu.h"
-#include "processor.h"
 
 /* Whether there is one that the kernels run on; `why` names it, or says what is missing. */
 bool device_available(char *why, size_t why_bytes);
@@ -20,6 +19,8 @@ void device_use(int local_rank);
 /* Of the driver and the libraries that are loaded. */
 void device_versions(char *text, size_t bytes);
 
-extern const struct processor gpu_processor; /* of processor.c: the first visible one, for benchmarks */
+/* Of dropout_time.c: gpu_part's time_dropout. */
+bool device_time_dropout(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
+                         struct error *error);
 
 #endif

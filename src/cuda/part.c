@@ -13,8 +13,8 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .engine = &engine_cudnn,
     .fused = &engine_fused,
     .transport = &transport_nccl,
-    .processor = &gpu_processor,
     .profile = cudnn_profile,
+    .time_dropout = device_time_dropout,
     .look = device_look,
     .versions = device_versions,
 };
