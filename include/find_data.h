@@ -2,12 +2,26 @@
 #ifndef DTRAIN_FIND_DATA_H
 #define DTRAIN_FIND_DATA_H
 
+#include <stdbool.h>
+#include <stddef.h>
+
 #include "comm.h"
 #include "error.h"
 
+/* What --data asks for. */
+struct data_choice {
+    enum { DATA_BINARY, DATA_SYNTHETIC, DATA_TO_CONVERT } kind;
+    const char *named;  /* DATA_TO_CONVERT: the file or directory that is not of the binary version; borrowed */
+    size_t train, test; /* DATA_SYNTHETIC: pictures */
+};
+
+/* wanted: --data, or NULL: then $DTRAIN_DATA may name some. Looks at what a name leads to, makes nothing. Errors
+ * (EXIT_USAGE): a count of synthetic pictures that cannot be. */
+bool find_data_choose(const char *wanted, struct data_choice *choice, struct error *error);
+
 /* Collective. The synthetic set, and a copy of what is not of the binary version, is made in the cache by one
- * rank a host where it is not there yet. wanted: --data, or
- * NULL. False with *error, perhaps on one rank only. */
+ * rank a host where it is not there yet. wanted: as
+ * above. False with *error, perhaps on one rank only. */
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error);
 
 #endif

@@ -41,8 +41,7 @@ static enum line judge(const char *line, size_t length, uint64_t epochs_done)
     cJSON *json = cJSON_ParseWithLengthOpts(line, length, &end, false);
     const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(json, "epoch");
     bool ours = cJSON_IsNumber(epoch) && epoch->valuedouble >= 1 &&
-                cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "step")) &&
-                cJSON_HasObjectItem(json, "loss");
+                cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "step")) && cJSON_HasObjectItem(json, "loss");
     bool later = ours && epoch->valuedouble > (double)epochs_done;
     cJSON_Delete(json);
     while (ours && end < line + length && isspace((unsigned char)*end))

@@ -8,15 +8,14 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "convert_data.h"
 #include "dataset.h"
 #include "describe.h"
 #include "devices.h"
 #include "engine.h"
+#include "find_data.h"
 #include "gpu.h"
 #include "launcher.h"
 #include "memory.h"
-#include "synthetic.h"
 #include "version.h"
 
 /* What rank 0 learns of each rank. */
@@ -115,19 +114,15 @@ static void print_comm(const struct options *options, struct comm *world, bool o
 static void print_data(const struct options *options, struct error *error)
 {
     char directory[4096];
-    size_t train, test;
-    if (options->data != NULL && synthetic_parse(options->data, &train, &test, error)) {
-        row("data", "synthetic: %zu + %zu pictures, made in the cache when first used", train, test);
-        return;
-    }
-    const char *named = options->data != NULL ? options->data : getenv("DTRAIN_DATA");
-    if (error->code == EXIT_DONE && named != NULL && convert_data_wants(named)) {
-        row("data", "%s: not of the binary version; converted into the cache when first used", named);
-        return;
-    }
+    struct data_choice choice;
     struct dataset data;
-    if (error->code == EXIT_DONE && dataset_find(options->data, directory, error) &&
-        dataset_open(&data, directory, error)) {
+    if (!find_data_choose(options->data, &choice, error))
+        return;
+    if (choice.kind == DATA_SYNTHETIC) {
+        row("data", "synthetic: %zu + %zu pictures, made in the cache when first used", choice.train, choice.test);
+    } else if (choice.kind == DATA_TO_CONVERT) {
+        row("data", "%s: not of the binary version; converted into the cache when first used", choice.named);
+    } else if (dataset_find(options->data, directory, error) && dataset_open(&data, directory, error)) {
         row("data", "%s: %zu + %zu pictures", data.directory, data.train.count, data.test.count);
         dataset_close(&data);
     }

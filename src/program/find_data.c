@@ -11,24 +11,40 @@ static void alive(void *world)
     comm_alive(world);
 }
 
+bool find_data_choose(const char *wanted, struct data_choice *choice, struct error *error)
+{
+    const char *named = wanted != NULL ? wanted : getenv("DTRAIN_DATA");
+    *choice = (struct data_choice){.kind = DATA_BINARY};
+    if (wanted != NULL && synthetic_parse(wanted, &choice->train, &choice->test, error)) {
+        choice->kind = DATA_SYNTHETIC;
+    } else if (error->code == EXIT_DONE && named != NULL && convert_data_wants(named)) {
+        choice->kind = DATA_TO_CONVERT;
+        choice->named = named;
+    }
+    return error->code == EXIT_DONE;
+}
+
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error)
 {
-    size_t train, test;
-    bool synthetic = wanted != NULL && synthetic_parse(wanted, &train, &test, error);
-    if (error->code != EXIT_DONE)
+    struct data_choice choice;
+    if (!find_data_choose(wanted, &choice, error))
         return false;
-    const char *named = wanted != NULL ? wanted : getenv("DTRAIN_DATA");
-    bool foreign = !synthetic && named != NULL && convert_data_wants(named);
-    if (comm_host_rank(world) == 0 && synthetic) {
+    if (comm_host_rank(world) == 0 && choice.kind == DATA_SYNTHETIC) {
         comm_away(world); /* it may draw a million pictures */
-        synthetic_make(train, test, directory, error);
+        synthetic_make(choice.train, choice.test, directory, error);
         comm_back(world);
     }
-    if (comm_host_rank(world) == 0 && foreign)
-        convert_data(named, directory, alive, world, error);
+    if (comm_host_rank(world) == 0 && choice.kind == DATA_TO_CONVERT)
+        convert_data(choice.named, directory, alive, world, error);
     if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
         return false;
-    if (synthetic)
-        return synthetic_find(train, test, directory, error);
-    return foreign ? convert_data(named, directory, alive, world, error) : dataset_find(wanted, directory, error);
+    switch (choice.kind) {
+    case DATA_SYNTHETIC:
+        return synthetic_find(choice.train, choice.test, directory, error);
+    case DATA_TO_CONVERT:
+        return convert_data(choice.named, directory, alive, world, error);
+    case DATA_BINARY:
+        break;
+    }
+    return dataset_find(wanted, directory, error);
 }
