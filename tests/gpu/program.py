@@ -3,6 +3,7 @@
 NCCL, and in trouble. PART: parity, checkpoints, ranks, four_nets, verify, trouble, study; all if none is
 named.
 What needs no GPU of it is in tests/gpu/emulated.py; tests/gpu/run runs this among all that needs one."""
+# needs: dtrain
 
 import ctypes
 import functools
@@ -60,7 +61,6 @@ def run(np, *options, seconds=SECONDS, **where):
 
 def weights(directory):
     """The weights and momentum in a checkpoint, as floats."""
-# needs: dtrain
     data = content(directory, "checkpoint.safetensors")
     body = data[8 + int.from_bytes(data[:8], "little"):]
     return struct.unpack(f"<{len(body) // 4}f", body)
