@@ -357,6 +357,11 @@ def test_relay():
         "endpoint.c:1065:mca_btl_tcp_endpoint_send_handler] invalid connection state (2)"))
     done = with_mpirun(f"printf '%s' '{broken}{lost}\n' >&2; exit 137")
     check(done.returncode == 4 and done.stderr == told, "broken connections to a rank that is lost: not told", said(done))
+    daemon = f"{rule}\nORTE has lost communication with a remote daemon.\n\n  Remote daemon: [[1,0],2] on node k \n{rule}\n"
+    route = f"{rule}\nORTE does not know how to route a message to the specified daemon\n  target node:  m\n{rule}\n"
+    done = with_mpirun(f"printf '%s' '{route}{daemon}' >&2; exit 137")
+    check(done.returncode == 4 and done.stderr == "launch/run: lost host k, or Open MPI's daemon there; start again with --resume\n",
+          "no route to the daemons behind one that is lost: not told", said(done))
     done = with_mpirun(f"printf '%s' '{broken}' >&2; exit 1")
     check(done.returncode == 1 and done.stderr == broken, "broken connections, and nothing lost: told", said(done))
     done = with_mpirun("printf abc >&2; exit 3")
