@@ -3,9 +3,10 @@
  * engine_ops table, added to the list in engine.c.
  *
  * All ranks of a comm open the same engine with the same setup, and call begin_epoch, train, and what the plain step is made
- * of (gradient, comm_sum, update) together. evaluate, read and write are each rank's own affair.
+ * of (gradient, comm_sum, update) together; train_several with the engines in the same order. evaluate, read and write are
+ * each rank's own affair.
  *
- * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each. A GPU engine may start
+ * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each, none opened beside another. A GPU engine may start
  * threads of its libraries, which call nothing here.
  *
  *     const struct engine_ops *ops = engine_choose("auto", why, sizeof why, &error);
@@ -50,6 +51,8 @@ struct engine_setup {
     float momentum;
     enum precision precision;
     const struct cJSON *choices; /* on rank 0, while it opens: as `choices` gave them when the run began; or NULL */
+    struct engine *beside; /* an open one of this rank, of the same ops, data, comm and batch size, with which this
+                                    one may share what it has, to be trained at once; or NULL */
 };
 
 /* A run of steps within one epoch. */
@@ -105,6 +108,13 @@ struct engine_ops {
     /* As many steps of the span as suit the engine, all ranks as many. False: it has no way of its own for the first
      * one, and did nothing. NULL: it never has. Then the plain step does it (src/training/step.c). */
     bool (*train)(struct engine *engine, const struct span *span, struct train_report *report);
+
+    /* Of `count` engines that were opened beside each other, how many are best trained at once; 1: they take turns. The same on
+     * all ranks. train_several does as train does for each, with its span and report; all have the same stop flag. NULL:
+     * there is no such way. */
+    int (*at_once)(struct engine *engine, int count);
+    void (*train_several)(struct engine *const *engines, int count, const struct span *spans,
+                          struct train_report *reports);
 
     /* Predict mode (no dropout) on samples [first, last) of a split; first is a multiple of TILE.
      * Adds to *sum. */

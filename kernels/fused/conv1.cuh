@@ -15,7 +15,7 @@
 
 /* A warp: two rows of windows, of channels number first .. first + count (1..KT) of the kept ones. */
 template <int KT>
-static __device__ void conv1_rows(const fused_run &f, memory &m, unsigned e, unsigned first, unsigned count,
+static __device__ void conv1_rows(memory &m, unsigned e, unsigned first, unsigned count,
                                   unsigned two_rows)
 {
     unsigned lane = tid() % LANES, x = lane % 16, y = two_rows * 2 + lane / 16;
@@ -37,7 +37,7 @@ static __device__ void conv1_rows(const fused_run &f, memory &m, unsigned e, uns
 #pragma unroll
     for (int k = 0; k < KT; k++) {
         int from;
-        float v = pool(windows[k], m.b1[channel[k]], f.scale[0], &from);
+        float v = pool(windows[k], m.b1[channel[k]], m.run.scale[0], &from);
         if (mine) {
             m.pool1[e][channel[k]][y][x] = v;
             m.win1[e][channel[k]][y * 14 + x].base = winner_base(from, y, x, PITCH_IMAGE);
@@ -46,7 +46,7 @@ static __device__ void conv1_rows(const fused_run &f, memory &m, unsigned e, uns
 }
 
 /* A sample's kept channels in groups of up to three, two groups of a size; seven warps a group. */
-static __device__ void conv1_forward(const fused_run &f, memory &m, both kept)
+static __device__ void conv1_forward(memory &m, both kept)
 {
     both n = {(unsigned)__popc(kept.first), (unsigned)__popc(kept.second)};
     both groups = {(n.first + 2) / 3, (n.second + 2) / 3};
@@ -55,9 +55,9 @@ static __device__ void conv1_forward(const fused_run &f, memory &m, both kept)
         unsigned half = groups[e] == 2 ? n[e] / 2 : 0, first = u < 7 ? 0 : half;
         unsigned count = u < 7 && half != 0 ? half : n[e] - half;
         if (count == 3)
-            conv1_rows<3>(f, m, e, first, count, u % 7);
+            conv1_rows<3>(m, e, first, count, u % 7);
         else
-            conv1_rows<2>(f, m, e, first, count, u % 7);
+            conv1_rows<2>(m, e, first, count, u % 7);
     }
 }
 
@@ -95,7 +95,7 @@ static __device__ void conv1_chunks(memory &m, both kept)
 }
 
 /* A thread a number: 75 weights and the bias of each channel, over both samples, each rounded by itself. */
-static __device__ void conv1_sum(memory &m, both kept, int64_t *sums)
+static __device__ void conv1_sum(memory &m, both kept)
 {
     unsigned channel = tid() / 76, i = tid() % 76;
     long long units = 0;
@@ -111,14 +111,14 @@ static __device__ void conv1_sum(memory &m, both kept, int64_t *sums)
             sum += m.parts[e * CHUNKS + chunk][number][i];
         units += fixed_point(m, i < 75 ? sum * (1 / 255.0f) : sum);
     }
-    add_units(sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 84 + i / 25 * 28 + i % 25 : AT_B1 + channel), units);
+    add_units(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 84 + i / 25 * 28 + i % 25 : AT_B1 + channel), units);
 }
 
-static __device__ void conv1_weights(memory &m, both kept, int64_t *sums)
+static __device__ void conv1_weights(memory &m, both kept)
 {
     conv1_chunks(m, kept);
     __syncthreads();
-    conv1_sum(m, kept, sums);
+    conv1_sum(m, kept);
 }
 
 #endif

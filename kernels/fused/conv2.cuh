@@ -16,17 +16,17 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-DEVICE void send_pool2(const fused_run &f, const memory &m, unsigned round, unsigned e, unsigned channel, unsigned cell,
+DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned channel, unsigned cell,
                 float v)
 {
     unsigned sample = m.sample[EACH * seat_of() + e];
-    send_word(&mail_of(f, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
+    send_word(&mail_of(m, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
 /* A warp: all windows of KT kept channels, from number `first` on. Lanes 0..14 have three rows of them, 16..25 the
  * others. */
 template <int KT>
-static __device__ void conv2_channels(const fused_run &f, memory &m, unsigned round, unsigned e, unsigned kept1,
+static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, unsigned kept1,
                                       unsigned first)
 {
     unsigned lane = tid() % LANES, cell = lane < 16 ? lane : lane - 1;
@@ -49,16 +49,16 @@ static __device__ void conv2_channels(const fused_run &f, memory &m, unsigned ro
 #pragma unroll
     for (int k = 0; k < KT; k++) {
         int from;
-        float v = pool(windows[k], m.b2[channel[k]], f.scale[1], &from);
+        float v = pool(windows[k], m.b2[channel[k]], m.run.scale[1], &from);
         if (mine) {
             m.win2[e][channel[k]][cell].base = winner_base(from, y, x, PITCH_POOL1);
-            send_pool2(f, m, round, e, channel[k], cell, v);
+            send_pool2(m, round, e, channel[k], cell, v);
         }
     }
 }
 
 /* Two channels a warp if both samples together keep more than there are warps. What is dropped is sent as 0. */
-static __device__ void conv2_forward(const fused_run &f, memory &m, unsigned round, both kept1, both kept2)
+static __device__ void conv2_forward(memory &m, unsigned round, both kept1, both kept2)
 {
     both n = {(unsigned)__popc(kept2.first), (unsigned)__popc(kept2.second)};
     unsigned at_once = n.first + n.second > WARPS ? 2 : 1;
@@ -66,14 +66,14 @@ static __device__ void conv2_forward(const fused_run &f, memory &m, unsigned rou
     for (unsigned unit = tid() / LANES; unit < units.first + units.second; unit += WARPS) {
         unsigned e = unit >= units.first, first = at_once * (unit - e * units.first);
         if (at_once == 2 && first + 1 < n[e])
-            conv2_channels<2>(f, m, round, e, kept1[e], first);
+            conv2_channels<2>(m, round, e, kept1[e], first);
         else
-            conv2_channels<1>(f, m, round, e, kept1[e], first);
+            conv2_channels<1>(m, round, e, kept1[e], first);
     }
     for (unsigned i = tid(); i < EACH * 400; i += THREADS) {
         unsigned e = i / 400, channel = i / 25 % 16;
         if ((kept2[e] >> channel & 1) == 0)
-            send_pool2(f, m, round, e, channel, i % 25, 0);
+            send_pool2(m, round, e, channel, i % 25, 0);
     }
 }
 
@@ -81,15 +81,15 @@ static __device__ void conv2_forward(const fused_run &f, memory &m, unsigned rou
 
 /* The gradients of a channel's cells, a lane each, which have just arrived; nobody else waits for them. They stay in
  * win2. */
-DEVICE winner conv2_winner(const fused_run &f, memory &m, unsigned round, unsigned e, unsigned channel)
+DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned channel)
 {
     unsigned lane = tid() % LANES;
     winner w = {0, 0};
     if (lane < 25) {
         float v;
-        receive_words<1>(f, &mail_of(f, seat_of()).dpool2[e][channel / EACH][2 * lane + channel % EACH], 0, round, &v);
+        receive_words<1>(&mail_of(m, seat_of()).dpool2[e][channel / EACH][2 * lane + channel % EACH], 0, round, &v);
         w = m.win2[e][channel][lane];
-        w.d = w.base < 0 ? 0 : v * f.scale[1];
+        w.d = w.base < 0 ? 0 : v * m.run.scale[1];
         m.win2[e][channel][lane].d = w.d;
     }
     return w;
@@ -118,8 +118,7 @@ DEVICE void conv2_taps(const memory &m, const winner *list, unsigned count, unsi
 
 /* A warp a channel, or a channel of one sample where there are warps enough. Each sample is rounded by itself, and both
  * are added up as integers. */
-static __device__ void conv2_weights(const fused_run &f, memory &m, unsigned round, both kept1, both kept2,
-                                     int64_t *sums)
+static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both kept2)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES, channel = warp, from = 0, to = EACH;
     unsigned n0 = (unsigned)__popc(kept2.first), n1 = (unsigned)__popc(kept2.second);
@@ -135,20 +134,20 @@ static __device__ void conv2_weights(const fused_run &f, memory &m, unsigned rou
         if ((kept2[e] >> channel & 1) == 0)
             continue;
         float chains[6] = {};
-        winner w = conv2_winner(f, m, round, e, channel);
+        winner w = conv2_winner(m, round, e, channel);
         bias += fixed_point(m, warp_tree(w.d));
         conv2_taps(m, m.list[warp], list_live(m.list[warp], w), e, kept1[e], chains);
 #pragma unroll
         for (int in = 0; in < 6; in++)
             units[in] += fixed_point(m, chains[in]);
     }
-    int64_t *weights = sums + SUMS_SMALL + AT_W2 + channel * 168 + lane;
+    int64_t *weights = m.sums + SUMS_SMALL + AT_W2 + channel * 168 + lane;
     if (lane < 25)
 #pragma unroll
         for (int in = 0; in < 6; in++)
             add_units(weights + in * 28, units[in]);
     if (lane == 25)
-        add_units(sums + SUMS_SMALL + AT_B2 + channel, bias);
+        add_units(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
 }
 
 /* --- input ------------------------------------------------------------------------------------ */
@@ -220,7 +219,7 @@ template <int SLOTS> DEVICE void conv2_windows(memory &m, unsigned e, unsigned k
 
 /* A number of pool1 has seen up to three windows a direction; others' numbers are read, but not used. The sum becomes
  * the gradient of conv1's winner. A thread a number. */
-static __device__ void conv2_gather(const fused_run &f, memory &m, both kept1)
+static __device__ void conv2_gather(memory &m, both kept1)
 {
     unsigned n0 = (unsigned)__popc(kept1.first), n1 = (unsigned)__popc(kept1.second);
 #pragma unroll 1
@@ -240,11 +239,11 @@ static __device__ void conv2_gather(const fused_run &f, memory &m, both kept1)
 #pragma unroll
             for (int b = 2; b >= 0; b--)
                 sum += y / 2 - (unsigned)a < 5 && x / 2 - (unsigned)b < 5 ? v[a][b] : 0;
-        w.d = w.base < 0 ? 0 : sum * f.scale[0];
+        w.d = w.base < 0 ? 0 : sum * m.run.scale[0];
     }
 }
 
-static __device__ void conv2_input(const fused_run &f, memory &m, both kept1, both kept2)
+static __device__ void conv2_input(memory &m, both kept1, both kept2)
 {
 #pragma unroll 1
     for (unsigned e = 0; e < EACH; e++) {
@@ -259,7 +258,7 @@ static __device__ void conv2_input(const fused_run &f, memory &m, both kept1, bo
             conv2_windows<3>(m, e, kept2[e], n);
     }
     __syncthreads();
-    conv2_gather(f, m, kept1);
+    conv2_gather(m, kept1);
 }
 
 #endif

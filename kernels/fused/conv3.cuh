@@ -12,12 +12,12 @@
 #include "exchange.cuh"
 #include "reduce.cuh"
 
-DEVICE void receive_pool2(const fused_run &f, memory &m, unsigned round)
+DEVICE void receive_pool2(memory &m, unsigned round)
 {
     constexpr unsigned HALF = SAMPLES / 2 * INPUTS;
     if (tid() < HALF) {
         float v[2];
-        receive_words<2>(f, &mail_of(f, seat_of()).pool2[0][0] + tid(), HALF, round, v);
+        receive_words<2>(&mail_of(m, seat_of()).pool2[0][0] + tid(), HALF, round, v);
         m.pool2[tid() / INPUTS][tid() % INPUTS] = v[0];
         m.pool2[SAMPLES / 2 + tid() / INPUTS][tid() % INPUTS] = v[1];
     }
@@ -25,7 +25,7 @@ DEVICE void receive_pool2(const fused_run &f, memory &m, unsigned round)
 }
 
 /* A thread an output of four samples. Each row ends with two zeros. */
-static __device__ void conv3_forward(const fused_run &f, memory &m, unsigned round)
+static __device__ void conv3_forward(memory &m, unsigned round)
 {
     unsigned o = tid() % 120, quarter = tid() / 120;
     float chains[4] = {};
@@ -44,13 +44,13 @@ static __device__ void conv3_forward(const fused_run &f, memory &m, unsigned rou
 #pragma unroll
     for (unsigned j = 0; j < 4; j++) {
         unsigned place = m.place[4 * quarter + j];
-        send_word(&mail_of(f, place / EACH).parts3[seat_of()][place % EACH][o], chains[j], round);
+        send_word(&mail_of(m, place / EACH).parts3[seat_of()][place % EACH][o], chains[j], round);
     }
 }
 
 /* Warps 0..6: half a warp four inputs, a lane a sample. Eight chains of 15 outputs, added up in order. */
 constexpr unsigned CONV3_INPUT_WARPS = 7;
-DEVICE void conv3_input(const fused_run &f, memory &m, unsigned round)
+DEVICE void conv3_input(memory &m, unsigned round)
 {
     unsigned s = tid() % SAMPLES, q = tid() / SAMPLES, i = q < 13 ? 4 * q : 48;
     float sum[4] = {};
@@ -76,13 +76,14 @@ DEVICE void conv3_input(const fused_run &f, memory &m, unsigned round)
     if (q < 13)
 #pragma unroll
         for (unsigned k = 0; k < 4; k++)
-            send_word(&mail_of(f, place / EACH).dpool2[place % EACH][seat_of()][i + k], sum[k], round);
+            send_word(&mail_of(m, place / EACH).dpool2[place % EACH][seat_of()][i + k], sum[k], round);
 }
 
 /* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */
 constexpr unsigned CONV3_UNITS = 2 * CHUNKS;
-static __device__ __noinline__ void conv3_weights(memory &m, int64_t *sums, unsigned unit)
+static __device__ __noinline__ void conv3_weights(unsigned unit)
 {
+    memory &m = shared();
     unsigned lane = tid() % LANES, second = lane < INPUTS - LANES ? LANES + lane : INPUTS; /* INPUTS: zeros */
     unsigned o = unit / 2 * CHUNK + unit % 2 * 8, outputs = 8 - unit % 2;
     float chains[8][2] = {};
@@ -100,7 +101,7 @@ static __device__ __noinline__ void conv3_weights(memory &m, int64_t *sums, unsi
     for (unsigned j = 0; j < 8; j++) {
         if (j >= outputs)
             break;
-        int64_t *at = sums + seat_of() * WEIGHTS3 + (o + j) * INPUTS + lane;
+        unsigned at = seat_of() * WEIGHTS3 + (o + j) * INPUTS + lane;
         add_term(m, at, chains[j][0]);
         if (lane < INPUTS - LANES)
             add_term(m, at + LANES, chains[j][1]);

@@ -47,7 +47,7 @@ DEVICE void send_word(uint64_t *to, float v, unsigned round)
 
 /* N words, `pitch` apart: all are asked for at once, so that it takes one way to the L2 and back. */
 template <int N>
-DEVICE void receive_words(const fused_run &f, const uint64_t *from, unsigned pitch, unsigned round, float *v)
+DEVICE void receive_words(const uint64_t *from, unsigned pitch, unsigned round, float *v)
 {
     uint64_t words[N];
     bool all = false;
@@ -60,8 +60,8 @@ DEVICE void receive_words(const fused_run &f, const uint64_t *from, unsigned pit
 #pragma unroll
         for (int i = 0; i < N; i++)
             all &= round_of(words[i]) == round;
-        if (!all)
-            wait_on(&turns, f.trouble, round, round_of(words[0]));
+        if (!all && wait_on(&turns))
+            give_up(shared().run.trouble, round, round_of(words[0]));
     }
 #pragma unroll
     for (int i = 0; i < N; i++)
@@ -75,7 +75,7 @@ DEVICE void send_line(ulonglong2 *to, float a, float b, float c, unsigned round)
 
 /* N lines. */
 template <int N>
-DEVICE void receive_lines(const fused_run &f, const ulonglong2 *const *from, unsigned round, ulonglong2 *lines)
+DEVICE void receive_lines(const ulonglong2 *const *from, unsigned round, ulonglong2 *lines)
 {
     bool all = false;
 #pragma unroll 1
@@ -87,8 +87,8 @@ DEVICE void receive_lines(const fused_run &f, const ulonglong2 *const *from, uns
 #pragma unroll
         for (int i = 0; i < N; i++)
             all &= round_of(lines[i].y) == round;
-        if (!all)
-            wait_on(&turns, f.trouble, round, round_of(lines[0].y));
+        if (!all && wait_on(&turns))
+            give_up(shared().run.trouble, round, round_of(lines[0].y));
     }
 }
 
@@ -96,46 +96,47 @@ DEVICE void receive_lines(const fused_run &f, const ulonglong2 *const *from, uns
 
 constexpr unsigned COUNTER_PITCH = 32; /* a counter a line of 128 bytes */
 
-static __device__ __noinline__ void wait_for_count(const fused_run &f, const uint32_t *counter, unsigned wanted)
+static __device__ __noinline__ void wait_for_count(const uint32_t *counter, unsigned wanted)
 {
     unsigned found = load_acquire(counter);
 #pragma unroll 1
     for (unsigned turns = 0; (int)(found - wanted) < 0; found = load_acquire(counter))
-        wait_on(&turns, f.trouble, wanted, found);
+        if (wait_on(&turns))
+            give_up(shared().run.trouble, wanted, found);
 }
 
-DEVICE uint32_t *grid_counter(const fused_run &f)
+DEVICE uint32_t *grid_counter(const memory &m)
 {
-    return f.arrived;
+    return m.run.arrived;
 }
 
-DEVICE uint32_t *group_counter(const fused_run &f)
+DEVICE uint32_t *group_counter(const memory &m)
 {
-    return f.arrived + (1 + group_of()) * COUNTER_PITCH;
+    return m.run.arrived + (1 + m.group) * COUNTER_PITCH;
 }
 
 /* What this block has written for its group is seen by who has waited. */
-DEVICE void group_arrive(const fused_run &f, memory &m)
+DEVICE void group_arrive(memory &m)
 {
     __syncthreads();
     if (tid() == 0) {
-        add_release(group_counter(f));
+        add_release(group_counter(m));
         m.arrivals += SEATS;
     }
 }
 
 /* The first thread, or one behind a barrier after group_arrive: until all of the group have arrived as often as this
  * block. */
-DEVICE void wait_for_group(const fused_run &f, const memory &m)
+DEVICE void wait_for_group(const memory &m)
 {
-    wait_for_count(f, group_counter(f), m.arrivals);
+    wait_for_count(group_counter(m), m.arrivals);
 }
 
-DEVICE void group_barrier(const fused_run &f, memory &m)
+DEVICE void group_barrier(memory &m)
 {
-    group_arrive(f, m);
+    group_arrive(m);
     if (tid() == 0)
-        wait_for_group(f, m);
+        wait_for_group(m);
     __syncthreads();
 }
 

@@ -15,7 +15,7 @@ DEVICE both kept_of(const memory &m, int layer)
     return layer == 1 ? both{m.keep1[first], m.keep1[second]} : both{m.keep2[first], m.keep2[second]};
 }
 
-DEVICE void forward_to_pool2(const fused_run &f, memory &m)
+DEVICE void forward_to_pool2(memory &m)
 {
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
     if (tid() == 0)
@@ -23,86 +23,100 @@ DEVICE void forward_to_pool2(const fused_run &f, memory &m)
     make_taps(m);
     __syncthreads();
     ends(m, PHASE_TAPS);
-    conv1_forward(f, m, kept1);
+    conv1_forward(m, kept1);
     __syncthreads();
     ends(m, PHASE_CONV1);
-    conv2_forward(f, m, m.round, kept1, kept2);
+    conv2_forward(m, m.round, kept1, kept2);
     ends(m, PHASE_CONV2);
-    await_dense_weights(f, m);
-    receive_pool2(f, m, m.round);
+    await_dense_weights(m);
+    receive_pool2(m, m.round);
 }
 
 /* Forward as far as fc1. */
-DEVICE void forward(const fused_run &f, memory &m)
+DEVICE void forward(memory &m)
 {
-    forward_to_pool2(f, m);
-    fetch_dense_weights(f, m); /* while conv3 goes forward */
+    forward_to_pool2(m);
+    fetch_dense_weights(m); /* while conv3 goes forward */
     ends(m, PHASE_POOL2);
-    conv3_forward(f, m, m.round);
+    conv3_forward(m, m.round);
     settle_dense_weights(m);
     ends(m, PHASE_CONV3);
-    head_forward(f, m, m.round);
+    head_forward(m, m.round);
 }
 
 /* conv3's input, on which others wait, by the first warps; then what is left of the dense layers' weights, by all. */
-DEVICE void dense_back(const fused_run &f, memory &m, int64_t *sums)
+DEVICE void dense_back(memory &m)
 {
     constexpr unsigned FIRST = CONV3_INPUT_WARPS, OTHERS = WARPS - FIRST;
     unsigned warp = tid() / LANES;
     if (warp < FIRST)
-        conv3_input(f, m, m.round);
+        conv3_input(m, m.round);
     else
-        conv3_weights(m, sums, warp - FIRST);
+        conv3_weights(warp - FIRST);
     ends(m, PHASE_CONV3_BACK);
     if (warp < FIRST)
-        conv3_weights(m, sums, OTHERS + warp);
+        conv3_weights(OTHERS + warp);
 #pragma unroll 1
     for (unsigned unit = warp; unit < DENSE_UNITS; unit += warp < FIRST ? DENSE_UNITS : OTHERS)
-        dense_weights(m, sums, unit);
+        dense_weights(m, unit);
     ends(m, PHASE_DENSE);
 }
 static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 14 - 16, "every unit is somebody's");
 
-DEVICE void tile_gradient(const fused_run &f, memory &m, int64_t *sums)
+DEVICE void tile_gradient(memory &m)
 {
-    forward(f, m);
-    head_back(f, m, m.round, sums);
+    forward(m);
+    head_back(m, m.round);
     ends(m, PHASE_HEAD);
-    receive_rows(f, m, m.round);
+    receive_rows(m, m.round);
     ends(m, PHASE_ROWS);
-    dense_back(f, m, sums);
+    dense_back(m);
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
-    conv2_weights(f, m, m.round, kept1, kept2, sums);
+    conv2_weights(m, m.round, kept1, kept2);
     ends(m, PHASE_CONV2_WEIGHTS);
     __syncthreads(); /* pool1 and the rows have been read */
-    conv2_input(f, m, kept1, kept2);
+    conv2_input(m, kept1, kept2);
     __syncthreads();
     ends(m, PHASE_CONV2_INPUT);
-    conv1_weights(m, kept1, sums);
+    conv1_weights(m, kept1);
     ends(m, PHASE_CONV1_WEIGHTS);
 }
 
 /* --- between memory and the blocks
  * ------------------------------------------------------------------------------------ */
 
-static __device__ void load(const fused_run &f, memory &m, bool velocity)
+/* The run of this block's net: every net has as many groups, one net's after the other's. */
+static __device__ void take_run(memory &m, const fused_run *runs)
+{
+    unsigned number = block() / SEATS, group = number % runs->groups;
+    const fused_run &run = runs[number / runs->groups];
+    char *to = reinterpret_cast<char *>(&m.run);
+    for (unsigned i = 8 * tid(); i < sizeof run; i += 8 * THREADS)
+        memcpy(to + i, reinterpret_cast<const char *>(&run) + i, 8);
+    if (tid() == 0)
+        m.group = group, m.mail = static_cast<mailbox *>(run.mail) + group * SEATS;
+    __syncthreads();
+}
+static_assert(sizeof(fused_run) % 8 == 0, "it is copied by eight bytes");
+
+static __device__ void load(memory &m, bool velocity)
 {
     unsigned seat = seat_of();
     for (unsigned i = tid(); i < 120 * (PITCH_CONV3 - INPUTS); i += THREADS)
         m.w3[i / 2][INPUTS + i % 2] = 0;
     for (unsigned i = tid(); i < WEIGHTS3; i += THREADS) {
-        m.w3[i / INPUTS][i % INPUTS] = f.weights[canonical_conv3(seat, i)];
-        m.v3[i] = velocity ? f.velocity[canonical_conv3(seat, i)] : 0;
+        m.w3[i / INPUTS][i % INPUTS] = m.run.weights[canonical_conv3(seat, i)];
+        m.v3[i] = velocity ? m.run.velocity[canonical_conv3(seat, i)] : 0;
     }
     for (unsigned i = tid(); i < SMALL; i += THREADS)
-        *small_parameter(m, i) = canonical_small(i) < 0 ? 0 : f.weights[canonical_small(i)];
+        *small_parameter(m, i) = canonical_small(i) < 0 ? 0 : m.run.weights[canonical_small(i)];
     for (unsigned i = tid(); i < OWN; i += THREADS) {
         int at = canonical_small(seat * OWN + i);
-        m.v_small[i] = at < 0 || !velocity ? 0 : f.velocity[at];
+        m.v_small[i] = at < 0 || !velocity ? 0 : m.run.velocity[at];
     }
     make_patch(m);
     if (tid() == 0)
-        m.round = f.round, m.arrivals = m.dense_awaited = m.refused = 0;
+        m.round = m.run.round, m.arrivals = m.dense_awaited = m.refused = 0;
 #ifdef FUSED_CLOCKS
     if (tid() < 32)
         m.clocks[tid()] = 0;
@@ -112,22 +126,22 @@ static __device__ void load(const fused_run &f, memory &m, bool velocity)
 }
 
 /* The first group. */
-static __device__ void store(const fused_run &f, memory &m)
+static __device__ void store(memory &m)
 {
     unsigned seat = seat_of();
-    if (group_of() != 0)
+    if (m.group != 0)
         return;
     for (unsigned i = tid(); i < WEIGHTS3; i += THREADS) {
-        f.new_weights[canonical_conv3(seat, i)] = m.w3[i / INPUTS][i % INPUTS];
-        f.new_velocity[canonical_conv3(seat, i)] = m.v3[i];
+        m.run.new_weights[canonical_conv3(seat, i)] = m.w3[i / INPUTS][i % INPUTS];
+        m.run.new_velocity[canonical_conv3(seat, i)] = m.v3[i];
     }
     for (unsigned i = tid(); i < OWN; i += THREADS) {
         int at = canonical_small(seat * OWN + i);
         if (at >= 0)
-            f.new_weights[at] = *small_parameter(m, seat * OWN + i), f.new_velocity[at] = m.v_small[i];
+            m.run.new_weights[at] = *small_parameter(m, seat * OWN + i), m.run.new_velocity[at] = m.v_small[i];
     }
-    if (block() == 0 && tid() == 0)
-        *f.after = m.state;
+    if (is_first(m))
+        *m.run.after = m.state;
 }
 
 /* --- the loop
@@ -135,37 +149,37 @@ static __device__ void store(const fused_run &f, memory &m)
 
 /* What there is to know of step i of a launch follows from i, which lies in shared memory over the step: a thread has
  * no register to spare. */
-DEVICE unsigned position_of(const fused_run &f, unsigned i)
+DEVICE unsigned position_of(const memory &m, unsigned i)
 {
-    return f.position + i * f.batch;
+    return m.run.position + i * m.run.batch;
 }
 
 /* Samples of the batch; 0: there is none. */
-DEVICE unsigned samples_of(const fused_run &f, unsigned i)
+DEVICE unsigned samples_of(const memory &m, unsigned i)
 {
-    unsigned position = position_of(f, i), left = i < f.steps && position < f.last ? f.last - position : 0;
-    return left < f.batch ? left : f.batch;
+    unsigned position = position_of(m, i), left = i < m.run.steps && position < m.run.last ? m.run.last - position : 0;
+    return left < m.run.batch ? left : m.run.batch;
 }
 
-DEVICE int64_t *sums_of(const fused_run &f, unsigned i)
+DEVICE int64_t *sums_of(const memory &m, unsigned i)
 {
-    return f.sums + (f.buffer + i) % 3 * FUSED_SUMS_PITCH;
+    return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
 }
 
 /* This rank's tiles of a batch are those before `last` from `first` on; this group has every groups-th. */
-DEVICE unsigned tiles_before(const fused_run &f, unsigned samples, unsigned rank)
+DEVICE unsigned tiles_before(const memory &m, unsigned samples, unsigned rank)
 {
-    return (samples + SAMPLES - 1) / SAMPLES * rank / f.ranks; /* at most 4,096 tiles: 32 bits do */
+    return (samples + SAMPLES - 1) / SAMPLES * rank / m.run.ranks; /* at most 4,096 tiles: 32 bits do */
 }
 
-DEVICE unsigned first_tile(const fused_run &f, unsigned i)
+DEVICE unsigned first_tile(const memory &m, unsigned i)
 {
-    return tiles_before(f, samples_of(f, i), f.rank) + group_of();
+    return tiles_before(m, samples_of(m, i), m.run.rank) + m.group;
 }
 
-DEVICE unsigned last_tile(const fused_run &f, unsigned i)
+DEVICE unsigned last_tile(const memory &m, unsigned i)
 {
-    return tiles_before(f, samples_of(f, i), f.rank + 1);
+    return tiles_before(m, samples_of(m, i), m.run.rank + 1);
 }
 
 DEVICE tile tile_of(uint64_t step, unsigned position, unsigned samples, unsigned number)
@@ -174,90 +188,97 @@ DEVICE tile tile_of(uint64_t step, unsigned position, unsigned samples, unsigned
     return tile{step, number, position + number * SAMPLES, left < SAMPLES ? left : SAMPLES};
 }
 
-DEVICE void prepare(const fused_run &f, memory &m, unsigned i, unsigned number)
+DEVICE void prepare(const memory &m, unsigned i, unsigned number)
 {
-    prepare_tile(f, m, tile_of(f.step + i, position_of(f, i), samples_of(f, i), number));
+    prepare_tile(tile_of(m.run.step + i, position_of(m, i), samples_of(m, i), number));
 }
 
 /* The tiles of this group, the first of which is prepared. */
-DEVICE void step_gradient(const fused_run &f, memory &m, unsigned i)
+DEVICE void step_gradient(memory &m, unsigned i)
 {
     __syncthreads(); /* m.step is there */
 #pragma unroll 1
-    for (bool more = first_tile(f, i) < last_tile(f, i); more;) {
-        tile_gradient(f, m, sums_of(f, m.step));
-        more = m.tile + f.groups < last_tile(f, m.step);
+    for (bool more = first_tile(m, i) < last_tile(m, i); more;) {
+        tile_gradient(m);
+        more = m.tile + m.run.groups < last_tile(m, m.step);
         if (more) {
-            group_barrier(f, m); /* the mail has been read */
-            prepare(f, m, m.step, m.tile + f.groups);
+            group_barrier(m); /* the mail has been read */
+            prepare(m, m.step, m.tile + m.run.groups);
         }
     }
     if (m.dense_awaited)
-        take_dense_weights(f, m); /* of a group that had no tile */
+        take_dense_weights(m); /* of a group that had no tile */
     __syncthreads();
     if (tid() == THREADS - 1) { /* not one of the first warps, which go on meanwhile */
         if (m.refused)
-            add_sum(sums_of(f, m.step) + FUSED_REFUSED, 1);
+            add_sum(m.sums + FUSED_REFUSED, 1);
         m.refused = 0;
-        add_release(grid_counter(f));
+        add_release(grid_counter(m));
     }
 }
 
 /* The update of the step before step i. True: the run is over. */
-DEVICE bool finish_before(const fused_run &f, memory &m, unsigned i)
+DEVICE bool finish_before(memory &m, unsigned i)
 {
     if (i > 0) { /* all blocks have added to the sums */
         if (tid() == 0)
-            wait_for_count(f, grid_counter(f), i * f.groups * SEATS);
+            wait_for_count(grid_counter(m), i * m.run.groups * SEATS);
         __syncthreads();
     }
     ends(m, PHASE_GRID);
-    bool over = finish_step(f, m, f.round + i, sums_of(f, i + 2), i > 0 ? samples_of(f, i - 1) : f.pending);
+    bool over = finish_step(m, m.run.round + i, sums_of(m, i + 2), i > 0 ? samples_of(m, i - 1) : m.run.pending);
     ends(m, PHASE_UPDATE);
     return over;
 }
 
 /* Step after step: while others still work on the one before, the tile is prepared; then all wait for its sums, and
  * update. */
-DEVICE void run_steps(const fused_run &f, memory &m)
+DEVICE void run_steps(memory &m)
 {
 #pragma unroll 1
     for (unsigned i = 0;; i = m.step + 1) {
-        if (first_tile(f, i) < last_tile(f, i))
-            prepare(f, m, i, first_tile(f, i));
-        if (block() == 0 && tid() == 0)
-            m.wish = f.stop != nullptr && *f.stop; /* a way to the host: before the wait */
+        if (first_tile(m, i) < last_tile(m, i))
+            prepare(m, i, first_tile(m, i));
+        if (is_first(m))
+            m.wish = m.run.stop != nullptr && *m.run.stop; /* a way to the host: before the wait */
         ends(m, PHASE_TILE);
-        if (i == 0 ? f.pending != 0 : samples_of(f, i) != 0 || f.closes)
-            if (finish_before(f, m, i))
+        if (i == 0 ? m.run.pending != 0 : samples_of(m, i) != 0 || m.run.closes)
+            if (finish_before(m, i))
                 break;
-        if (samples_of(f, i) == 0)
+        if (samples_of(m, i) == 0)
             break;
         if (tid() == 0)
-            m.step = i;                    /* behind a barrier after it was last read: finish_before's */
-        int64_t *next = sums_of(f, i + 1); /* those of two steps ago, which nobody reads any more */
-        for (unsigned k = block() * THREADS + tid(); k < FUSED_SUMS_PITCH; k += f.groups * SEATS * THREADS)
+            m.step = i, m.sums = sums_of(m, i); /* behind a barrier after they were last read: finish_before's */
+        int64_t *next = sums_of(m, i + 1);      /* those of two steps ago, which nobody reads any more */
+        for (unsigned k = block_of(m) * THREADS + tid(); k < FUSED_SUMS_PITCH; k += m.run.groups * SEATS * THREADS)
             next[k] = 0;
-        if (block() == 0 && tid() == 0 && m.wish)
-            add_sum(sums_of(f, i) + FUSED_STOP, 1);
-        step_gradient(f, m, i);
+        if (is_first(m) && m.wish)
+            add_sum(sums_of(m, i) + FUSED_STOP, 1);
+        step_gradient(m, i);
     }
 }
 
-static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __grid_constant__ fused_run f)
+/* The nets side by side; nothing is between them. */
+struct launch {
+    fused_run runs[FUSED_NETS];
+};
+static_assert(sizeof(launch) <= 4096, "what a kernel's arguments may take");
+
+static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __grid_constant__ launch launch)
 {
     memory &m = shared();
-    load(f, m, true);
-    if (block() == 0 && tid() == 0)
-        m.state = *f.before;
-    if (!f.before->stopped && !f.before->not_finite)
-        run_steps(f, m);
+    take_run(m, launch.runs);
+    load(m, true);
+    if (is_first(m))
+        m.state = *m.run.before;
+    if (!m.run.before->stopped && !m.run.before->not_finite)
+        run_steps(m);
     if (m.dense_awaited)
-        take_dense_weights(f, m); /* the last update's */
-    store(f, m);
+        take_dense_weights(m); /* the last update's */
+    store(m);
 #ifdef FUSED_CLOCKS
-    if (f.clocks != nullptr && tid() < PHASES)
-        f.clocks[block() * PHASES + tid()] = m.clocks[tid()];
+    if (m.run.clocks != nullptr && tid() < PHASES)
+        m.run.clocks[block_of(m) * PHASES + tid()] = m.clocks[tid()];
 #endif
 }
 
@@ -284,18 +305,19 @@ DEVICE void evaluate_head(const memory &m, fused_evaluation *sum)
 }
 
 static __global__ void __launch_bounds__(THREADS, 1)
-    fused_evaluate_kernel(const __grid_constant__ fused_run f, fused_evaluation *sum)
+    fused_evaluate_kernel(const __grid_constant__ fused_run run, fused_evaluation *sum)
 {
     memory &m = shared();
-    unsigned samples = f.last - f.position;
-    load(f, m, false);
+    take_run(m, &run);
+    unsigned samples = m.run.last - m.run.position;
+    load(m, false);
 #pragma unroll 1
-    for (unsigned number = group_of(); number * SAMPLES < samples; number += f.groups) {
-        prepare_tile(f, m, tile_of(0, f.position, samples, number));
-        forward(f, m);
+    for (unsigned number = m.group; number * SAMPLES < samples; number = m.tile + m.run.groups) {
+        prepare_tile(tile_of(0, m.run.position, samples, number));
+        forward(m);
         if (tid() < LANES)
             evaluate_head(m, sum);
-        group_barrier(f, m); /* the mail has been read */
+        group_barrier(m); /* the mail has been read */
     }
 }
 
@@ -338,9 +360,12 @@ extern "C" cudaError_t fused_prepare(void)
     return error;
 }
 
-extern "C" cudaError_t fused_train(const fused_run *run, cudaStream_t stream)
+extern "C" cudaError_t fused_train(const fused_run *runs, uint32_t nets, cudaStream_t stream)
 {
-    return LAUNCH_TOGETHER(fused_train_kernel, run->groups * SEATS, (unsigned)THREADS, sizeof(memory), stream, *run);
+    launch launch = {};
+    memcpy(launch.runs, runs, nets * sizeof *runs);
+    return LAUNCH_TOGETHER(fused_train_kernel, nets * runs->groups * SEATS, (unsigned)THREADS, sizeof(memory), stream,
+                           launch);
 }
 
 extern "C" cudaError_t fused_evaluate(const fused_run *run, fused_evaluation *sum, cudaStream_t stream)

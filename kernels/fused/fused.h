@@ -27,6 +27,8 @@ enum {
  * enum sum_slot (engine.h). A multiple of two numbers, as pairs are read. */
 enum { FUSED_LOSS = FUSED_GRADIENT, FUSED_STOP, FUSED_REFUSED, FUSED_SUMS, FUSED_SUMS_PITCH = FUSED_SUMS + 1 };
 
+enum { FUSED_NETS = 16 }; /* of a launch, at most */
+
 /* Number i < FUSED_GRADIENT of the sums is of this number of the canonical layout; -1: padding. */
 int fused_canonical(uint32_t i);
 
@@ -52,7 +54,7 @@ struct fused_run {
     float *new_weights, *new_velocity; /* and as it leaves them: other memory */
     const struct fused_state *before;  /* if that run is over, the launch does nothing but hand all on */
     struct fused_state *after;         /* other memory */
-    int64_t *sums;                     /* (3, FUSED_SUMS_PITCH), zero before a run's first launch; then they rotate */
+    int64_t *sums;                     /* three times FUSED_SUMS_PITCH, zero before a run's first launch; they rotate */
     void *mail;                        /* fused_mail_bytes(groups), zero at first */
     uint32_t *arrived;                 /* fused_arrived_bytes(groups), zero before every launch */
     const volatile int32_t *stop;      /* this rank's wish, in pinned host memory; NULL: none */
@@ -69,6 +71,7 @@ struct fused_run {
     uint32_t buffer;   /* which of the sums the first one is added to, 0..2 */
     uint32_t pending;  /* samples of the batch before, whose sums, in the buffer before, wait for their update; or 0 */
     uint32_t closes;   /* 1: the last step is updated in this launch, too */
+    uint32_t sums_pitch; /* numbers from one of the sums to the next, even */
     uint32_t rank, ranks; /* whose share of a batch's tiles this is (sampler.h) */
     uint32_t groups;
     uint32_t round;    /* of the mail: fused_rounds more with every launch, so that none comes twice */
@@ -84,7 +87,9 @@ struct fused_evaluation {
  * trouble, groups, round, position and last are read. */
 cudaError_t fused_evaluate(const struct fused_run *run, struct fused_evaluation *sum, cudaStream_t stream);
 
-cudaError_t fused_train(const struct fused_run *run, cudaStream_t stream);
+/* Up to FUSED_NETS runs of as many nets at once, with as many groups each. None waits for another: each ends as it
+ * would alone, and the launch with the last. */
+cudaError_t fused_train(const struct fused_run *runs, uint32_t nets, cudaStream_t stream);
 
 size_t fused_mail_bytes(uint32_t groups);
 size_t fused_arrived_bytes(uint32_t groups);

@@ -19,22 +19,22 @@ DEVICE float activate(float sum, unsigned kept, float scale)
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-DEVICE void conv3_sum(const fused_run &f, memory &m, unsigned round)
+DEVICE void conv3_sum(memory &m, unsigned round)
 {
     unsigned e = tid() / 120, o = tid() % 120;
     if (e >= EACH)
         return;
     float parts[SEATS];
-    receive_words<SEATS>(f, &mail_of(f, seat_of()).parts3[0][e][o], EACH * 120, round, parts);
+    receive_words<SEATS>(&mail_of(m, seat_of()).parts3[0][e][o], EACH * 120, round, parts);
     float sum = parts[0];
 #pragma unroll
     for (unsigned r = 1; r < SEATS; r++)
         sum += parts[r];
-    m.y3[e][o] = activate(sum + m.b3[o], m.drawn3[e][o / 4] >> o % 4 & 1, f.scale[2]);
+    m.y3[e][o] = activate(sum + m.b3[o], m.drawn3[e][o / 4] >> o % 4 & 1, m.run.scale[2]);
 }
 
 /* A thread an output of a sample: eight chains of 15. */
-DEVICE void fc1_forward(const fused_run &f, memory &m)
+DEVICE void fc1_forward(memory &m)
 {
     unsigned o = tid() % 84, e = tid() / 84;
     if (e >= EACH)
@@ -52,7 +52,7 @@ DEVICE void fc1_forward(const fused_run &f, memory &m)
 #pragma unroll
     for (unsigned r = 1; r < CHUNKS; r++)
         sum += chains[r];
-    m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, f.scale[3]);
+    m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
 }
 
 /* Half a warp a sample, a lane a logit; lanes 10..15 have the last one once more. Four chains of 21. */
@@ -101,7 +101,7 @@ DEVICE logit classify(const memory &m)
 /* --- back ------------------------------------------------------------------------------------- */
 
 /* A thread a unit of fc1: a chain over the logits. */
-DEVICE void fc1_back(const fused_run &f, memory &m)
+DEVICE void fc1_back(memory &m)
 {
     unsigned e = tid() / 84, o = tid() % 84;
     float chain = 0;
@@ -110,11 +110,11 @@ DEVICE void fc1_back(const fused_run &f, memory &m)
 #pragma unroll
     for (int k = 0; k < 10; k++)
         chain = fmaf(m.dz[e][k], m.wf2[k][o], chain);
-    m.d1[e][o] = m.y1[e][o] > 0 ? chain * f.scale[3] : 0;
+    m.d1[e][o] = m.y1[e][o] > 0 ? chain * m.run.scale[3] : 0;
 }
 
 /* A thread an output of conv3: four chains of 21 units of fc1. */
-DEVICE void conv3_back(const fused_run &f, memory &m)
+DEVICE void conv3_back(memory &m)
 {
     unsigned e = tid() / 120, k = tid() % 120;
     float chains[4] = {};
@@ -129,7 +129,7 @@ DEVICE void conv3_back(const fused_run &f, memory &m)
         chains[(o + 3) / 21] = fmaf(d.w, m.wf1[o + 3][k], chains[(o + 3) / 21]);
     }
     float sum = chains[0] + chains[1] + chains[2] + chains[3];
-    m.d3[e][k] = m.y3[e][k] > 0 ? sum * f.scale[2] : 0;
+    m.d3[e][k] = m.y3[e][k] > 0 ? sum * m.run.scale[2] : 0;
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -138,33 +138,33 @@ DEVICE void conv3_back(const fused_run &f, memory &m)
 constexpr unsigned LINE_Y3 = 0, LINE_D3 = 40, LINE_Y1 = 80, LINE_D1 = 108, LINE_DZ = 136, LINES = 140;
 
 /* By the threads from `first` on, in three teams, of which each serves every third seat. */
-DEVICE void send_lines(const fused_run &f, const memory &m, unsigned first, unsigned lines, unsigned e, unsigned line,
+DEVICE void send_lines(const memory &m, unsigned first, unsigned lines, unsigned e, unsigned line,
                 const float *from, unsigned round)
 {
     unsigned team = (tid() - first) / (EACH * lines);
     float a = from[0], b = from[1], c = from[2];
-    ulonglong2 *to = &mail_of(f, 0).rows[m.sample[EACH * seat_of() + e]][line];
+    ulonglong2 *to = &mail_of(m, 0).rows[m.sample[EACH * seat_of() + e]][line];
     for (unsigned seat = team; team < 3 && seat < SEATS; seat += 3)
         send_line(reinterpret_cast<ulonglong2 *>(reinterpret_cast<char *>(to) + seat * sizeof(mailbox)), a, b, c,
                   round);
 }
 
 /* y3 and y1. */
-DEVICE void send_outcomes(const fused_run &f, const memory &m, unsigned first, unsigned round)
+DEVICE void send_outcomes(const memory &m, unsigned first, unsigned round)
 {
     constexpr unsigned OUTCOMES = 68;
     unsigned i = tid() - first, e = i / OUTCOMES % EACH, q = i % OUTCOMES;
-    send_lines(f, m, first, OUTCOMES, e, q < 40 ? LINE_Y3 + q : LINE_Y1 + q - 40,
+    send_lines(m, first, OUTCOMES, e, q < 40 ? LINE_Y3 + q : LINE_Y1 + q - 40,
                q < 40 ? m.y3[e] + 3 * q : m.y1[e] + 3 * (q - 40), round);
 }
 
 /* d3, d1 and dz. */
-DEVICE void send_gradients(const fused_run &f, const memory &m, unsigned round)
+DEVICE void send_gradients(const memory &m, unsigned round)
 {
     constexpr unsigned GRADIENTS = 72;
     unsigned e = tid() / GRADIENTS % EACH, q = tid() % GRADIENTS;
     const float *from = q < 40 ? m.d3[e] + 3 * q : q < 68 ? m.d1[e] + 3 * (q - 40) : m.dz[e] + 3 * (q - 68);
-    send_lines(f, m, 0, GRADIENTS, e, q < 40 ? LINE_D3 + q : LINE_D1 + q - 40, from, round);
+    send_lines(m, 0, GRADIENTS, e, q < 40 ? LINE_D3 + q : LINE_D1 + q - 40, from, round);
 }
 
 /* Where a sample's line goes. */
@@ -179,15 +179,15 @@ DEVICE float *row_of_line(memory &m, unsigned s, unsigned line)
     return line < LINE_DZ ? m.rows.d1[s] + 3 * (line - LINE_D1) : m.rows.dz[s] + 3 * (line - LINE_DZ);
 }
 
-static __device__ void receive_rows(const fused_run &f, memory &m, unsigned round)
+static __device__ void receive_rows(memory &m, unsigned round)
 {
     constexpr unsigned ALL = SAMPLES * LINES, TURNS = (ALL + THREADS - 1) / THREADS;
     ulonglong2 lines[TURNS];
-    const ulonglong2 *from[TURNS], *rows = mail_of(f, seat_of()).rows[0];
+    const ulonglong2 *from[TURNS], *rows = mail_of(m, seat_of()).rows[0];
 #pragma unroll
     for (unsigned k = 0; k < TURNS; k++)
         from[k] = rows + (tid() + k * THREADS < ALL ? tid() + k * THREADS : tid());
-    receive_lines<TURNS>(f, from, round, lines);
+    receive_lines<TURNS>(from, round, lines);
 #pragma unroll
     for (unsigned k = 0; k < TURNS; k++) {
         unsigned i = tid() + k * THREADS;
@@ -201,16 +201,16 @@ static __device__ void receive_rows(const fused_run &f, memory &m, unsigned roun
 
 /* --- together --------------------------------------------------------------------------------- */
 
-DEVICE void head_forward(const fused_run &f, memory &m, unsigned round)
+DEVICE void head_forward(memory &m, unsigned round)
 {
-    conv3_sum(f, m, round);
+    conv3_sum(m, round);
     __syncthreads();
-    fc1_forward(f, m);
+    fc1_forward(m);
     __syncthreads();
 }
 
 /* After head_forward. */
-static __device__ void head_back(const fused_run &f, memory &m, unsigned round, int64_t *sums)
+static __device__ void head_back(memory &m, unsigned round)
 {
     if (tid() < LANES) {
         unsigned e = tid() / 16, k = tid() % 16;
@@ -218,15 +218,15 @@ static __device__ void head_back(const fused_run &f, memory &m, unsigned round, 
         if (k < 12)
             m.dz[e][k] = l.label >= 0 && k < 10 ? l.numerator / l.denominator - ((int)k == l.label ? 1.0f : 0.0f) : 0;
         if (k == 0 && l.label >= 0)
-            add_term(m, sums + FUSED_LOSS, l.loss);
+            add_term(m, FUSED_LOSS, l.loss);
     } else if (tid() >= 2 * LANES)
-        send_outcomes(f, m, 2 * LANES, round);
+        send_outcomes(m, 2 * LANES, round);
     __syncthreads();
-    fc1_back(f, m);
+    fc1_back(m);
     __syncthreads();
-    conv3_back(f, m);
+    conv3_back(m);
     __syncthreads();
-    send_gradients(f, m, round);
+    send_gradients(m, round);
 }
 
 /* --- the dense layers' weights
@@ -252,7 +252,7 @@ DEVICE float chain_of_samples(const float *x, unsigned pitch_x, const float *d, 
 
 /* A warp: 32 of the seat's small parameters, those that are of conv3's biases, fc1 or fc2. */
 constexpr unsigned DENSE_UNITS = (OWN + LANES - 1) / LANES;
-DEVICE void dense_weights(memory &m, int64_t *sums, unsigned unit)
+DEVICE void dense_weights(memory &m, unsigned unit)
 {
     unsigned own = unit * LANES + tid() % LANES, i = seat_of() * OWN + own;
     const struct rows &r = m.rows;
@@ -272,7 +272,7 @@ DEVICE void dense_weights(memory &m, int64_t *sums, unsigned unit)
         term = sum_of_samples(&r.d1[0][i - AT_BF1], 84);
     else
         term = sum_of_samples(&r.dz[0][i - AT_BF2], 12); /* and two zeros */
-    add_term(m, sums + SUMS_SMALL + i, term);
+    add_term(m, SUMS_SMALL + i, term);
 }
 
 #endif

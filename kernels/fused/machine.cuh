@@ -81,11 +81,15 @@ static __device__ __forceinline__ void add_sum(int64_t *to, long long term)
 /* --- waiting ---------------------------------------------------------------------------------- */
 
 /* Once a turn of a loop that waits for other blocks. They are all on the GPU: one that does not answer for some ten
- * seconds is a fault, and ends the launch. */
-static __device__ __forceinline__ void wait_on(unsigned *turns, fused_trouble *trouble, unsigned wanted, unsigned found)
+ * seconds is a fault. True: so it is. */
+static __device__ __forceinline__ bool wait_on(unsigned *turns)
 {
-    if (++*turns < 1u << 24)
-        return;
+    return ++*turns >= 1u << 24;
+}
+
+/* Ends the launch. */
+static __device__ __noinline__ void give_up(fused_trouble *trouble, unsigned wanted, unsigned found)
+{
     if (trouble != nullptr) {
         trouble->block = blockIdx.x, trouble->wanted = wanted, trouble->found = found;
         trouble->waited = 1;

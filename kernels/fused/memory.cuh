@@ -60,6 +60,8 @@ struct taps { /* winograd.cuh */
     float conv1[6][3][PITCH_TAPS], conv2[16][6][PITCH_TAPS];
 };
 
+struct mailbox;
+
 struct alignas(16) memory {
     /* the small parameters, FUSED_SMALL numbers one after the other */
     float w1[6][3][28], w2[16][6][28], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84], bf2[12];
@@ -82,6 +84,9 @@ struct alignas(16) memory {
     alignas(16) winner list[WARPS][LANES]; /* a warp's own */
     float y3[EACH][120], y1[EACH][84], d1[EACH][84], d3[EACH][120], dz[EACH][12];
 
+    fused_run run;  /* of this block's net, a copy: a thread has no register for which of a launch's it is */
+    mailbox *mail;  /* of the group's seats */
+    uint32_t group; /* number among the net's */
     uint32_t record[SAMPLES];
     uint8_t drawn[SAMPLES][6], drawn3[EACH][30], drawn1[EACH][22]; /* masks, four elements in each */
     uint8_t keep1[SAMPLES];
@@ -91,6 +96,7 @@ struct alignas(16) memory {
     uint8_t channels1[EACH][8], channels2[EACH][16]; /* the kept ones, ascending */
     uint16_t patch[PATCH];                           /* conv2_input */
     uint32_t step;                                   /* of the launch */
+    int64_t *sums;                                   /* of the step */
     uint32_t tile;                                   /* its number in the global batch */
     uint32_t round;                                  /* of the tile's mail; the first thread counts it */
     uint32_t arrivals;                               /* at the group's counter: the first thread's */
@@ -125,14 +131,21 @@ DEVICE unsigned seat_of()
     return block() % SEATS;
 }
 
-DEVICE unsigned group_of()
+/* Of its net. */
+DEVICE unsigned block_of(const memory &m)
 {
-    return block() / SEATS;
+    return m.group * SEATS + seat_of();
 }
 
-DEVICE mailbox &mail_of(const fused_run &f, unsigned seat)
+/* Of its net: who does what one thread does. */
+DEVICE bool is_first(const memory &m)
 {
-    return static_cast<mailbox *>(f.mail)[group_of() * SEATS + seat];
+    return block_of(m) == 0 && tid() == 0;
+}
+
+DEVICE mailbox &mail_of(const memory &m, unsigned seat)
+{
+    return m.mail[seat];
 }
 
 /* Output o of conv3 in a row of gradients. */

@@ -28,9 +28,10 @@ DEVICE void add_units(int64_t *sum, long long units)
         add_sum(sum, units);
 }
 
-DEVICE void add_term(memory &m, int64_t *sum, float term)
+/* To number i of the step's sums. */
+DEVICE void add_term(memory &m, unsigned i, float term)
 {
-    add_units(sum, fixed_point(m, term));
+    add_units(m.sums + i, fixed_point(m, term));
 }
 
 /* Of a warp: the tree of kernels/README.md. Every lane gets it. */

@@ -17,16 +17,16 @@ struct tile {
 };
 
 /* Whether elements 4 * block .. + 3 of a layer are kept, a bit each. */
-static __device__ unsigned draw(const fused_run &f, const tile &tile, unsigned layer, unsigned sample, unsigned block)
+static __device__ unsigned draw(const memory &m, const tile &tile, unsigned layer, unsigned sample, unsigned block)
 {
-    if (f.threshold[layer] == 0)
+    if (m.run.threshold[layer] == 0)
         return 15;
     struct philox_counter at = philox_counter(PHILOX_DROPOUT, layer, tile.step, tile.number * SAMPLES + sample, block);
-    struct philox_counter numbers = philox4x32(at, f.seed);
+    struct philox_counter numbers = philox4x32(at, m.run.seed);
     unsigned kept = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        kept |= (unsigned)(numbers.c[i] >= f.threshold[layer]) << i;
+        kept |= (unsigned)(numbers.c[i] >= m.run.threshold[layer]) << i;
     return kept;
 }
 
@@ -57,15 +57,15 @@ static __device__ void assign_samples(memory &m)
         m.channels2[e][__popc(keep2 & below)] = (uint8_t)channel;
 }
 
-static __device__ void draw_convolutions(const fused_run &f, memory &m, const tile &tile)
+static __device__ void draw_convolutions(memory &m, const tile &tile)
 {
     unsigned t = tid();
     if (t < SAMPLES * 6) {
         unsigned s = t / 6, i = t % 6;
-        m.drawn[s][i] = s < tile.count ? (uint8_t)draw(f, tile, i < 2 ? 0 : 1, s, i < 2 ? i : i - 2) : 0;
+        m.drawn[s][i] = s < tile.count ? (uint8_t)draw(m, tile, i < 2 ? 0 : 1, s, i < 2 ? i : i - 2) : 0;
     } else if (t >= 128 && t < 128 + SAMPLES) {
         unsigned place = tile.place + (t - 128 < tile.count ? t - 128 : 0);
-        m.record[t - 128] = f.order != nullptr ? f.order[place] : place;
+        m.record[t - 128] = m.run.order != nullptr ? m.run.order[place] : place;
     }
     if (t < FIRST_THREADS)
         sync_first_threads();
@@ -75,19 +75,19 @@ static __device__ void draw_convolutions(const fused_run &f, memory &m, const ti
 }
 
 /* Dense layers' masks of the seat's samples; a sample that the tile lacks keeps nothing, so that all it leaves is 0. */
-static __device__ void draw_dense(const fused_run &f, memory &m, const tile &tile, unsigned e, unsigned i)
+static __device__ void draw_dense(memory &m, const tile &tile, unsigned e, unsigned i)
 {
     unsigned s = m.sample[EACH * seat_of() + e];
-    unsigned kept = s < tile.count ? draw(f, tile, i < 30 ? 2 : 3, s, i < 30 ? i : i - 30) : 0;
+    unsigned kept = s < tile.count ? draw(m, tile, i < 30 ? 2 : 3, s, i < 30 ? i : i - 30) : 0;
     if (i < 30)
         m.drawn3[e][i] = (uint8_t)kept;
     else
         m.drawn1[e][i - 30] = (uint8_t)kept;
 }
 
-DEVICE const uint8_t *pixels_of(const fused_run &f, const memory &m, unsigned e)
+DEVICE const uint8_t *pixels_of(const memory &m, unsigned e)
 {
-    return f.records + (size_t)m.record[m.sample[EACH * seat_of() + e]] * RECORD + 1;
+    return m.run.records + (size_t)m.record[m.sample[EACH * seat_of() + e]] * RECORD + 1;
 }
 
 DEVICE unsigned aligned_word(const uint8_t *at)
@@ -96,16 +96,16 @@ DEVICE unsigned aligned_word(const uint8_t *at)
 }
 
 /* Out of line, as it is called twice; its arguments are numbers, so that they come in registers. */
-static __device__ __noinline__ void prepare_numbered(const fused_run &f, memory &m, uint64_t step, unsigned number,
-                                                     unsigned place, unsigned count)
+static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned number, unsigned place, unsigned count)
 {
+    memory &m = shared();
     struct tile tile = {step, number, place, count};
     constexpr unsigned FOURS = 768, TURNS = EACH * FOURS / THREADS; /* of pixels in a sample */
     unsigned t = tid();
-    draw_convolutions(f, m, tile);
+    draw_convolutions(m, tile);
     if (t == 0)
         m.tile = number;
-    const uint8_t *first = pixels_of(f, m, 0), *second = pixels_of(f, m, 1);
+    const uint8_t *first = pixels_of(m, 0), *second = pixels_of(m, 1);
     unsigned low[TURNS], high[TURNS]; /* on their way while masks are drawn */
 #pragma unroll
     for (unsigned i = 0; i < TURNS; i++) {
@@ -114,7 +114,7 @@ static __device__ __noinline__ void prepare_numbered(const fused_run &f, memory 
         low[i] = aligned_word(at), high[i] = aligned_word(at + 3);
     }
     if (t < EACH * 51)
-        draw_dense(f, m, tile, t / 51, t % 51);
+        draw_dense(m, tile, t / 51, t % 51);
     else if (t >= 128 && t < 128 + EACH) {
         bool there = m.sample[EACH * seat_of() + t - 128] < tile.count;
         m.label[t - 128] = there ? (int8_t)(t == 128 ? first : second)[-1] : -1;
@@ -132,9 +132,9 @@ static __device__ __noinline__ void prepare_numbered(const fused_run &f, memory 
     __syncthreads();
 }
 
-DEVICE void prepare_tile(const fused_run &f, memory &m, const tile &tile)
+DEVICE void prepare_tile(const tile &tile)
 {
-    prepare_numbered(f, m, tile.step, tile.number, tile.place, tile.count);
+    prepare_numbered(tile.step, tile.number, tile.place, tile.count);
 }
 
 #endif

@@ -36,24 +36,24 @@ DEVICE own_sums read_sums(const int64_t *sums)
 }
 
 /* Two neighbours. */
-DEVICE float2 update_pair(const fused_run &f, longlong2 sums, double unit, float2 *velocity, float2 w)
+DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *velocity, float2 w)
 {
     float2 v = *velocity;
-    v.x = fmaf(f.momentum, v.x, (float)((double)sums.x * unit)),
-    v.y = fmaf(f.momentum, v.y, (float)((double)sums.y * unit));
+    v.x = fmaf(m.run.momentum, v.x, (float)((double)sums.x * unit)),
+    v.y = fmaf(m.run.momentum, v.y, (float)((double)sums.y * unit));
     *velocity = v;
-    return make_float2(fmaf(-f.learning_rate, v.x, w.x), fmaf(-f.learning_rate, v.y, w.y));
+    return make_float2(fmaf(-m.run.learning_rate, v.x, w.x), fmaf(-m.run.learning_rate, v.y, w.y));
 }
 
-DEVICE void update_small(const fused_run &f, memory &m, const own_sums &own, double unit, unsigned round)
+DEVICE void update_small(memory &m, const own_sums &own, double unit, unsigned round)
 {
-    mailbox &mail = mail_of(f, 0);
+    mailbox &mail = mail_of(m, 0);
 #pragma unroll
     for (unsigned r = 0; r < OWN_TURNS; r++) {
         unsigned k = 2 * (tid() + r * THREADS), i = seat_of() * OWN + k;
         if (k >= OWN)
             continue;
-        float2 w = update_pair(f, own.small[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]),
+        float2 w = update_pair(m, own.small[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]),
                                *reinterpret_cast<float2 *>(small_parameter(m, i)));
         if (i < AT_WF1)
             store_line(&mail.conv[i / 2], ulonglong2{pair_of(w.x, w.y), pair_of(0u, round)});
@@ -62,7 +62,7 @@ DEVICE void update_small(const fused_run &f, memory &m, const own_sums &own, dou
     }
 }
 
-DEVICE void update_conv3(const fused_run &f, memory &m, const own_sums &own, double unit)
+DEVICE void update_conv3(memory &m, const own_sums &own, double unit)
 {
 #pragma unroll
     for (unsigned r = 0; r < CONV3_TURNS; r++) {
@@ -70,18 +70,18 @@ DEVICE void update_conv3(const fused_run &f, memory &m, const own_sums &own, dou
         if (pair >= WEIGHTS3 / 2)
             continue;
         float2 *w = reinterpret_cast<float2 *>(&m.w3[pair / (INPUTS / 2)][pair % (INPUTS / 2) * 2]);
-        *w = update_pair(f, own.conv3[r], unit, reinterpret_cast<float2 *>(&m.v3[2 * pair]), *w);
+        *w = update_pair(m, own.conv3[r], unit, reinterpret_cast<float2 *>(&m.v3[2 * pair]), *w);
     }
 }
 
-DEVICE void receive_conv_weights(const fused_run &f, memory &m, unsigned round)
+DEVICE void receive_conv_weights(memory &m, unsigned round)
 {
     const ulonglong2 *from[LINE_TURNS];
     ulonglong2 lines[LINE_TURNS];
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++)
-        from[k] = mail_of(f, 0).conv + (tid() + k * THREADS < CONV_LINES ? tid() + k * THREADS : tid());
-    receive_lines<LINE_TURNS>(f, from, round, lines);
+        from[k] = mail_of(m, 0).conv + (tid() + k * THREADS < CONV_LINES ? tid() + k * THREADS : tid());
+    receive_lines<LINE_TURNS>(from, round, lines);
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++) {
         unsigned line = tid() + k * THREADS;
@@ -94,18 +94,18 @@ DEVICE void receive_conv_weights(const fused_run &f, memory &m, unsigned round)
 /* --- fc1's and fc2's new weights -------------------------------------------------------------- */
 
 /* One thread: until all of the group have written them. */
-DEVICE void await_dense_weights(const fused_run &f, const memory &m)
+DEVICE void await_dense_weights(const memory &m)
 {
     if (m.dense_awaited && tid() == THREADS - 1)
-        wait_for_group(f, m);
+        wait_for_group(m);
 }
 
 /* Behind a barrier after that. */
-DEVICE void fetch_dense_weights(const fused_run &f, memory &m)
+DEVICE void fetch_dense_weights(memory &m)
 {
     if (!m.dense_awaited)
         return;
-    const float *dense = mail_of(f, 0).dense;
+    const float *dense = mail_of(m, 0).dense;
     for (unsigned i = AT_WF1 + 4 * tid(); i < SMALL; i += 4 * THREADS)
         copy_later(small_parameter(m, i), dense + i);
 }
@@ -120,11 +120,11 @@ DEVICE void settle_dense_weights(memory &m)
 }
 
 /* The whole of it, for a group that has no tile, and at the end. */
-static __device__ void take_dense_weights(const fused_run &f, memory &m)
+static __device__ void take_dense_weights(memory &m)
 {
-    await_dense_weights(f, m);
+    await_dense_weights(m);
     __syncthreads();
-    fetch_dense_weights(f, m);
+    fetch_dense_weights(m);
     settle_dense_weights(m);
     __syncthreads();
 }
@@ -133,12 +133,12 @@ static __device__ void take_dense_weights(const fused_run &f, memory &m)
 
 /* The sums of a batch of `samples` are complete: the update, unless a number in them was refused. True: the run is
  * over, because it was, or because a rank wished it, which counts the step. round: of the new weights' lines. */
-static __device__ bool finish_step(const fused_run &f, memory &m, unsigned round, const int64_t *sums, unsigned samples)
+static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sums, unsigned samples)
 {
     own_sums own = read_sums(sums);
     bool refused = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_REFUSED)) != 0;
     bool stopped = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_STOP)) != 0;
-    if (block() == 0 && tid() == 0) {
+    if (is_first(m)) {
         m.state.not_finite = refused;
         m.state.stopped = stopped && !refused;
         if (!refused)
@@ -146,13 +146,13 @@ static __device__ bool finish_step(const fused_run &f, memory &m, unsigned round
     }
     if (refused)
         return true;
-    double unit = f.unit[samples == f.batch ? 0 : 1];
-    update_small(f, m, own, unit, round);
-    group_arrive(f, m);
+    double unit = m.run.unit[samples == m.run.batch ? 0 : 1];
+    update_small(m, own, unit, round);
+    group_arrive(m);
     if (tid() == 0)
         m.dense_awaited = 1;
-    update_conv3(f, m, own, unit);
-    receive_conv_weights(f, m, round);
+    update_conv3(m, own, unit);
+    receive_conv_weights(m, round);
     __syncthreads();
     return stopped;
 }

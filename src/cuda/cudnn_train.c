@@ -25,30 +25,9 @@ struct cudnn *cudnn_of(struct engine *engine)
 
 /* --- waiting and copying ------------------------------------------------------------------------------- */
 
-/* Work on the device that may wait for other ranks. */
-struct pending {
-    struct cudnn *cudnn;
-    cudaEvent_t mark;
-    const volatile sig_atomic_t *stop; /* or NULL */
-};
-
-static bool is_done(void *context)
-{
-    struct pending *pending = context;
-    if (pending->stop != NULL)
-        pending->cudnn->pinned->stop = *pending->stop;
-    cudaError_t status = cudaEventQuery(pending->mark);
-    if (status == cudaErrorNotReady) {
-        cudaGetLastError(); /* clears it: the next launch would find it */
-        return false;
-    }
-    CUDA_CHECK(status);
-    return true;
-}
-
 void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop)
 {
-    comm_wait(cudnn->base.setup.comm, is_done, &(struct pending){cudnn, mark, stop}, "the gradient sum");
+    CUDA_CHECK(device_wait(cudnn->base.setup.comm, mark, stop, &cudnn->pinned->stop));
 }
 
 void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes)

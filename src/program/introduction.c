@@ -45,6 +45,16 @@ void introduction_print(const struct introduction *run, struct display *display)
                  comm_host_count(run->world) == 1 ? "" : "s", (unsigned long long)run->options->batch_size);
     display_line(display, "engine %s%s%s%s, comm %s%s%s%s", run->engine->name, *why ? " (" : "", why, *why ? ")" : "",
                  comm_transport(run->group), *comm_reason ? " (" : "", comm_reason, *comm_reason ? ")" : "");
+    if (run->at_once >= run->trials_of_rank && run->at_once > 0)
+        display_line(display, "all %d nets are trained at once, in one kernel", run->at_once);
+    else if (run->at_once > 1)
+        display_line(display, "%d nets take turns, up to %d at once in one kernel: so many fill the GPU best",
+                     run->trials_of_rank, run->at_once);
+    else if (run->at_once == 1)
+        display_line(display, "%d nets take turns, %s", run->trials_of_rank,
+                     comm_size(run->group) > 1 && !comm_can_sum_on_device(run->group)
+                         ? "as their sums go by way of the host"
+                         : "as one alone fills the GPU");
     display_line(display, "data %s: %zu + %zu pictures", run->data->directory, run->data->train.count,
                  run->data->test.count);
     if (run->data->copied)

@@ -28,3 +28,22 @@ void step_train(struct engine *engine, const struct span *span, struct train_rep
     if (engine->ops->train == NULL || !engine->ops->train(engine, span, report))
         train_one(engine, span, report);
 }
+
+int step_at_once(struct engine *engine, int count)
+{
+    return engine->ops->at_once != NULL ? engine->ops->at_once(engine, count) : 0;
+}
+
+void step_train_several(struct engine *const *engines, int count, const struct span *spans,
+                        struct train_report *reports)
+{
+    for (int n, i = 0; i < count; i += n) {
+        n = step_at_once(engines[i], count - i);
+        if (n > 1) {
+            engines[i]->ops->train_several(engines + i, n, spans + i, reports + i);
+        } else {
+            step_train(engines[i], &spans[i], &reports[i]);
+            n = 1;
+        }
+    }
+}

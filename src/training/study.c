@@ -125,6 +125,7 @@ static bool open_trainers(struct study *study, struct error *error)
             .data = study->data,
             .comm = study->group,
             .engine = study->engine,
+            .beside = i > study->first ? study->trainers[study->first] : NULL,
             .description = study->description,
             .stop = signals_stop_flag(),
             .report = messenger_report,
@@ -146,10 +147,10 @@ static bool begin_trainers(struct study *study, struct error *error)
     return comm_agree(study->world, error);
 }
 
-static void save_others(struct study *study, int stopped)
+static void save_others(struct study *study)
 {
     for (int i = study->first; i < study->last; i++)
-        if (i != stopped && study->outcomes[i].status == RUN_GOING)
+        if (study->outcomes[i].status == RUN_GOING)
             study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error) ? RUN_STOPPED
                                                                                                     : RUN_FAILED;
 }
@@ -169,10 +170,34 @@ static void train_in_turn(struct study *study)
                 report_failure(study, i);
             running += outcome->status == RUN_GOING;
             if (outcome->status == RUN_STOPPED) {
-                save_others(study, i);
+                save_others(study);
                 return;
             }
         }
+    }
+}
+
+/* An epoch of each trial, side by side, until all have ended. */
+static void train_at_once(struct study *study)
+{
+    for (;;) {
+        struct trainer *trainers[MOST_TRIALS];
+        struct outcome *outcomes[MOST_TRIALS];
+        int going = 0;
+        bool stopped = false;
+        for (int i = study->first; i < study->last; i++) {
+            stopped |= study->outcomes[i].status == RUN_STOPPED;
+            if (study->outcomes[i].status == RUN_GOING)
+                trainers[going] = study->trainers[i], outcomes[going++] = &study->outcomes[i];
+        }
+        if (stopped)
+            save_others(study);
+        if (stopped || going == 0)
+            return;
+        trainer_epochs(trainers, going, outcomes);
+        for (int i = 0; i < going; i++)
+            if (outcomes[i]->status == RUN_FAILED)
+                report_failure(study, (int)(outcomes[i] - study->outcomes));
     }
 }
 
@@ -188,12 +213,21 @@ static void train_one(void *context, int number, struct turns *turns)
         report_failure(study, study->first + number);
 }
 
-/* This rank's trials. On a GPU several run at once: one alone does not fill it. Ranks of a group would have to
- * agree on whose turn it is, so a group takes them in turn. */
+/* Of this rank's trials, how many the engine trains at once; 0: it has one trial, or no way to do that. */
+static int at_once(const struct study *study)
+{
+    int trials = study->last - study->first;
+    return trials > 1 ? trainer_at_once(study->trainers[study->first], trials) : 0;
+}
+
+/* This rank's trials. On a GPU several run at once: one alone does not fill it. If the engine does not see to that
+ * itself, ranks of a group would have to agree on whose turn it is, so a group takes them in turn. */
 static void train(struct study *study)
 {
     int trials = study->last - study->first;
-    if (trials > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
+    if (at_once(study) > 0) {
+        train_at_once(study);
+    } else if (trials > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
         turns_run(trials, train_one, study);
         comm_set_idle(study->group, NULL, NULL);
     } else {
@@ -246,6 +280,8 @@ static void introduce(struct study *study, const char *engine_reason)
         .devices = study->devices,
         .data = study->data,
         .directory = study->directory,
+        .trials_of_rank = study->last - study->first,
+        .at_once = at_once(study),
     };
     introduction_print(&introduction, &study->display);
 }

@@ -22,6 +22,10 @@ struct trainer {
     uint32_t *order;        /* of the open epoch */
     struct run_files files; /* the leader's */
 
+    size_t reach; /* of the open epoch: positions that may be used before --max-steps is reached */
+    bool spent;   /* it has all its epochs or steps already */
+    struct train_report last;
+
     double mark;        /* when the clock was last read into progress */
     double next_report; /* of a step */
     double images_per_second;
@@ -61,6 +65,7 @@ static bool open_engine(struct trainer *trainer, struct error *error)
         .momentum = (float)setup->trial->options.momentum,
         .precision = engine_precision(setup->trial->options.precision),
         .choices = choices,
+        .beside = setup->beside != NULL ? setup->beside->engine : NULL,
     };
     trainer->engine = setup->engine->open(&engine, error);
     cJSON_Delete(before);
@@ -146,16 +151,14 @@ static void report(struct trainer *trainer, enum event_kind kind, const struct e
     trainer->setup.report(trainer->setup.context, &event);
 }
 
-static void report_step(struct trainer *trainer, double epoch_start)
+static void report_step(struct trainer *trainer)
 {
     const struct progress *progress = &trainer->state.progress;
-    double time = clock_seconds();
-    if (time < trainer->next_report)
+    if (trainer->mark < trainer->next_report)
         return;
-    trainer->next_report = time + 0.1;
-    double part = progress->epoch_seconds + time - epoch_start;
-    if (part > 0)
-        trainer->images_per_second = (double)progress->in_epoch / part;
+    trainer->next_report = trainer->mark + 0.1;
+    if (progress->epoch_seconds > 0)
+        trainer->images_per_second = (double)progress->in_epoch / progress->epoch_seconds;
     report(trainer, EVENT_STEP, NULL);
 }
 
@@ -261,41 +264,78 @@ static size_t reachable(const struct trainer *trainer)
     return left < steps_to_end ? progress->in_epoch + left * batch : count;
 }
 
-/* GOING: the epoch's steps are done. */
-static enum run_status train_epoch(struct trainer *trainer, struct error *error)
+/* Opens what is left of the epoch. */
+static void begin_steps(struct trainer *trainer)
+{
+    const struct options *options = &trainer->setup.trial->options;
+    const struct progress *progress = &trainer->state.progress;
+    trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
+    trainer->last = (struct train_report){0};
+    trainer->spent = progress->epoch >= options->epochs ||
+                     (options->max_steps > 0 && progress->in_epoch == 0 && progress->step >= options->max_steps);
+    if (trainer->spent)
+        return;
+    trainer->reach = reachable(trainer);
+    sampler_shuffle(options->seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
+    trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
+    read_clock(trainer);
+}
+
+static bool has_steps(const struct trainer *trainer)
+{
+    return !trainer->spent && trainer->state.progress.in_epoch < trainer->reach && !trainer->last.stopped &&
+           !trainer->last.not_finite;
+}
+
+static struct span next_span(const struct trainer *trainer)
+{
+    const struct progress *progress = &trainer->state.progress;
+    comm_set_step(trainer->setup.comm, progress->step);
+    return (struct span){
+        .step = progress->step,
+        .first = progress->in_epoch,
+        .last = trainer->reach,
+        .learning_rate = (float)learning_rate(trainer),
+        .stop = trainer->setup.stop,
+    };
+}
+
+static void count_steps(struct trainer *trainer, const struct train_report *done)
 {
     struct progress *progress = &trainer->state.progress;
-    size_t reach = reachable(trainer);
-    sampler_shuffle(trainer->setup.trial->options.seed, progress->epoch, trainer->setup.data->train.count,
-                    trainer->order);
-    trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
+    double before = progress->seconds;
+    read_clock(trainer);
+    progress->epoch_seconds += progress->seconds - before;
+    progress->step += done->steps;
+    progress->in_epoch += done->samples;
+    progress->loss += done->loss;
+    trainer->files.saved = false;
+    trainer->last = *done;
+    if (!done->not_finite)
+        report_step(trainer);
+}
 
-    double start = clock_seconds();
-    struct train_report done = {0};
-    while (progress->in_epoch < reach && !done.stopped) {
-        struct span span = {
-            .step = progress->step,
-            .first = progress->in_epoch,
-            .last = reach,
-            .learning_rate = (float)learning_rate(trainer),
-            .stop = trainer->setup.stop,
-        };
-        comm_set_step(trainer->setup.comm, progress->step);
-        step_train(trainer->engine, &span, &done);
-        progress->step += done.steps;
-        progress->in_epoch += done.samples;
-        progress->loss += done.loss;
-        trainer->files.saved = false;
-        if (done.not_finite)
-            return fail_not_finite(trainer, "loss or gradient", error);
-        report_step(trainer, start);
+/* Some steps of each that has any left, side by side. False: none has. */
+static bool train_some(struct trainer *const *trainers, int count)
+{
+    struct trainer *going[MOST_TRIALS];
+    struct engine *engines[MOST_TRIALS];
+    struct span spans[MOST_TRIALS];
+    struct train_report reports[MOST_TRIALS];
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        if (!has_steps(trainers[i]))
+            continue;
+        going[n] = trainers[i];
+        engines[n] = trainers[i]->engine;
+        spans[n++] = next_span(trainers[i]);
     }
-    progress->epoch_seconds += clock_seconds() - start;
-    if (done.stopped)
-        return save_and_leave(trainer, RUN_STOPPED, error);
-    if (progress->in_epoch < trainer->setup.data->train.count)
-        return save_and_leave(trainer, RUN_DONE, error);
-    return RUN_GOING;
+    if (n == 0)
+        return false;
+    step_train_several(engines, n, spans, reports);
+    for (int i = 0; i < n; i++)
+        count_steps(going[i], &reports[i]);
+    return true;
 }
 
 static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)
@@ -388,15 +428,42 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
     return last ? RUN_DONE : RUN_GOING;
 }
 
+/* After its last step. */
+static enum run_status end_steps(struct trainer *trainer, struct error *error)
+{
+    trainer->mark = clock_seconds(); /* other nets may have been closed meanwhile */
+    if (trainer->spent)
+        return save_and_leave(trainer, RUN_DONE, error);
+    if (trainer->last.not_finite)
+        return fail_not_finite(trainer, "loss or gradient", error);
+    if (trainer->last.stopped)
+        return save_and_leave(trainer, RUN_STOPPED, error);
+    if (trainer->state.progress.in_epoch < trainer->setup.data->train.count)
+        return save_and_leave(trainer, RUN_DONE, error);
+    return close_epoch(trainer, error);
+}
+
 enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
 {
-    trainer->mark = clock_seconds(); /* between epochs other nets may have had their turn */
-    uint64_t limit = trainer->setup.trial->options.max_steps;
-    bool spent = limit > 0 && trainer->state.progress.step >= limit && trainer->state.progress.in_epoch == 0;
-    if (trainer->state.progress.epoch >= trainer->setup.trial->options.epochs || spent)
-        return save_and_leave(trainer, RUN_DONE, error);
-    enum run_status status = train_epoch(trainer, error);
-    return status == RUN_GOING ? close_epoch(trainer, error) : status;
+    begin_steps(trainer);
+    while (train_some(&trainer, 1))
+        ;
+    return end_steps(trainer, error);
+}
+
+void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *const *outcomes)
+{
+    for (int i = 0; i < count; i++)
+        begin_steps(trainers[i]);
+    while (train_some(trainers, count))
+        ;
+    for (int i = 0; i < count; i++)
+        outcomes[i]->status = end_steps(trainers[i], &outcomes[i]->error);
+}
+
+int trainer_at_once(const struct trainer *trainer, int count)
+{
+    return step_at_once(trainer->engine, count);
 }
 
 const struct progress *trainer_progress(const struct trainer *trainer)

@@ -23,6 +23,7 @@ struct trainer_setup {
     const struct dataset *data;
     struct comm *comm;
     const struct engine_ops *engine;
+    struct trainer *beside;   /* another of this rank's, open: their engines may share what they have; or NULL */
     const cJSON *description; /* of the run, for run.json */
     const volatile sig_atomic_t *stop;
     void (*report)(void *context, const struct event *event);
@@ -43,6 +44,14 @@ bool trainer_begin(struct trainer *trainer, struct error *error);
  * run has all its epochs (or --max-steps). STOPPED: saved, go on with --resume. FAILED: *error is set on
  * every rank. Not to be called again after anything but GOING. */
 enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
+
+/* trainer_epoch for several, opened beside each other: their steps side by side, then the closing of each in turn. Sets
+ * each outcome's status, and error. */
+void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *const *outcomes);
+
+/* Of `count` of the study's nets, how many are trained at once by trainer_epochs; 0: there is no sense in calling that.
+ * The same on all ranks. */
+int trainer_at_once(const struct trainer *trainer, int count);
 
 /* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */
 bool trainer_save(struct trainer *trainer, struct error *error);

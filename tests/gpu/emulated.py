@@ -5,40 +5,13 @@ all but the libraries' own work."""
 
 import itertools
 import json
-import os
 import signal
-import struct
 import time
-from pathlib import Path
 
-from tap import check, finish, skip_all
+from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated, weights
+from tap import check, finish
 
-FOLDER_OF_PROGRAM = Path(__file__).resolve().parents[2] / "build" / "gcc-native" / "emulated"
-if not (FOLDER_OF_PROGRAM / "dtrain-cuda.so").exists():
-    skip_all("it is built where nvcc, cuDNN, cuBLAS and NCCL are installed (make emulated)")
-os.environ["DTRAIN"] = str(FOLDER_OF_PROGRAM / "dtrain")
-
-from dtrain import FOLDER, Run, content, metrics, progress, run, start  # noqa: E402: after DTRAIN is set
-
-# 3 steps an epoch, the last of 8 pictures: on 4 ranks most of them have none of those.
-TRAIN = ["--data", "synthetic:40+20", "--batch-size", "16", "--lr", "0.05", "--eval-every", "2"]
-LIBRARIES = {"LD_LIBRARY_PATH": str(FOLDER_OF_PROGRAM)}
-
-
-numbers = itertools.count()
-
-
-def emulated(np, *options, gpus=4, models=1, **environment):
-    out = [] if "--out" in options else ["--out", f"run-{next(numbers)}"]
-    return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus), "EMULATED_MODELS": str(models),
-                                                 **environment})
-
-
-def weights(directory):
-    """The weights and momentum in a checkpoint, as floats."""
-    data = content(directory, "checkpoint.safetensors")
-    body = data[8 + int.from_bytes(data[:8], "little"):]
-    return struct.unpack(f"<{len(body) // 4}f", body)
+from dtrain import FOLDER, Run, content, metrics, progress, run, start
 
 
 def difference(a, b):
@@ -132,34 +105,6 @@ def both_ways():
           taken == {False} and weights("fused-False") == weights("gpu-D") or len(taken) == 2,
           "what was chosen at first computed the same bits", taken)
     cache.write_text(found)
-
-
-def told(directory):
-    """All that a run's metrics say but the time."""
-    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
-            for line in metrics(directory)]
-
-
-def one_kernel():
-    """--engine fused: whatever the CPU engine says, to the bit."""
-    for net in "AD":
-        run(1, *TRAIN, "--engine", "cpu", "--net", net, "--epochs", "2", "--out", f"defined-{net}")
-    for net, np, gpus, comm in ("A", 1, 1, "mpi"), ("D", 1, 1, "mpi"), ("D", 2, 2, "nccl"), ("A", 2, 1, "mpi"):
-        out, name = f"fused-{net}-{np}-{comm}", f"net {net} by one kernel, {np} ranks on {gpus} GPUs"
-        result = emulated(np, "--engine", "fused", "--net", net, "--epochs", "2", "--out", out, gpus=gpus)
-        if check(result.code == 0 and ("comm nccl" in result.out) == (comm == "nccl"), f"{name}: runs", result):
-            check(weights(out) == weights(f"defined-{net}"), f"{name}: the CPU engine's weights and momentum", result)
-            check(told(out) == told(f"defined-{net}"), f"{name}: its losses and accuracies", metrics(out))
-    for steps, engine, np in ("2", "fused", 2), ("3", "cpu", 1), ("5", "fused", 1), ("6", "cpu", 2):
-        result = emulated(np, "--epochs", "2", "--max-steps", steps, "--out", "between", "--resume", "--engine", engine)
-    check(weights("between") == weights("defined-D"), "from GPUs to the CPU and back within an epoch: the same bits", result)
-    result = run(1, "--engine", "fused", "--data", "synthetic", "--max-steps", "1", "--out", "known", env=LIBRARIES)
-    check(result.code == 0 and result.digest == "0cf1328e6eab9d21", "the digest of README.md after a step", result)
-    result = emulated(2, "--engine", "fused", "--lr", "1000000", "--epochs", "50", gpus=2)
-    check(result.code == 1 and "not finite" in result.err, "a loss that is not finite ends the run", result)
-    result = emulated(1, "--engine", "fused", EMULATED_SHARED=str(163 << 10))
-    check(result.code == 2 and "shared memory" in result.err and "--engine cudnn" in result.err,
-          "a GPU with less shared memory is refused, with a way out", result)
 
 
 def benchmarks():
@@ -268,7 +213,6 @@ def ends():
 parity()
 checkpoints()
 both_ways()
-one_kernel()
 benchmarks()
 choices()
 four_nets()

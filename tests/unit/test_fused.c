@@ -39,6 +39,7 @@ struct outcome {
 struct training {
     double p_conv, p_fc;
     uint32_t groups, batch, first, last;
+    uint64_t seed; /* of the masks */
 };
 
 static int setup(void **state)
@@ -85,7 +86,7 @@ static void define_batch(const struct fixture *f, const struct masks *masks, uin
 static void define(const struct fixture *f, struct training t, struct outcome *defined)
 {
     static struct definition_sums sums;
-    const struct masks masks = masks_make(5, t.p_conv, t.p_fc);
+    const struct masks masks = masks_make(t.seed, t.p_conv, t.p_fc);
     memset(defined, 0, sizeof *defined);
     memcpy(defined->weights, f->first, sizeof f->first);
     for (uint32_t first = t.first, step = 0; first < t.last; first += t.batch, step++) {
@@ -115,10 +116,10 @@ static void *zeros(size_t bytes)
 
 static struct fused_run open_run(const struct fixture *f, struct training t)
 {
-    const struct masks masks = masks_make(5, t.p_conv, t.p_fc);
+    const struct masks masks = masks_make(t.seed, t.p_conv, t.p_fc);
     struct fused_run run = {.records = f->records,
                             .order = f->order,
-                            .seed = 5,
+                            .seed = t.seed,
                             .step = STEP,
                             .momentum = MOMENTUM,
                             .learning_rate = LEARNING_RATE,
@@ -127,6 +128,7 @@ static struct fused_run open_run(const struct fixture *f, struct training t)
                             .last = t.last,
                             .steps = UINT32_MAX / 2,
                             .closes = 1,
+                            .sums_pitch = FUSED_SUMS_PITCH,
                             .ranks = 1,
                             .groups = t.groups,
                             .round = UINT32_MAX - 2};
@@ -147,11 +149,18 @@ static struct fused_run open_run(const struct fixture *f, struct training t)
     return run;
 }
 
+static void train_several(struct fused_run *runs, uint32_t nets)
+{
+    for (uint32_t i = 0; i < nets; i++)
+        memset(runs[i].arrived, 0, fused_arrived_bytes(runs[i].groups));
+    RUN(fused_train(runs, nets, NULL));
+    for (uint32_t i = 0; i < nets; i++)
+        runs[i].round += fused_rounds(&runs[i]);
+}
+
 static void train(struct fused_run *run)
 {
-    memset(run->arrived, 0, fused_arrived_bytes(run->groups));
-    RUN(fused_train(run, NULL));
-    run->round += fused_rounds(run);
+    train_several(run, 1);
 }
 
 /* What a launch left is what the next one finds. */
@@ -221,7 +230,7 @@ static void nets_are_equal(void **state)
     struct fixture *f = *state;
     for (int net = 0; net < NETS; net++)
         compare(f, "a net",
-                (struct training){lenet5_nets[net].p_conv, lenet5_nets[net].p_fc, 2, 40, 3, 3 + 40 + 40 + 9});
+                (struct training){lenet5_nets[net].p_conv, lenet5_nets[net].p_fc, 2, 40, 3, 3 + 40 + 40 + 9, 5});
 }
 
 static void rates_are_equal(void **state)
@@ -229,7 +238,7 @@ static void rates_are_equal(void **state)
     static const double p[][2] = {{0.3, 0.3}, {0.7, 0.1}, {0.9, 0.9}, {1, 0.5}, {0.5, 1}, {1, 1}};
     struct fixture *f = *state;
     for (size_t i = 0; i < sizeof p / sizeof *p; i++)
-        compare(f, "a rate", (struct training){p[i][0], p[i][1], 1, 16, 5 * (uint32_t)i, 5 * (uint32_t)i + 31});
+        compare(f, "a rate", (struct training){p[i][0], p[i][1], 1, 16, 5 * (uint32_t)i, 5 * (uint32_t)i + 31, 5});
 }
 
 static void groups_are_equal(void **state)
@@ -238,7 +247,7 @@ static void groups_are_equal(void **state)
     struct fixture *f = *state;
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         compare(f, "groups",
-                (struct training){0.5, 0.5, groups[i], groups[i] < 15 ? 100 : 256, 0, groups[i] < 15 ? 120 : 256});
+                (struct training){0.5, 0.5, groups[i], groups[i] < 15 ? 100 : 256, 0, groups[i] < 15 ? 120 : 256, 5});
 }
 
 /* In the order in which the threads could go on, and in others: the same. */
@@ -247,7 +256,7 @@ static void orders_are_equal(void **state)
     struct fixture *f = *state;
     for (uint64_t seed = 0; seed < 4; seed++) {
         together.seed = seed - 1;
-        compare(f, "an order", (struct training){0.5, 0.5, 2, 48, 0, 80});
+        compare(f, "an order", (struct training){0.5, 0.5, 2, 48, 0, 80, 5});
     }
 }
 
@@ -257,7 +266,7 @@ static void ranks_are_equal(void **state)
     enum { RANKS = 3, STEPS = 3 };
     static struct outcome defined;
     struct fixture *f = *state;
-    struct training t = {0.5, 0.5, 2, 55, 0, 2 * 55 + 20};
+    struct training t = {0.5, 0.5, 2, 55, 0, 2 * 55 + 20, 5};
     struct fused_run runs[RANKS];
     for (uint32_t rank = 0; rank < RANKS; rank++) {
         runs[rank] = open_run(f, t);
@@ -287,16 +296,70 @@ static void ranks_are_equal(void **state)
     }
 }
 
+/* In one launch, each as if it were alone: of unlike nets, seeds, places and lengths. */
+static void nets_at_once_are_equal(void **state)
+{
+    static const struct training nets[] = {
+        {0, 0, 2, 40, 3, 3 + 40 + 40 + 9, 1}, {0, 0.5, 2, 40, 0, 7, 2},        {0.5, 0, 2, 40, 90, 90 + 80, 1},
+        {0.5, 0.5, 2, 40, 3, 3 + 40 + 9, 1},  {0.5, 0.5, 2, 40, 3, 3 + 40, 2},
+    };
+    enum { COUNT = sizeof nets / sizeof *nets };
+    static struct outcome defined;
+    struct fixture *f = *state;
+    struct fused_run runs[COUNT];
+    char what[40];
+    for (int i = 0; i < COUNT; i++)
+        runs[i] = open_run(f, nets[i]);
+    together.seed++;
+    train_several(runs, COUNT);
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(what, sizeof what, "number %d of several", i);
+        define(f, nets[i], &defined);
+        assert_outcome(what, &runs[i], &defined);
+        close_run(&runs[i]);
+    }
+}
+
+/* One is refused, one is to stop, one has nothing to do, and one goes on to its end. */
+static void ends_of_nets_are_their_own(void **state)
+{
+    enum { REFUSED, STOPPED, IDLE, WHOLE, COUNT };
+    static struct outcome defined;
+    static const volatile int32_t wish = 1;
+    struct fixture *f = *state;
+    struct training t = {0.5, 0.5, 1, 16, 0, 48, 3};
+    struct fused_run runs[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        runs[i] = open_run(f, t);
+    ((float *)runs[REFUSED].weights)[7] = NAN;
+    runs[STOPPED].stop = &wish;
+    runs[IDLE].steps = runs[IDLE].closes = 0;
+    together.seed++;
+    train_several(runs, COUNT);
+    assert_int_equal(runs[REFUSED].after->not_finite, 1);
+    assert_int_equal(runs[REFUSED].after->applied, 0);
+    define(f, t, &defined);
+    assert_outcome("which goes on", &runs[WHOLE], &defined);
+    t.last = 16;
+    define(f, t, &defined);
+    assert_outcome("which stops", &runs[STOPPED], &defined);
+    t.last = 0;
+    define(f, t, &defined);
+    assert_outcome("which has nothing to do", &runs[IDLE], &defined);
+    for (int i = 0; i < COUNT; i++)
+        close_run(&runs[i]);
+}
+
 /* The step that said so is applied; then nothing is begun, in this launch or the next. */
 static void a_wish_to_stop_is_granted(void **state)
 {
     static struct outcome defined;
     static const volatile int32_t wish = 1;
     struct fixture *f = *state;
-    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 1, 16, 0, 64});
+    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 1, 16, 0, 64, 5});
     run.stop = &wish;
     train(&run);
-    define(f, (struct training){0.5, 0.5, 1, 16, 0, 16}, &defined);
+    define(f, (struct training){0.5, 0.5, 1, 16, 0, 16, 5}, &defined);
     assert_outcome("stopped", &run, &defined);
     assert_int_equal(run.after->stopped, 1);
     turn(&run);
@@ -316,7 +379,7 @@ static void what_is_refused_is_refused_by_both(void **state)
             size_t at = lenet5_parameters[p].offset + lenet5_parameters[p].count / 2;
             float whole = f->first[at];
             f->first[at] = broken[k];
-            compare(f, "broken", (struct training){0.5, 0.5, 1, 16, 3, 8});
+            compare(f, "broken", (struct training){0.5, 0.5, 1, 16, 3, 8, 5});
             f->first[at] = whole;
         }
 }
@@ -328,7 +391,7 @@ static void evaluation_is_equal(void **state)
     struct definition_sums *defined = calloc(1, sizeof *defined);
     struct fused_evaluation *sum = zeros(sizeof *sum);
     int64_t correct = 0;
-    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 2, 16, FIRST, LAST});
+    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 2, 16, FIRST, LAST, 5});
     memset(run.arrived, 0, fused_arrived_bytes(run.groups));
     RUN(fused_evaluate(&run, sum, NULL));
     for (size_t i = FIRST; i < LAST; i++)
@@ -366,6 +429,8 @@ int main(void)
         cmocka_unit_test(groups_are_equal),
         cmocka_unit_test(orders_are_equal),
         cmocka_unit_test(ranks_are_equal),
+        cmocka_unit_test(nets_at_once_are_equal),
+        cmocka_unit_test(ends_of_nets_are_their_own),
         cmocka_unit_test(a_wish_to_stop_is_granted),
         cmocka_unit_test(what_is_refused_is_refused_by_both),
         cmocka_unit_test(evaluation_is_equal),

@@ -5,7 +5,8 @@
  *
  * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before:
  * who forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS
- * of how many models in turn; unset: 1.
+ * of how many models in turn; unset: 1. For kernels/fused EMULATED_MULTIPROCESSORS (16) and EMULATED_SHARED (bytes of a
+ * block) say how large they are.
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H

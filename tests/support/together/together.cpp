@@ -207,7 +207,7 @@ struct call {
     unsigned blocks, threads;
     size_t shared_bytes;
     void (*thread)(const void *context);
-    alignas(16) char context[1024];
+    alignas(16) char context[8192];
 };
 
 bool run_call(void *context)
@@ -311,16 +311,19 @@ void *together_shared()
     return running->shared + blockIdx.x * pitch() + CANARY_BYTES;
 }
 
+/* Of the environment if it is there, else what the test says, else what a test's time allows. */
+static int value_of(const char *name, uint32_t said, int otherwise)
+{
+    const char *text = getenv(name);
+    return text != nullptr ? atoi(text) : said != 0 ? (int)said : otherwise;
+}
+
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
-    uint32_t multiprocessors = together.multiprocessors != 0 ? together.multiprocessors : (uint32_t)MULTIPROCESSORS;
-    const char *emulated = getenv("EMULATED_SHARED"); /* bytes */
-    uint32_t bytes = emulated != nullptr ? (uint32_t)atoi(emulated)
-                     : together.shared_bytes != 0 ? together.shared_bytes
-                                                  : (uint32_t)SHARED_BYTES;
-    *value = attribute == cudaDevAttrCooperativeLaunch     ? 1
-             : attribute == cudaDevAttrMultiProcessorCount ? (int)multiprocessors
-                                                           : (int)bytes;
+    *value = attribute == cudaDevAttrCooperativeLaunch ? 1
+             : attribute == cudaDevAttrMultiProcessorCount
+                 ? value_of("EMULATED_MULTIPROCESSORS", together.multiprocessors, MULTIPROCESSORS)
+                 : value_of("EMULATED_SHARED", together.shared_bytes, SHARED_BYTES);
     return cudaSuccess;
 }
 

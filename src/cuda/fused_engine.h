@@ -1,0 +1,62 @@
+/* fused_engine.h - the fused engine's inside: a net's state, what the nets of a rank share, and training (fused_train.c)
+ * for the table of operations (fused.c).
+ */
+#ifndef DTRAIN_CUDA_FUSED_ENGINE_H
+#define DTRAIN_CUDA_FUSED_ENGINE_H
+
+#include "fused.h"
+#include "kernels/fused/fused.h"
+
+/* Pinned host memory: the device reads and writes it. */
+struct fused_pinned {
+    struct fused_state states[FUSED_NETS]; /* of the nets of a launch */
+    struct fused_evaluation evaluation;
+    struct fused_trouble trouble;
+    volatile int32_t stop; /* this rank's wish */
+};
+
+/* What the nets of a rank share: those that were opened beside each other. One thread at a time uses it, from a launch
+ * to its end. */
+struct fused_device {
+    int nets; /* that are open */
+    cudaStream_t stream;
+    cudaEvent_t marks[2];
+    uint8_t *train, *test; /* records */
+    uint32_t groups;       /* that this GPU holds at once */
+    uint32_t least_groups; /* and the one of the ranks that holds the fewest */
+    int64_t *sums;         /* (3, nets of the launch, FUSED_SUMS_PITCH) */
+    void *mail;            /* of all groups, as launches divide them */
+    uint32_t *arrived, round;
+    struct fused_evaluation *evaluation;
+    struct fused_pinned *pinned;
+};
+
+struct fused {
+    struct engine base;
+    struct fused_device *device;
+    uint32_t *order;
+    /* What launches read and write in turns: `now` is what the last one left. */
+    float *weights[2], *velocity[2];
+    struct fused_state *state[2];
+    int now;
+};
+
+/* The engine, with its GPU made the calling thread's. */
+struct fused *fused_of(struct engine *engine);
+
+/* Copies on the device's stream; all before and the copy itself are done when it returns. */
+void fused_copy(struct fused_device *device, void *to, const void *from, size_t bytes);
+
+/* Until all that is queued is done, which may wait for other ranks. stop: this rank's wish, handed on to the device
+ * meanwhile; or NULL. */
+void fused_finish(struct fused *fused, const volatile sig_atomic_t *stop);
+
+/* As in engine.h. */
+int fused_at_once(struct engine *engine, int count);
+void fused_train_several(struct engine *const *engines, int count, const struct span *spans,
+                         struct train_report *reports);
+bool fused_train_alone(struct engine *engine, const struct span *span, struct train_report *report);
+void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t last);
+void fused_update(struct engine *engine, float learning_rate, size_t samples);
+
+#endif

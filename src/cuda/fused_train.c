@@ -1,0 +1,273 @@
+/* Training of the fused engine: one net or several in a launch. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "device.h"
+#include "exact_sum.h"
+#include "fused_engine.h"
+#include "philox.h"
+#include "range.h"
+#include "sampler.h"
+
+enum {
+    STEPS_A_CALL = 1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
+    BURST = 32,          /* steps that several ranks queue at once; at most two bursts wait on the device */
+};
+
+/* --- waiting --------------------------------------------------------------------------------------------------- */
+
+static void wait_for(struct fused *fused, cudaEvent_t mark, const volatile sig_atomic_t *stop)
+{
+    struct fused_pinned *pinned = fused->device->pinned;
+    const struct fused_trouble *trouble = &pinned->trouble;
+    cudaError_t status = device_wait(fused->base.setup.comm, mark, stop, &pinned->stop);
+    if (status != cudaSuccess && trouble->waited) {
+        char text[160];
+        snprintf(text, sizeof text, "block %u waited in vain for another one: for %u, and found %u", trouble->block,
+                 trouble->wanted, trouble->found);
+        gpu_failed("CUDA", "the fused step", __FILE__, __LINE__, text);
+    }
+    CUDA_CHECK(status);
+}
+
+void fused_finish(struct fused *fused, const volatile sig_atomic_t *stop)
+{
+    CUDA_CHECK(cudaEventRecord(fused->device->marks[0], fused->device->stream));
+    wait_for(fused, fused->device->marks[0], stop);
+}
+
+/* --- launches -------------------------------------------------------------------------------------------------- */
+
+/* Nets that are launched together, again and again. */
+struct team {
+    struct fused_device *device;
+    int count;
+    struct fused *nets[FUSED_NETS];
+    struct fused_run runs[FUSED_NETS];
+    size_t steps[FUSED_NETS]; /* that each has left, at most STEPS_A_CALL */
+};
+
+static size_t tiles_of_rank(const struct engine_setup *setup)
+{
+    size_t ranks = (size_t)comm_size(setup->comm);
+    return ((setup->batch_size + TILE - 1) / TILE + ranks - 1) / ranks; /* at most */
+}
+
+/* A net's run of launches: that of a span's steps, or of a part of a single one. */
+static struct fused_run begin_run(struct fused *fused, const struct span *span)
+{
+    const struct engine_setup *setup = &fused->base.setup;
+    size_t batch = setup->batch_size, rest = (span->last - span->first) % batch;
+    struct fused_run run = {
+        .records = fused->device->train,
+        .order = fused->order,
+        .trouble = &fused->device->pinned->trouble,
+        .stop = span->stop != NULL ? &fused->device->pinned->stop : NULL,
+        .seed = setup->masks.seed,
+        .step = span->step,
+        .momentum = setup->momentum,
+        .learning_rate = span->learning_rate,
+        .unit = {EXACT_UNIT * (1 / (double)batch), rest > 0 ? EXACT_UNIT * (1 / (double)rest) : 0},
+        .batch = (uint32_t)batch,
+        .position = (uint32_t)span->first,
+        .last = (uint32_t)span->last,
+        .rank = (uint32_t)comm_rank(setup->comm),
+        .ranks = (uint32_t)comm_size(setup->comm),
+    };
+    for (int layer = 0; layer < DROPOUT_LAYERS; layer++) {
+        run.threshold[layer] = philox_threshold(setup->masks.p[layer]);
+        run.scale[layer] = setup->masks.scale[layer];
+    }
+    return run;
+}
+
+/* The GPU is divided evenly: each net has groups of its own, and what belongs to them. */
+static void divide(struct team *team)
+{
+    struct fused_device *device = team->device;
+    size_t groups = device->groups / (size_t)team->count, tiles = tiles_of_rank(&team->nets[0]->base.setup);
+    groups = tiles < groups ? tiles : groups;
+    for (int i = 0; i < team->count; i++) {
+        struct fused_run *run = &team->runs[i];
+        run->groups = (uint32_t)groups;
+        run->sums = device->sums + i * FUSED_SUMS_PITCH;
+        run->sums_pitch = (uint32_t)(team->count * FUSED_SUMS_PITCH);
+        run->mail = (char *)device->mail + (size_t)i * fused_mail_bytes(run->groups);
+        run->arrived = device->arrived + (size_t)i * fused_arrived_bytes(run->groups) / sizeof *run->arrived;
+    }
+}
+
+/* Each net's steps of its span. */
+static void begin_team(struct team *team, struct engine *const *engines, int count, const struct span *spans)
+{
+    team->device = fused_of(engines[0])->device;
+    team->count = count;
+    for (int i = 0; i < count; i++) {
+        struct fused *fused = team->nets[i] = fused_of(engines[i]);
+        size_t batch = engines[i]->setup.batch_size, steps = (spans[i].last - spans[i].first + batch - 1) / batch;
+        team->steps[i] = steps < STEPS_A_CALL ? steps : STEPS_A_CALL;
+        team->runs[i] = begin_run(fused, &spans[i]);
+        CUDA_CHECK(cudaMemsetAsync(fused->state[fused->now], 0, sizeof *fused->state[0], team->device->stream));
+    }
+    divide(team);
+    CUDA_CHECK(cudaMemsetAsync(team->device->sums, 0, 3 * (size_t)count * FUSED_SUMS_PITCH * sizeof *team->device->sums,
+                               team->device->stream));
+}
+
+static void launch(struct team *team)
+{
+    struct fused_device *device = team->device;
+    uint32_t nets = (uint32_t)team->count, rounds = 0;
+    for (uint32_t i = 0; i < nets; i++) {
+        struct fused *fused = team->nets[i];
+        struct fused_run *run = &team->runs[i];
+        int now = fused->now, next = 1 - now;
+        run->weights = fused->weights[now], run->new_weights = fused->weights[next];
+        run->velocity = fused->velocity[now], run->new_velocity = fused->velocity[next];
+        run->before = fused->state[now], run->after = fused->state[next];
+        run->round = device->round;
+        fused->now = next;
+        rounds = fused_rounds(run) > rounds ? fused_rounds(run) : rounds;
+    }
+    CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, nets * fused_arrived_bytes(team->runs[0].groups), device->stream));
+    CUDA_CHECK(fused_train(team->runs, nets, device->stream));
+    device->round += rounds;
+}
+
+/* --- training -------------------------------------------------------------------------------------------------- */
+
+/* Before a burst: a mark behind the last one, and a wait for the one before that. */
+static void keep_pace(struct team *team, size_t burst, const volatile sig_atomic_t *stop)
+{
+    CUDA_CHECK(cudaEventRecord(team->device->marks[burst % 2], team->device->stream));
+    wait_for(team->nets[0], team->device->marks[(burst + 1) % 2], stop);
+}
+
+/* Step i of each net that has one, which opens with the update of the one before; the launch after a net's last step
+ * does that alone, and later ones nothing. */
+static void queue_step(struct team *team, size_t i)
+{
+    for (int k = 0; k < team->count; k++)
+        team->runs[k].steps = i < team->steps[k], team->runs[k].buffer = (uint32_t)(i % 3);
+    launch(team);
+    for (int k = 0; k < team->count; k++) {
+        struct fused_run *run = &team->runs[k];
+        uint32_t left = run->last - run->position, samples = left < run->batch ? left : run->batch;
+        run->pending = run->steps != 0 ? samples : 0;
+        run->position += run->pending, run->step += run->steps;
+    }
+}
+
+/* A launch a step. Those after a stop or a refusal do nothing to that net. */
+static void queue_steps(struct team *team, size_t most, const volatile sig_atomic_t *stop)
+{
+    struct comm *comm = team->nets[0]->base.setup.comm;
+    size_t numbers = (size_t)team->count * FUSED_SUMS_PITCH;
+    for (size_t i = 0; i <= most; i++) {
+        if (i % BURST == 0)
+            keep_pace(team, i / BURST, stop);
+        queue_step(team, i);
+        if (i < most)
+            comm_sum_on_device(comm, team->device->sums + i % 3 * numbers, numbers, team->device->stream);
+    }
+}
+
+static void train(struct team *team, const volatile sig_atomic_t *stop)
+{
+    size_t most = 0;
+    team->device->pinned->stop = *stop;
+    for (int i = 0; i < team->count; i++)
+        most = team->steps[i] > most ? team->steps[i] : most;
+    if (comm_size(team->nets[0]->base.setup.comm) > 1) {
+        queue_steps(team, most, stop);
+        return;
+    }
+    for (int i = 0; i < team->count; i++)
+        team->runs[i].steps = (uint32_t)team->steps[i], team->runs[i].closes = 1;
+    launch(team);
+}
+
+static void report_state(const struct fused_state *done, const struct span *span, size_t batch,
+                         struct train_report *report)
+{
+    size_t left = span->last - span->first;
+    *report = (struct train_report){
+        .steps = done->applied,
+        .samples = done->applied * batch < left ? done->applied * batch : left,
+        .loss = done->loss,
+        .stopped = done->stopped,
+        .not_finite = done->not_finite,
+    };
+}
+
+void fused_train_several(struct engine *const *engines, int count, const struct span *spans,
+                         struct train_report *reports)
+{
+    struct team team;
+    range_begin("training steps");
+    begin_team(&team, engines, count, spans);
+    train(&team, spans[0].stop);
+    struct fused_state *states = team.device->pinned->states;
+    for (int i = 0; i < count; i++)
+        CUDA_CHECK(cudaMemcpyAsync(&states[i], team.nets[i]->state[team.nets[i]->now], sizeof *states,
+                                   cudaMemcpyDefault, team.device->stream));
+    fused_finish(team.nets[0], spans[0].stop);
+    range_end();
+    for (int i = 0; i < count; i++)
+        report_state(&states[i], &spans[i], engines[i]->setup.batch_size, &reports[i]);
+}
+
+/* Several ranks whose sums go by way of the host have the plain step. */
+static bool trains_on_device(const struct engine *engine)
+{
+    return comm_size(engine->setup.comm) == 1 || comm_can_sum_on_device(engine->setup.comm);
+}
+
+bool fused_train_alone(struct engine *engine, const struct span *span, struct train_report *report)
+{
+    if (!trains_on_device(engine))
+        return false;
+    fused_train_several(&engine, 1, span, report);
+    return true;
+}
+
+/* A net with g groups takes its tiles in rounds of g; the number of nets is taken that needs the fewest rounds a net, and
+ * the largest of them, as nets do not wait for each other. 16 groups have 16 tiles of three nets in 2 rounds for two of
+ * them and 1 for the third, but in 4 for all three at once. */
+int fused_at_once(struct engine *engine, int count)
+{
+    size_t groups = fused_of(engine)->device->least_groups, tiles = tiles_of_rank(&engine->setup);
+    size_t best = 1, best_rounds = (tiles + groups - 1) / groups;
+    for (size_t nets = 2; nets <= (size_t)count && nets <= groups && nets <= FUSED_NETS; nets++) {
+        size_t each = groups / nets, rounds = (tiles + each - 1) / each;
+        if (rounds * best <= best_rounds * nets)
+            best = nets, best_rounds = rounds;
+    }
+    return trains_on_device(engine) ? (int)best : 1;
+}
+
+/* --- the plain step: sums by way of the host --------------------------------------------------------------------- */
+
+void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+{
+    struct span span = {.step = step, .first = first, .last = last};
+    struct team team;
+    begin_team(&team, &engine, 1, &span);
+    team.runs[0].steps = 1;
+    launch(&team);
+    fused_finish(team.nets[0], NULL);
+    fused_copy(team.device, engine->sums->terms, team.device->sums, FUSED_SUMS * sizeof(int64_t));
+}
+
+void fused_update(struct engine *engine, float learning_rate, size_t samples)
+{
+    struct span span = {.last = samples, .learning_rate = learning_rate};
+    struct team team;
+    begin_team(&team, &engine, 1, &span);
+    team.runs[0].buffer = 1, team.runs[0].pending = (uint32_t)samples;
+    fused_copy(team.device, team.device->sums, engine->sums->totals, FUSED_SUMS * sizeof(int64_t));
+    launch(&team);
+    fused_finish(team.nets[0], NULL);
+}

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""--engine fused through the whole program on emulated GPUs: whatever the CPU engine says, to the bit, for one net and for
+several at once."""
+# needs: emulated
+
+import signal
+
+from emulated_gpu import LIBRARIES, TRAIN, emulated, weights
+from tap import check, finish
+
+from dtrain import metrics, progress, run, start
+
+
+def one_net():
+    for net in "AD":
+        run(1, *TRAIN, "--engine", "cpu", "--net", net, "--epochs", "2", "--out", f"defined-{net}")
+    for net, np, gpus, comm in ("A", 1, 1, "mpi"), ("D", 1, 1, "mpi"), ("D", 2, 2, "nccl"), ("A", 2, 1, "mpi"):
+        out, name = f"fused-{net}-{np}-{comm}", f"net {net} by one kernel, {np} ranks on {gpus} GPUs"
+        result = emulated(np, "--engine", "fused", "--net", net, "--epochs", "2", "--out", out, gpus=gpus)
+        if check(result.code == 0 and ("comm nccl" in result.out) == (comm == "nccl"), f"{name}: runs", result):
+            check(weights(out) == weights(f"defined-{net}"), f"{name}: the CPU engine's weights and momentum", result)
+            check(metrics(out) == metrics(f"defined-{net}"), f"{name}: its losses and accuracies", metrics(out))
+    for steps, engine, np in ("2", "fused", 2), ("3", "cpu", 1), ("5", "fused", 1), ("6", "cpu", 2):
+        result = emulated(np, "--epochs", "2", "--max-steps", steps, "--out", "between", "--resume", "--engine", engine)
+    check(weights("between") == weights("defined-D"), "from GPUs to the CPU and back within an epoch: the same bits", result)
+    result = run(1, "--engine", "fused", "--data", "synthetic", "--max-steps", "1", "--out", "known", env=LIBRARIES)
+    check(result.code == 0 and result.digest == "0cf1328e6eab9d21", "the digest of README.md after a step", result)
+    result = emulated(2, "--engine", "fused", "--lr", "1000000", "--epochs", "50", gpus=2)
+    check(result.code == 1 and "not finite" in result.err, "a loss that is not finite ends the run", result)
+    result = emulated(1, "--engine", "fused", EMULATED_SHARED=str(163 << 10))
+    check(result.code == 2 and "shared memory" in result.err and "--engine cudnn" in result.err,
+          "a GPU with less shared memory is refused, with a way out", result)
+
+
+def losses(directory):
+    """Of each epoch: --max-steps at an epoch's end has it checked as well."""
+    return [line["loss"] for line in metrics(directory)]
+
+
+def as_defined(name, result, out, defined, trials, told=metrics):
+    """Each trial in directory `out` ended as in `defined`."""
+    check(result.code == 0, f"{name}: runs", result)
+    check(all(weights(f"{out}/{trial}") == weights(f"{defined}/{trial}") for trial in trials),
+          f"{name}: the CPU engine's weights and momentum of each", result)
+    check(all(told(f"{out}/{trial}") == told(f"{defined}/{trial}") for trial in trials),
+          f"{name}: their losses and accuracies", result)
+
+
+def several_nets():
+    """In one launch, in several, and over ranks; at_once: what it says of that."""
+    trials = [f"seed{seed}/{net}" for seed in (1, 2) for net in "AD"]
+    study = ["--net", "A,D", "--seeds", "2", "--epochs", "2"]
+    run(1, *TRAIN, *study, "--engine", "cpu", "--out", "study")
+    result = emulated(1, "--engine", "fused", *study, "--out", "study-1", EMULATED_MULTIPROCESSORS="24")
+    as_defined("two seeds of two nets, in two launches", result, "study-1", "study", trials)
+    check("4 nets take turns, up to 3 at once in one kernel" in result.out, "as it says", result)
+
+    four = ["--net", "all", "--max-steps", "4"]
+    run(1, *TRAIN, *four, "--engine", "cpu", "--out", "four")
+    result = emulated(2, "--engine", "fused", *four, "--out", "four-2", gpus=2, EMULATED_MULTIPROCESSORS="32")
+    as_defined("four nets, two ranks", result, "four-2", "four", "ABCD")
+    check("all 4 nets are trained at once, in one kernel" in result.out, "as it says", result)
+    four = ["--net", "all", "--max-steps", "3", "--batch-size", "32"]  # two tiles at most
+    run(1, *TRAIN, *four, "--engine", "cpu", "--out", "few")
+    result = emulated(3, "--engine", "fused", *four, "--out", "few-3", gpus=3)
+    as_defined("four nets, three ranks, one of them without a tile", result, "few-3", "few", "ABCD")
+    result = emulated(2, "--engine", "fused", "--net", "A,D,B", "--max-steps", "2", gpus=1)
+    check(result.code == 0 and "3 nets take turns, as their sums go by way of the host" in result.out,
+          "ranks that sum by MPI take the nets in turn, and say why", result)
+
+
+def ends_of_several():
+    """Each of several nets has an end of its own, and a run that goes on from unlike steps is as never interrupted."""
+    options = ["--net", "A,B,D", "--epochs", "100000", "--out", "stopped"]
+    end = 0
+    for np in 1, 2:
+        running = start(np, *TRAIN, *options, "--engine", "fused", "--resume", env={**LIBRARIES, "EMULATED_GPUS": "2"})
+        check(running.wait_for("net: D epoch: ", 100, times=2), "three endless nets begin")
+        running.signal(signal.SIGUSR1, np - 1)
+        result = running.finish(60)
+        steps = [int(progress(f"stopped/{net}")["step"]) for net in "ABD"]
+        check(result.code == 75 and min(steps) > end, f"a signal to the last of {np} ranks stops all, saved", result)
+        end = max(steps) + 2
+        emulated(1, "--engine", "fused", "--net", "D", *options[2:4], "--out", "stopped/D", "--resume", "--max-steps", str(end))
+    options += ["--max-steps", str(end + 2)]
+    result = emulated(2, "--engine", "fused", *options, "--resume", gpus=2)
+    run(1, *TRAIN, *options[:4], *options[6:], "--engine", "cpu", "--out", "whole")
+    as_defined("stopped twice, then from unlike steps on", result, "stopped", "whole", "ABD", losses)
+
+    lost = ["--net", "A,B,D", "--p-conv", "0.9999", "--lr", "0.5", "--epochs", "2"]
+    results = [run(1, *TRAIN, *lost, "--engine", "cpu", "--out", "lost"),
+               emulated(1, "--engine", "fused", *lost, "--out", "lost-1"),
+               emulated(2, "--engine", "fused", *lost, "--out", "lost-2", gpus=2)]
+    check(all(result.code == 1 and result.messages == [results[0].messages[0].replace("lost/", f"{out}/")]
+              for result, out in zip(results, ("lost", "lost-1", "lost-2"))),
+          "a net whose loss is not finite ends alone, at the step at which the CPU engine refuses it", results)
+    check(metrics("lost-1/A") == metrics("lost-2/A") == metrics("lost/A") != [], "and the others go on to their ends")
+
+
+one_net()
+several_nets()
+ends_of_several()
+finish()
