@@ -42,14 +42,15 @@ CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
 LIBS := $(MPI_LIBS) $(call probe,pkg-config --libs libcjson libxxhash) -lm
 REVISION := $(or $(call probe,git -c safe.directory='*' describe --always --dirty --abbrev=12),unknown)
 
-# CUDA: nvcc, and each library with its header from the first root that has both: the toolkit's, the
-# system's, or the nvidia packages of Python.
+# CUDA: nvcc, and each library with its header from the first root that has both: what `launch/quickstart --gpu` set up
+# here, the toolkit's, the system's, or the nvidia packages of Python.
+WHEELS := $(if $(wildcard .cuda/complete),$(abspath $(wildcard .cuda/lib/python3*/site-packages/nvidia)))
 ifneq ($(CUDA),0)
-NVCC := $(or $(call probe,command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+NVCC := $(or $(wildcard $(WHEELS:%=%/cu13/bin/nvcc)),$(call probe,command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 endif
 ifneq ($(NVCC),)
-PYTHON_NVIDIA := $(call probe,python3 -c 'import nvidia; print(*nvidia.__path__)')
-CUDA_ROOTS := $(CUDA_HOME) $(patsubst %/bin/nvcc,%,$(realpath $(NVCC))) /usr/local/cuda /usr $(wildcard \
+PYTHON_NVIDIA := $(or $(WHEELS),$(call probe,python3 -c 'import nvidia; print(*nvidia.__path__)'))
+CUDA_ROOTS := $(CUDA_HOME) $(if $(WHEELS),,$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))) /usr/local/cuda /usr) $(wildcard \
 	$(PYTHON_NVIDIA:%=%/*))
 header_in = $(firstword $(wildcard $(1)/include/$(2) $(1)/include/*-linux-gnu/$(2)))
 library_in = $(firstword $(wildcard $(foreach d,lib64 lib lib/*-linux-gnu,$(addprefix $(1)/$d/,$(2) $(2).[0-9]*))))
@@ -122,8 +123,14 @@ $(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)
 	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(GPU_LDFLAGS)
 
 $(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
+$(GPU_OBJECTS): $(CUDA_BUILD)/toolkit
 
-$(CUDA_BUILD)/%.o: %.cu | found
+# And another CUDA has another nvcc, other headers and libraries.
+$(CUDA_BUILD)/toolkit: always
+	@mkdir -p $(@D)
+	@echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS)' | cmp -s - $@ || echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS)' > $@
+
+$(CUDA_BUILD)/%.o: %.cu $(CUDA_BUILD)/toolkit | found
 	@mkdir -p $(@D)
 	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 

@@ -36,6 +36,8 @@ struct device {
     char why[160];         /* index -1: what is missing */
 };
 
+enum { GPU_LIBRARIES = 3 };
+
 /* What the shared object exports, under the name dtrain_gpu_part. */
 struct gpu_part {
     const char *revision;              /* it was built from; another than the program's is refused */
@@ -58,10 +60,16 @@ struct gpu_part {
 
     /* "CUDA 13.0 (driver 13.0), cuDNN 9.19.0, cuBLAS 13.1.0, NCCL 2.28.9" */
     void (*versions)(char *text, size_t bytes);
+
+    /* Where the libraries lie that were found for it: cuDNN's, cuBLAS's and NCCL's files. */
+    void (*libraries)(const char *paths[GPU_LIBRARIES]);
 };
 
 /* NULL where it cannot be had; `why` then says what is missing and what would help. Cheap to call again. */
 const struct gpu_part *gpu_load(char *why, size_t why_bytes);
+
+/* The same where there is no driver: good for versions and libraries alone. */
+const struct gpu_part *gpu_load_without_driver(char *why, size_t why_bytes);
 
 /* Whether it lies beside the program. Loads nothing. */
 bool gpu_is_built(void);

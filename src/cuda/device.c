@@ -3,6 +3,7 @@
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <cudnn.h>
+#include <dlfcn.h>
 #include <glob.h>
 #include <nccl.h>
 #include <stdio.h>
@@ -127,7 +128,23 @@ void device_versions(char *text, size_t bytes)
     ncclGetVersion(&nccl);
     for (int i = 0; i < 3; i++)
         cublasGetProperty((libraryPropertyType)i, &blas[i]);
-    snprintf(text, bytes, "CUDA %d.%d (the driver's: %d.%d), cuDNN %zu.%zu.%zu, cuBLAS %d.%d.%d, NCCL %d.%d.%d",
-             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10, cudnn / 10000,
-             cudnn / 100 % 100, cudnn % 100, blas[0], blas[1], blas[2], nccl / 10000, nccl / 100 % 100, nccl % 100);
+    char of_driver[40] = "no driver";
+    if (driver > 0)
+        snprintf(of_driver, sizeof of_driver, "the driver's: %d.%d", driver / 1000, driver % 1000 / 10);
+    snprintf(text, bytes, "CUDA %d.%d (%s), cuDNN %zu.%zu.%zu, cuBLAS %d.%d.%d, NCCL %d.%d.%d", CUDART_VERSION / 1000,
+             CUDART_VERSION % 1000 / 10, of_driver, cudnn / 10000, cudnn / 100 % 100, cudnn % 100, blas[0], blas[1],
+             blas[2], nccl / 10000, nccl / 100 % 100, nccl % 100);
+}
+
+static const char *file_of(const void *function)
+{
+    Dl_info found;
+    return dladdr(function, &found) != 0 ? found.dli_fname : "?";
+}
+
+void device_libraries(const char *paths[GPU_LIBRARIES])
+{
+    paths[0] = file_of((const void *)cudnnGetVersion);
+    paths[1] = file_of((const void *)cublasGetProperty);
+    paths[2] = file_of((const void *)ncclGetVersion);
 }

@@ -30,4 +30,7 @@ void device_versions(char *text, size_t bytes);
 bool device_time_dropout(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
                          struct error *error);
 
+/* Their files, as the loader found them. */
+void device_libraries(const char *paths[GPU_LIBRARIES]);
+
 #endif

@@ -17,4 +17,5 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .time_dropout = device_time_dropout,
     .look = device_look,
     .versions = device_versions,
+    .libraries = device_libraries,
 };

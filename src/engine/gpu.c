@@ -38,11 +38,16 @@ bool gpu_is_built(void)
 /* Libraries stay loaded until the end, so loading them again is only a look-up. */
 const struct gpu_part *gpu_load(char *why, size_t why_bytes)
 {
-    char path[PATH_MAX];
     if (dlopen("libcuda.so.1", RTLD_LAZY) == NULL) {
         snprintf(why, why_bytes, "no NVIDIA driver here: libcuda.so.1 is not found");
         return NULL;
     }
+    return gpu_load_without_driver(why, why_bytes);
+}
+
+const struct gpu_part *gpu_load_without_driver(char *why, size_t why_bytes)
+{
+    char path[PATH_MAX];
     void *library = name_part(path) ? dlopen(path, RTLD_LAZY) : NULL;
     const struct gpu_part *part = library != NULL ? dlsym(library, "dtrain_gpu_part") : NULL;
     if (part == NULL) {

@@ -67,15 +67,23 @@ static void print_ranks(const struct comm *world, const struct place *places)
         }
 }
 
-/* Says what the GPU part was built with, and which rank would use which GPU. */
+/* Says what the GPU part consists of, also where no driver is, and which rank would use which GPU. */
 static void print_devices(const struct device *devices, int count)
 {
     char text[400];
-    const struct gpu_part *part = gpu_load(text, sizeof text);
-    if (part == NULL)
-        return; /* the engine's row says why */
+    const char *paths[GPU_LIBRARIES];
+    const struct gpu_part *part = gpu_load_without_driver(text, sizeof text);
+    if (part == NULL) {
+        row("gpu", "%s", text);
+        return;
+    }
     part->versions(text, sizeof text);
     row("gpu", "%s", text);
+    part->libraries(paths);
+    for (int i = 0; i < GPU_LIBRARIES; i++)
+        row("", "%s", paths[i]);
+    if (gpu_load(text, sizeof text) == NULL)
+        return; /* the engine's row says why */
     for (int i = 0; i < count; i++) {
         devices_line(devices, i, text, sizeof text);
         row("", "%s", text);

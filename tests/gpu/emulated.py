@@ -165,6 +165,9 @@ def choices():
           result)
     result = run(1, "--doctor", "--data", "synthetic:40+20", env={**LIBRARIES, "EMULATED_GPUS": "2"})
     check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs", result)
+    result = run(1, "--doctor", "--data", "synthetic:40+20")
+    check(result.code == 0 and ", cuDNN" in result.out and result.out.count("emulated/dtrain-cuda.so\n") == 3 and
+          "no NVIDIA driver" in result.out, "without a driver it names the libraries all the same, and their files", result)
 
 
 def four_nets():

@@ -670,17 +670,21 @@ def test_quickstart():
             if tool.name not in ("gnuplot", "apt-get", "make", "sudo") and not (tools / tool.name).exists():
                 (tools / tool.name).symlink_to(tool)
     gnuplot = shutil.which("gnuplot")
-    (tools / "make").write_text("#!/bin/sh\necho quiet\n")
+    (tools / "make").write_text("#!/bin/sh\necho quiet\necho 'CUDA     no nvcc - building for the CPU alone'\n")
     (tools / "apt-get").write_text(
         f'#!/bin/sh\necho "$@" >> {place}/apt-get.log\n'
         f'[ "$1" = update ] && touch {place}/updated && exit\n'
         f"[ -e {place}/updated ] && ln -s {gnuplot} {tools}/gnuplot\n"
     )
-    for tool in "make", "apt-get":
+    (tools / "driver").write_text("#!/bin/sh\necho 535.104.05\n")
+    for tool in "make", "apt-get", "driver":
         (tools / tool).chmod(0o755)
     data = SCRATCH / "cache/dtrain/synthetic-200-100"
     environment = {**os.environ, "PATH": str(tools), "DTRAIN_DATA": os.path.relpath(data, SCRATCH)}
+    (tools / "nvidia-smi").unlink(missing_ok=True)
     for number in 1, 2:
+        if number == 2:
+            (tools / "driver").rename(tools / "nvidia-smi")
         done = subprocess.run(
             [place / "launch/quickstart"],
             cwd=SCRATCH,
@@ -691,6 +695,8 @@ def test_quickstart():
         )
         run = place / f"runs/quickstart-{number}"
         check(done.returncode == 0 and is_png(run / "accuracy.png"), f"quickstart: time {number}", said(done))
+        check(("An NVIDIA driver, but no nvcc: training on CPUs (--gpu" in done.stdout) == (number == 2),
+              "quickstart: says what a driver lacks", said(done))
         check(
             ("Installing" in done.stdout) == (number == 1),
             "quickstart: says what it installs, once",
@@ -704,6 +710,9 @@ def test_quickstart():
         "quickstart: fits a screen",
         done.stdout,
     )
+    done = subprocess.run([place / "launch/quickstart", "--gpu"], env=environment, capture_output=True, text=True, timeout=60)
+    check(fails(done, 1, "535.104.05", "580") and not (place / ".cuda").exists(),
+          "quickstart --gpu: a driver that is too old is named before anything is downloaded", said(done))
 
 
 try:
