@@ -1,4 +1,5 @@
-/* display.h - what a person sees while nets train: a line an epoch, and on a terminal a progress line. */
+/* display.h - what a person sees while nets train: a line an epoch; on a terminal a progress line, and of several nets
+ * a block an epoch. */
 #ifndef DTRAIN_DISPLAY_H
 #define DTRAIN_DISPLAY_H
 
@@ -16,6 +17,8 @@ struct display {
     struct event last[MOST_TRIALS]; /* the newest of each trial */
     double began;                   /* seconds on clock.h's clock */
     double done_at_beginning;       /* epochs of all trials */
+    struct rows *rows;              /* where epochs are shown in blocks; else NULL */
+    double row_began;               /* when the last block was printed */
 };
 
 /* `when` is --progress: "always", "never", or "auto": when standard output is a terminal
@@ -25,13 +28,13 @@ struct display display_open(const struct trial *trials, int count, double goal, 
 /* From here on time counts; done[i]: epochs that trial i has already. */
 void display_begin(struct display *display, const double *done);
 
-/* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, redraws the progress line for a step. */
+/* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, in a block what several nets have of it, redraws the progress line for a step. */
 void display_event(struct display *display, const struct event *event);
 
 /* Prints a line of its own, above the progress line. */
 void display_line(struct display *display, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Takes the progress line away. */
+/* Takes the progress line away, and prints the last epoch of nets that are ahead of the last block. */
 void display_close(struct display *display);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "launcher.h"
+#include "rows.h"
 
 enum { USUAL_WIDTH = 79, WIDTH = 200, LEAST_BAR = 20, MOST_BAR = 100 };
 #define CLEAR "\r\033[K"
@@ -48,7 +49,9 @@ struct display display_open(const struct trial *trials, int count, double goal, 
 
 void display_begin(struct display *display, const double *done)
 {
-    display->began = clock_seconds();
+    display->began = display->row_began = clock_seconds();
+    if (display->progress && display->count > 1)
+        display->rows = rows_open(display->trials, display->count, done);
     for (int i = 0; i < display->count; i++) {
         display->last[i].epochs_done = done[i];
         display->done_at_beginning += done[i];
@@ -146,16 +149,76 @@ static void print_epoch(struct display *display, const struct event *event)
                      metrics->seconds, metrics->loss);
 }
 
+enum { LOSS, TRAIN, TEST, BEST, LINES };
+
+/* A net's share of a line, as wide as every other: its mean over the seeds, blank where it has none. */
+static void append_cell(char *text, char net, const struct cell *cell, int line)
+{
+    double sums[LINES] = {cell->loss, cell->train, cell->test, cell->best};
+    int count = line == LOSS ? cell->closed : cell->checked;
+    if (count == 0)
+        append(text, "  %c %7s", net, "-");
+    else if (line == LOSS)
+        append(text, "  %c %7.4f", net, sums[line] / count);
+    else
+        append(text, "  %c %6.2f%%", net, sums[line] / count);
+}
+
+static bool is_trained(const struct display *display, int net)
+{
+    for (int i = 0; i < display->count; i++)
+        if (display->trials[i].net.name == lenet5_nets[net].name)
+            return true;
+    return false;
+}
+
+/* epoch: 12 time: 1.42 loss:   A  1.2345  B  1.3456, and after a check the same of its accuracies. The time is what has passed
+ * since the row before, checks too. */
+static void print_row(struct display *display, const struct row *row)
+{
+    static const char *const names[LINES] = {"loss:", "train:", "test:", "best:"};
+    char head[WIDTH + 1] = "";
+    double now = clock_seconds();
+    bool checked = false;
+    append(head, "epoch: %llu time: %.2f ", (unsigned long long)row->epoch, now - display->row_began);
+    display->row_began = now;
+    for (int net = 0; net < NETS; net++)
+        checked |= row->nets[net].checked > 0;
+    for (int line = LOSS; line < (checked ? LINES : TRAIN); line++) {
+        char text[WIDTH + 1] = "";
+        append(text, "%*s%-6s", (int)strlen(head), line == LOSS ? head : "", names[line]);
+        for (int net = 0; net < NETS; net++)
+            if (is_trained(display, net))
+                append_cell(text, lenet5_nets[net].name, &row->nets[net], line);
+        display_line(display, "%s", text);
+    }
+}
+
+static void print_rows(struct display *display, const struct event *event)
+{
+    struct row *row;
+    rows_add(display->rows, event);
+    while ((row = rows_take(display->rows)) != NULL) {
+        print_row(display, row);
+        free(row);
+    }
+}
+
 void display_event(struct display *display, const struct event *event)
 {
-    if (event->kind == EVENT_FAILURE) {
+    if (event->kind == EVENT_FAILURE)
         display_line(display, "%s", event->text);
+    if (display->rows != NULL)
+        print_rows(display, event);
+    if (event->kind == EVENT_FAILURE)
         return;
-    }
-    display->last[event->trial] = *event;
+    struct event *last = &display->last[event->trial], before = *last;
+    *last = *event;
     if (event->kind == EVENT_EPOCH) /* of the epoch just opened there is no loss yet */
-        display->last[event->trial].loss = event->metrics.loss;
-    if (event->kind == EVENT_EPOCH)
+        last->loss = event->metrics.loss;
+    else
+        last->metrics = before.metrics;
+    if (event->kind == EVENT_EPOCH && display->rows == NULL)
         print_epoch(display, event);
     if (display->progress)
         draw(display);
@@ -177,6 +240,11 @@ void display_close(struct display *display)
 {
     if (display->progress)
         fputs(CLEAR, stdout);
+    for (int i = 0; i < display->count && display->rows != NULL; i++)
+        if (display->last[i].metrics.epoch > rows_taken(display->rows))
+            print_epoch(display, &display->last[i]);
+    rows_close(display->rows);
+    display->rows = NULL;
     if (display->terminal >= 0)
         close(display->terminal);
     display->terminal = -1;

@@ -55,6 +55,10 @@ def whole_studies():
     check(len(digests) == 1 and None not in digests, "one digest of all on any number of ranks", digests)
     check(all(result.out.count(f"net: {net} epoch: {epoch} ") == 1 for net in NETS for epoch in (1, 2, 3)),
           "one line an epoch and a net", result)
+    drawn = run(2, *SHORT, "--net", "all", "--progress", "always", "--out", "drawn")
+    rows = re.findall(r"^\x1b\[Kepoch: (\d) time: \S+ loss: ((?:  [A-D]  \d\.\d{4}){4})$", drawn.out, re.M)
+    check([epoch for epoch, _ in rows] == ["1", "2", "3"] and len(re.findall(" test:   A .*%  D ", drawn.out)) == 2 and
+          "net: " not in drawn.out and drawn.digest == result.digest, "on a terminal a block an epoch", drawn)
     if shutil.which("gnuplot"):
         sizes = {path.name: path.stat().st_size for path in (FOLDER / "all-4").iterdir() if path.is_file()}
         names = ["loss.svg", "loss.png", "accuracy.svg", "accuracy.png"]
