@@ -5,7 +5,7 @@
 list_cpus() {
     local allowed
     allowed=$(taskset -cp "$BASHPID")
-    lscpu -p=SOCKET,CORE,CPU | sort -t, -k1,1n -k2,2n -k3,3n | awk -F, -v ranges="${allowed##*: }" '
+    lscpu -p=SOCKET,CORE,CPU 2>/dev/null | sort -t, -k1,1n -k2,2n -k3,3n | awk -F, -v ranges="${allowed##*: }" '
         BEGIN {
             for (i = split(ranges, range, ","); i > 0; i--) {
                 last = split(range[i], ends, "-")

@@ -126,30 +126,41 @@ unread='mpirun: SIGPIPE detected on fd ' # nobody reads standard output any more
 rule='^(.*[^-])?-{70,}$' # above and below a banner
 
 # Hydra, on standard output: a banner for each rank that was lost, or one for all, and a list of exit codes.
-hydra_said='^={70,}$|^=   |^\[mpiexec@[^]]*\] (Exit codes: |Sending Ctrl-C |Press Ctrl-C )|'
+hydra_said='^={70,}$|^=   |^\[mpiexec@[^]]*\] (Exit codes: |Sending Ctrl-C |Press Ctrl-C )|^\[[^] ]+\] [0-9]+(,[0-9]+)*$|'
 hydra_said+='^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: |^This typically refers to a problem with |^Please see the FAQ page for '
+hydra_failed='^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] [a-zA-Z_]+ \([^)]*\): (.*)$' # as a rank or a host is lost among several hosts
 hydra_abort='^Abort\(([0-9]+)\) on node .*application called MPI_Abort'
 hydra_rank='^=   RANK ([0-9]+) PID [0-9]+ RUNNING AT (.*)$' # Intel's, and the next line:
 hydra_signal='^=   KILLED BY SIGNAL: ([0-9]+ \([^)]*\))'
-hydra_codes='^\[mpiexec@[^]]*\] Exit codes: (.*)$' # MPICH's, and a later line:
+hydra_at='^=   PID [0-9]+ RUNNING AT (.*)$'                                # MPICH's
+hydra_codes='^(\[mpiexec@[^]]*\] Exit codes: )?(\[[^] ]+\] [0-9]+.*)$' # MPICH's, a host a line, and a later line:
 hydra_string='EXIT STRING: (.*) \(signal ([0-9]+)\)'
 
-# Which ranks MPICH may have lost: it ends the others by SIGKILL, and some of them are among its exit codes.
+# Which ranks MPICH may have lost: it ends the others by SIGKILL, and some of them are among its exit codes. Of several hosts, in
+# whatever order they come, the host alone.
 launcher_suspects() { # SIGNAL CODES, as "[host] 0,9 [host] 0,0"
-    local word host='' code rank=0 found=() where=''
+    local word host='' code rank=0 found=() their_hosts=() hosts=0
     for word in $2; do
         if [[ $word == \[*\] ]]; then
             host=${word//[\[\]]/}
+            ((++hosts))
             continue
         fi
         for code in ${word//,/ }; do
-            ((code != $1)) || { found+=("$rank") && where=$host; }
+            if ((code == $1)); then
+                found+=("$rank")
+                [[ " ${their_hosts[*]} " == *" $host "* ]] || their_hosts+=("$host")
+            fi
             ((++rank))
         done
     done
-    case ${#found[@]} in
-    0) echo "a rank" ;;
-    1) echo "rank ${found[0]} on host $where" ;;
-    *) echo "one of the ranks ${found[*]}" ;;
-    esac
+    if ((hosts > 1 && ${#their_hosts[@]} == 1)); then
+        echo "a rank on host ${their_hosts[0]}"
+    elif ((hosts > 1 || ${#found[@]} == 0)); then
+        echo "a rank"
+    elif ((${#found[@]} == 1)); then
+        echo "rank ${found[0]} on host ${their_hosts[0]}"
+    else
+        echo "one of the ranks ${found[*]}"
+    fi
 }

@@ -1,7 +1,8 @@
 # job.sh - what the batch scripts share: dtrain on all that the job was given, saved in time, gone on with later.
 #
 # Settings, from the environment you submit in:
-#   LAUNCHER      mpirun (the default) or srun, for which `srun --mpi=list` must have pmix
+#   LAUNCHER      mpirun (the default) or srun, for which `srun --mpi=list` must have pmix, or, for MPICH or Intel MPI,
+#                 pmi2: SLURM_MPI_TYPE=pmi2
 #   DTRAIN_HOME   the folder dtrain was built in, unless you submit from there
 #   OUT           the run's directory, runs/JOBNAME unless given: jobs of one name go on with one run. A script that
 #                 sets `net` writes below it
@@ -64,6 +65,7 @@ launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
         wait "$pid"
         code=$?
     done
+    [[ $launcher != srun ]] || ((code <= 128)) || code=4 # srun gives the signal that ended a rank, and has named it
     pid=''
 }
 

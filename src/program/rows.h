@@ -1,8 +1,8 @@
 /* rows.h - what several nets have learned by an epoch, gathered from their events until all have closed it: those that train
  * side by side close it at different times.
  */
-#ifndef DTRAIN_ROWS_H
-#define DTRAIN_ROWS_H
+#ifndef DTRAIN_PROGRAM_ROWS_H
+#define DTRAIN_PROGRAM_ROWS_H
 
 #include "options.h"
 #include "run.h"

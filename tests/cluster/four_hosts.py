@@ -20,7 +20,7 @@ from tap import check, finish, skip, skip_all
 
 PARTS = {
     "mpirun.py": ["agree", "scale", "kill", "unplug"],
-    "jobs.py": ["launchers", "several", "limits", "requeues", "preemption", "powerless", "two_writers"],
+    "jobs.py": ["launchers", "several", "limits", "requeues", "preemption", "lost", "powerless", "two_writers"],
 }
 MARK = "DTRAIN_TEST_CLUSTER"  # in the environment of the processes of a test that is interrupted
 

@@ -1,6 +1,8 @@
 """The batch scripts of slurm/ on a real SLURM over four hosts. Started by tests/cluster/four_hosts.py."""
 
+import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -144,6 +146,23 @@ def preemption():
     for launcher in "srun", "mpirun":
         job = submit(f"preempt-{launcher}", *ENDLESS, sbatch=node, LAUNCHER=launcher)
         interrupted(f"preemption, {launcher}", job, preempt)
+
+
+def lost():
+    """A rank is killed: the job says 4 whatever the launcher, and goes on."""
+    two = ("--nodes=2", "--ntasks-per-node=1")
+    for launcher in "srun", "mpirun":
+        job = submit(f"lost-{launcher}", *ENDLESS, "--timeout", "5", sbatch=two, LAUNCHER=launcher)
+        under_way(job)
+        victims = [pid for host in hosts for pid in host.processes(NAME, f"runs/{job.name}")]
+        os.kill(victims[-1], signal.SIGKILL)
+        on = job.wait_for("net D goes on after step", 90)
+        check(on and "job.sh: exit code 4; the run goes on" in job.out,
+              f"a rank is killed, {launcher}: exit code 4, and the job goes on", job)
+        cancel(f"a rank is killed, {launcher}", job)
+    job = submit("pmi2", *TRAIN, "--epochs", "1", sbatch=two, LAUNCHER="srun", SLURM_MPI_TYPE="pmi2")
+    state = job.wait()
+    check(state == "FAILED 1" and "PMI" in job.out, "srun without PMIx: Open MPI says so, and it is not tried again", f"{state}\n{job}")
 
 
 def powerless():

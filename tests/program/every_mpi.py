@@ -22,6 +22,7 @@ import termios
 import time
 from pathlib import Path
 
+import hosts
 from tap import check, finish, skip, skip_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,13 +138,25 @@ def test_training(mpi):
 
 
 def test_hosts(mpi):
-    """This host by name; tests/cluster.py has several."""
+    """This host by name."""
     train = [*DATA, "--epochs", "2"]
     (SCRATCH / "hosts").write_text("# ranks a host\nlocalhost slots=2 max_slots=4\n")
     for how in ["-H", "localhost:2"], ["--hostfile", "hosts"]:
         result = mpi.run(*how, *train, "--out", f"{mpi.name}{how[0]}")
         check(result[0] == 0 and "on 2 ranks, 1 host" in result[1] and digest(result) == DIGEST and not result[2],
               f"{mpi.name}: {' '.join(how)}", told(result))
+
+
+def test_several_hosts(mpi):
+    if reason := hosts.missing():
+        skip(f"{mpi.name}: several hosts", reason)
+        return
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(mpi.env | {"PYTHONPATH": before["PYTHONPATH"], "XDG_CACHE_HOME": before.get("XDG_CACHE_HOME", "")})
+    hosts.relay([(mpi.name, ROOT / "tests" / "cluster" / "other_mpi.py", mpi.name)])
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def begin(mpi, out, *options):
@@ -254,7 +267,7 @@ try:
         if isinstance(mpi, str):
             skip(wanted, mpi)
         elif mpi.make():
-            for test in (test_training, test_hosts, test_stop, test_lost, test_strangers, test_variants, test_terminal):
+            for test in (test_training, test_hosts, test_several_hosts, test_stop, test_lost, test_strangers, test_variants, test_terminal):
                 test(mpi)
 finally:
     shutil.rmtree(SCRATCH, ignore_errors=True)

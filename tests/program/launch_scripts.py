@@ -378,17 +378,25 @@ INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1"
 def test_relay_of_hydra():
     """What MPICH's and Intel's launchers say, the former in an order that depends on chance."""
     bar = "=" * 83
-    for codes, which in ("[h] 0,11,0 [k] 9", "rank 1 on host h"), ("[h] 0,9 [k] 0,11", "rank 3 on host k"), ("[h] 9", "a rank"):
+    for codes, which in ("[h] 0,11,9", "rank 1 on host h"), ("[k] 0,9\n[h] 0,11", "a rank on host h"), ("[h] 9", "a rank"):
         banner = (f"\n{bar}\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   EXIT CODE: 9\n{bar}\n"
                   f"[mpiexec@h] Exit codes: {codes}\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: "
                   "Segmentation fault (signal 11)\nThis typically refers to a problem with your application.\n")
         done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 11", HYDRA)
         told = f"launch/run: lost {which}, ended by signal 11 (Segmentation fault); start again with --resume\n"
-        check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", f"MPICH, exit codes {codes}: {which}",
+        check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", f"MPICH, exit codes {codes!r}: {which}",
               said(done))
     done = with_mpirun(f"echo '[mpiexec@h] Exit codes: [h] 9,9'; echo '{bar}'; echo 'YOUR APPLICATION TERMINATED WITH THE "
                        "EXIT STRING: Killed (signal 9)'; exit 9", HYDRA)
     check(done.returncode == 4 and "one of the ranks 0 1" in done.stderr, "MPICH: which of two is not known", said(done))
+    done = with_mpirun("printf 'epoch\n[mpiexec@h] Exit codes: [h] 0,0\n[k] 0,0\n'", HYDRA)
+    check(done.returncode == 0 and done.stdout == "epoch\n" and not done.stderr, "MPICH: exit codes of several hosts", said(done))
+    banner = f"\n{bar}\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   PID 12 RUNNING AT k\n=   EXIT CODE: 9\n{bar}\n"
+    broken = "[proxy:0@h] HYD_pmcd_pmip_control_cmd_cb (/src/proxy/pmip_cb.c:490): assert (!closed) failed"
+    for printed, which in (banner, "a rank on host k"), ("", r"a rank or a host, by what mpirun says \(assert \(!closed\) failed\)"):
+        done = with_mpirun(f"printf 'epoch\n%s' '{printed}'; echo '{broken}' >&2; exit 255", HYDRA)
+        check(done.returncode == 4 and done.stdout == "epoch\n" and re.fullmatch(
+            f"launch/run: lost {which}; start again with --resume\n", done.stderr), f"MPICH's own failure: lost {which}", said(done))
     banner = "".join(f"\n{bar}\n=   RANK {rank} PID 5 RUNNING AT h\n=   KILLED BY SIGNAL: {how}\n{bar}\n"
                      for rank, how in ((0, "26 (Virtual timer expired)"), (1, "9 (Killed)")))
     done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 255", INTEL)

@@ -120,7 +120,7 @@ def processes(name, words=""):
 def rank_of(pid):
     """The rank that a process is."""
     environment = Path(f"/proc/{pid}/environ").read_text(errors="replace")
-    return int(re.search(r"(?:^|\0)(?:OMPI_COMM_WORLD_RANK|PMIX_RANK)=(\d+)", environment)[1])
+    return int(re.search(r"(?:^|\0)(?:OMPI_COMM_WORLD_RANK|PMIX_RANK|PMI_RANK)=(\d+)", environment)[1])
 
 
 def start(count):
@@ -136,7 +136,8 @@ def start(count):
     cases = "".join(f"{host.name}) init={host.init} ;;\n" for host in machines)
     agent = SHARED / "agent"
     agent.write_text(f"""#!/bin/sh
-# agent HOST COMMAND...: as ssh, in a fresh environment
+# agent [-x] HOST COMMAND...: as ssh, in a fresh environment
+[ "$1" != -x ] || shift
 case $1 in
 {cases}esac
 shift
