@@ -2,6 +2,7 @@
 """The data as the program finds it: damaged, missing, drawn."""
 # needs: dtrain
 
+import itertools
 import os
 import re
 import shutil
@@ -86,15 +87,22 @@ def named():
 
 
 def pickled(records, key=b"labels"):
-    """A batch of CIFAR-10's Python version, in the opcodes of the original: those of Python 2 and its numpy."""
+    """A batch of these records as Python 2 pickled the originals: what 2.7's cPickle and numpy 1.16 write, memo and all."""
     labels = b"".join(b"K" + records[i:i + 1] for i in range(0, len(records), RECORD))
     rows = b"".join(records[i + 1:i + RECORD] for i in range(0, len(records), RECORD))
     count = len(records) // RECORD
-    text = lambda word: b"U" + bytes([len(word)]) + word
-    kind = b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01K" +
-             bytes([count]) + b"M\x00\x0c\x86" + kind + b"\x89T" + len(rows).to_bytes(4, "little") + rows + b"tb")
-    return b"\x80\x02}(" + text(b"batch_label") + text(b"a batch") + text(key) + b"](" + labels + b"e" + text(b"data") + array + b"u."
+    memo = itertools.count(1)
+    put = lambda: b"q%c" % number if (number := next(memo)) < 256 else b"r" + number.to_bytes(4, "little")
+    plain = lambda word: b"U" + bytes([len(word)]) + word
+    text = lambda word: plain(word) + put()
+    name = lambda words: b"c" + words + b"\n" + put()
+    array = (name(b"numpy.core.multiarray\n_reconstruct") + name(b"numpy\nndarray") + b"K\x00\x85" + plain(b"b") + b"\x87R" + put() +
+             b"(K\x01K" + bytes([count]) + b"M\x00\x0c\x86")
+    array += (name(b"numpy\ndtype") + plain(b"u1") + b"K\x00K\x01\x87R" + put() + b"(K\x03" + plain(b"|") +
+              b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + len(rows).to_bytes(4, "little") + rows + b"tb")
+    names = b"](" + b"".join(text(b"leptodactylus_s_%06d.png" % i) for i in range(300)) + b"e"
+    return (b"\x80\x02}" + put() + b"(" + text(b"data") + array + text(key) + b"](" + labels + b"e" + text(b"batch_label") +
+            text(b"training batch 1 of 5") + text(b"filenames") + names + b"u.")
 
 
 def write_pickled(directory, **spoilt):
