@@ -121,8 +121,7 @@ static void conv2_dw(struct walk *w, int s)
 
 static void conv2_dx(struct walk *w, int s)
 {
-    conv2_input(&w->tile->conv2, &w->tile->features[s], kept(w, s, DROPOUT_CONV2), w->tile->dense.dpool2[s],
-                w->tile->dpool1);
+    conv2_input(&w->tile->conv2, &w->tile->features[s], w->tile->dense.dpool2[s], w->tile->dpool1);
 }
 
 static void pixels(struct walk *w, int s)

@@ -155,24 +155,28 @@ enum {
     WINDOW_PASSES = (WINDOW + AT_ONCE - 1) / AT_ONCE,
 };
 
-/* A winner whose ReLU was open: its gradient, and where the block it multiplies starts. */
-struct winner {
-    float gradient;
-    int32_t start;
+/* Winners whose ReLU was open: a bit each. Number i has its gradient and where the block that this multiplies starts
+ * at i * apart. */
+struct winners {
+    unsigned live;
+    int apart;
+    const float *gradients;
+    const uint16_t *starts;
 };
 
 /* Vectors [first, end) of a block of rows, `row` vectors each, in pitches given in floats: the sum of the winners'
  * gradients times the blocks they start, which becomes `sums` or, if `add`, is added to them. */
-KERNEL void sum_winners(bool add, int first, int end, int row, const struct winner *list, int count,
-                        const float *blocks, int pitch, float *sums, int sums_pitch)
+KERNEL void sum_winners(bool add, int first, int end, int row, struct winners winners, const float *blocks, int pitch,
+                        float *sums, int sums_pitch)
 {
     vec sum[AT_ONCE];
     UNROLL for (int k = first; k < end; k++)
         sum[k - first] = (vec){0};
-    for (int i = 0; i < count; i++) {
-        const float *block = blocks + list[i].start;
+    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
+        int i = __builtin_ctz(rest) * winners.apart;
+        const float *block = blocks + winners.starts[i];
         UNROLL for (int k = first; k < end; k++)
-            add_product(vec_load(block + k / row * pitch + k % row * LANES), list[i].gradient, &sum[k - first]);
+            add_product(vec_load(block + k / row * pitch + k % row * LANES), winners.gradients[i], &sum[k - first]);
     }
     UNROLL for (int k = first; k < end; k++) {
         float *to = sums + k / row * sums_pitch + k % row * LANES;
@@ -238,46 +242,42 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
     UNROLL for (int k = 0; k < 16; k += LANES)
         exact_add(bias + k, sums + LAYOUT_OF(conv2_bias) + k, &room);
     for (; kept2 != 0; kept2 &= kept2 - 1) {
-        int c = __builtin_ctz(kept2), count = 0;
-        struct winner list[25 + 1];
-        for (unsigned rest = (unsigned)live[c]; rest != 0; rest &= rest - 1, count++) {
-            int cell = __builtin_ctz(rest);
-            list[count] = (struct winner){dpool2[cell][c], features->from2[cell][c]};
-        }
+        int c = __builtin_ctz(kept2);
+        struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &features->from2[0][c]};
         UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
-            sum_winners(false, PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, list,
-                        count, pool1, 16 * 8, gradient[0][0], 6 * 8);
+            sum_winners(false, PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, winners,
+                        pool1, 16 * 8, gradient[0][0], 6 * 8);
         room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * (5 * 6 * 8));
     }
     return (size_t)exact_refused(room);
 }
 
 /* Where the weights of each winner of a window start in conv2_packed's windows. */
-static void find_weights(const uint16_t from[16], int first, int32_t starts[16])
+static void find_weights(const uint16_t from[16], int first, uint16_t starts[16])
 {
+    enum { BELOW = 16 * 8 };
     for (int c = 0; c < 16; c++) {
-        int from_first = from[c] - first, below = from_first == 16 * 8 || from_first == 16 * 8 + ODD;
-        int right = from_first - below * 16 * 8 > 0;
-        starts[c] = (right ? RIGHT : LEFT) + (c * 6 + 1 - below) * PITCH;
+        uint16_t at = (uint16_t)(from[c] - first);
+        uint16_t right = at == ODD || at == BELOW + ODD, below = at == BELOW || at == BELOW + ODD;
+        starts[c] = (uint16_t)(LEFT + (c * 6 + 1) * PITCH + right * (RIGHT - LEFT) - below * PITCH);
     }
 }
 
-void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,
-                 float dpool2[25][16], float dpool1[14][16][8])
+void conv2_input(const struct conv2_packed *packed, const struct features *features, float dpool2[25][16],
+                 float dpool1[14][16][8])
 {
     memset(dpool1, 0, 14 * sizeof *dpool1);
     for (int cell = 0; cell < 25; cell++) {
-        int first = (2 * (cell / 5) * 16 + 2 * (cell % 5)) * 8, count = 0;
-        int32_t starts[16];
-        struct winner list[16 + 1];
+        int first = (2 * (cell / 5) * 16 + 2 * (cell % 5)) * 8;
+        uint16_t starts[16];
+        struct winners winners = {0, 1, dpool2[cell], starts};
+        UNROLL for (int c = 0; c < 16; c += LANES)
+            winners.live |= vec_bits(vec_load(&dpool2[cell][c]) != 0) << c;
+        if (winners.live == 0)
+            continue;
         find_weights(features->from2[cell], first, starts);
-        for (unsigned rest = kept2; rest != 0; rest &= rest - 1) {
-            int c = __builtin_ctz(rest);
-            list[count] = (struct winner){dpool2[cell][c], starts[c]};
-            count += dpool2[cell][c] != 0;
-        }
-        UNROLL for (int pass = 0; pass < WINDOW_PASSES && count > 0; pass++)
-            sum_winners(true, WINDOW * pass / WINDOW_PASSES, WINDOW * (pass + 1) / WINDOW_PASSES, WINDOW_ROW, list,
-                        count, packed->windows, PITCH, dpool1[0][0] + first, 16 * 8);
+        UNROLL for (int pass = 0; pass < WINDOW_PASSES; pass++)
+            sum_winners(true, WINDOW * pass / WINDOW_PASSES, WINDOW * (pass + 1) / WINDOW_PASSES, WINDOW_ROW,
+                        winners, packed->windows, PITCH, dpool1[0][0] + first, 16 * 8);
     }
 }

@@ -96,8 +96,8 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
                      float dpool2[25][16], struct pool1_twice *twice, int64_t *sums);
 
 /* After conv2_weights. dpool1 is overwritten. */
-void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept2,
-                 float dpool2[25][16], float dpool1[14][16][8]);
+void conv2_input(const struct conv2_packed *packed, const struct features *features, float dpool2[25][16],
+                 float dpool1[14][16][8]);
 
 /* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */
 

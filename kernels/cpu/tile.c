@@ -81,7 +81,7 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
         unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
                                  tile->dense.dpool2[s], &tile->twice, sums);
-        conv2_input(&tile->conv2, &tile->features[s], kept2, tile->dense.dpool2[s], tile->dpool1);
+        conv2_input(&tile->conv2, &tile->features[s], tile->dense.dpool2[s], tile->dpool1);
         image_pixels(input->records[s] + 1, &tile->pixels);
         refused += conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1],
                                  tile->dpool1, sums);

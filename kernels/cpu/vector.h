@@ -8,7 +8,7 @@
 #define DTRAIN_CPU_VECTOR_H
 
 #include <stdint.h>
-#if defined(__FMA__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -132,6 +132,23 @@ KERNEL const float *separate_address(const float *p)
 KERNEL vec vec_select(ivec where, vec a, vec b)
 {
     return (vec)((where & (ivec)a) | (~where & (ivec)b));
+}
+
+/* Bit i: whether lane i is set; the lanes are 0 or -1. */
+KERNEL unsigned vec_bits(ivec where)
+{
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)where, (__m512i)where);
+#elif defined(__AVX__)
+    return (unsigned)_mm256_movemask_ps((__m256)where);
+#elif defined(__SSE2__)
+    return (unsigned)_mm_movemask_ps((__m128)where);
+#else
+    unsigned bits = 0;
+    UNROLL for (int i = 0; i < LANES; i++)
+        bits |= (unsigned)(where[i] & 1) << i;
+    return bits;
+#endif
 }
 
 /* Each lane's low 16 bits. No alignment is asked. */
