@@ -112,15 +112,18 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
 
 static void interleave(unsigned kept, const struct pool1_planes *planes, float pool1[14][16][8])
 {
-    static const float zeros[16];
-    for (int y = 0; y < 14; y++) {
-        const float *plane[8];
-        for (unsigned c = 0; c < 8; c++)
-            plane[c] = c < 6 && kept >> c & 1 ? planes->at[c][y] : zeros;
-        for (int x = 0; x < 16; x++)
-            for (int c = 0; c < 8; c++)
-                pool1[y][x][c] = plane[c][POOL1_LANE(x)];
-    }
+    for (int y = 0; y < 14; y++)
+        UNROLL for (int odd = 0; odd < 2; odd++) {
+            eight pixels[8]; /* channels at first */
+            UNROLL for (int c = 0; c < 8; c++)
+                pixels[c] = (eight){0};
+            UNROLL for (int c = 0; c < 6; c++)
+                if (kept >> c & 1)
+                    memcpy(&pixels[c], &planes->at[c][y][odd * 8], sizeof pixels[c]);
+            transpose_eight(pixels);
+            UNROLL for (int x = 0; x < 8; x++)
+                memcpy(pool1[y][2 * x + odd], &pixels[x], sizeof pixels[x]);
+        }
 }
 
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,

@@ -128,6 +128,34 @@ KERNEL const float *separate_address(const float *p)
     return p;
 }
 
+/* A vector of numbers picked from two of eight, of which the second's are 8 to 15. */
+typedef float eight __attribute__((vector_size(8 * sizeof(float))));
+#ifdef __clang__
+#define PICK_EIGHT(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t eight_places __attribute__((vector_size(8 * sizeof(int32_t))));
+#define PICK_EIGHT(a, b, ...) __builtin_shuffle(a, b, (eight_places){__VA_ARGS__})
+#endif
+
+/* rows[i][k] becomes rows[k][i]. */
+KERNEL void transpose_eight(eight rows[8])
+{
+    eight pairs[8], fours[8];
+    UNROLL for (int i = 0; i < 8; i += 2) {
+        pairs[i] = PICK_EIGHT(rows[i], rows[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pairs[i + 1] = PICK_EIGHT(rows[i], rows[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    UNROLL for (int i = 0; i < 8; i += 4)
+        UNROLL for (int k = 0; k < 2; k++) {
+            fours[i + 2 * k] = PICK_EIGHT(pairs[i + k], pairs[i + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            fours[i + 2 * k + 1] = PICK_EIGHT(pairs[i + k], pairs[i + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    UNROLL for (int k = 0; k < 4; k++) {
+        rows[k] = PICK_EIGHT(fours[k], fours[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        rows[k + 4] = PICK_EIGHT(fours[k], fours[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
 /* Lane by lane: where ? a : b; the lanes of `where` are 0 or -1, as comparisons give. */
 KERNEL vec vec_select(ivec where, vec a, vec b)
 {
