@@ -66,7 +66,10 @@ KERNEL void sum_windows(int channels, const float *image, const float *const *w,
             }
         UNROLL for (int which = first; which < first + together; which++)
             UNROLL for (int k = 0; k < channels * vectors; k++)
-                vec_spill(&out[which][k / vectors][k % vectors], sum[which][k / vectors][k % vectors]);
+                if (together < WINOGRAD_SUMS)
+                    vec_spill(&out[which][k / vectors][k % vectors], sum[which][k / vectors][k % vectors]);
+                else
+                    out[which][k / vectors][k % vectors] = sum[which][k / vectors][k % vectors];
     }
 }
 
