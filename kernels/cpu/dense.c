@@ -12,9 +12,8 @@
  */
 #include <string.h>
 
-#include "exact_sum.h"
+#include "exact.h"
 #include "kernels.h"
-#include "vector.h"
 
 enum {
     SAMPLES = TILE / LANES,                  /* vectors in a tile */
@@ -87,13 +86,12 @@ KERNEL void product_input(int stride, int out, int length, int dy_stride, int bl
             }
 }
 
-/* Adds the gradient to the exact sums; returns how many terms were refused. `block` divides out. */
+/* Adds the gradient to the exact sums; returns whether a term was refused. `block` divides out. */
 KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int parts, const float *x,
                               const float *dy, int64_t *sums)
 {
-    size_t refused = 0;
-    for (int first = 0; first < out; first += block) {
-        _Alignas(64) float gradient[4 * 400];
+    ivec room = {0};
+    for (int first = 0; first < out; first += block)
         for (int i = 0; i < stride; i += parts * LANES) {
             vec sum[4][6];
             UNROLL for (int o = 0; o < block; o++)
@@ -109,11 +107,9 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int
             }
             UNROLL for (int o = 0; o < block; o++)
                 UNROLL for (int k = 0; k < parts; k++)
-                    vec_store(gradient + o * stride + i + k * LANES, sum[o][k]);
+                    exact_add((const float *)&sum[o][k], sums + (first + o) * stride + i + k * LANES, &room);
         }
-        refused += exact_sum_add((size_t)(block * stride), gradient, sums + first * stride);
-    }
-    return refused;
+    return (size_t)exact_refused(room);
 }
 
 /* --- between the products --------------------------------------------------------------------------- */
