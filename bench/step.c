@@ -231,7 +231,7 @@ static void print_line(const char *name, const char *pass, const struct result *
 
 static void print_result(const struct result *r, double peak)
 {
-    double all = 0;
+    double all = 0, dense = 0, done = 0;
     printf("\nnet %c: %.0f samples/s, %.3f ms a step of %d (the least of %d)\n", r->net->name,
            r->samples_per_second, r->step_seconds * 1e3, BATCH, STEPS);
     printf("  %-8s %-8s %7s %7s %9s %9s %9s %7s\n", "layer", "pass", "ms", "share", "M mul-add", "M skipped",
@@ -240,11 +240,13 @@ static void print_result(const struct result *r, double peak)
         print_line(layers[l].name, layers[l].pass, r, r->times.seconds[l], (double)layers[l].dense * BATCH,
                    (double)r->times.done[l], peak);
         all += r->times.seconds[l];
+        dense += (double)layers[l].dense * BATCH;
+        done += (double)r->times.done[l];
     }
     print_line("masks", "draw", r, r->times.seconds[MASKS], 0, 0, peak);
     print_line("sgd", "update", r, r->times.seconds[UPDATE], 0, 0, peak);
     all += r->times.seconds[MASKS] + r->times.seconds[UPDATE];
-    print_line("sum", "", r, all, 0, 0, peak);
+    print_line("sum", "", r, all, dense, done, peak);
     printf("  gradient off by %.1e of the reference (limit %.0e)%s\n", r->error, GRADIENT_TOLERANCE,
            r->same_sums ? "" : "; THE LAYERS' SUMS ARE NOT THE ENGINE'S");
 }

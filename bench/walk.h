@@ -146,13 +146,17 @@ static size_t conv2_out_done(const struct walk *w, int s)
     return (size_t)__builtin_popcount(kept(w, s, DROPOUT_CONV1)) * 16 * 10 * 5 * 25 / 5 * 7;
 }
 
+static size_t live(const float *gradient, int units)
+{
+    size_t count = 0;
+    for (int u = 0; u < units; u++)
+        count += gradient[u] != 0;
+    return count;
+}
+
 static size_t conv2_back_done(const struct walk *w, int s) /* after conv2_weights */
 {
-    size_t live = 0;
-    for (int cell = 0; cell < 25; cell++)
-        for (int c = 0; c < 16; c++)
-            live += w->tile->dense.dpool2[s][cell][c] != 0;
-    return live * 6 * 25;
+    return live(w->tile->dense.dpool2[s][0], 25 * 16) * 6 * 25;
 }
 
 static size_t conv1_dw_done(const struct walk *w, int s)
@@ -163,6 +167,16 @@ static size_t conv1_dw_done(const struct walk *w, int s)
             for (int c = 0; c < 6; c++)
                 live += w->tile->features[s].pool1[y][x][c] > 0 && w->tile->dpool1[y][x][c] != 0;
     return live * 3 * 25;
+}
+
+static size_t conv3_back_done(const struct walk *w, int s) /* after conv3_weights */
+{
+    return live(w->tile->dense.dconv3[s], 120) * 400;
+}
+
+static size_t fc1_back_done(const struct walk *w, int s) /* after fc1_weights */
+{
+    return live(w->tile->dense.dfc1[s], 84) * 120;
 }
 
 /* In the order they run. Neighbours of one sample run together, sample by sample. */
@@ -182,10 +196,10 @@ static const struct layer {
     {"softmax", "loss", loss, false, 0, NULL},
     {"fc2", "weights", fc2_dw, false, 840, NULL},
     {"fc2", "input", fc2_dx, false, 840, NULL},
-    {"fc1", "weights", fc1_dw, false, 10080, NULL},
-    {"fc1", "input", fc1_dx, false, 10080, NULL},
-    {"conv3", "weights", conv3_dw, false, 48000, NULL},
-    {"conv3", "input", conv3_dx, false, 48000, NULL},
+    {"fc1", "weights", fc1_dw, false, 10080, fc1_back_done},
+    {"fc1", "input", fc1_dx, false, 10080, fc1_back_done},
+    {"conv3", "weights", conv3_dw, false, 48000, conv3_back_done},
+    {"conv3", "input", conv3_dx, false, 48000, conv3_back_done},
     {"conv2", "weights", conv2_dw, true, 240000, conv2_back_done},
     {"conv2", "input", conv2_dx, true, 240000, conv2_back_done},
     {"image", "pixels", pixels, true, 0, NULL},
@@ -203,8 +217,8 @@ static void run_layer(struct walk *w, int l, int s, struct times *times)
     double start = seconds();
     layers[l].run(w, s);
     times->seconds[l] += seconds() - start;
-    for (int i = 0; i < (layers[l].of_sample ? 1 : TILE); i++)
-        times->done[l] += layers[l].done != NULL ? layers[l].done(w, s) : layers[l].dense;
+    for (int i = layers[l].of_sample ? s : 0; i < (layers[l].of_sample ? s + 1 : TILE); i++)
+        times->done[l] += layers[l].done != NULL ? layers[l].done(w, i) : layers[l].dense;
 }
 
 static void walk_tile(struct walk *w, struct times *times)

@@ -6,9 +6,12 @@
  *   input     dx[s][in]  = sum over out of dy[s][out] w[out][in]    lanes: inputs
  *   weights   dw[out][in] = sum over s  of dy[s][out] x[s][in]      lanes: inputs
  * so forward wants activations as [unit][sample] and backward as [sample][unit]; each is transposed
- * once. The first two are split into chains whose sums are then added. Masks are applied, but save nothing
- * here: a tile's samples drop different units. The weight gradient of a few outputs is added to the exact
- * sums while it is still in the first-level cache.
+ * once. The first two are split into chains whose sums are then added.
+ *
+ * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. Whatever is
+ * not finite must not be left out with them (kernels/README.md): where x is not, zero times it would be refused, and so
+ * it is said to be; where w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's samples
+ * drop different units.
  */
 #include <string.h>
 
@@ -17,10 +20,31 @@
 
 enum {
     SAMPLES = TILE / LANES,                  /* vectors in a tile */
-    SUMS = VECTOR_REGISTERS == 32 ? 24 : 12, /* registers that hold sums */
+    SUMS = VECTOR_REGISTERS == 32 ? 24 : 12, /* registers that hold sums of the forward product */
+    MOST_PARTS = 25,                         /* of the others */
 };
 
 /* --- the three products; every size is a constant where they are used ----------------------------- */
+
+/* Whether all of `count` numbers, a multiple of LANES, are neither infinite nor NaN. */
+static int all_finite(size_t count, const float *numbers)
+{
+    ivec broken = {0};
+    for (size_t i = 0; i < count; i += LANES) {
+        vec v = vec_load(numbers + i);
+        broken |= v - v != 0;
+    }
+    return vec_bits(broken) == 0;
+}
+
+/* Bit i of `count`: whether factors[i] is not zero; or all of them. */
+KERNEL uint32_t live_bits(const float *factors, int count, uint32_t all)
+{
+    uint32_t live = all;
+    UNROLL for (int i = 0; i < count; i += LANES)
+        live |= vec_bits(vec_load(factors + i) != 0) << i;
+    return live & ((1u << count) - 1);
+}
 
 /* How the forward product is split into chains, whose sums are then added: chain c takes of every run of inputs, `runs`
  * of them, `pitch` apart, the `length` neighbours from c * length on. */
@@ -59,57 +83,51 @@ KERNEL void product_forward(struct chains chains, int out, int stride, int block
     }
 }
 
-/* `parts` vectors of inputs at a time, for `block` samples. A chain sums `length` outputs. */
-KERNEL void product_input(int stride, int out, int length, int dy_stride, int block, int parts, const float *w,
-                          const float *dy, float *dx)
+/* A chain sums `length` outputs; its part of w, `parts` vectors of inputs at a time, stays in the first-level cache for
+ * all samples. all: ~0 if no zeros may be left out, else 0. */
+KERNEL void product_input(int stride, int out, int length, int dy_stride, int parts, const float *w, const float *dy,
+                          uint32_t all, float *dx)
 {
-    for (int first = 0; first < stride; first += parts * LANES)
-        for (int s = 0; s < TILE; s += block)
-            for (int chain = 0; chain < out; chain += length) {
-                vec sum[4][6];
-                UNROLL for (int r = 0; r < block; r++)
+    for (int chain = 0; chain < out; chain += length)
+        for (int first = 0; first < stride; first += parts * LANES)
+            for (int s = 0; s < TILE; s++) {
+                const float *factors = dy + s * dy_stride + chain;
+                vec sum[MOST_PARTS];
+                UNROLL for (int k = 0; k < parts; k++)
+                    sum[k] = (vec){0};
+                for (uint32_t rest = live_bits(factors, length, all); rest != 0; rest &= rest - 1) {
+                    int o = __builtin_ctz(rest);
+                    const float *row = w + (chain + o) * stride + first;
                     UNROLL for (int k = 0; k < parts; k++)
-                        sum[r][k] = (vec){0};
-                for (int o = chain; o < chain + length; o++) {
-                    vec row[6];
-                    UNROLL for (int k = 0; k < parts; k++)
-                        row[k] = vec_keep(vec_load(w + o * stride + first + k * LANES));
-                    UNROLL for (int r = 0; r < block; r++)
-                        UNROLL for (int k = 0; k < parts; k++)
-                            add_product(row[k], dy[(s + r) * dy_stride + o], &sum[r][k]);
+                        add_product(vec_load(row + k * LANES), factors[o], &sum[k]);
                 }
-                UNROLL for (int r = 0; r < block; r++)
-                    UNROLL for (int k = 0; k < parts; k++) {
-                        float *to = dx + (s + r) * stride + first + k * LANES;
-                        vec_store(to, chain > 0 ? vec_load(to) + sum[r][k] : sum[r][k]);
-                    }
+                UNROLL for (int k = 0; k < parts; k++) {
+                    float *to = dx + s * stride + first + k * LANES;
+                    vec_store(to, chain > 0 ? vec_load(to) + sum[k] : sum[k]);
+                }
             }
 }
 
-/* Adds the gradient to the exact sums; returns whether a term was refused. `block` divides out. */
-KERNEL size_t product_weights(int stride, int out, int dy_stride, int block, int parts, const float *x,
-                              const float *dy, int64_t *sums)
+/* Adds the gradient to the exact sums; returns how many terms were refused, or were not finite and left out. live: of
+ * each output a bit a sample. */
+KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
+                              const uint32_t *live, int64_t *sums)
 {
     ivec room = {0};
-    for (int first = 0; first < out; first += block)
-        for (int i = 0; i < stride; i += parts * LANES) {
-            vec sum[4][6];
-            UNROLL for (int o = 0; o < block; o++)
+    for (int first = 0; first < stride; first += parts * LANES)
+        for (int o = 0; o < out; o++) {
+            vec sum[MOST_PARTS];
+            UNROLL for (int k = 0; k < parts; k++)
+                sum[k] = (vec){0};
+            for (uint32_t rest = live[o]; rest != 0; rest &= rest - 1) {
+                int s = __builtin_ctz(rest);
                 UNROLL for (int k = 0; k < parts; k++)
-                    sum[o][k] = (vec){0};
-            for (int s = 0; s < TILE; s++) {
-                vec row[6];
-                UNROLL for (int k = 0; k < parts; k++)
-                    row[k] = vec_keep(vec_load(x + s * stride + i + k * LANES));
-                UNROLL for (int o = 0; o < block; o++)
-                    UNROLL for (int k = 0; k < parts; k++)
-                        add_product(row[k], dy[s * dy_stride + first + o], &sum[o][k]);
+                    add_product(vec_load(x + s * stride + first + k * LANES), dy[s * dy_stride + o], &sum[k]);
             }
-            UNROLL for (int o = 0; o < block; o++)
-                UNROLL for (int k = 0; k < parts; k++)
-                    exact_add((const float *)&sum[o][k], sums + (first + o) * stride + i + k * LANES, &room);
+            UNROLL for (int k = 0; k < parts; k++)
+                exact_add((const float *)&sum[k], sums + o * stride + first + k * LANES, &room);
         }
-    return (size_t)exact_refused(room);
+    return (size_t)exact_refused(room) + !all_finite((size_t)(TILE * stride), x);
 }
 
 /* --- between the products --------------------------------------------------------------------------- */
@@ -148,17 +166,26 @@ static void mask_lanes(const struct sample_mask *masks, enum dropout_layer layer
             kept[i][s] = (int32_t)(uint32_t)(masks[s].keep[layer][i / 2] >> i % 2 * 32);
 }
 
-/* dy = gradient before the activation whose outcome is y; adds its sum over samples to the bias's. */
-static size_t activation_backward(int stride, float scale, const float *y, float *dy, int64_t *bias_sums)
+/* dy = gradient before the activation whose outcome is y; adds its sum over samples to the bias's. live: of each unit a
+ * bit a sample, whether dy is not zero. */
+KERNEL size_t activation_backward(int stride, float scale, const float *y, float *dy, int64_t *bias_sums,
+                                  uint32_t *live)
 {
-    float bias[128] = {0};
-    for (int s = 0; s < TILE; s++)
-        for (int u = 0; u < stride; u++) {
-            float d = y[s * stride + u] > 0 ? dy[s * stride + u] * scale : 0;
-            dy[s * stride + u] = d;
-            bias[u] += d;
+    ivec room = {0};
+    for (int u = 0; u < stride; u += LANES) {
+        vec bias = {0};
+        ivec bits = {0};
+        for (int s = 0; s < TILE; s++) {
+            float *at = dy + s * stride + u;
+            vec d = vec_select(vec_load(y + s * stride + u) > 0, vec_load(at) * scale, (vec){0});
+            vec_store(at, d);
+            bias += d;
+            bits |= (d != 0) & 1 << s;
         }
-    return exact_sum_add((size_t)stride, bias, bias_sums);
+        vec_store((float *)live + u, (vec)bits);
+        exact_add((const float *)&bias, bias_sums + u, &room);
+    }
+    return (size_t)exact_refused(room);
 }
 
 /* --- the layers ------------------------------------------------------------------------------------ */
@@ -167,11 +194,18 @@ static size_t activation_backward(int stride, float scale, const float *y, float
 #define BLOCK(wide, medium, narrow) \
     (SUMS / SAMPLES >= 24 ? (wide) : SUMS / SAMPLES >= 6 ? (medium) : (narrow))
 
-/* Vectors of inputs a block of the backward products takes, and outputs or samples. */
+/* Vectors of inputs that the backward products take at a time. */
 enum {
-    PARTS3 = 5, PARTS1 = 4, PARTS2 = LANES == 16 ? 6 : 4,
-    ROWS = VECTOR_REGISTERS == 32 ? 4 : 2,
+    PARTS3 = LANES == 16 ? 25 : 10,
+    PARTS1 = 8,
+    PARTS2 = LANES == 16 ? 6 : 12,
 };
+
+void dense_pack(const struct layout *w, struct dense_tile *t)
+{
+    int finite = all_finite(120 * 400, w->conv3[0]) && all_finite(84 * 128, w->fc1[0]);
+    t->all = finite ? 0 : ~0u;
+}
 
 void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                    struct dense_tile *t)
@@ -205,38 +239,42 @@ size_t fc2_weights(struct dense_tile *t, int64_t *sums)
     rows_from_lanes(10, 16, t->logits[0], t->dlogits[0]);
     rows_from_lanes(84, 96, t->fc1_lanes[0], t->fc1[0]);
     float bias[16] = {0};
+    uint32_t live[10];
+    for (int k = 0; k < 10; k++)
+        live[k] = (1u << TILE) - 1;
     for (int s = 0; s < TILE; s++)
         for (int k = 0; k < 16; k++)
             bias[k] += t->dlogits[s][k];
     return exact_sum_add(16, bias, sums + LAYOUT_OF(fc2_bias)) +
-           product_weights(96, 10, 16, 2, PARTS2, t->fc1[0], t->dlogits[0], sums + LAYOUT_OF(fc2));
+           product_weights(96, 10, 16, PARTS2, t->fc1[0], t->dlogits[0], live, sums + LAYOUT_OF(fc2));
 }
 
 void fc2_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(96, 10, 10, 16, ROWS, PARTS2, w->fc2[0], t->dlogits[0], t->dfc1[0]);
+    product_input(96, 10, 10, 16, PARTS2, w->fc2[0], t->dlogits[0], ~0u, t->dfc1[0]);
 }
 
 size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
 {
+    uint32_t live[96];
     rows_from_lanes(120, 128, t->conv3_lanes[0], t->conv3[0]);
-    return activation_backward(96, scale, t->fc1[0], t->dfc1[0], sums + LAYOUT_OF(fc1_bias)) +
-           product_weights(128, 84, 96, ROWS, PARTS1, t->conv3[0], t->dfc1[0], sums + LAYOUT_OF(fc1));
+    return activation_backward(96, scale, t->fc1[0], t->dfc1[0], sums + LAYOUT_OF(fc1_bias), live) +
+           product_weights(128, 84, 96, PARTS1, t->conv3[0], t->dfc1[0], live, sums + LAYOUT_OF(fc1));
 }
 
 void fc1_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(128, 84, 21, 96, ROWS, PARTS1, w->fc1[0], t->dfc1[0], t->dconv3[0]);
+    product_input(128, 84, 21, 96, PARTS1, w->fc1[0], t->dfc1[0], t->all, t->dconv3[0]);
 }
 
 size_t conv3_weights(float scale, struct dense_tile *t, int64_t *sums)
 {
-    return activation_backward(128, scale, t->conv3[0], t->dconv3[0], sums + LAYOUT_OF(conv3_bias)) +
-           product_weights(400, 120, 128, ROWS, PARTS3, t->pool2[0][0], t->dconv3[0],
-                           sums + LAYOUT_OF(conv3));
+    uint32_t live[128];
+    return activation_backward(128, scale, t->conv3[0], t->dconv3[0], sums + LAYOUT_OF(conv3_bias), live) +
+           product_weights(400, 120, 128, PARTS3, t->pool2[0][0], t->dconv3[0], live, sums + LAYOUT_OF(conv3));
 }
 
 void conv3_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(400, 120, 15, 128, ROWS, PARTS3, w->conv3[0], t->dconv3[0], t->dpool2[0][0]);
+    product_input(400, 120, 15, 128, PARTS3, w->conv3[0], t->dconv3[0], t->all, t->dpool2[0][0]);
 }

@@ -106,9 +106,13 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
 struct dense_tile {
     _Alignas(64) float pool2[TILE][25][16], conv3[TILE][128], fc1[TILE][96];
     float pool2_lanes[400][TILE], conv3_lanes[120][TILE], fc1_lanes[84][TILE];
+    uint32_t all;           /* dense_pack: ~0 if a weight is not finite, so that zeros count too; else 0 */
     float logits[10][TILE]; /* softmax_loss turns them into their gradient */
     float dpool2[TILE][25][16], dconv3[TILE][128], dfc1[TILE][96], dlogits[TILE][16];
 };
+
+/* Again whenever the weights have changed. */
+void dense_pack(const struct layout *w, struct dense_tile *tile);
 
 /* Forward: pool2 -> conv3 -> fc1 -> logits, with the layer's masks and scale (masks.h). */
 void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,

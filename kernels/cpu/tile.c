@@ -13,6 +13,7 @@ void tile_pack(struct tile *tile, const struct layout *weights)
 {
     conv1_pack(weights, &tile->conv1);
     conv2_pack(weights, &tile->conv2);
+    dense_pack(weights, &tile->dense);
 }
 
 /* Records lie anywhere in the data set: the next is fetched while one is worked on, in two parts, since

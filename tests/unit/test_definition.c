@@ -186,6 +186,64 @@ static void what_is_refused_is_refused_by_both(void **state)
     assert_in_range(refused, most, LENET5_PARAMETERS * most - 1); /* both cases have been met */
 }
 
+static const struct parameter *parameter(const char *name)
+{
+    const struct parameter *p = lenet5_parameters;
+    while (strcmp(p->name, name) != 0)
+        p++;
+    return p;
+}
+
+/* The first sample alone, as engine and definition see it; both refuse it or have the same sums. Whether refused. */
+static bool refuse_alike(struct fixture *f, uint64_t step, const char *what)
+{
+    engine_cpu.write(f->engine, f->weights, NULL);
+    add_batch(f, step, 0, 1);
+    bool refused = f->sums.refused != 0;
+    if ((slot(f, SLOT_REFUSED) != 0) != refused)
+        fail_msg("%s: refused by %s alone", what, refused ? "the definition" : "the engine");
+    if (!refused)
+        assert_equal_sums(f, what);
+    return refused;
+}
+
+/* A weight of minus infinity closes a ReLU: the loss is finite, but zero times the weight is not. */
+static void zeros_times_infinite_weights_are_refused_by_both(void **state)
+{
+    enum { TRIED = 20 };
+    static const char *const layers[] = {"conv3.weight", "fc1.weight"};
+    struct fixture *f = *state;
+    for (int l = 0; l < 2; l++) {
+        const struct parameter *p = parameter(layers[l]);
+        for (size_t i = 0; i < TRIED; i++) {
+            double rate = i % 2 == 0 ? 0 : 0.5;
+            open_engine(f, rate, rate);
+            f->weights[p->offset + p->count / TRIED * i + i] = -INFINITY;
+            refuse_alike(f, i, layers[l]);
+            close_engine(f);
+        }
+    }
+}
+
+/* And so does an infinite number before it, if all weights that it meets are negative. */
+static void zeros_times_infinite_activations_are_refused_by_both(void **state)
+{
+    static const struct {
+        const char *bias, *weight;
+        size_t outputs, inputs, cells;
+    } layers[] = {{"conv2.bias", "conv3.weight", 120, 16, 25}, {"conv3.bias", "fc1.weight", 84, 120, 1}};
+    struct fixture *f = *state;
+    for (int l = 0; l < 2; l++) {
+        open_engine(f, 0, 0);
+        f->weights[parameter(layers[l].bias)->offset] = INFINITY; /* of input 0 */
+        for (size_t o = 0; o < layers[l].outputs; o++)
+            for (size_t c = 0; c < layers[l].cells; c++)
+                f->weights[parameter(layers[l].weight)->offset + o * layers[l].inputs * layers[l].cells + c] = -1;
+        assert_true(refuse_alike(f, 0, layers[l].weight));
+        close_engine(f);
+    }
+}
+
 /* --- exp and log ---------------------------------------------------------------------------------------- */
 
 static const uint32_t SPARSE = 61; /* of the 1.1 thousand million arguments of exp */
@@ -265,6 +323,8 @@ int main(void)
         cmocka_unit_test(weights_stay_equal),
         cmocka_unit_test(evaluation_is_equal),
         cmocka_unit_test(what_is_refused_is_refused_by_both),
+        cmocka_unit_test(zeros_times_infinite_weights_are_refused_by_both),
+        cmocka_unit_test(zeros_times_infinite_activations_are_refused_by_both),
         cmocka_unit_test(exp_and_log_are_defined),
         cmocka_unit_test(the_start_of_a_run_is_known),
         cmocka_unit_test(the_learning_rate_is_known),
