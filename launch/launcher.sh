@@ -123,6 +123,8 @@ broken='unexpectedly disconnected|failed to TCP connect|does not know how to rou
 noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message|have sent help message|"orte_base_help_aggregate"'
 noise+='|: Warning: setpgid\(|^mpirun: abort is already in progress'
 unread='mpirun: SIGPIPE detected on fd ' # nobody reads standard output any more: it ends the ranks as SIGTERM does
+closed='^\[([^]:]+):[0-9]+\] \*\*\* An error occurred in Socket closed' # 5, by a rank beside one that is lost, and more such lines:
+closed_more='^\[[^]]+:[0-9]+\] \*\*\* '
 rule='^(.*[^-])?-{70,}$' # above and below a banner
 
 # Hydra, on standard output: a banner for each rank that was lost, or one for all, and a list of exit codes.

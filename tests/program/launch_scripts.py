@@ -364,6 +364,18 @@ def test_relay():
           "no route to the daemons behind one that is lost: not told", said(done))
     done = with_mpirun(f"printf '%s' '{broken}' >&2; exit 1")
     check(done.returncode == 1 and done.stderr == broken, "broken connections, and nothing lost: told", said(done))
+    closed = "".join(f"[h:00000] *** {line}\n" for line in ("An error occurred in Socket closed", "on a NULL communicator",
+                                                           "MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,"))
+    done = with_mpirun(f"printf '%s' '{closed}' >&2; exit 14")
+    check(done.returncode == 4 and done.stderr == "launch/run: lost a rank, to which host h's connection closed; start again "
+          "with --resume\n", "a rank that finds another's connection closed: one line, exit 4", said(done))
+    done = with_mpirun(f"printf '%s' '{closed}{lost}\n' >&2; exit 137")
+    check(done.returncode == 4 and done.stderr == told, "and is not told where the lost one is named", said(done))
+    done = with_mpirun(f"echo 'dtrain: disk full' >&2; printf '%s' '{closed}' >&2; exit 1")
+    check(done.returncode == 1 and "dtrain: disk full" in done.stderr, "nor where dtrain itself said what is wrong", said(done))
+    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exec sleep 100")
+    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "mpirun that waits for a host that is gone is ended",
+          said(done))
     done = with_mpirun("printf abc >&2; exit 3")
     check(done.returncode == 3 and done.stderr == "abc\n", "a last line without an end is told", said(done))
     with open("/dev/full", "w") as full:

@@ -136,8 +136,8 @@ def start(count):
     cases = "".join(f"{host.name}) init={host.init} ;;\n" for host in machines)
     agent = SHARED / "agent"
     agent.write_text(f"""#!/bin/sh
-# agent [-x] HOST COMMAND...: as ssh, in a fresh environment
-[ "$1" != -x ] || shift
+# agent [-OPTION...] HOST COMMAND...: as ssh, in a fresh environment
+while [ "${{1#-}}" != "$1" ]; do shift; done
 case $1 in
 {cases}esac
 shift
