@@ -39,7 +39,9 @@ MPI_MISSING := $(if $(MPI_VERSION),,$(if $(call probe,command -v $(MPICC)),$(MPI
 CJSON_VERSION := $(call probe,pkg-config --modversion libcjson)
 XXHASH_VERSION := $(call probe,pkg-config --modversion libxxhash)
 CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
-LIBS := $(MPI_LIBS) $(call probe,pkg-config --libs libcjson libxxhash) -lm
+# Where a module or Spack has put them the program finds them by itself later.
+PC_LIBS := $(call probe,pkg-config --libs libcjson libxxhash)
+LIBS := $(MPI_LIBS) $(PC_LIBS) $(patsubst -L%,-Wl$(comma)-rpath$(comma)%,$(filter -L%,$(PC_LIBS))) -lm
 REVISION := $(or $(call probe,git -c safe.directory='*' describe --always --dirty --abbrev=12),unknown)
 
 # CUDA: nvcc, and each library with its header from the first root that has both: what `launch/quickstart --gpu` set up

