@@ -230,7 +230,7 @@ def test_strangers(mpi):
 def test_variants(mpi):
     done = subprocess.run([VARIANTS, "-np", "1", *DATA, "--epochs", "2", "--out", f"{mpi.name}-variants"], cwd=SCRATCH,
                           env=mpi.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False)
-    check(done.returncode == 0 and len(re.findall("^[ABCD] .* [0-9a-f]{16}$", done.stdout, re.M)) == 4 and DIGEST in done.stdout
+    check(done.returncode == 0 and len(re.findall("^net [ABCD]  .* weights: [0-9a-f]{16}$", done.stdout, re.M)) == 4 and DIGEST in done.stdout
           and not done.stderr, f"{mpi.name}: launch/variants", done.stdout + done.stderr)
 
 
