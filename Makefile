@@ -214,6 +214,7 @@ $(BUILD)/together/%.o: % | found
 $(TOGETHER_TESTS): $(TOGETHER)
 $(TOGETHER_TESTS): private CPPFLAGS += -Itests/support/shim
 $(TOGETHER_TESTS): private TEST_PARTS = $(TOGETHER)
+$(TOGETHER_TESTS): private TEST_LIBS = -lstdc++
 
 # The same tests with the kernels on a GPU; only the huge tensors need the host.
 DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS))))

@@ -1,7 +1,9 @@
 /* nodes.h - a training step of the GPU engine: as a whole, in its CUDA graph, and node by node.
  *
- *   step --engine cudnn [--json] [--batch N] [NETS]     N: of the global batch, 256 if not given
+ *   step --engine cudnn|fused [--json] [--batch N] [NETS]     N: of the global batch, 256 if not given
  *
+ * Of the fused engine's one kernel the phases, by clocks that its blocks read: in the mean over the blocks, and of the
+ * slowest block. On an emulated GPU the times mean nothing.
  * Runs alone, or under mpirun with a GPU a rank. The gradient of one rank's second step is compared with the
  * double-precision reference, several ranks' weights with each other: VALID, or INVALID with exit code 1.
  * The sum of the nodes is more than the step: between them lies an event, and a graph starts its kernels sooner.
@@ -28,6 +30,7 @@ static const double NODES_SECONDS = 3, NODES_SLOW_SECONDS = 0.1;
 
 struct nodes {
     const struct gpu_part *part;
+    bool fused; /* the engine; else cudnn */
     struct comm *world, *comm;
     struct dataset data; /* a few pictures again and again: an epoch of NODES_EPOCH full batches */
     uint8_t *records;
@@ -166,7 +169,7 @@ static bool nodes_measure(struct nodes *n)
         nodes_check_gradient(n);
     nodes_time(n);
     uint64_t digest = nodes_digest(n);
-    n->count = n->part->profile(n->engine, n->list, NODES_MOST);
+    n->count = (n->fused ? n->part->fused_profile : n->part->profile)(n->engine, n->list, NODES_MOST);
     n->kept = nodes_digest(n) == digest;
     n->alike = comm_same(n->comm, digest, &odd);
     n->engine->ops->close(n->engine);
@@ -178,15 +181,18 @@ static bool nodes_measure(struct nodes *n)
 static void nodes_print(const struct nodes *n)
 {
     double all = 0;
-    printf("\nnet %c: %.0f samples/s, %.1f us a step of %zu, by CUDA graphs\n", n->net->name,
-           (double)n->batch / n->step_seconds, n->step_seconds * 1e6, n->batch);
-    printf("  %-8s %-15s %8s %7s\n", "layer", "pass", "us", "share");
+    printf("\nnet %c: %.0f samples/s, %.1f us a step of %zu, by %s\n", n->net->name,
+           (double)n->batch / n->step_seconds, n->step_seconds * 1e6, n->batch, n->fused ? "one kernel" : "CUDA graphs");
+    printf("  %-8s %-15s %8s %7s%s\n", n->fused ? "" : "layer", n->fused ? "phase" : "pass", "us", "share",
+           n->fused ? "  slowest block" : "");
     for (int i = 0; i < n->count; i++)
         all += n->list[i].microseconds;
-    for (int i = 0; i < n->count; i++)
-        printf("  %-8s %-15s %8.2f %6.1f%%\n", n->list[i].layer, n->list[i].pass, n->list[i].microseconds,
+    for (int i = 0; i < n->count; i++) {
+        printf("  %-8s %-15s %8.2f %6.1f%%", n->list[i].layer, n->list[i].pass, n->list[i].microseconds,
                100 * n->list[i].microseconds / all);
-    printf("  %-8s %-15d %8.2f\n", "nodes", n->count, all);
+        printf(n->fused ? "  %13.2f\n" : "\n", n->list[i].slowest);
+    }
+    printf("  %-8s %-15d %8.2f\n", n->fused ? "phases" : "nodes", n->count, all);
     if (comm_size(n->comm) == 1)
         printf("  gradient off by %.1e of the reference (limit %.0e)\n", n->error, GRADIENT_TOLERANCE);
     else
@@ -207,6 +213,8 @@ static cJSON *nodes_json(const struct nodes *n)
         cJSON_AddStringToObject(node, "layer", n->list[i].layer);
         cJSON_AddStringToObject(node, "pass", n->list[i].pass);
         cJSON_AddNumberToObject(node, "us", n->list[i].microseconds);
+        if (n->fused)
+            cJSON_AddNumberToObject(node, "slowest_us", n->list[i].slowest);
         cJSON_AddItemToArray(list, node);
     }
     return json;
@@ -235,7 +243,7 @@ static const struct engine_ops *nodes_start(struct nodes *n, char *name, size_t 
 {
     struct error error = {0};
     n->world = comm_open_world(60);
-    const struct engine_ops *ops = engine_choose("cudnn", name, bytes, &error);
+    const struct engine_ops *ops = engine_choose(n->fused ? "fused" : "cudnn", name, bytes, &error);
     if (!comm_agree(n->world, &error))
         nodes_fail(n, &error);
     n->comm = comm_split(n->world, 0, "auto", true, &error);
@@ -255,19 +263,20 @@ static void nodes_end(struct nodes *n)
     free(n);
 }
 
-static int nodes_main(int argc, char **argv)
+static int nodes_main(bool fused, int argc, char **argv)
 {
     struct nodes *n = memory_allocate(1, sizeof *n, "the benchmark");
     bool json = argc > 0 && strcmp(argv[0], "--json") == 0, valid = true;
     char name[400];
     n->started = clock_seconds();
+    n->fused = fused;
     argc -= json, argv += json;
     n->batch = argc > 1 && strcmp(argv[0], "--batch") == 0 ? strtoul(argv[1], NULL, 10) : NODES_PICTURES;
     if (argc > 1)
         argc -= 2, argv += 2;
     const char *nets = argc > 0 ? argv[0] : "AD";
     if (argc > 1 || strspn(nets, "ABCD") != strlen(nets) || n->batch < 1 || n->batch > NODES_MOST_BATCH) {
-        fprintf(stderr, "usage: step --engine cudnn [--json] [--batch N] [NETS]\n"
+        fprintf(stderr, "usage: step --engine cudnn|fused [--json] [--batch N] [NETS]\n"
                         "       N: up to %d; NETS: letters of A, B, C, D\n", NODES_MOST_BATCH);
         return EXIT_USAGE;
     }
@@ -277,6 +286,8 @@ static int nodes_main(int argc, char **argv)
     if (speaks && !json)
         printf("# dtrain %s, %s; %s\n# %d rank%s, comm %s\n", version_revision, version_build, name, comm_size(n->comm),
                comm_size(n->comm) == 1 ? "" : "s", comm_transport(n->comm));
+    if (speaks && !json && strstr(name, "emulated") != NULL)
+        printf("# an emulated GPU: its times mean nothing\n");
     cJSON *list = cJSON_CreateArray();
     for (; *nets != '\0'; nets++) {
         nodes_open(n, ops, &lenet5_nets[*nets - 'A']);

@@ -1,7 +1,7 @@
 /* step - where the time of a training step of the CPU engine goes.
  *
  *   step [--json] [NETS]     NETS: letters of the study's nets, AD if not given
- *   step --engine cudnn ...  the GPU engine instead: nodes.h
+ *   step --engine cudnn ...  a GPU engine instead, or fused: nodes.h
  *
  * Trains on synthetic pictures until the net is past its first moves, compares a gradient with the
  * double-precision reference, times whole steps of 256 samples (conversion of bytes, masks, exact sums and
@@ -317,14 +317,15 @@ static void close_data(struct bench *b)
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0); /* whoever is stopped has told what it knew */
-    if (argc > 2 && strcmp(argv[1], "--engine") == 0 && strcmp(argv[2], "cudnn") == 0)
-        return nodes_main(argc - 3, argv + 3);
+    bool fused = argc > 2 && strcmp(argv[2], "fused") == 0;
+    if (argc > 2 && strcmp(argv[1], "--engine") == 0 && (fused || strcmp(argv[2], "cudnn") == 0))
+        return nodes_main(fused, argc - 3, argv + 3);
     bool json = argc > 1 && strcmp(argv[1], "--json") == 0, valid = true;
     const char *nets = argc > 1 + json ? argv[1 + json] : "AD";
     int count = (int)strlen(nets);
     if (count > NETS || strspn(nets, "ABCD") != strlen(nets) || argc > 2 + json) {
         fprintf(stderr, "usage: step [--json] [NETS]   NETS: up to four letters of A, B, C, D\n"
-                        "       step --engine cudnn [--json] [--batch N] [NETS]\n");
+                        "       step --engine cudnn|fused [--json] [--batch N] [NETS]\n");
         return EXIT_USAGE;
     }
     struct bench *b = get(sizeof *b);

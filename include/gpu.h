@@ -11,10 +11,11 @@
 #include "dropout.h"
 #include "engine.h"
 
-/* Something that a training step queues: a kernel, or a few of a library's. */
+/* Something that a training step queues: a kernel, or a few of a library's. Or a phase of the fused kernel. */
 struct gpu_node {
     const char *layer, *pass;
     double microseconds;
+    double slowest; /* of a phase: of the slowest block, where microseconds is the mean over the blocks; else 0 */
 };
 
 /* A pass of the dropout family to be timed. */
@@ -52,6 +53,10 @@ struct gpu_part {
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
      * weights and momentum as they were. */
     int (*profile)(struct engine *engine, struct gpu_node *nodes, int most);
+
+    /* The same of an open fused engine, of this rank's share alone: the phases of a step, by a kernel that reads clocks
+     * between them. */
+    int (*fused_profile)(struct engine *engine, struct gpu_node *nodes, int most);
 
     /* What a pass over device memory costs on the first visible GPU: a median. x and y, count floats each, lie in host
      * memory; what the pass does not write of y stays as it was. Errors of dropout_cuda.h. */

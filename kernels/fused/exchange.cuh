@@ -3,10 +3,12 @@
  * By words: a number and the round in one access of 8 bytes, written into the reader's mail in the GPU's L2 cache. Who
  * needs it reads until it has the round. No barrier, no fence: 27 KB between the blocks of a group took 2.2 us on an
  * H200, by a counter 2.5 to 2.7. By lines: three numbers and the round in 16 bytes.
- * By counters: a barrier of the group, and the one of the whole grid, once a step.
+ * By counters, once a step each: the group's, for what of the update is fetched plainly, and the whole grid's.
  *
- * Mail is written again in the next round. That its readers are through is seen to by a barrier between the rounds: the
- * grid's between steps, the group's between tiles of a step, the launch's end.
+ * Mail is written again in the next round. Of a tile's mail the readers are through by then, without a barrier: a seat
+ * sends a tile's pool2 when it has the last tile's parts3 of all seats, who sent them when they had read pool2; and parts3,
+ * rows and dpool2 when it has all seats' pool2, who sent that when they were through with the last tile altogether. The
+ * update's mail is read before the next grid barrier, and written after it.
  */
 #ifndef DTRAIN_FUSED_EXCHANGE_CUH
 #define DTRAIN_FUSED_EXCHANGE_CUH
@@ -130,14 +132,6 @@ DEVICE void group_arrive(memory &m)
 DEVICE void wait_for_group(const memory &m)
 {
     wait_for_count(group_counter(m), m.arrivals);
-}
-
-DEVICE void group_barrier(memory &m)
-{
-    group_arrive(m);
-    if (tid() == 0)
-        wait_for_group(m);
-    __syncthreads();
 }
 
 #endif

@@ -196,15 +196,12 @@ DEVICE void prepare(const memory &m, unsigned i, unsigned number)
 /* The tiles of this group, the first of which is prepared. */
 DEVICE void step_gradient(memory &m, unsigned i)
 {
-    __syncthreads(); /* m.step is there */
 #pragma unroll 1
     for (bool more = first_tile(m, i) < last_tile(m, i); more;) {
         tile_gradient(m);
         more = m.tile + m.run.groups < last_tile(m, m.step);
-        if (more) {
-            group_barrier(m); /* the mail has been read */
+        if (more)
             prepare(m, m.step, m.tile + m.run.groups);
-        }
     }
     if (m.dense_awaited)
         take_dense_weights(m); /* of a group that had no tile */
@@ -282,6 +279,40 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
 #endif
 }
 
+/* --- launches
+ * ---------------------------------------------------------------------------------------------------------- */
+
+/* LAUNCH_TOGETHER(kernel, blocks, threads, shared bytes, stream, arguments...): all blocks on the GPU at once, or an
+ * error. */
+#ifndef LAUNCH_TOGETHER
+template <typename... Arguments>
+static cudaError_t launch_together(void (*kernel)(Arguments...), unsigned blocks, unsigned threads, size_t bytes,
+                                   cudaStream_t stream, Arguments... arguments)
+{
+    void *pointers[] = {&arguments...};
+    return cudaLaunchCooperativeKernel(reinterpret_cast<const void *>(kernel), dim3(blocks), dim3(threads), pointers,
+                                       bytes, stream);
+}
+#define LAUNCH_TOGETHER launch_together
+#endif
+
+/* The kernel may have as much shared memory as it wants. */
+template <typename Kernel> static cudaError_t fit(Kernel kernel)
+{
+    return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                (int)sizeof(memory));
+}
+
+static cudaError_t launch_training(const fused_run *runs, uint32_t nets, cudaStream_t stream)
+{
+    launch launch = {};
+    memcpy(launch.runs, runs, nets * sizeof *runs);
+    return LAUNCH_TOGETHER(fused_train_kernel, nets * runs->groups * SEATS, (unsigned)THREADS, sizeof(memory), stream,
+                           launch);
+}
+
+#ifndef FUSED_CLOCKS
+
 /* --- predict mode
  * ------------------------------------------------------------------------------------------------------ */
 
@@ -316,27 +347,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
         prepare_tile(tile_of(0, m.run.position, samples, number));
         forward(m);
         if (tid() < LANES)
-            evaluate_head(m, sum);
-        group_barrier(m); /* the mail has been read */
+            evaluate_head(m, sum); /* what it reads is written again behind a barrier */
     }
 }
-
-/* --- launches
- * ---------------------------------------------------------------------------------------------------------- */
-
-/* LAUNCH_TOGETHER(kernel, blocks, threads, shared bytes, stream, arguments...): all blocks on the GPU at once, or an
- * error. */
-#ifndef LAUNCH_TOGETHER
-template <typename... Arguments>
-static cudaError_t launch_together(void (*kernel)(Arguments...), unsigned blocks, unsigned threads, size_t bytes,
-                                   cudaStream_t stream, Arguments... arguments)
-{
-    void *pointers[] = {&arguments...};
-    return cudaLaunchCooperativeKernel(reinterpret_cast<const void *>(kernel), dim3(blocks), dim3(threads), pointers,
-                                       bytes, stream);
-}
-#define LAUNCH_TOGETHER launch_together
-#endif
 
 extern "C" cudaError_t fused_fits(int device, uint32_t *groups)
 {
@@ -352,20 +365,13 @@ extern "C" cudaError_t fused_fits(int device, uint32_t *groups)
 
 extern "C" cudaError_t fused_prepare(void)
 {
-    const void *kernels[] = {reinterpret_cast<const void *>(fused_train_kernel),
-                             reinterpret_cast<const void *>(fused_evaluate_kernel)};
-    cudaError_t error = cudaSuccess;
-    for (int i = 0; i < 2 && error == cudaSuccess; i++)
-        error = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, (int)sizeof(memory));
-    return error;
+    cudaError_t error = fit(fused_train_kernel);
+    return error == cudaSuccess ? fit(fused_evaluate_kernel) : error;
 }
 
 extern "C" cudaError_t fused_train(const fused_run *runs, uint32_t nets, cudaStream_t stream)
 {
-    launch launch = {};
-    memcpy(launch.runs, runs, nets * sizeof *runs);
-    return LAUNCH_TOGETHER(fused_train_kernel, nets * runs->groups * SEATS, (unsigned)THREADS, sizeof(memory), stream,
-                           launch);
+    return launch_training(runs, nets, stream);
 }
 
 extern "C" cudaError_t fused_evaluate(const fused_run *run, fused_evaluation *sum, cudaStream_t stream)
@@ -406,3 +412,5 @@ extern "C" size_t fused_shared_bytes(void)
 {
     return sizeof(memory);
 }
+
+#endif

@@ -75,7 +75,7 @@ struct fused_run {
     uint32_t rank, ranks; /* whose share of a batch's tiles this is (sampler.h) */
     uint32_t groups;
     uint32_t round;    /* of the mail: fused_rounds more with every launch, so that none comes twice */
-    long long *clocks; /* (blocks, FUSED_PHASES) clocks by phase, in a build with FUSED_CLOCKS; or NULL */
+    long long *clocks; /* (blocks, FUSED_PHASES): fused_train_by_clocks */
 };
 uint32_t fused_rounds(const struct fused_run *run);
 
@@ -90,6 +90,11 @@ cudaError_t fused_evaluate(const struct fused_run *run, struct fused_evaluation 
 /* Up to FUSED_NETS runs of as many nets at once, with as many groups each. None waits for another: each ends as it
  * would alone, and the launch with the last. */
 cudaError_t fused_train(const struct fused_run *runs, uint32_t nets, cudaStream_t stream);
+
+/* The same of one net, by a kernel that also leaves in run->clocks how many clocks each block spent in each phase. */
+enum { FUSED_PHASES = 15 };
+cudaError_t fused_train_by_clocks(const struct fused_run *run, cudaStream_t stream);
+const char *fused_phase(uint32_t phase); /* what it is called */
 
 size_t fused_mail_bytes(uint32_t groups);
 size_t fused_arrived_bytes(uint32_t groups);

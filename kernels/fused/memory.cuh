@@ -216,6 +216,7 @@ enum phase {
     PHASE_CONV1_WEIGHTS,
     PHASES,
 };
+static_assert((int)PHASES == (int)FUSED_PHASES && PHASES <= 32, "as the host counts them");
 
 /* What has passed since the phase before ended; in a build for measuring. */
 DEVICE void ends(memory &m, phase phase)

@@ -129,9 +129,9 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
     }
     if (t < 2 * SAMPLES)
         m.pool2[t / 2][INPUTS + t % 2] = 0;
-    __syncthreads();
 }
 
+/* What it leaves is there behind the next barrier. What it overwrites was read before the last tile's end. */
 DEVICE void prepare_tile(const tile &tile)
 {
     prepare_numbered(tile.step, tile.number, tile.place, tile.count);

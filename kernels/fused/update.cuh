@@ -126,7 +126,6 @@ static __device__ void take_dense_weights(memory &m)
     __syncthreads();
     fetch_dense_weights(m);
     settle_dense_weights(m);
-    __syncthreads();
 }
 
 /* --- together --------------------------------------------------------------------------------- */

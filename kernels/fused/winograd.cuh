@@ -94,7 +94,7 @@ DEVICE unsigned list_live(winner *list, winner w)
 {
     unsigned lane = tid() % LANES, live = __ballot_sync(0xffffffffu, w.d != 0);
     unsigned count = (unsigned)__popc(live), before = (unsigned)__popc(live & ((1u << lane) - 1));
-    __syncwarp(); /* the list's last readers are through */
+    __syncwarp(); /* the list's last readers are through: a ballot alone orders no memory */
     list[w.d != 0 ? before : count + lane - before] = w.d != 0 ? w : winner{0, 0};
     __syncwarp();
     return count;

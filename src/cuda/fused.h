@@ -12,4 +12,8 @@
 
 extern const struct engine_ops engine_fused;
 
+struct gpu_node;
+/* As in gpu.h. */
+int fused_profile(struct engine *engine, struct gpu_node *nodes, int most);
+
 #endif

@@ -51,6 +51,21 @@ void fused_copy(struct fused_device *device, void *to, const void *from, size_t 
  * meanwhile; or NULL. */
 void fused_finish(struct fused *fused, const volatile sig_atomic_t *stop);
 
+/* Nets that are launched together, again and again. */
+struct fused_team {
+    struct fused_device *device;
+    int count;
+    struct fused *nets[FUSED_NETS];
+    struct fused_run runs[FUSED_NETS];
+    size_t steps[FUSED_NETS]; /* that each has left of its span, at most 1,024 */
+};
+
+/* The team of these engines, each with the steps of its span. */
+void fused_begin(struct fused_team *team, struct engine *const *engines, int count, const struct span *spans);
+
+/* Queues a launch of the runs; a single one with `clocks` by the kernel that reads them. */
+void fused_launch(struct fused_team *team);
+
 /* As in engine.h. */
 int fused_at_once(struct engine *engine, int count);
 void fused_train_several(struct engine *const *engines, int count, const struct span *spans,

@@ -40,15 +40,6 @@ void fused_finish(struct fused *fused, const volatile sig_atomic_t *stop)
 
 /* --- launches -------------------------------------------------------------------------------------------------- */
 
-/* Nets that are launched together, again and again. */
-struct team {
-    struct fused_device *device;
-    int count;
-    struct fused *nets[FUSED_NETS];
-    struct fused_run runs[FUSED_NETS];
-    size_t steps[FUSED_NETS]; /* that each has left, at most STEPS_A_CALL */
-};
-
 static size_t tiles_of_rank(const struct engine_setup *setup)
 {
     size_t ranks = (size_t)comm_size(setup->comm);
@@ -84,7 +75,7 @@ static struct fused_run begin_run(struct fused *fused, const struct span *span)
 }
 
 /* The GPU is divided evenly: each net has groups of its own, and what belongs to them. */
-static void divide(struct team *team)
+static void divide(struct fused_team *team)
 {
     struct fused_device *device = team->device;
     size_t groups = device->groups / (size_t)team->count, tiles = tiles_of_rank(&team->nets[0]->base.setup);
@@ -99,8 +90,7 @@ static void divide(struct team *team)
     }
 }
 
-/* Each net's steps of its span. */
-static void begin_team(struct team *team, struct engine *const *engines, int count, const struct span *spans)
+void fused_begin(struct fused_team *team, struct engine *const *engines, int count, const struct span *spans)
 {
     team->device = fused_of(engines[0])->device;
     team->count = count;
@@ -116,7 +106,7 @@ static void begin_team(struct team *team, struct engine *const *engines, int cou
                                team->device->stream));
 }
 
-static void launch(struct team *team)
+void fused_launch(struct fused_team *team)
 {
     struct fused_device *device = team->device;
     uint32_t nets = (uint32_t)team->count, rounds = 0;
@@ -132,14 +122,15 @@ static void launch(struct team *team)
         rounds = fused_rounds(run) > rounds ? fused_rounds(run) : rounds;
     }
     CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, nets * fused_arrived_bytes(team->runs[0].groups), device->stream));
-    CUDA_CHECK(fused_train(team->runs, nets, device->stream));
+    CUDA_CHECK(team->runs[0].clocks != NULL ? fused_train_by_clocks(team->runs, device->stream)
+                                            : fused_train(team->runs, nets, device->stream));
     device->round += rounds;
 }
 
 /* --- training -------------------------------------------------------------------------------------------------- */
 
 /* Before a burst: a mark behind the last one, and a wait for the one before that. */
-static void keep_pace(struct team *team, size_t burst, const volatile sig_atomic_t *stop)
+static void keep_pace(struct fused_team *team, size_t burst, const volatile sig_atomic_t *stop)
 {
     CUDA_CHECK(cudaEventRecord(team->device->marks[burst % 2], team->device->stream));
     wait_for(team->nets[0], team->device->marks[(burst + 1) % 2], stop);
@@ -147,11 +138,11 @@ static void keep_pace(struct team *team, size_t burst, const volatile sig_atomic
 
 /* Step i of each net that has one, which opens with the update of the one before; the launch after a net's last step
  * does that alone, and later ones nothing. */
-static void queue_step(struct team *team, size_t i)
+static void queue_step(struct fused_team *team, size_t i)
 {
     for (int k = 0; k < team->count; k++)
         team->runs[k].steps = i < team->steps[k], team->runs[k].buffer = (uint32_t)(i % 3);
-    launch(team);
+    fused_launch(team);
     for (int k = 0; k < team->count; k++) {
         struct fused_run *run = &team->runs[k];
         uint32_t left = run->last - run->position, samples = left < run->batch ? left : run->batch;
@@ -161,7 +152,7 @@ static void queue_step(struct team *team, size_t i)
 }
 
 /* A launch a step. Those after a stop or a refusal do nothing to that net. */
-static void queue_steps(struct team *team, size_t most, const volatile sig_atomic_t *stop)
+static void queue_steps(struct fused_team *team, size_t most, const volatile sig_atomic_t *stop)
 {
     struct comm *comm = team->nets[0]->base.setup.comm;
     size_t numbers = (size_t)team->count * FUSED_SUMS_PITCH;
@@ -174,7 +165,7 @@ static void queue_steps(struct team *team, size_t most, const volatile sig_atomi
     }
 }
 
-static void train(struct team *team, const volatile sig_atomic_t *stop)
+static void train(struct fused_team *team, const volatile sig_atomic_t *stop)
 {
     size_t most = 0;
     team->device->pinned->stop = *stop;
@@ -186,7 +177,7 @@ static void train(struct team *team, const volatile sig_atomic_t *stop)
     }
     for (int i = 0; i < team->count; i++)
         team->runs[i].steps = (uint32_t)team->steps[i], team->runs[i].closes = 1;
-    launch(team);
+    fused_launch(team);
 }
 
 static void report_state(const struct fused_state *done, const struct span *span, size_t batch,
@@ -205,9 +196,9 @@ static void report_state(const struct fused_state *done, const struct span *span
 void fused_train_several(struct engine *const *engines, int count, const struct span *spans,
                          struct train_report *reports)
 {
-    struct team team;
+    struct fused_team team;
     range_begin("training steps");
-    begin_team(&team, engines, count, spans);
+    fused_begin(&team, engines, count, spans);
     train(&team, spans[0].stop);
     struct fused_state *states = team.device->pinned->states;
     for (int i = 0; i < count; i++)
@@ -253,10 +244,10 @@ int fused_at_once(struct engine *engine, int count)
 void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
 {
     struct span span = {.step = step, .first = first, .last = last};
-    struct team team;
-    begin_team(&team, &engine, 1, &span);
+    struct fused_team team;
+    fused_begin(&team, &engine, 1, &span);
     team.runs[0].steps = 1;
-    launch(&team);
+    fused_launch(&team);
     fused_finish(team.nets[0], NULL);
     fused_copy(team.device, engine->sums->terms, team.device->sums, FUSED_SUMS * sizeof(int64_t));
 }
@@ -264,10 +255,10 @@ void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t l
 void fused_update(struct engine *engine, float learning_rate, size_t samples)
 {
     struct span span = {.last = samples, .learning_rate = learning_rate};
-    struct team team;
-    begin_team(&team, &engine, 1, &span);
+    struct fused_team team;
+    fused_begin(&team, &engine, 1, &span);
     team.runs[0].buffer = 1, team.runs[0].pending = (uint32_t)samples;
     fused_copy(team.device, team.device->sums, engine->sums->totals, FUSED_SUMS * sizeof(int64_t));
-    launch(&team);
+    fused_launch(&team);
     fused_finish(team.nets[0], NULL);
 }

@@ -14,6 +14,7 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .fused = &engine_fused,
     .transport = &transport_nccl,
     .profile = cudnn_profile,
+    .fused_profile = fused_profile,
     .time_dropout = device_time_dropout,
     .look = device_look,
     .versions = device_versions,

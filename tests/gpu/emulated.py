@@ -119,6 +119,12 @@ def benchmarks():
     nodes = [(node["layer"], node["pass"]) for net in report.get("nets", []) for node in net["nodes"]]
     check(report.get("valid") and report["ranks"] == 2 and nodes[0] == ("conv1", "forward") and nodes[-2:] == [
         ("sums", "all-reduce"), ("sgd", "update")], "and tells every node", nodes)
+    result = Run([program, "--engine", "fused", "--json", "--batch", "16", "D"], LIBRARIES, FOLDER).finish()
+    report = json.loads(result.out) if check(result.code == 0, "bench/step --engine fused: runs", result) else {}
+    phases = [node for net in report.get("nets", []) for node in net["nodes"]]
+    check(report.get("valid") and len(phases) == 15 and
+          all(0 < phase["us"] <= phase["slowest_us"] for phase in phases if phase["pass"] != "grid wait"),
+          "and tells every phase, in the mean and of the slowest block", phases)
     result = Run([FOLDER_OF_PROGRAM / "dropout", "1"], LIBRARIES, FOLDER).finish()
     check(result.code == 0 and result.out.endswith("VALID\n") and "emulated GPU" in result.out,
           "bench/dropout: the family on the GPU is the host's", result)

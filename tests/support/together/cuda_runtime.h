@@ -62,6 +62,18 @@ uint64_t together_exchange(uint64_t bits, unsigned from);
 unsigned together_ballot(bool yes);
 void *together_shared();
 
+/* Memory that other blocks read plainly. What a thread stores or adds is seen by others, its own block included, once it
+ * has released a counter, or has passed a barrier of its block and another thread of that has released one, and somebody
+ * has acquired the counter; and at the launch's end. A GPU promises no more. */
+void together_store(void *to, const void *value, size_t bytes); /* at most 8 */
+void together_add(int64_t *to, int64_t term);
+void together_release(const uint32_t *counter);
+void together_acquire(const uint32_t *counter);
+
+/* 16 bytes, which arrive when this thread waits for its copies. */
+void together_copy_later(float *to, const float *from);
+void together_await_copies();
+
 static inline void __syncthreads()
 {
     together_barrier(0);
@@ -107,6 +119,8 @@ static inline long long __float2ll_rn(float x)
     return llrintf(x);
 }
 
+long long clock64();
+
 template <typename T> static inline T __ldcg(const T *from)
 {
     return *from;
@@ -114,7 +128,7 @@ template <typename T> static inline T __ldcg(const T *from)
 
 template <typename T> static inline void __stcg(T *to, T value)
 {
-    *to = value;
+    together_store(to, &value, sizeof value);
 }
 
 /* --- devices and launches --------------------------------------------------------------------- */

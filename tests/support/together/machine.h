@@ -37,18 +37,25 @@ template <typename T> static inline T load_of_others(const T *from)
 #define load_word load_of_others<uint64_t>
 #define store_line store_for_others<ulonglong2>
 #define load_line load_of_others<ulonglong2>
-#define load_acquire load_of_others<uint32_t>
+
+static inline unsigned load_acquire(const uint32_t *from)
+{
+    together_yield(false);
+    together_acquire(from);
+    return *from;
+}
 
 static inline void add_release(uint32_t *to)
 {
     together_yield(false);
+    together_release(to);
     ++*to;
 }
 
 static inline void add_sum(int64_t *to, long long term)
 {
     together_yield(false);
-    *to += term;
+    together_add(to, term);
 }
 
 /* together.cpp sees a wait without end. */
@@ -66,13 +73,15 @@ static inline void sync_first_threads()
     together_barrier(FIRST_THREADS);
 }
 
-/* What is copied arrives at once: too early is seen by the canaries' NaN only. */
 static inline void copy_later(float *to, const float *from)
 {
-    memcpy(to, from, 16);
+    together_copy_later(to, from);
 }
 
-static inline void await_copies() {}
+static inline void await_copies()
+{
+    together_await_copies();
+}
 
 static inline float whole_pixel(unsigned four, unsigned i)
 {

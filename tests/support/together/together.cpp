@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <ucontext.h>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -26,10 +28,34 @@ enum {
 };
 enum { YIELD_ONE_IN = 16 }; /* at what others see */
 
+struct copy {
+    float *to, numbers[4];
+};
+
 struct fiber {
     jmp_buf at;
     bool begun, done;
     uint64_t exchanged; /* what it hands to its warp */
+    std::vector<copy> copies;
+};
+
+/* A store, or with no bytes an addition, that others do not see yet. */
+struct change {
+    void *to;
+    int64_t value;
+    size_t bytes;
+    unsigned fiber;
+};
+typedef std::vector<change> changes;
+
+/* What a block has changed since its last barrier, and before. */
+struct unseen {
+    changes fresh, ordered;
+};
+
+struct released {
+    const uint32_t *counter;
+    changes all;
 };
 
 /* Of a block or a warp, or of the first threads of a block: how many wait. */
@@ -50,6 +76,8 @@ struct launch {
     unsigned *polling, polling_count;          /* wait for another block, and look again later */
     waiting *at_block, *at_part, *at_warp;
     uint64_t useless; /* times that they looked since one was of use */
+    std::vector<unseen> hidden; /* by block */
+    std::vector<released> handed;
 };
 
 launch *running;
@@ -122,11 +150,29 @@ void leave()
     name_running(self);
 }
 
+void append(changes &to, changes &from)
+{
+    to.insert(to.end(), from.begin(), from.end());
+    from.clear();
+}
+
+void show(changes &all)
+{
+    for (const change &change : all)
+        if (change.bytes == 0)
+            *static_cast<int64_t *>(change.to) += change.value;
+        else
+            memcpy(change.to, &change.value, change.bytes);
+    all.clear();
+}
+
 void wait_at(waiting *barrier)
 {
     barrier->fibers[barrier->count++] = now;
     if (barrier->count == barrier->threads) {
         running->useless = 0;
+        if (barrier == &running->at_block[blockIdx.x])
+            append(running->hidden[blockIdx.x].ordered, running->hidden[blockIdx.x].fresh);
         for (unsigned i = 0; i < barrier->threads; i++)
             make_ready(barrier->fibers[i]);
         barrier->count = 0;
@@ -229,13 +275,15 @@ bool run_call(void *context)
                      nullptr,
                      nullptr,
                      nullptr,
-                     0};
+                     0,
+                     std::vector<unseen>(call->blocks),
+                     {}};
     running = &launch;
     state = together.seed;
     size_t shared = (size_t)launch.blocks * pitch() + CANARY_BYTES, stacks = (size_t)all() * STACK_BYTES;
     launch.shared = map(shared), launch.stacks = map(stacks);
     memset(launch.shared, CANARY, shared);
-    launch.fibers = static_cast<fiber *>(calloc(all(), sizeof(fiber)));
+    launch.fibers = new fiber[all()]();
     launch.ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
     launch.polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
     launch.at_block = barriers(launch.blocks, launch.threads);
@@ -249,8 +297,13 @@ bool run_call(void *context)
         if (!launch.fibers[i].done)
             name_running(i), fail("waits at a barrier or shuffle that others never reach");
     look_at_canaries();
+    for (released &released : launch.handed)
+        show(released.all);
+    for (unseen &unseen : launch.hidden)
+        show(unseen.ordered), show(unseen.fresh);
     drop(launch.at_block, launch.blocks), drop(launch.at_part, launch.blocks), drop(launch.at_warp, all() / WARP);
-    free(launch.fibers), free(launch.ready), free(launch.polling);
+    delete[] launch.fibers;
+    free(launch.ready), free(launch.polling);
     munmap(launch.shared, shared), munmap(launch.stacks, stacks);
     running = nullptr;
     return true;
@@ -286,6 +339,52 @@ void together_yield(bool waiting)
     leave();
 }
 
+void together_store(void *to, const void *value, size_t bytes)
+{
+    change change = {to, 0, bytes, now};
+    memcpy(&change.value, value, bytes);
+    running->hidden[blockIdx.x].fresh.push_back(change);
+}
+
+void together_add(int64_t *to, int64_t term)
+{
+    running->hidden[blockIdx.x].fresh.push_back({to, term, 0, now});
+}
+
+void together_release(const uint32_t *counter)
+{
+    running->handed.push_back({counter, {}});
+    changes &all = running->handed.back().all, others = {};
+    append(all, running->hidden[blockIdx.x].ordered);
+    for (const change &change : running->hidden[blockIdx.x].fresh)
+        (change.fiber == now ? all : others).push_back(change);
+    running->hidden[blockIdx.x].fresh.swap(others);
+}
+
+void together_acquire(const uint32_t *counter)
+{
+    std::vector<released> &all = running->handed;
+    for (size_t i = 0; i < all.size();)
+        if (all[i].counter == counter) {
+            show(all[i].all);
+            all.erase(all.begin() + (long)i);
+        } else
+            i++;
+}
+
+void together_copy_later(float *to, const float *from)
+{
+    copy copy = {to, {from[0], from[1], from[2], from[3]}};
+    running->fibers[now].copies.push_back(copy);
+}
+
+void together_await_copies()
+{
+    for (const copy &copy : running->fibers[now].copies)
+        memcpy(copy.to, copy.numbers, sizeof copy.numbers);
+    running->fibers[now].copies.clear();
+}
+
 uint64_t together_exchange(uint64_t bits, unsigned from)
 {
     running->fibers[now].exchanged = bits;
@@ -304,6 +403,14 @@ unsigned together_ballot(bool yes)
         bits |= (unsigned)running->fibers[now / WARP * WARP + lane].exchanged << lane;
     together_warp_barrier();
     return bits;
+}
+
+/* The host's nanoseconds, with all that other fibers do meanwhile: they mean nothing. */
+long long clock64()
+{
+    timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000ll + time.tv_nsec;
 }
 
 void *together_shared()
