@@ -340,14 +340,18 @@ compile_commands.json: Makefile ## what compiles what, for editors and clang-tid
 	bear -- $(MAKE) -s BUILD=$(INDEXED) $(INDEXED)/$(NAME) $(if $(GPU),$(INDEXED)/$(NAME)-cuda.so)
 
 LINTED := $(SOURCES) $(if $(GPU),$(GPU_SOURCES))
-lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, clang-format, clang-tidy (minutes)
+lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, clang-tidy (minutes)
 	tests/exec tests/unit/lint.py
-	clang-format --dry-run --Werror $(FORMATTED)
 	printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -n 4 clang-tidy --quiet -p .
 
-FORMATTED := $(filter-out src/verify/known.c,$(wildcard src/*.[ch] src/*/*.[ch] include/*.h))
-format: ## lay out src/ and include/ as clang-format does (.clang-format)
+# Not the kernels of engines: their loops lie as they are to be read. known.c is a table that a program writes.
+FORMATTED := $(filter-out src/verify/known.c bench/step.c bench/walk.h,$(wildcard $(addsuffix /*.[ch],src src/* include kernels/definition \
+	kernels/reference bench bench/cuda tests/unit tests/unit/fuzz tests/support tests/support/emulated tests/support/shim)))
+format: ## lay out C as clang-format does (.clang-format), all but the kernels of engines
 	clang-format -i $(FORMATTED)
+
+print-formatted: # for tests/unit/lint.py
+	@printf '%s\n' $(FORMATTED)
 
 clean: ## remove what was built
 	rm -rf build compile_commands*.json dtrain dtrain-debug dtrain-clang *-cuda.so
@@ -356,7 +360,7 @@ help: ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit print-unit-tests emulated device test install uninstall lint format clean help found always
+.PHONY: all unit print-unit-tests print-formatted emulated device test install uninstall lint format clean help found always
 -include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

@@ -58,12 +58,9 @@ static const struct module {
     bool feature, alpha;
     size_t dimensions, shape[5];
 } modules[] = {
-    {"Dropout", false, false, 2, {0, SAMPLE}},
-    {"Dropout1d", true, false, 3, {0, 8, 1024}},
-    {"Dropout2d", true, false, 4, {0, 8, 32, 32}},
-    {"Dropout3d", true, false, 5, {0, 8, 4, 16, 16}},
-    {"AlphaDropout", false, true, 2, {0, SAMPLE}},
-    {"FeatureAlphaDropout", true, true, 4, {0, 8, 32, 32}},
+    {"Dropout", false, false, 2, {0, SAMPLE}},     {"Dropout1d", true, false, 3, {0, 8, 1024}},
+    {"Dropout2d", true, false, 4, {0, 8, 32, 32}}, {"Dropout3d", true, false, 5, {0, 8, 4, 16, 16}},
+    {"AlphaDropout", false, true, 2, {0, SAMPLE}}, {"FeatureAlphaDropout", true, true, 4, {0, 8, 32, 32}},
 };
 enum { MODULES = sizeof modules / sizeof *modules };
 
@@ -177,7 +174,7 @@ static void measure_module(const struct bench *b, int module, struct result resu
     memcpy(shape, modules[module].shape, sizeof shape);
     shape[0] = b->samples;
     dropout_make(P, modules[module].feature, modules[module].alpha, modules[module].dimensions, shape, &dropout,
-                     &error);
+                 &error);
     for (int backward = 0; backward < 2; backward++)
         results[backward] = measure(b, &dropout, backward);
 }

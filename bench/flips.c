@@ -5,7 +5,7 @@
 #include "src/engine/cpu.h"
 #include "src/verify/pass.h"
 
-#define PLACE(type, member) \
+#define PLACE(type, member)                                                                                            \
     printf(#type "." #member " %zu %zu\n", offsetof(struct type, member), sizeof((struct type *)0)->member)
 
 int main(void)

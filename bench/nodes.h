@@ -133,7 +133,8 @@ static void nodes_time(struct nodes *n)
 static void nodes_check_gradient(struct nodes *n)
 {
     float *w = memory_allocate(2 * LENET5_WEIGHTS, sizeof *w, "the weights"), *actual = w + LENET5_WEIGHTS;
-    double *weights = memory_allocate(2 * LENET5_WEIGHTS, sizeof *weights, "the weights"), *expected = weights + LENET5_WEIGHTS;
+    double *weights = memory_allocate(2 * LENET5_WEIGHTS, sizeof *weights, "the weights"),
+           *expected = weights + LENET5_WEIGHTS;
     const uint8_t **records = memory_allocate(n->batch, sizeof *records, "a batch");
     struct sample_mask *drawn = memory_allocate(n->batch, sizeof *drawn, "the masks");
     const struct masks *masks = &n->engine->setup.masks;
@@ -181,8 +182,8 @@ static bool nodes_measure(struct nodes *n)
 static void nodes_print(const struct nodes *n)
 {
     double all = 0;
-    printf("\nnet %c: %.0f samples/s, %.1f us a step of %zu, by %s\n", n->net->name,
-           (double)n->batch / n->step_seconds, n->step_seconds * 1e6, n->batch, n->fused ? "one kernel" : "CUDA graphs");
+    printf("\nnet %c: %.0f samples/s, %.1f us a step of %zu, by %s\n", n->net->name, (double)n->batch / n->step_seconds,
+           n->step_seconds * 1e6, n->batch, n->fused ? "one kernel" : "CUDA graphs");
     printf("  %-8s %-15s %8s %7s%s\n", n->fused ? "" : "layer", n->fused ? "phase" : "pass", "us", "share",
            n->fused ? "  slowest block" : "");
     for (int i = 0; i < n->count; i++)
@@ -276,8 +277,10 @@ static int nodes_main(bool fused, int argc, char **argv)
         argc -= 2, argv += 2;
     const char *nets = argc > 0 ? argv[0] : "AD";
     if (argc > 1 || strspn(nets, "ABCD") != strlen(nets) || n->batch < 1 || n->batch > NODES_MOST_BATCH) {
-        fprintf(stderr, "usage: step --engine cudnn|fused [--json] [--batch N] [NETS]\n"
-                        "       N: up to %d; NETS: letters of A, B, C, D\n", NODES_MOST_BATCH);
+        fprintf(stderr,
+                "usage: step --engine cudnn|fused [--json] [--batch N] [NETS]\n"
+                "       N: up to %d; NETS: letters of A, B, C, D\n",
+                NODES_MOST_BATCH);
         return EXIT_USAGE;
     }
     nodes_draw(n);

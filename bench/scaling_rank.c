@@ -13,11 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "median.h"
 #include "abort.h"
 #include "clock.h"
 #include "engine.h"
 #include "find_data.h"
+#include "median.h"
 #include "memory.h"
 #include "options.h"
 #include "sampler.h"
@@ -204,9 +204,12 @@ static bool open_engine(struct bench *b, struct comm *world, struct error *error
         b->comm = comm_split(world, 0, o->comm, ops->on_gpu, error);
     if (!comm_agree(world, error))
         return false;
-    struct engine_setup setup = {.data = &b->data, .comm = b->comm, .batch_size = o->batch_size,
+    struct engine_setup setup = {.data = &b->data,
+                                 .comm = b->comm,
+                                 .batch_size = o->batch_size,
                                  .masks = masks_make(o->seed, trials[0].net.p_conv, trials[0].net.p_fc),
-                                 .momentum = (float)o->momentum, .precision = engine_precision(o->precision)};
+                                 .momentum = (float)o->momentum,
+                                 .precision = engine_precision(o->precision)};
     b->engine = ops->open(&setup, error);
     return comm_agree(world, error);
 }

@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "abort.h"
 #include "comm.h"
 #include "median.h"
-#include "abort.h"
 
 enum { SUMS_MAX_REPETITIONS = 500, SUMS_MIN_REPETITIONS = 8, SUMS_PERIOD = 61, SUMS_MIN_BYTES = 1024 };
 

@@ -13,10 +13,10 @@
 #include "engine.h"
 #include "lenet5.h"
 #include "memory.h"
-#include "src/cuda/nccl.h"
 #include "src/comm/transport.h"
 #include "src/cuda/check.h"
 #include "src/cuda/device.h"
+#include "src/cuda/nccl.h"
 
 struct bench {
     struct comm *comm;
@@ -89,7 +89,8 @@ int main(int argc, char **argv)
     if (!device_available(why, sizeof why))
         error_set(&error, EXIT_RUNTIME, "rank %d: %s", comm_rank(world), why);
     if (comm_agree(world, &error)) {
-        struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error), .host = memory_allocate(1, bytes, "a sum")};
+        struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error),
+                          .host = memory_allocate(1, bytes, "a sum")};
         device_use(comm_local_rank(world));
         transport_nccl.open(b.comm, &error);
         CUDA_CHECK(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking));

@@ -17,7 +17,7 @@
 /* What a batch leaves, whatever the order of its tiles: integers. */
 struct definition_sums {
     int64_t gradient[LENET5_WEIGHTS], loss; /* exact_sum.h */
-    int64_t refused; /* not 0 when a term was: the step is then not applied */
+    int64_t refused;                        /* not 0 when a term was: the step is then not applied */
 };
 
 /* Adds the gradient and the loss of a tile: `count` samples (1..TILE) at consecutive positions of the batch, the first

@@ -50,12 +50,12 @@ EXP_LOG_INLINE float defined_exp(float x)
     return p * float_of_bits((int32_t)power); /* exact */
 }
 
-/* ln x for finite x >= 1, below 10 to 1.7e-7 absolute. NaN stays NaN. */
+/* ln x for finite x >= 1, below 10 to 1.7e-7 absolute. NaN stays NaN. x is m 2^exponent, ln m = 2 (s + s^3/3 + s^5/5 + ...). */
 EXP_LOG_INLINE float defined_log(float x)
 {
     int32_t exponent = (bits_of_float(x) - 0x3f3504f3) >> 23; /* so that x / 2^exponent is in sqrt(1/2) .. sqrt(2) */
     float m = x * float_of_bits((int32_t)((uint32_t)(127 - exponent) << 23)); /* exact */
-    float s = (m - 1.0f) / (m + 1.0f), q = s * s; /* ln m = 2 (s + s^3/3 + s^5/5 + ...) */
+    float s = (m - 1.0f) / (m + 1.0f), q = s * s;
     float series = fmaf(q, 1 / 9.0f, 1 / 7.0f);
     series = fmaf(series, q, 1 / 5.0f);
     series = fmaf(series, q, 1 / 3.0f);

@@ -4,8 +4,7 @@
 
 enum { K = 5 };
 
-void reference_conv_forward(struct reference_conv shape, const double *x, const double *w, const double *b,
-                            double *y)
+void reference_conv_forward(struct reference_conv shape, const double *x, const double *w, const double *b, double *y)
 {
     size_t side = shape.side, out = side - K + 1;
     for (size_t k = 0; k < shape.out_channels; k++)
@@ -21,8 +20,8 @@ void reference_conv_forward(struct reference_conv shape, const double *x, const 
             }
 }
 
-void reference_conv_backward(struct reference_conv shape, const double *x, const double *w,
-                             const double *dy, double *dx, double *dw, double *db)
+void reference_conv_backward(struct reference_conv shape, const double *x, const double *w, const double *dy,
+                             double *dx, double *dw, double *db)
 {
     size_t side = shape.side, out = side - K + 1;
     memset(dx, 0, shape.in_channels * side * side * sizeof *dx);

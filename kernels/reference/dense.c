@@ -2,8 +2,7 @@
 
 #include "reference.h"
 
-void reference_dense_forward(size_t in, size_t out, const double *x, const double *w, const double *b,
-                             double *y)
+void reference_dense_forward(size_t in, size_t out, const double *x, const double *w, const double *b, double *y)
 {
     for (size_t o = 0; o < out; o++) {
         y[o] = b[o];
@@ -12,8 +11,8 @@ void reference_dense_forward(size_t in, size_t out, const double *x, const doubl
     }
 }
 
-void reference_dense_backward(size_t in, size_t out, const double *x, const double *w, const double *dy,
-                              double *dx, double *dw, double *db)
+void reference_dense_backward(size_t in, size_t out, const double *x, const double *w, const double *dy, double *dx,
+                              double *dw, double *db)
 {
     memset(dx, 0, in * sizeof *dx);
     for (size_t o = 0; o < out; o++) {

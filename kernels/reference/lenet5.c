@@ -75,8 +75,8 @@ static void forward(const double *w, const uint8_t *record, struct sample *s)
 
 static void backward(const double *w, const struct sample *s, const double *dlogits, double *g)
 {
-    double dfc1[84], dconv3[120], dpool2[16 * 5 * 5], dconv2[16 * 10 * 10], dpool1[6 * 14 * 14],
-        dconv1[6 * 28 * 28], dimage[3 * 32 * 32];
+    double dfc1[84], dconv3[120], dpool2[16 * 5 * 5], dconv2[16 * 10 * 10], dpool1[6 * 14 * 14], dconv1[6 * 28 * 28],
+        dimage[3 * 32 * 32];
 
     reference_dense_backward(84, 10, s->fc1, weight(w, FC2_W), dlogits, dfc1, gradient_of(g, FC2_W),
                              gradient_of(g, FC2_B));
@@ -99,13 +99,10 @@ static void backward(const double *w, const struct sample *s, const double *dlog
 /* mask NULL: predict mode. */
 static void set_factors(struct sample *s, const struct masks *masks, const struct sample_mask *mask)
 {
-    static const unsigned elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS,
-                                                      FC1_ELEMENTS};
+    static const unsigned elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
     for (int layer = 0; layer < DROPOUT_LAYERS; layer++)
         for (unsigned e = 0; e < elements[layer]; e++)
-            s->factor[layer][e] = mask == NULL                         ? 1
-                                  : mask_keeps(mask, layer, e) ? (double)masks->scale[layer]
-                                                               : 0;
+            s->factor[layer][e] = mask == NULL ? 1 : mask_keeps(mask, layer, e) ? (double)masks->scale[layer] : 0;
 }
 
 void reference_predict(const double *weights, const uint8_t *record, double logits[LENET5_CLASSES])
@@ -117,9 +114,8 @@ void reference_predict(const double *weights, const uint8_t *record, double logi
         logits[k] = sample.logits[k];
 }
 
-double reference_gradient(const double *weights, const struct masks *masks, size_t count,
-                          const uint8_t *const *records, const struct sample_mask *drawn,
-                          double *gradient)
+double reference_gradient(const double *weights, const struct masks *masks, size_t count, const uint8_t *const *records,
+                          const struct sample_mask *drawn, double *gradient)
 {
     double loss = 0;
     for (size_t i = 0; i < count; i++) {

@@ -9,8 +9,7 @@ void reference_activation_forward(size_t channels, size_t each, const double *fa
             y[i] = (y[i] > 0 ? y[i] : 0) * factor[c];
 }
 
-void reference_activation_backward(size_t channels, size_t each, const double *factor, const double *y,
-                                   double *dy)
+void reference_activation_backward(size_t channels, size_t each, const double *factor, const double *y, double *dy)
 {
     for (size_t c = 0; c < channels; c++)
         for (size_t i = c * each; i < (c + 1) * each; i++)

@@ -18,16 +18,14 @@
 struct reference_conv {
     size_t in_channels, side, out_channels; /* C, S, K */
 };
-void reference_conv_forward(struct reference_conv shape, const double *x, const double *w, const double *b,
-                            double *y);
-void reference_conv_backward(struct reference_conv shape, const double *x, const double *w,
-                             const double *dy, double *dx, double *dw, double *db);
+void reference_conv_forward(struct reference_conv shape, const double *x, const double *w, const double *b, double *y);
+void reference_conv_backward(struct reference_conv shape, const double *x, const double *w, const double *dy,
+                             double *dx, double *dw, double *db);
 
 /* ReLU, then every number of channel c (`each` of them) times factor[c]: 0 for a dropped channel, else
  * 1/(1-p). In place. Backward needs the output y: its sign is that of the input where it matters. */
 void reference_activation_forward(size_t channels, size_t each, const double *factor, double *y);
-void reference_activation_backward(size_t channels, size_t each, const double *factor, const double *y,
-                                   double *dy);
+void reference_activation_backward(size_t channels, size_t each, const double *factor, const double *y, double *dy);
 
 /* Max-pool 2x2: x (C, S, S) -> y (C, S/2, S/2); from[i] is the index in x that y[i] came from, the first
  * of equals. */
@@ -35,10 +33,9 @@ void reference_pool_forward(size_t channels, size_t side, const double *x, doubl
 void reference_pool_backward(size_t channels, size_t side, const size_t *from, const double *dy, double *dx);
 
 /* y (out) = w x + b. */
-void reference_dense_forward(size_t in, size_t out, const double *x, const double *w, const double *b,
-                             double *y);
-void reference_dense_backward(size_t in, size_t out, const double *x, const double *w, const double *dy,
-                              double *dx, double *dw, double *db);
+void reference_dense_forward(size_t in, size_t out, const double *x, const double *w, const double *b, double *y);
+void reference_dense_backward(size_t in, size_t out, const double *x, const double *w, const double *dy, double *dx,
+                              double *dw, double *db);
 
 /* Cross-entropy of softmax(z) against a label; dz is its gradient. Returns the loss. */
 double reference_softmax_loss(size_t classes, const double *z, size_t label, double *dz);
@@ -48,9 +45,8 @@ void reference_predict(const double *weights, const uint8_t *record, double logi
 
 /* Sums over `count` records with their drawn masks: returns the sum of the losses, adds that of the
  * gradients to gradient (canonical layout; NULL: loss only). */
-double reference_gradient(const double *weights, const struct masks *masks, size_t count,
-                          const uint8_t *const *records, const struct sample_mask *drawn,
-                          double *gradient);
+double reference_gradient(const double *weights, const struct masks *masks, size_t count, const uint8_t *const *records,
+                          const struct sample_mask *drawn, double *gradient);
 
 /* How far the sample is from the nearest point where a ReLU or a pool decides otherwise. Single precision
  * may decide otherwise already below about 1e-6; its gradient is then another one, not a worse one, so

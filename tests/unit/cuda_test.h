@@ -69,8 +69,7 @@ static inline void assert_near(const char *what, size_t i, double got, double wa
 }
 
 /* The layers' shapes: channels (or units), and the side of a plane where there is a pool. */
-static const size_t channels_of[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS,
-                                                   FC1_ELEMENTS};
+static const size_t channels_of[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
 static const size_t side_of[2] = {28, 10};
 
 static const double rates[] = {0, 1e-10, 0.3, 0.5, 1};
@@ -88,8 +87,7 @@ static inline struct cuda_dropout dropout_of(const struct masks *masks, const st
 }
 
 /* The factors of sample n's channels: 0 or the scale; 1 without masks. */
-static inline void factors_of(const struct masks *masks, enum dropout_layer layer, uint32_t n,
-                              double *factors)
+static inline void factors_of(const struct masks *masks, enum dropout_layer layer, uint32_t n, double *factors)
 {
     struct sample_mask mask;
     if (masks)

@@ -8,10 +8,10 @@
 #include <string.h>
 
 /* Runs what queues work on the device, and waits for it. */
-#define RUN(call)                                               \
-    do {                                                        \
-        assert_int_equal(call, cudaSuccess);                    \
-        assert_int_equal(cudaDeviceSynchronize(), cudaSuccess); \
+#define RUN(call)                                                                                                      \
+    do {                                                                                                               \
+        assert_int_equal(call, cudaSuccess);                                                                           \
+        assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);                                                        \
     } while (0)
 
 enum { GUARD_BYTES = 512, GUARD_ALIGN = 64, GUARD_BYTE = 0xff };

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What reads the sources without running them finds nothing: cppcheck, shellcheck, pyflakes. Slower readers: make lint."""
+"""What reads the sources without running them finds nothing: cppcheck, shellcheck, pyflakes, clang-format. Slower readers: make lint."""
 
 import shutil
 import subprocess
@@ -53,5 +53,7 @@ if not files:
 clean("shellcheck", SHELLCHECK, [name for name in files if name.endswith(".sh") or b"bash" in first_line(name)])
 clean("pyflakes3", [], [name for name in files if name.endswith(".py") or b"python3" in first_line(name)])
 clean("cppcheck", CPPCHECK, C_FOLDERS)
+clean("clang-format", ["--dry-run", "--Werror"], subprocess.run(
+    ["make", "-s", "print-formatted"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
 guards([name for name in files if name.startswith(("src/", "include/")) and name.endswith(".h")])
 finish()

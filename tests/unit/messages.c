@@ -37,8 +37,7 @@ static void sum(struct comm *world)
                 sums->terms[i] = ((int64_t)i << 40) * (rank + 1) - round * rank;
             comm_sum(sums);
             for (size_t i = 0; i < counts[c]; i++)
-                good &= sums->totals[i] ==
-                        ((int64_t)i << 40) * size * (size + 1) / 2 - round * size * (size - 1) / 2;
+                good &= sums->totals[i] == ((int64_t)i << 40) * size * (size + 1) / 2 - round * size * (size - 1) / 2;
         }
         expect(good, "a sum is wrong");
         comm_sums_close(sums);
@@ -135,8 +134,8 @@ static void stuck(struct comm *world)
 static const struct {
     const char *name;
     void (*run)(struct comm *world);
-} scenarios[] = {{"sum", sum},           {"turns", turns}, {"agree", agree}, {"same", same},  {"split", split},
-                 {"messages", messages}, {"busy", busy},   {"stuck", stuck}};
+} scenarios[] = {{"sum", sum},     {"turns", turns},       {"agree", agree}, {"same", same},
+                 {"split", split}, {"messages", messages}, {"busy", busy},   {"stuck", stuck}};
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 
 int main(int argc, char **argv)

@@ -82,8 +82,7 @@ static inline void scratch_limit(rlim_t bytes)
 static inline void assert_error(struct error *error, enum exit_code code, const char *text)
 {
     if (error->code != code || !strstr(error->text, text) || strchr(error->text, '\n'))
-        fail_msg("code %d, '%s'; expected code %d and '%s' on one line", error->code, error->text, code,
-                 text);
+        fail_msg("code %d, '%s'; expected code %d and '%s' on one line", error->code, error->text, code, text);
     *error = (struct error){0};
 }
 

@@ -10,20 +10,21 @@
 
 #include "checkpoint.h"
 #include "options.h"
-#include "src/files/safetensors.h"
 #include "scratch.h"
+#include "src/files/safetensors.h"
 
 static const char CURRENT[] = "checkpoint.safetensors", PREVIOUS[] = "checkpoint-previous.safetensors";
 static const char BEST[] = "model-best.safetensors";
 
 enum { SAMPLES = 50000 }; /* of an epoch */
 
-static const struct terms terms = {.count = 4, .list = {
-    {"net", "net", NULL, "D"},
-    {"train_count", "data with a training set of", NULL, "50000"},
-    {"momentum", "momentum", NULL, "0.9"},
-    {"precision", "precision", "fp32", "fp32"},
-}};
+static const struct terms terms = {.count = 4,
+                                   .list = {
+                                       {"net", "net", NULL, "D"},
+                                       {"train_count", "data with a training set of", NULL, "50000"},
+                                       {"momentum", "momentum", NULL, "0.9"},
+                                       {"precision", "precision", "fp32", "fp32"},
+                                   }};
 
 /* Everything in a state tells its number. */
 struct state {
@@ -34,8 +35,14 @@ struct state {
 static void fill_state(struct state *state, uint64_t number)
 {
     state->progress = (struct progress){
-        .epoch = number, .step = UINT64_MAX - number, .in_epoch = 50000, .loss = INT64_MIN + (int64_t)number,
-        .seconds = 1e300 / 3, .epoch_seconds = 0x1p-1074, .best_train = -1, .best_test = 100.0 / 3,
+        .epoch = number,
+        .step = UINT64_MAX - number,
+        .in_epoch = 50000,
+        .loss = INT64_MIN + (int64_t)number,
+        .seconds = 1e300 / 3,
+        .epoch_seconds = 0x1p-1074,
+        .best_train = -1,
+        .best_test = 100.0 / 3,
     };
     for (int i = 0; i < LENET5_WEIGHTS; i++) {
         state->weights[i] = (float)number + (float)i * 0x1p-16f;
@@ -120,7 +127,9 @@ static void test_awkward_directory_names(void **unused)
 static void test_other_terms_are_named(void **unused)
 {
     (void)unused;
-    struct { const char *value, *message; } cases[] = {
+    struct {
+        const char *value, *message;
+    } cases[] = {
         {"A", "--net D, but this one has A"},
         {"1000", "--data with a training set of 50000, but this one has 1000"},
         {"0", "--momentum 0.9, but this one has 0"},
@@ -134,8 +143,7 @@ static void test_other_terms_are_named(void **unused)
         struct state state;
         struct terms others = terms;
         strcpy(others.list[i].value, cases[i].value);
-        assert_false(checkpoint_read(&here, &others, SAMPLES, &state.progress, state.weights, state.momentum,
-                                     &error));
+        assert_false(checkpoint_read(&here, &others, SAMPLES, &state.progress, state.weights, state.momentum, &error));
         assert_null(strstr(error.text, PREVIOUS));
         assert_error(&error, EXIT_INPUT, cases[i].message);
     }
@@ -145,7 +153,9 @@ static void test_other_terms_are_named(void **unused)
 static void test_options_that_are_terms(void **unused)
 {
     (void)unused;
-    static const struct { const char *key, *option, *value; } expected[] = {
+    static const struct {
+        const char *key, *option, *value;
+    } expected[] = {
         {"seed", "seed", "18446744073709551615"},
         {"batch_size", "batch-size", "256"},
         {"learning_rate", "lr", "0.10000000000000002"},
@@ -237,8 +247,8 @@ static void test_the_previous_one_helps(void **unused)
 static void forge(const char *key, const char *value)
 {
     static const char *const keys[] = {
-        "dtrain-checkpoint", "net", "train_count", "momentum", "precision", "epoch", "step", "in_epoch", "loss",
-        "seconds", "epoch_seconds", "best_train", "best_test"};
+        "dtrain-checkpoint", "net",  "train_count", "momentum",      "precision",  "epoch",    "step",
+        "in_epoch",          "loss", "seconds",     "epoch_seconds", "best_train", "best_test"};
     enum { KEYS = sizeof keys / sizeof *keys };
     struct error error = {0};
     assert_true(write_state(".", 1, &error));
@@ -258,7 +268,9 @@ static void forge(const char *key, const char *value)
 static void test_contents_that_cannot_be(void **unused)
 {
     (void)unused;
-    static const struct { const char *key, *value, *message; } cases[] = {
+    static const struct {
+        const char *key, *value, *message;
+    } cases[] = {
         {"dtrain-checkpoint", "2", "a checkpoint of format 2, this dtrain reads format 1"},
         {"dtrain-checkpoint", NULL, "not a checkpoint of dtrain: its metadata has no 'dtrain-checkpoint'"},
         {"momentum", NULL, "its metadata lacks 'momentum'"},

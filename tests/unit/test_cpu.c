@@ -62,8 +62,10 @@ static int teardown(void **state)
 
 static struct engine *open_engine(struct fixture *f, double p_conv, double p_fc, float *weights)
 {
-    struct engine_setup engine_setup = {
-        .data = &f->data, .masks = masks_make(4, p_conv, p_fc), .batch_size = 256, .momentum = MOMENTUM};
+    struct engine_setup engine_setup = {.data = &f->data,
+                                        .masks = masks_make(4, p_conv, p_fc),
+                                        .batch_size = 256,
+                                        .momentum = MOMENTUM};
     struct error error = {0};
     struct engine *engine = engine_cpu.open(&engine_setup, &error);
     assert_non_null(engine);
@@ -102,8 +104,8 @@ static void choose_samples(struct fixture *f, const double *weights, const struc
 {
     size_t spare = first + samples;
     for (size_t i = 0; i < samples; i++)
-        while (reference_margin(weights, masks, split_record(&f->data.train, f->order[first + i]),
-                                &drawn[i]) < MARGIN) {
+        while (reference_margin(weights, masks, split_record(&f->data.train, f->order[first + i]), &drawn[i]) <
+               MARGIN) {
             assert_true(spare < IMAGES);
             uint32_t other = f->order[spare];
             f->order[spare++] = f->order[first + i];

@@ -350,12 +350,9 @@ static void a_nan_reaches_the_input(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conv1_follows_the_order),
-        cmocka_unit_test(the_first_of_equals_wins),
-        cmocka_unit_test(conv1_lets_a_nan_through),
-        cmocka_unit_test(weights_are_the_reference),
-        cmocka_unit_test(a_nan_reaches_the_weights),
-        cmocka_unit_test(the_input_is_the_reference),
+        cmocka_unit_test(conv1_follows_the_order),   cmocka_unit_test(the_first_of_equals_wins),
+        cmocka_unit_test(conv1_lets_a_nan_through),  cmocka_unit_test(weights_are_the_reference),
+        cmocka_unit_test(a_nan_reaches_the_weights), cmocka_unit_test(the_input_is_the_reference),
         cmocka_unit_test(a_nan_reaches_the_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

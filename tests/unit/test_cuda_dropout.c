@@ -13,8 +13,10 @@
 #include "guarded.h"
 #include "philox.h"
 
-static const struct dropout_stream some_stream = {
-    .seed = 0x123456789abcdef, .step = 0xbeef00000007, .layer = 200, .position = 5};
+static const struct dropout_stream some_stream = {.seed = 0x123456789abcdef,
+                                                  .step = 0xbeef00000007,
+                                                  .layer = 200,
+                                                  .position = 5};
 
 static struct dropout describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape)
 {
@@ -25,8 +27,8 @@ static struct dropout describe(double p, bool feature, bool alpha, size_t dimens
     return dropout;
 }
 
-static void apply(const struct dropout *dropout, bool backward, struct dropout_stream stream,
-                  const float *from, float *to)
+static void apply(const struct dropout *dropout, bool backward, struct dropout_stream stream, const float *from,
+                  float *to)
 {
     struct error error = {0};
     if (!(backward ? dropout_cuda_backward : dropout_cuda_forward)(dropout, stream, from, to, NULL, &error))
@@ -105,8 +107,7 @@ static void every_shape_mode_and_place(void **state)
                 bool feature = mode & 1, alpha = mode & 2;
                 if (feature && shapes[s].dimensions < 2)
                     continue;
-                struct dropout dropout =
-                    describe(rates[r], feature, alpha, shapes[s].dimensions, shapes[s].shape);
+                struct dropout dropout = describe(rates[r], feature, alpha, shapes[s].dimensions, shapes[s].shape);
                 uint8_t *keep = guarded_new(dropout_elements(&dropout), 0);
                 dropout_draw(&dropout, some_stream, keep);
                 enum place place = (s + (size_t)mode + r) % PLACES; /* each shape meets each place */
@@ -120,8 +121,8 @@ static void every_shape_mode_and_place(void **state)
 static void the_threshold_is_kept(void **state)
 {
     (void)state;
-    struct philox_counter at =
-        philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step, some_stream.position, 0);
+    struct philox_counter at = philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step, some_stream.position,
+                                              0);
     double p = philox4x32(at, some_stream.seed).c[0] * 0x1p-32;
     for (int feature = 0; feature < 2; feature++) {
         struct dropout dropout = describe(p, feature, false, 3, (size_t[]){1, 4, 4});
@@ -189,8 +190,7 @@ static void errors_are_those_of_the_cpu(void **state)
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct error cpu = {0}, cuda = {0};
         assert_false(dropout_forward(wrong[i].dropout, wrong[i].stream, wrong[i].from, wrong[i].to, &cpu));
-        assert_false(
-            dropout_cuda_forward(wrong[i].dropout, wrong[i].stream, wrong[i].from, wrong[i].to, NULL, &cuda));
+        assert_false(dropout_cuda_forward(wrong[i].dropout, wrong[i].stream, wrong[i].from, wrong[i].to, NULL, &cuda));
         assert_int_equal(cuda.code, EXIT_USAGE);
         assert_string_equal(cuda.text, cpu.text);
     }

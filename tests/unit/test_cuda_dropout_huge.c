@@ -26,8 +26,8 @@ static struct dropout describe(bool feature, size_t dimensions, const size_t *sh
 /* Address space without memory behind it, but for what is touched. */
 static float *reserve(size_t count)
 {
-    void *space = mmap(NULL, count * sizeof(float), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *space = mmap(NULL, count * sizeof(float), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                       -1, 0);
     assert_true(space != MAP_FAILED);
     return space;
 }
@@ -36,9 +36,8 @@ static bool kept(const struct dropout *dropout, size_t i)
 {
     size_t each = dropout->feature ? dropout->inner : 1, sample = dropout->channels * dropout->inner;
     size_t element = i % sample / each;
-    struct philox_counter at =
-        philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step,
-                       some_stream.position + (uint32_t)(i / sample), (uint32_t)(element / 4));
+    struct philox_counter at = philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step,
+                                              some_stream.position + (uint32_t)(i / sample), (uint32_t)(element / 4));
     return philox4x32(at, some_stream.seed).c[element % 4] >= dropout_numbers(dropout).threshold;
 }
 
@@ -65,8 +64,7 @@ static void the_last_of_more_than_2_to_the_32(void **state)
     (void)state;
     const size_t count = ((size_t)1 << 33) + 5 * 4096 + 7;
     struct dropout line = describe(false, 1, &count);
-    check_part(&line, (uint32_t)(count / 4096 - 1), (uint32_t)(count / 4096 + 1), count / 4096 * 4096 - 4096,
-               count);
+    check_part(&line, (uint32_t)(count / 4096 - 1), (uint32_t)(count / 4096 + 1), count / 4096 * 4096 - 4096, count);
 
     struct dropout rows = describe(false, 2, (size_t[]){3, (size_t)1 << 31});
     check_part(&rows, (3u << 19) - 2, 3u << 19, ((size_t)3 << 31) - 8192, (size_t)3 << 31);

@@ -65,8 +65,7 @@ static void the_pool_is_the_reference(void **state)
     guarded_free(bias);
 }
 
-static void check_activation(enum dropout_layer layer, const struct masks *masks, uint32_t count,
-                             const float *bias)
+static void check_activation(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *bias)
 {
     struct cuda_step *step = step_new();
     size_t channels = channels_of[layer];
@@ -130,15 +129,14 @@ static void masks_are_those_of_masks_draw(void **state)
             struct sample_mask drawn[COUNT];
             masks_draw(&masks, some_step.step, FIRST, COUNT, drawn);
             size_t channels = channels_of[layer], each = layer < 2 ? side_of[layer] * side_of[layer] / 4 : 1;
-            float *x = filled(one, 0, COUNT * channels * each * 4),
-                  *y = filled(one, 0, COUNT * channels * each);
+            float *x = filled(one, 0, COUNT * channels * each * 4), *y = filled(one, 0, COUNT * channels * each);
             if (layer == DROPOUT_CONV2)
                 RUN(cuda_pool_forward(dropout_of(&masks, step), COUNT, x, no_bias, y, NULL, NULL));
             else
                 RUN(cuda_activation_forward(layer, dropout_of(&masks, step), COUNT, no_bias, y, NULL));
             for (size_t i = 0; i < COUNT * channels * each; i++)
-                assert_int_equal(y[i] > 0, mask_keeps(&drawn[i / each / channels], layer,
-                                                      (unsigned)(i / each % channels)));
+                assert_int_equal(y[i] > 0,
+                                 mask_keeps(&drawn[i / each / channels], layer, (unsigned)(i / each % channels)));
             guarded_free(x);
             guarded_free(y);
         }

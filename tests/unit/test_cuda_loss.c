@@ -90,8 +90,7 @@ static void assert_row(const char *what, size_t count, const float *got, const d
         assert_near(what, i, got[i], want[i], 1e-6 * (1 + fabs(want[i])));
 }
 
-static void check_heads(const struct masks *masks, uint32_t count, const struct cuda_head *head,
-                        const float *conv3)
+static void check_heads(const struct masks *masks, uint32_t count, const struct cuda_head *head, const float *conv3)
 {
     static struct dense d;
     double factors3[CONV3_ELEMENTS], factors1[FC1_ELEMENTS];

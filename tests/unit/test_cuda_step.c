@@ -49,8 +49,7 @@ static void narrow(size_t count, const double *wide, float *x)
 static double zeros[LENET5_WEIGHTS];
 
 /* y = x * w for `count` samples, without the bias. */
-static void convolve(struct reference_conv shape, uint32_t count, const float *x, const float *weights, int w,
-                     float *y)
+static void convolve(struct reference_conv shape, uint32_t count, const float *x, const float *weights, int w, float *y)
 {
     size_t in = shape.in_channels * shape.side * shape.side;
     size_t out = shape.out_channels * (shape.side - 4) * (shape.side - 4);
@@ -78,8 +77,7 @@ static void convolve_back(struct reference_conv shape, uint32_t count, const flo
     }
 }
 
-static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w,
-                     float *y)
+static void multiply(size_t in, size_t out, uint32_t count, const float *x, const float *weights, int w, float *y)
 {
     static double wide_x[120], wide_w[10080], wide_y[84];
     widen(in * out, weights + lenet5_parameters[w].offset, wide_w);
@@ -137,8 +135,7 @@ static void head_in_parts(struct replica *r, struct cuda_dropout dropout, uint32
 /* The same in one. */
 static void head_at_once(struct replica *r, struct cuda_dropout dropout, uint32_t count)
 {
-    struct cuda_head head = {r->weights, r->labels,  r->conv3, r->fc1,
-                             r->losses,  r->dlogits, r->dfc1,  r->dconv3};
+    struct cuda_head head = {r->weights, r->labels, r->conv3, r->fc1, r->losses, r->dlogits, r->dfc1, r->dconv3};
     RUN(cuda_head(dropout, count, head, r->sums, NULL));
 }
 
@@ -167,15 +164,14 @@ static double reference(const struct replica *r, const struct masks *masks, uint
     masks_draw(masks, step, FIRST, count, drawn);
     for (uint32_t n = 0; n < count; n++) {
         records[n] = r->records + r->order[position + FIRST + n] * RECORD_BYTES;
-        assert_true(reference_margin(weights, masks, records[n], &drawn[n]) >
-                    1e-6); /* no decision is close */
+        assert_true(reference_margin(weights, masks, records[n], &drawn[n]) > 1e-6); /* no decision is close */
     }
     memset(gradient, 0, LENET5_WEIGHTS * sizeof *gradient);
     return reference_gradient(weights, masks, count, records, drawn, gradient);
 }
 
-static void check_step(struct replica *r, const struct masks *masks, uint64_t step, size_t position,
-                       uint32_t batch, void (*head)(struct replica *, struct cuda_dropout, uint32_t))
+static void check_step(struct replica *r, const struct masks *masks, uint64_t step, size_t position, uint32_t batch,
+                       void (*head)(struct replica *, struct cuda_dropout, uint32_t))
 {
     static double gradient[LENET5_WEIGHTS];
     uint32_t count = batch - FIRST;
@@ -262,8 +258,8 @@ static struct replica *replica_new(void)
 
 static void replica_free(struct replica *r)
 {
-    void *all[] = {r->records, r->labels,   r->origin1, r->origin2, r->order,
-                   r->step,    r->velocity, r->weights, r->gradient, r->sums, r};
+    void *all[] = {r->records,  r->labels,  r->origin1,  r->origin2, r->order, r->step,
+                   r->velocity, r->weights, r->gradient, r->sums,    r};
     visit_buffers(r, drop);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         guarded_free(all[i]);

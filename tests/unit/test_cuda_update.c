@@ -69,8 +69,8 @@ static void check_finish(uint32_t count)
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         int64_t *sums = sums_new();
         sums[CUDA_SUMS_REFUSED] = 0;
-        RUN(cuda_finish_gradient(rows_of(tables), count, count > 0 ? gradient : NULL, count % 2 ? wish : NULL,
-                                 sums, NULL));
+        RUN(cuda_finish_gradient(rows_of(tables), count, count > 0 ? gradient : NULL, count % 2 ? wish : NULL, sums,
+                                 NULL));
         check_sums(count, tables, sums);
         if (cuda_host.order == 0)
             first = guarded_copy(sums, CUDA_SUMS * sizeof *sums);

@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/cuda/cudnn_graph.h"
 #include "src/cuda/check.h"
+#include "src/cuda/cudnn_graph.h"
 
 /* What cuDNN asks to be told of a device. */
 struct gpu {
@@ -37,17 +37,17 @@ enum { SIZES = sizeof sizes / sizeof *sizes };
 static cudnnBackendDescriptor_t describe(const struct gpu *gpu)
 {
     char json[2000];
-    int length = snprintf(
-        json, sizeof json,
-        "{\"deviceVer\":%d,\"multiProcessorCount\":%d,\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,"
-        "\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":"
-        "65536,"
-        "\"maxCtasPerSM\":%d,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":%d,\"regsPerBlock\":65536,"
-        "\"totalGlobalMem\":%lld,\"smClockRateKHz\":%d,\"l2CacheSize\":%d,\"maxBlockSize\":[1024,1024,64],"
-        "\"memClockRateKHz\":%d,\"maxGridSize\":[2147483647,65535,65535],\"supportCoopLaunch\":1,"
-        "\"pciDeviceId\":0,\"isTccDriver\":0,\"cudaDeviceId\":0,\"driverVer\":13000,\"deviceName\":\"%s\"}",
-        gpu->version, gpu->multiprocessors, gpu->shared_optin, gpu->blocks, gpu->threads, gpu->memory,
-        gpu->sm_khz, gpu->l2_bytes, gpu->memory_khz, gpu->name);
+    int length =
+        snprintf(json, sizeof json,
+                 "{\"deviceVer\":%d,\"multiProcessorCount\":%d,\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,"
+                 "\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":"
+                 "65536,"
+                 "\"maxCtasPerSM\":%d,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":%d,\"regsPerBlock\":65536,"
+                 "\"totalGlobalMem\":%lld,\"smClockRateKHz\":%d,\"l2CacheSize\":%d,\"maxBlockSize\":[1024,1024,64],"
+                 "\"memClockRateKHz\":%d,\"maxGridSize\":[2147483647,65535,65535],\"supportCoopLaunch\":1,"
+                 "\"pciDeviceId\":0,\"isTccDriver\":0,\"cudaDeviceId\":0,\"driverVer\":13000,\"deviceName\":\"%s\"}",
+                 gpu->version, gpu->multiprocessors, gpu->shared_optin, gpu->blocks, gpu->threads, gpu->memory,
+                 gpu->sm_khz, gpu->l2_bytes, gpu->memory_khz, gpu->name);
     assert_in_range(length, 1, sizeof json - 1);
     return conv_device_described(json);
 }
@@ -91,8 +91,8 @@ static bool has_note(const struct conv_candidate *candidate, cudnnBackendNumeric
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     cudnnBackendDescriptor_t engine;
     CUDNN_CHECK(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine));
-    CUDNN_CHECK(cudnnBackendGetAttribute(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE,
-                                         CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &engine));
+    CUDNN_CHECK(cudnnBackendGetAttribute(candidate->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                         1, &count, &engine));
     CUDNN_CHECK(cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
                                          CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes));
     CUDNN_CHECK(cudnnBackendDestroyDescriptor(engine));
@@ -136,8 +136,7 @@ static void test_all_are_deterministic(void **state)
     (void)state;
     int candidates;
     for (int precision = PRECISION_FP32; precision <= PRECISION_TF32; precision++)
-        assert_int_equal(
-            count_noted((enum precision)precision, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, &candidates), 0);
+        assert_int_equal(count_noted((enum precision)precision, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, &candidates), 0);
 }
 
 /* Runs of one version must come to the same choice: the cache names a candidate by its place. */

@@ -85,8 +85,8 @@ static void test_every_record_is_found(void **state)
         size_t f = i < TRAINING_FILES * PER_FILE ? i / PER_FILE : TRAINING_FILES, within = i - f * PER_FILE;
         uint8_t expected[RECORD_BYTES];
         fill_record(expected, f, within);
-        const uint8_t *record =
-            f < TRAINING_FILES ? split_record(&dataset.train, i) : split_record(&dataset.test, within);
+        const uint8_t *record = f < TRAINING_FILES ? split_record(&dataset.train, i)
+                                                   : split_record(&dataset.test, within);
         assert_memory_equal(record, expected, RECORD_BYTES);
         XXH64_update(hash, expected, RECORD_BYTES);
     }
@@ -238,8 +238,8 @@ static void test_home_is_the_cache_without_xdg(void **state)
 
 static void test_nothing_found_names_places_and_remedies(void **state)
 {
-    assert_not_found(NULL, "data/cifar-10-batches-bin", (char *)*state, "launch/fetch-cifar10",
-                     "--data synthetic", "DTRAIN_DATA", NULL);
+    assert_not_found(NULL, "data/cifar-10-batches-bin", (char *)*state, "launch/fetch-cifar10", "--data synthetic",
+                     "DTRAIN_DATA", NULL);
     unsetenv("XDG_CACHE_HOME");
     unsetenv("HOME");
     assert_not_found(NULL, "data/cifar-10-batches-bin", "launch/fetch-cifar10", "--data synthetic", NULL);

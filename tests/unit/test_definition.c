@@ -19,8 +19,8 @@
 #include "philox.h"
 #include "sampler.h"
 #include "src/engine/cpu.h"
-#include "synthetic.h"
 #include "src/training/trainer.h"
+#include "synthetic.h"
 
 enum { PICTURES = 80, LARGEST = 40 };
 static const float MOMENTUM = 0.9f;
@@ -55,8 +55,10 @@ static int teardown(void **state)
 
 static void open_engine(struct fixture *f, double p_conv, double p_fc)
 {
-    struct engine_setup setup = {
-        .data = &f->data, .masks = masks_make(5, p_conv, p_fc), .batch_size = LARGEST, .momentum = MOMENTUM};
+    struct engine_setup setup = {.data = &f->data,
+                                 .masks = masks_make(5, p_conv, p_fc),
+                                 .batch_size = LARGEST,
+                                 .momentum = MOMENTUM};
     struct error error = {0};
     f->engine = engine_cpu.open(&setup, &error);
     assert_non_null(f->engine);
@@ -108,8 +110,8 @@ static void assert_equal_sums(const struct fixture *f, const char *what)
 
 static void gradients_are_equal(void **state)
 {
-    static const double p[][2] = {{0, 0},     {0, 0.5}, {0.5, 0},   {0.5, 0.5}, {0.3, 0.3}, {0.7, 0.1},
-                                  {0.9, 0.9}, {1, 0.5}, {0.5, 1},   {1, 1}};
+    static const double p[][2] = {{0, 0},     {0, 0.5},   {0.5, 0}, {0.5, 0.5}, {0.3, 0.3},
+                                  {0.7, 0.1}, {0.9, 0.9}, {1, 0.5}, {0.5, 1},   {1, 1}};
     static const size_t counts[] = {LARGEST, 1, 15, 17};
     struct fixture *f = *state;
     for (size_t i = 0; i < sizeof p / sizeof *p; i++) {

@@ -119,8 +119,7 @@ static void test_the_same_gpu_seen_by_all(void **state)
         all[count + i] = rank_on("b", 0, 0, 1, 4);
     count += 4;
     expect_apart(all, count, false, "ranks 4 and 5 share");
-    expect_advice(all, count,
-                  "all 4 ranks of host b see the same single GPU of its 4: ask SLURM for --gpus-per-node");
+    expect_advice(all, count, "all 4 ranks of host b see the same single GPU of its 4: ask SLURM for --gpus-per-node");
     for (int i = 4; i < count; i++)
         snprintf(all[i].visible_list, sizeof all[i].visible_list, "0");
     expect_advice(all, count, "by CUDA_VISIBLE_DEVICES=0: unset it");
@@ -163,14 +162,10 @@ static void test_long_texts_are_cut(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slots_go_round_the_gpus),
-        cmocka_unit_test(test_a_gpu_each_suits_nccl),
-        cmocka_unit_test(test_a_shared_gpu_is_named),
-        cmocka_unit_test(test_a_rank_without_gpu_is_named),
-        cmocka_unit_test(test_one_gpu_seen_by_each),
-        cmocka_unit_test(test_the_same_gpu_seen_by_all),
-        cmocka_unit_test(test_some_gpus_left_out),
-        cmocka_unit_test(test_hosts_are_told_apart_as_nccl_does),
+        cmocka_unit_test(test_slots_go_round_the_gpus), cmocka_unit_test(test_a_gpu_each_suits_nccl),
+        cmocka_unit_test(test_a_shared_gpu_is_named),   cmocka_unit_test(test_a_rank_without_gpu_is_named),
+        cmocka_unit_test(test_one_gpu_seen_by_each),    cmocka_unit_test(test_the_same_gpu_seen_by_all),
+        cmocka_unit_test(test_some_gpus_left_out),      cmocka_unit_test(test_hosts_are_told_apart_as_nccl_does),
         cmocka_unit_test(test_long_texts_are_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

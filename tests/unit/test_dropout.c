@@ -66,8 +66,7 @@ static float *normals(size_t count)
 
 enum { GOLDEN_MAX = 1000 };
 
-static void read_golden(const struct safetensors *file, const char *module, const char *what, size_t count,
-                        float *data)
+static void read_golden(const struct safetensors *file, const char *module, const char *what, size_t count, float *data)
 {
     char name[64];
     snprintf(name, sizeof name, "%s.%s", module, what);
@@ -112,8 +111,8 @@ static void modules_of_pytorch(void **state)
         fail_msg("%s", error.text);
     for (size_t m = 0; m < sizeof modules / sizeof *modules; m++) {
         const char *name = modules[m].name;
-        struct dropout dropout = describe(modules[m].p, modules[m].feature, modules[m].alpha,
-                                          modules[m].dimensions, modules[m].shape);
+        struct dropout dropout = describe(modules[m].p, modules[m].feature, modules[m].alpha, modules[m].dimensions,
+                                          modules[m].shape);
         float x[GOLDEN_MAX], y[GOLDEN_MAX], dy[GOLDEN_MAX], dx[GOLDEN_MAX], whole[GOLDEN_MAX];
         float got[GOLDEN_MAX];
         size_t count = dropout.samples * dropout.channels * dropout.inner;
@@ -144,8 +143,10 @@ static void masks_are_those_of_the_training_step(void **state)
 {
     (void)state;
     enum { SAMPLES = 9, POSITION = 250 };
-    const size_t shapes[DROPOUT_LAYERS][4] = {
-        {SAMPLES, 6, 28, 28}, {SAMPLES, 16, 10, 10}, {SAMPLES, 120, 1, 1}, {SAMPLES, 84}};
+    const size_t shapes[DROPOUT_LAYERS][4] = {{SAMPLES, 6, 28, 28},
+                                              {SAMPLES, 16, 10, 10},
+                                              {SAMPLES, 120, 1, 1},
+                                              {SAMPLES, 84}};
     const size_t elements[DROPOUT_LAYERS] = {6, 16, 120, 84};
     struct masks masks = masks_make(1, 0.3, 0.6);
     struct sample_mask drawn[SAMPLES];
@@ -156,8 +157,7 @@ static void masks_are_those_of_the_training_step(void **state)
         uint8_t keep[SAMPLES * 120];
         dropout_draw(&dropout, (struct dropout_stream){1, 77, layer, POSITION}, keep);
         for (size_t i = 0; i < SAMPLES * elements[layer]; i++)
-            assert_int_equal(keep[i], mask_keeps(&drawn[i / elements[layer]], layer,
-                                                 (unsigned)(i % elements[layer])));
+            assert_int_equal(keep[i], mask_keeps(&drawn[i / elements[layer]], layer, (unsigned)(i % elements[layer])));
         assert_true(dropout_numbers(&dropout).scale == masks.scale[layer]);
     }
 }
@@ -319,8 +319,7 @@ static void mean_and_variance_are_kept(void **state)
 
 static void map_at(char *place, size_t bytes, int flags, int file)
 {
-    assert_ptr_equal(mmap(place, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_POPULATE, file, 0),
-                     place);
+    assert_ptr_equal(mmap(place, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_POPULATE, file, 0), place);
 }
 
 /* Zeros in little memory: every 2 MiB of the tensor are the same 2 MiB, but the last are its own. */
@@ -330,8 +329,7 @@ static float *map_huge(size_t bytes)
     size_t shared = (bytes / window - 1) * window;
     int file = memfd_create("window", 0);
     assert_true(file >= 0 && ftruncate(file, (off_t)window) == 0);
-    char *base = mmap(NULL, shared + 2 * window, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    char *base = mmap(NULL, shared + 2 * window, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert_true(base != MAP_FAILED);
     for (size_t at = 0; at < shared; at += window)
         map_at(base + at, window, MAP_SHARED, file);
@@ -355,8 +353,8 @@ static void check_huge(bool feature, size_t dimensions, const size_t *shape)
     for (size_t i = count - 1000; i < count; i++) {
         size_t element = feature ? dropout.channels - 1 : i % sample;
         uint32_t position = some_stream.position + (uint32_t)dropout.samples - 1;
-        struct philox_counter at = philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step,
-                                                  position, (uint32_t)(element / 4));
+        struct philox_counter at = philox_counter(PHILOX_DROPOUT, some_stream.layer, some_stream.step, position,
+                                                  (uint32_t)(element / 4));
         bool keep = philox4x32(at, some_stream.seed).c[element % 4] >= f.threshold;
         assert_true(x[i] == (keep ? f.shift : f.dropped));
     }
@@ -403,10 +401,8 @@ static void bad_descriptions_are_refused(void **state)
                            "at least 2 dimensions");
         }
     struct error no_shape = {0}, no_dropout = {0}, overflow = {0}, stream = {0};
-    assert_refused(dropout_make(0.5, false, false, 3, NULL, &dropout, &no_shape), &no_shape,
-                   "null pointer");
-    assert_refused(dropout_make(0.5, false, false, 3, shape, NULL, &no_dropout), &no_dropout,
-                   "null pointer");
+    assert_refused(dropout_make(0.5, false, false, 3, NULL, &dropout, &no_shape), &no_shape, "null pointer");
+    assert_refused(dropout_make(0.5, false, false, 3, shape, NULL, &no_dropout), &no_dropout, "null pointer");
     const size_t huge[] = {(size_t)1 << 31, (size_t)1 << 31};
     assert_refused(dropout_make(0.5, false, false, 2, huge, &dropout, &overflow), &overflow, "memory");
     const size_t line = ((size_t)1 << 34) + 1;
@@ -441,18 +437,12 @@ static void bad_calls_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(modules_of_pytorch),
-        cmocka_unit_test(masks_are_those_of_the_training_step),
-        cmocka_unit_test(every_size_and_place),
-        cmocka_unit_test(parts_of_a_batch_are_the_batch),
-        cmocka_unit_test(p_zero_copies_every_bit),
-        cmocka_unit_test(p_one_gives_zeros),
-        cmocka_unit_test(kept_numbers_are_scaled),
-        cmocka_unit_test(mean_and_variance_are_kept),
-        cmocka_unit_test(elements_over_two_to_the_31),
-        cmocka_unit_test(channels_over_two_to_the_32),
-        cmocka_unit_test(bad_descriptions_are_refused),
-        cmocka_unit_test(bad_calls_are_refused),
+        cmocka_unit_test(modules_of_pytorch),           cmocka_unit_test(masks_are_those_of_the_training_step),
+        cmocka_unit_test(every_size_and_place),         cmocka_unit_test(parts_of_a_batch_are_the_batch),
+        cmocka_unit_test(p_zero_copies_every_bit),      cmocka_unit_test(p_one_gives_zeros),
+        cmocka_unit_test(kept_numbers_are_scaled),      cmocka_unit_test(mean_and_variance_are_kept),
+        cmocka_unit_test(elements_over_two_to_the_31),  cmocka_unit_test(channels_over_two_to_the_32),
+        cmocka_unit_test(bad_descriptions_are_refused), cmocka_unit_test(bad_calls_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -174,8 +174,7 @@ static void odd_counts_and_alignments(void **state)
 static void read_scales_and_rounds(void **state)
 {
     (void)state;
-    const int64_t sums[] = {0,         1, -1, INT64_C(1) << 36, -(INT64_C(3) << 35),
-                            INT64_MAX, INT64_C(123456789012345)};
+    const int64_t sums[] = {0, 1, -1, INT64_C(1) << 36, -(INT64_C(3) << 35), INT64_MAX, INT64_C(123456789012345)};
     enum { COUNT = sizeof sums / sizeof *sums };
     float values[COUNT + 1];
     values[COUNT] = 42;

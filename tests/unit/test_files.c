@@ -165,10 +165,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
     const struct CMUnitTest tests[] = {
-        TEST(test_replace_keeps_the_old_file),      TEST(test_a_kill_between_the_two_renames),
-        TEST(test_leftovers_go_and_nothing_else),   TEST(test_a_full_disk_leaves_the_old_file),
-        TEST(test_paths_that_cannot_be),
-        TEST(test_what_lies_in_the_way),            TEST(test_a_folder_that_is_another),
+        TEST(test_replace_keeps_the_old_file),    TEST(test_a_kill_between_the_two_renames),
+        TEST(test_leftovers_go_and_nothing_else), TEST(test_a_full_disk_leaves_the_old_file),
+        TEST(test_paths_that_cannot_be),          TEST(test_what_lies_in_the_way),
+        TEST(test_a_folder_that_is_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

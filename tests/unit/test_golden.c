@@ -22,8 +22,8 @@
 
 #include "exact_sum.h"
 #include "philox.h"
-#include "src/files/safetensors.h"
 #include "sampler.h"
+#include "src/files/safetensors.h"
 #include "step.h"
 
 static const double GRADIENT_TOLERANCE = 1e-5, LOSS_TOLERANCE = 1e-6, UPDATE_TOLERANCE = 4e-5;
@@ -185,8 +185,7 @@ static void read_row(const struct run *run, const char *name, size_t count, floa
 static size_t read_parameter(const struct run *run, const char *prefix, size_t p, size_t *stride, float *data)
 {
     const struct parameter *parameter = &lenet5_parameters[p];
-    struct tensor tensor = {.name = parameter->name, .dimensions = parameter->dimensions,
-                            .count = parameter->count};
+    struct tensor tensor = {.name = parameter->name, .dimensions = parameter->dimensions, .count = parameter->count};
     memcpy(tensor.shape, parameter->shape, sizeof tensor.shape);
     if (stride) {
         *stride = parameter->count > 1000 ? 16 : 1;
@@ -213,8 +212,7 @@ static double distance(const float *got, size_t stride, const float *want, size_
 }
 
 /* The largest distance over the parameters; a NaN anywhere makes it infinite. */
-static double worst(const struct run *run, const char *prefix, bool thinned, const float *got,
-                    const float *origin)
+static double worst(const struct run *run, const char *prefix, bool thinned, const float *got, const float *origin)
 {
     static float want[LENET5_WEIGHTS];
     double worst_distance = 0;
@@ -337,8 +335,7 @@ static void twenty_steps_of_sgd(void **state)
         read_row(run, "sgd.losses", SGD_STEPS, losses);
         train(run, losses);
         engine_cpu.read(run->engine, weights, NULL);
-        assert_within("weights after 20 steps", worst(run, "sgd.", true, weights, run->initial),
-                      UPDATE_TOLERANCE);
+        assert_within("weights after 20 steps", worst(run, "sgd.", true, weights, run->initial), UPDATE_TOLERANCE);
         check_prediction(run, &fixture->data.train, "sgd.predict");
         run_close(run);
     }

@@ -12,8 +12,7 @@
 #include "philox.h"
 #include "sampler.h"
 
-static const uint32_t elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS,
-                                                  FC1_ELEMENTS};
+static const uint32_t elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
 
 /* ----- which bits ------------------------------------------------------------------------------------ */
 
@@ -79,8 +78,7 @@ static void keep_rates_are_those_asked(void **state)
         for (int layer = 0; layer < DROPOUT_LAYERS; layer++) {
             double n = (double)SAMPLES * elements[layer], kept = 0;
             for (int s = 0; s < SAMPLES; s++)
-                kept += __builtin_popcountll(drawn[s].keep[layer][0]) +
-                        __builtin_popcountll(drawn[s].keep[layer][1]);
+                kept += __builtin_popcountll(drawn[s].keep[layer][0]) + __builtin_popcountll(drawn[s].keep[layer][1]);
             assert_true(fabs(kept - n * (1 - p)) <= 4.5 * sqrt(n * p * (1 - p)));
         }
     }

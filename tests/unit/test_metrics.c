@@ -17,12 +17,16 @@ static void assert_lines(const char *expected)
 
 static struct epoch_metrics epoch_of(uint64_t number)
 {
-    return (struct epoch_metrics){.epoch = number, .step = 10 * number, .loss = 2.25, .learning_rate = 0.01,
-                                  .seconds = 1.0 / 3, .images_per_second = 26000};
+    return (struct epoch_metrics){.epoch = number,
+                                  .step = 10 * number,
+                                  .loss = 2.25,
+                                  .learning_rate = 0.01,
+                                  .seconds = 1.0 / 3,
+                                  .images_per_second = 26000};
 }
 
-#define UNENDED(epoch, step)                                                                           \
-    "{\"epoch\":" epoch ",\"step\":" step ",\"loss\":2.25,\"lr\":0.01,\"seconds\":0.333333333,"        \
+#define UNENDED(epoch, step)                                                                                           \
+    "{\"epoch\":" epoch ",\"step\":" step ",\"loss\":2.25,\"lr\":0.01,\"seconds\":0.333333333,"                        \
     "\"images_per_second\":26000}"
 #define LINE(epoch, step) UNENDED(epoch, step) "\n"
 
@@ -62,9 +66,16 @@ static void test_a_line_an_epoch_flushed(void **state)
     assert_lines("");
     assert_true(metrics_write(metrics, &epoch, &error));
     assert_lines(LINE("1", "10")); /* while the file is open */
-    epoch = (struct epoch_metrics){.epoch = UINT64_MAX, .step = 7, .loss = 1e-20, .learning_rate = 1e30,
-                                   .seconds = 0, .images_per_second = 123456.789, .checked = true,
-                                   .train_accuracy = 100, .test_accuracy = 61.47, .test_loss = -1.5};
+    epoch = (struct epoch_metrics){.epoch = UINT64_MAX,
+                                   .step = 7,
+                                   .loss = 1e-20,
+                                   .learning_rate = 1e30,
+                                   .seconds = 0,
+                                   .images_per_second = 123456.789,
+                                   .checked = true,
+                                   .train_accuracy = 100,
+                                   .test_accuracy = 61.47,
+                                   .test_loss = -1.5};
     assert_true(metrics_write(metrics, &epoch, &error));
     metrics_close(metrics);
     assert_lines(LINE("1", "10") "{\"epoch\":18446744073709551615,\"step\":7,\"loss\":1e-20,\"lr\":1e+30,"
@@ -77,8 +88,8 @@ static void test_what_is_not_finite_is_null(void **state)
     (void)state;
     struct error error = {0};
     struct metrics *metrics = metrics_open(&here, 0, &error);
-    struct epoch_metrics epoch = {.epoch = 1, .loss = NAN, .learning_rate = INFINITY, .seconds = -INFINITY,
-                                  .checked = true, .test_loss = -NAN};
+    struct epoch_metrics epoch = {
+        .epoch = 1, .loss = NAN, .learning_rate = INFINITY, .seconds = -INFINITY, .checked = true, .test_loss = -NAN};
     assert_true(metrics_write(metrics, &epoch, &error));
     metrics_close(metrics);
     assert_lines("{\"epoch\":1,\"step\":0,\"loss\":null,\"lr\":null,\"seconds\":null,\"images_per_second\":0,"
@@ -100,7 +111,8 @@ static void test_later_epochs_are_cut_off(void **state)
 static void test_what_a_crash_tore_is_cut_off(void **state)
 {
     (void)state;
-    static const char *const tails[] = {"{\"epoch\":2,\"step\":20,\"lo", "{\"epoch\":", "{\"ep", "{", "{\"epoch\":2} {"};
+    static const char *const tails[] = {"{\"epoch\":2,\"step\":20,\"lo", "{\"epoch\":", "{\"ep", "{",
+                                        "{\"epoch\":2} {"};
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
         char text[1000];
         snprintf(text, sizeof text, "%s%s", LINE("1", "10"), tails[i]);
@@ -116,9 +128,18 @@ static void test_what_a_crash_tore_is_cut_off(void **state)
 static void test_lines_that_are_no_epochs_stay(void **state)
 {
     (void)state;
-    static const char *const foreign[] = {"no JSON\n", "\n", "{\"epoch\":\"2\"}\n", "{\"step\":2}\n", "[2]\n", "{\"epoch\":0}\n",
-                                          "{\"epoch\":-1}\n", "{\"epoch\":2} {}\n",
-                                          "{\"epoch\":7,\"note\":\"a user's\"}\n", "{\"epoch\":7,\"step\":70}\n", "\x80\xff\n", "{\"epoch\":2,\"st\n"};
+    static const char *const foreign[] = {"no JSON\n",
+                                          "\n",
+                                          "{\"epoch\":\"2\"}\n",
+                                          "{\"step\":2}\n",
+                                          "[2]\n",
+                                          "{\"epoch\":0}\n",
+                                          "{\"epoch\":-1}\n",
+                                          "{\"epoch\":2} {}\n",
+                                          "{\"epoch\":7,\"note\":\"a user's\"}\n",
+                                          "{\"epoch\":7,\"step\":70}\n",
+                                          "\x80\xff\n",
+                                          "{\"epoch\":2,\"st\n"};
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
         char text[1000], left[1000], next[1200];
         snprintf(left, sizeof left, LINE("1", "10") "%s" LINE("2", "20"), foreign[i]);
@@ -129,7 +150,8 @@ static void test_lines_that_are_no_epochs_stay(void **state)
         scratch_write(PATH, text, strlen(text));
         assert_resumes(5, left, next); /* epochs that will be done again go, wherever they are */
     }
-    static const char unended[] = LINE("1", "10") LINE("2", "20"), windows[] = UNENDED("1", "10") "\r\n" UNENDED("7", "70") "\r\n";
+    static const char unended[] = LINE("1", "10") LINE("2", "20"),
+                      windows[] = UNENDED("1", "10") "\r\n" UNENDED("7", "70") "\r\n";
     scratch_write(PATH, unended, sizeof unended - 2);
     assert_resumes(5, unended, LINE("1", "10") LINE("2", "20") LINE("9", "90"));
     scratch_write(PATH, windows, sizeof windows - 1);
@@ -175,10 +197,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
     const struct CMUnitTest tests[] = {
-        TEST(test_a_line_an_epoch_flushed),   TEST(test_what_is_not_finite_is_null),
-        TEST(test_later_epochs_are_cut_off),  TEST(test_what_a_crash_tore_is_cut_off),
-        TEST(test_lines_that_are_no_epochs_stay),
-        TEST(test_a_missing_file_is_made),    TEST(test_what_cannot_be_written_is_said),
+        TEST(test_a_line_an_epoch_flushed),        TEST(test_what_is_not_finite_is_null),
+        TEST(test_later_epochs_are_cut_off),       TEST(test_what_a_crash_tore_is_cut_off),
+        TEST(test_lines_that_are_no_epochs_stay),  TEST(test_a_missing_file_is_made),
+        TEST(test_what_cannot_be_written_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

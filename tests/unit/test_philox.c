@@ -33,8 +33,8 @@ static void known_answers(void **state)
 static void counter_has_the_documented_layout(void **state)
 {
     (void)state;
-    assert_block(philox_counter(PHILOX_DROPOUT, 3, 0x1234567890ab, 0xfedcba98, 0x13579bdf), 0x13579bdf,
-                 0xfedcba98, 0x567890ab, 0x01031234);
+    assert_block(philox_counter(PHILOX_DROPOUT, 3, 0x1234567890ab, 0xfedcba98, 0x13579bdf), 0x13579bdf, 0xfedcba98,
+                 0x567890ab, 0x01031234);
     assert_block(philox_counter(PHILOX_SYNTHETIC, 0xff, 0xffffffffffff, 0, 0), 0, 0, 0xffffffff, 0x04ffffff);
     assert_block(philox_counter(PHILOX_WEIGHTS, 9, 0, 0, 7), 7, 0, 0, 0x02090000);
 }
@@ -52,10 +52,10 @@ static void counter_fields_do_not_overlap(void **state)
 static void threshold_drops_a_share_of_p(void **state)
 {
     (void)state;
-    assert_true(philox_threshold(0) == 0);                    /* 0 is kept: nothing is dropped */
+    assert_true(philox_threshold(0) == 0); /* 0 is kept: nothing is dropped */
     assert_true(philox_threshold(0.5) == UINT64_C(1) << 31);
     assert_true(philox_threshold(0.25) == UINT64_C(1) << 30);
-    assert_true(philox_threshold(1) == UINT64_C(1) << 32);    /* above every 32-bit number */
+    assert_true(philox_threshold(1) == UINT64_C(1) << 32); /* above every 32-bit number */
     assert_true(philox_threshold(0x1p-32) == 1);
     assert_true(philox_threshold(1 - 0x1p-32) == UINT32_MAX); /* only the largest number is kept */
     assert_true(philox_threshold(nextafter(1, 0)) == UINT32_MAX);

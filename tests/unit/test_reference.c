@@ -68,9 +68,8 @@ static void gradient_matches_finite_differences(void **state)
                 difference -= batch_loss(batch, NULL);
                 batch->weights[i] = w;
                 if (fabs(difference / (2 * h) - batch->gradient[i]) > 1e-7 * norm)
-                    fail_msg("net %c %s[%zu]: %.12g, by differences %.12g", lenet5_nets[n].name,
-                             parameter->name, i - parameter->offset, batch->gradient[i],
-                             difference / (2 * h));
+                    fail_msg("net %c %s[%zu]: %.12g, by differences %.12g", lenet5_nets[n].name, parameter->name,
+                             i - parameter->offset, batch->gradient[i], difference / (2 * h));
             }
         }
     }

@@ -3,8 +3,8 @@
 
 #include <xxhash.h>
 
-#include "src/files/safetensors.h"
 #include "scratch.h"
+#include "src/files/safetensors.h"
 
 static const char PATH[] = "it's a \"file\".safetensors";
 
@@ -144,8 +144,7 @@ static void craft(const char *header, size_t data_bytes)
     assert_int_equal(fclose(file), 0);
 }
 
-#define ENTRY(dtype, shape, offsets) \
-    "{\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
+#define ENTRY(dtype, shape, offsets) "{\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
 
 static const struct {
     const char *header;
@@ -266,9 +265,9 @@ static void test_any_order_without_gaps_is_read(void **state)
 {
     (void)state;
     struct error error = {0};
-    craft("{\"b\" : " ENTRY("F32", "2,1", "4, 12") ", \"half\":" ENTRY("F16", "3", "12,18") ",\n"
-          "\"a\":" ENTRY("F32", "", "0,4") ",\"empty\":" ENTRY("F32", "7,0", "4,4") "}   ",
-          18);
+    static const char header[] = "{\"b\" : " ENTRY("F32", "2,1", "4, 12") ", \"half\":" ENTRY(
+        "F16", "3", "12,18") ",\n\"a\":" ENTRY("F32", "", "0,4") ",\"empty\":" ENTRY("F32", "7,0", "4,4") "}   ";
+    craft(header, 18);
     struct safetensors *file = safetensors_open(PATH, &error);
     assert_no_error(&error);
     float a, b[2];
@@ -292,16 +291,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
     const struct CMUnitTest tests[] = {
-        TEST(test_written_is_read_back),
-        TEST(test_data_starts_at_a_multiple_of_8),
-        TEST(test_checksum_is_as_documented),
-        TEST(test_every_flipped_bit_is_found),
-        TEST(test_every_truncation_is_found),
-        TEST(test_hostile_headers_are_refused),
-        TEST(test_deep_nesting_is_refused),
-        TEST(test_header_lengths_beyond_the_file_are_refused),
-        TEST(test_files_that_are_too_large),
-        TEST(test_what_is_no_file),
+        TEST(test_written_is_read_back),           TEST(test_data_starts_at_a_multiple_of_8),
+        TEST(test_checksum_is_as_documented),      TEST(test_every_flipped_bit_is_found),
+        TEST(test_every_truncation_is_found),      TEST(test_hostile_headers_are_refused),
+        TEST(test_deep_nesting_is_refused),        TEST(test_header_lengths_beyond_the_file_are_refused),
+        TEST(test_files_that_are_too_large),       TEST(test_what_is_no_file),
         TEST(test_any_order_without_gaps_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

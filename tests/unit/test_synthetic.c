@@ -38,12 +38,16 @@ static void test_bad_sizes_are_usage_errors(void **state)
 {
     (void)state;
     const char *const bad[] = {
-        "synthetic:",          "synthetic:500",      "synthetic:500+",        "synthetic:+20",
-        "synthetic:0+20",      "synthetic:500+0",    "synthetic:501+20",      "synthetic:1000005+1",
-        "synthetic:5+1000001", "synthetic:-5+20",    "synthetic: 5+20",       "synthetic:5+20x",
-        "synthetic:5+ 20",     "synthetic:5.0+20",   "synthetic:500+20+20",   "synthetic:0x50+20",
-        "synthetic:++20",      "synthetic:500,20",   "synthetic:1e3+20",
-        "synthetic:18446744073709551621+20", /* 2^64 + 5 */
+        "synthetic:",          "synthetic:500",
+        "synthetic:500+",      "synthetic:+20",
+        "synthetic:0+20",      "synthetic:500+0",
+        "synthetic:501+20",    "synthetic:1000005+1",
+        "synthetic:5+1000001", "synthetic:-5+20",
+        "synthetic: 5+20",     "synthetic:5+20x",
+        "synthetic:5+ 20",     "synthetic:5.0+20",
+        "synthetic:500+20+20", "synthetic:0x50+20",
+        "synthetic:++20",      "synthetic:500,20",
+        "synthetic:1e3+20",    "synthetic:18446744073709551621+20", /* 2^64 + 5 */
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         size_t train, test;
@@ -235,8 +239,8 @@ static void test_a_damaged_set_is_drawn_anew(void **state)
             unlink("xxh64");
         else if (damage == 3)
             scratch_write("xxh64", "0123456789abcdef\n", 17);
-        else if (damage == 4)
-            assert_int_equal(rename("data_batch_1.bin", "data_batch_2.bin"), 0); /* now "1" is missing, and "2" another */
+        else if (damage == 4) /* now "1" is missing, and "2" another */
+            assert_int_equal(rename("data_batch_1.bin", "data_batch_2.bin"), 0);
         FILE *file = damage == 5 ? fopen("data_batch_5.bin", "r+b") : NULL;
         if (file != NULL) {
             fseek(file, -1, SEEK_END);
@@ -268,7 +272,8 @@ static void test_what_is_abandoned_goes(void **state)
     assert_true(synthetic_make(50, 7, directory, &error));
     assert_int_equal(count_names("dtrain"), 1);
 
-    assert_int_equal(rename("dtrain/synthetic-50-7", "elsewhere"), 0); /* a link to a damaged set: it alone is replaced */
+    /* A link to a damaged set: it alone is replaced. */
+    assert_int_equal(rename("dtrain/synthetic-50-7", "elsewhere"), 0);
     assert_int_equal(symlink("../elsewhere", "dtrain/synthetic-50-7"), 0);
     assert_int_equal(unlink("elsewhere/xxh64"), 0);
     assert_true(synthetic_make(50, 7, directory, &error));

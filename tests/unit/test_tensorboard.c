@@ -41,7 +41,10 @@ static void test_a_file_starts_with_its_version(void **state)
     char *events = read_events(0, 1, &bytes);
     assert_int_equal(bytes, FRAME_BYTES + 24);
     assert_memory_equal(events, start, sizeof start);
-    assert_memory_equal(events + 21, "\x1a\x0d" "brain.Event:2", 15);
+    assert_memory_equal(events + 21,
+                        "\x1a\x0d"
+                        "brain.Event:2",
+                        15);
     free(events);
 }
 
@@ -76,10 +79,14 @@ static void test_events_are_flushed(void **state)
 static void test_scalars_are_encoded(void **state)
 {
     (void)state;
-    static const char expected[] = "\x10\xac\x02"                            /* step 300 */
-                                   "\x2a\x1a"                                /* summary */
-                                   "\x0a\x0b" "\x0a\x04loss" "\x15\0\0\xc0\x3f" /* 1.5f */
-                                   "\x0a\x0b" "\x0a\x04rate" "\x15\0\0\x00\xc0"; /* -2f */
+    static const char expected[] = "\x10\xac\x02" /* step 300 */
+                                   "\x2a\x1a"     /* summary */
+                                   "\x0a\x0b"
+                                   "\x0a\x04loss"
+                                   "\x15\0\0\xc0\x3f" /* 1.5f */
+                                   "\x0a\x0b"
+                                   "\x0a\x04rate"
+                                   "\x15\0\0\x00\xc0"; /* -2f */
     struct error error = {0};
     size_t bytes;
     struct tensorboard *board = tensorboard_open(&here, 0, &error);
@@ -150,9 +157,12 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
     const struct CMUnitTest tests[] = {
-        TEST(test_a_file_starts_with_its_version), TEST(test_a_resumed_run_says_so),
-        TEST(test_events_are_flushed),             TEST(test_scalars_are_encoded),
-        TEST(test_two_files_of_one_second),        TEST(test_a_clock_that_is_behind),
+        TEST(test_a_file_starts_with_its_version),
+        TEST(test_a_resumed_run_says_so),
+        TEST(test_events_are_flushed),
+        TEST(test_scalars_are_encoded),
+        TEST(test_two_files_of_one_second),
+        TEST(test_a_clock_that_is_behind),
         TEST(test_what_cannot_be_written_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,7 +121,8 @@ static void a_device_is_held_to_itself(void **test)
     assert_int_equal(verify->finding.blame.fault, FAULT_UNLIKE_ITSELF);
     assert_int_equal(verify->finding.lesson, LESSON);
     assert_int_equal(verify->finding.step, STEP);
-    assert_int_equal(verify->steps, 2 * LESSON_STEPS - (lessons[LESSON].steps - STEP - 1)); /* the lesson was left there */
+    assert_int_equal(verify->steps,
+                     2 * LESSON_STEPS - (lessons[LESSON].steps - STEP - 1)); /* the lesson was left there */
     pass_close(pass);
     comm_close(comm);
     free(verify->terms);

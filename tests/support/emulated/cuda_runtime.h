@@ -33,7 +33,7 @@ static inline cudaError_t emulated_launch(unsigned blocks, unsigned threads, voi
 }
 
 #undef LAUNCH
-#define LAUNCH(kernel, blocks, threads, stream, ...)                                                      \
+#define LAUNCH(kernel, blocks, threads, stream, ...)                                                                   \
     emulated_launch(blocks, threads, (void *)(stream), [=] { kernel(__VA_ARGS__); })
 
 #endif

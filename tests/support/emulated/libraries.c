@@ -35,11 +35,10 @@ static bool run_product(void *context)
     return true;
 }
 
-cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m,
-                            int n, int k, const void *alpha, const void *a, cudaDataType type_a, int lda,
-                            const void *b, cudaDataType type_b, int ldb, const void *beta, void *c,
-                            cudaDataType type_c, int ldc, cublasComputeType_t compute,
-                            cublasGemmAlgo_t algorithm)
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
+                            const void *alpha, const void *a, cudaDataType type_a, int lda, const void *b,
+                            cudaDataType type_b, int ldb, const void *beta, void *c, cudaDataType type_c, int ldc,
+                            cublasComputeType_t compute, cublasGemmAlgo_t algorithm)
 {
     (void)type_a, (void)type_b, (void)type_c, (void)compute, (void)algorithm;
     struct product product = {op_a == CUBLAS_OP_T, op_b == CUBLAS_OP_T, m, n, k, lda, ldb, ldc, a, b, c};
@@ -127,8 +126,8 @@ static bool run_convolution(void *context)
     return true;
 }
 
-bool conv_choose(const struct conv_planner *planner, const struct conv *conv,
-                 const struct conv_tensors *tensors, struct conv_choice *choice, struct error *error)
+bool conv_choose(const struct conv_planner *planner, const struct conv *conv, const struct conv_tensors *tensors,
+                 struct conv_choice *choice, struct error *error)
 {
     (void)planner, (void)error;
     struct convolution *bound = malloc(sizeof *bound);
@@ -210,16 +209,17 @@ static bool run_reduction(void *context)
     struct reduction *r = context;
     int done;
     if (!r->begun)
-        MPI_Iallreduce(r->from == r->to ? MPI_IN_PLACE : r->from, r->to, r->count, r->type, MPI_SUM, r->mpi, &r->request);
+        MPI_Iallreduce(r->from == r->to ? MPI_IN_PLACE : r->from, r->to, r->count, r->type, MPI_SUM, r->mpi,
+                       &r->request);
     r->begun = true;
     MPI_Test(&r->request, &done, MPI_STATUS_IGNORE);
     return done;
 }
 
-ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type,
-                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
+                           ncclComm_t comm, cudaStream_t stream)
 {
-    struct reduction reduction = {comm->mpi, from, to, (int)count, type == ncclFloat ? MPI_FLOAT : MPI_INT64_T,
+    struct reduction reduction = {comm->mpi,        from, to, (int)count, type == ncclFloat ? MPI_FLOAT : MPI_INT64_T,
                                   MPI_REQUEST_NULL, false};
     if ((type != ncclInt64 && type != ncclFloat) || operation != ncclSum)
         return ncclInvalidArgument;
@@ -254,8 +254,7 @@ static void log_start(int count)
     fclose(log);
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank,
-                                    ncclConfig_t *config)
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank, ncclConfig_t *config)
 {
     int color, size;
     memcpy(&color, id.internal, sizeof color);

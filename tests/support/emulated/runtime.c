@@ -294,8 +294,7 @@ static bool run_set(void *context)
     return true;
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
-                            cudaStream_t stream)
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
     (void)kind;
     emulated_queue(stream, run_copy, &(struct copy){to, from, 0, bytes}, sizeof(struct copy));
@@ -379,7 +378,8 @@ cudaError_t cudaGetLastError(void)
 
 const char *cudaGetErrorString(cudaError_t error)
 {
-    static const char *const some[] = {
-        [cudaErrorInvalidDevice] = "invalid device", [cudaErrorNoDevice] = "no device", [cudaErrorNotReady] = "not ready"};
+    static const char *const some[] = {[cudaErrorInvalidDevice] = "invalid device",
+                                       [cudaErrorNoDevice] = "no device",
+                                       [cudaErrorNotReady] = "not ready"};
     return some[error] ? some[error] : "an error";
 }

@@ -51,9 +51,7 @@ extern cuda_host_thread cuda_host_thread_now;
 #define gridDim (cuda_host_thread_now.blocks)
 
 void __syncthreads();
-static inline void __threadfence()
-{
-}
+static inline void __threadfence() {}
 
 /* Every lane of the warp hands in 8 bytes and gets those of lane `from`. */
 uint64_t cuda_host_exchange(uint64_t bits, unsigned from);
@@ -88,15 +86,14 @@ template <typename T> static inline T atomicAdd(T *sum, T term)
 /* Runs thread(context) for every thread of every block. */
 void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *context), void *context);
 
-template <typename Body>
-static inline cudaError_t cuda_host_launch(unsigned blocks, unsigned threads, Body body)
+template <typename Body> static inline cudaError_t cuda_host_launch(unsigned blocks, unsigned threads, Body body)
 {
     cuda_host_run(
         blocks, threads, [](void *context) { (*static_cast<Body *>(context))(); }, &body);
     return cudaSuccess;
 }
 
-#define LAUNCH(kernel, blocks, threads, stream, ...) \
+#define LAUNCH(kernel, blocks, threads, stream, ...)                                                                   \
     ((void)(stream), cuda_host_launch(blocks, threads, [=] { kernel(__VA_ARGS__); }))
 
 #endif

@@ -20,11 +20,14 @@ static void write_checkpoint(const struct folder *folder, int n_tensors, const s
     for (int i = 0; i < n_tensors; i++) {
         const struct parameter *parameter = &lenet5_parameters[i % LENET5_PARAMETERS];
         snprintf(names[i], sizeof names[i], "%s%s", i < LENET5_PARAMETERS ? "" : "momentum.", parameter->name);
-        tensors[i] = (struct tensor){.name = names[i], .dimensions = parameter->dimensions, .count = parameter->count,
+        tensors[i] = (struct tensor){.name = names[i],
+                                     .dimensions = parameter->dimensions,
+                                     .count = parameter->count,
                                      .data = zeros};
         memcpy(tensors[i].shape, parameter->shape, sizeof parameter->shape);
     }
-    if (!safetensors_write(folder, "checkpoint.safetensors", NULL, tensors, (size_t)n_tensors, metadata, count, true, &error))
+    if (!safetensors_write(folder, "checkpoint.safetensors", NULL, tensors, (size_t)n_tensors, metadata, count, true,
+                           &error))
         abort();
 }
 
@@ -45,12 +48,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     static float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
     enum { SAMPLES = 335 };
-    struct terms terms = {.count = 4, .list = {
-        {"net", "net", NULL, "D"},
-        {"train_count", "data with a training set of", NULL, "335"},
-        {"momentum", "momentum", NULL, "0.9"},
-        {"precision", "precision", "fp32", "fp32"},
-    }};
+    struct terms terms = {.count = 4,
+                          .list = {
+                              {"net", "net", NULL, "D"},
+                              {"train_count", "data with a training set of", NULL, "335"},
+                              {"momentum", "momentum", NULL, "0.9"},
+                              {"precision", "precision", "fp32", "fp32"},
+                          }};
     struct progress progress;
     struct error lacking = {0}, error = {0};
     struct folder folder;
@@ -58,7 +62,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     write_checkpoint(&folder, 0, metadata, count);
     fuzz_check_verdict(checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, momentum, &lacking), &lacking);
-    snprintf(accepted, sizeof accepted, "%s/checkpoint.safetensors: has no tensor '%s'", folder.path, lenet5_parameters[0].name);
+    snprintf(accepted, sizeof accepted, "%s/checkpoint.safetensors: has no tensor '%s'", folder.path,
+             lenet5_parameters[0].name);
     if (strcmp(lacking.text, accepted) != 0) {
         folder_close(&folder);
         return 0;
