@@ -6,6 +6,7 @@
 #include "check.h"
 #include "cudnn_engine.h"
 #include "device.h"
+#include "device_memory.h"
 #include "memory.h"
 #include "range.h"
 
@@ -18,9 +19,9 @@ static bool available(char *why, size_t why_bytes)
     return device_available(why, why_bytes);
 }
 
-static void upload_split(struct cudnn *cudnn, const struct split *split, uint8_t **records)
+static void upload_split(struct cudnn *cudnn, const struct split *split, const char *name, uint8_t **records)
 {
-    CUDA_CHECK(cudaMalloc((void **)records, split->count * RECORD_BYTES));
+    *records = device_allocate(split->count * RECORD_BYTES, name);
     for (size_t i = 0; i < split->count; i += split->per_file)
         cudnn_copy(cudnn, *records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
 }
@@ -28,13 +29,13 @@ static void upload_split(struct cudnn *cudnn, const struct split *split, uint8_t
 static void allocate(struct cudnn *cudnn)
 {
     const struct dataset *data = cudnn->base.setup.data;
-    upload_split(cudnn, &data->train, &cudnn->train);
-    upload_split(cudnn, &data->test, &cudnn->test);
-    CUDA_CHECK(cudaMalloc((void **)&cudnn->order, data->train.count * sizeof *cudnn->order));
-    CUDA_CHECK(cudaMalloc((void **)&cudnn->step, sizeof *cudnn->step));
-    CUDA_CHECK(cudaMalloc((void **)&cudnn->evaluation, sizeof *cudnn->evaluation));
+    upload_split(cudnn, &data->train, "the training set", &cudnn->train);
+    upload_split(cudnn, &data->test, "the test set", &cudnn->test);
+    cudnn->order = device_allocate(data->train.count * sizeof *cudnn->order, "the order of an epoch");
+    cudnn->step = device_allocate(sizeof *cudnn->step, "the step's number and rate");
+    cudnn->evaluation = device_allocate(sizeof *cudnn->evaluation, "the sums of an evaluation");
     CUDA_CHECK(cudaMemsetAsync(cudnn->order, 0, data->train.count * sizeof *cudnn->order, cudnn->net.stream));
-    CUDA_CHECK(cudaHostAlloc((void **)&cudnn->pinned, sizeof *cudnn->pinned, cudaHostAllocDefault));
+    cudnn->pinned = device_allocate_pinned(sizeof *cudnn->pinned, "what the host reads after a step");
     memset(cudnn->pinned, 0, sizeof *cudnn->pinned);
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));

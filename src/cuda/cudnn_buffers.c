@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "device_memory.h"
 #include "memory.h"
 
 enum {
@@ -23,7 +24,7 @@ static void carve(struct cudnn_net *net, struct piece *pieces, int count)
     size_t total = 0;
     for (int i = 0; i < count; i++)
         total += (pieces[i].bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    CUDA_CHECK(cudaMalloc(&net->arena, total));
+    net->arena = device_allocate(total, "the network");
     CUDA_CHECK(cudaMemsetAsync(net->arena, 0, total, net->stream));
     char *next = net->arena;
     for (int i = 0; i < count; i++) {

@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "device.h"
+#include "device_memory.h"
 #include "dropout_cuda.h"
 #include "median.h"
 
@@ -66,8 +67,8 @@ bool device_time_dropout(const struct dropout_pass *pass, size_t count, const fl
     CUDA_CHECK(cudaStreamCreateWithFlags(&t.stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreate(&t.begin));
     CUDA_CHECK(cudaEventCreate(&t.end));
-    CUDA_CHECK(cudaMalloc((void **)&t.x, bytes));
-    CUDA_CHECK(cudaMalloc((void **)&t.y, bytes));
+    t.x = device_allocate(bytes, "a tensor");
+    t.y = device_allocate(bytes, "a tensor");
     CUDA_CHECK(cudaMemcpyAsync(t.x, x, bytes, cudaMemcpyDefault, t.stream));
     CUDA_CHECK(cudaMemcpyAsync(t.y, y, bytes, cudaMemcpyDefault, t.stream));
     bool done = time_windows(&t, microseconds, error);

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "device.h"
+#include "device_memory.h"
 #include "memory.h"
 #include "range.h"
 
@@ -43,10 +44,9 @@ static bool available(char *why, size_t why_bytes)
     return device_available(why, why_bytes) && fits(0, &groups, why, why_bytes);
 }
 
-static void *get(size_t bytes, cudaStream_t stream)
+static void *get(size_t bytes, const char *purpose, cudaStream_t stream)
 {
-    void *memory;
-    CUDA_CHECK(cudaMalloc(&memory, bytes));
+    void *memory = device_allocate(bytes, purpose);
     CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, stream));
     return memory;
 }
@@ -57,9 +57,9 @@ void fused_copy(struct fused_device *device, void *to, const void *from, size_t 
     CUDA_CHECK(cudaStreamSynchronize(device->stream));
 }
 
-static uint8_t *upload(struct fused_device *device, const struct split *split)
+static uint8_t *upload(struct fused_device *device, const struct split *split, const char *name)
 {
-    uint8_t *records = get(split->count * RECORD_BYTES, device->stream);
+    uint8_t *records = get(split->count * RECORD_BYTES, name, device->stream);
     for (size_t i = 0; i < split->count; i += split->per_file)
         fused_copy(device, records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
     return records;
@@ -86,16 +86,17 @@ static struct fused_device *open_device(const struct engine_setup *setup, uint32
     CUDA_CHECK(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventCreateWithFlags(&device->marks[i], cudaEventDisableTiming));
-    device->train = upload(device, &setup->data->train);
-    device->test = upload(device, &setup->data->test);
+    device->train = upload(device, &setup->data->train, "the training set");
+    device->test = upload(device, &setup->data->test, "the test set");
     device->groups = groups;
     device->least_groups = find_least(setup->comm, groups);
-    device->sums = get(3 * nets * FUSED_SUMS_PITCH * sizeof *device->sums, device->stream);
-    device->mail = get(fused_mail_bytes(groups), device->stream);
-    device->arrived = get(groups * fused_arrived_bytes(1), device->stream); /* none needs more than groups as nets */
-    device->round = 1;                                                      /* fresh mail is of round 0 */
-    device->evaluation = get(sizeof *device->evaluation, device->stream);
-    CUDA_CHECK(cudaHostAlloc((void **)&device->pinned, sizeof *device->pinned, cudaHostAllocDefault));
+    device->sums = get(3 * nets * FUSED_SUMS_PITCH * sizeof *device->sums, "the sums of the gradient", device->stream);
+    device->mail = get(fused_mail_bytes(groups), "the mail of the blocks", device->stream);
+    /* No launch needs more of them than with as many nets as groups. */
+    device->arrived = get(groups * fused_arrived_bytes(1), "the marks of the blocks", device->stream);
+    device->round = 1; /* fresh mail is of round 0 */
+    device->evaluation = get(sizeof *device->evaluation, "the sums of an evaluation", device->stream);
+    device->pinned = device_allocate_pinned(sizeof *device->pinned, "what the host reads after a launch");
     memset(device->pinned, 0, sizeof *device->pinned);
     return device;
 }
@@ -122,11 +123,11 @@ static void close_device(struct fused_device *device)
 static void allocate(struct fused *fused)
 {
     cudaStream_t stream = fused->device->stream;
-    fused->order = get(fused->base.setup.data->train.count * sizeof *fused->order, stream);
+    fused->order = get(fused->base.setup.data->train.count * sizeof *fused->order, "the order of an epoch", stream);
     for (int i = 0; i < 2; i++) {
-        fused->weights[i] = get(LENET5_WEIGHTS * sizeof(float), stream);
-        fused->velocity[i] = get(LENET5_WEIGHTS * sizeof(float), stream);
-        fused->state[i] = get(sizeof *fused->state[i], stream);
+        fused->weights[i] = get(LENET5_WEIGHTS * sizeof(float), "the weights", stream);
+        fused->velocity[i] = get(LENET5_WEIGHTS * sizeof(float), "the momentum", stream);
+        fused->state[i] = get(sizeof *fused->state[i], "the state of a launch", stream);
     }
 }
 

@@ -6,7 +6,7 @@
  * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before:
  * who forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS
  * of how many models in turn; unset: 1. For kernels/fused EMULATED_MULTIPROCESSORS (16) and EMULATED_SHARED (bytes of a
- * block) say how large they are.
+ * block) say how large they are. EMULATED_FULL_AT: which request for memory is refused; EMULATED_FULL_RANK: that rank's alone.
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H
