@@ -47,7 +47,8 @@ static void test_a_row_waits_for_the_slowest(void **state)
     close_epoch(rows, 2, 1, 4);
     struct row *row = rows_take(rows);
     assert_non_null(row);
-    assert_true(row->nets[0].loss == 6 && row->nets[0].closed == 2 && row->nets[1].loss == 1 && row->nets[0].checked == 0);
+    assert_true(row->nets[0].loss == 6 && row->nets[0].closed == 2 && row->nets[1].loss == 1 &&
+                row->nets[0].checked == 0);
     free(row);
     assert_null(rows_take(rows));
     assert_int_equal(rows_taken(rows), 1);
