@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What reads the sources without running them finds nothing: cppcheck, shellcheck, pyflakes, clang-format. Slower readers: make lint."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,6 +48,22 @@ def guards(names):
     check(not odd, "every header is guarded by its name", "\n".join(odd))
 
 
+def told_truly(page, names):
+    """The files that a page's tables name are there, with about as many lines, and so are the functions it names."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    odd = []
+    for name, lines in re.findall(r"^\| ([a-z/0-9_]+\.c) \| (\d+) \|", text, re.MULTILINE):
+        path = name if name in names else f"src/{name}"
+        count = len((ROOT / path).read_text(encoding="utf-8").splitlines()) if path in names else 0
+        if abs(count - int(lines)) > max(15, count // 5):
+            odd.append(f"{name} has {count} lines, not {lines}")
+    sources = "".join((ROOT / name).read_text(encoding="utf-8") for name in names
+                      if name.startswith(("src/", "include/", "kernels/")) and name.endswith((".c", ".h")))
+    odd += [f"there is no {name}" for name in set(re.findall(r"`([a-z]+_[a-z_]+)`", text))
+            if not re.search(rf"\b{name}\b", sources)]
+    check(not odd, f"{page} names files and functions that are there", "\n".join(odd))
+
+
 files = tracked()
 if not files:
     skip_all("git does not list the sources here")
@@ -56,4 +73,5 @@ clean("cppcheck", CPPCHECK, C_FOLDERS)
 clean("clang-format", ["--dry-run", "--Werror"], subprocess.run(
     ["make", "-s", "print-formatted"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
 guards([name for name in files if name.startswith(("src/", "include/")) and name.endswith(".h")])
+told_truly("src/README.md", files)
 finish()
