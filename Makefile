@@ -345,7 +345,7 @@ lint: compile_commands.json ## read the sources without running them: tests/unit
 	printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -n 4 clang-tidy --quiet -p .
 
 # Not the kernels of engines: their loops lie as they are to be read. known.c is a table that a program writes.
-FORMATTED := $(filter-out src/verify/known.c bench/step.c bench/walk.h,$(wildcard $(addsuffix /*.[ch],src src/* include kernels/definition \
+FORMATTED := $(filter-out src/verify/known.c,$(wildcard $(addsuffix /*.[ch],src src/* include kernels/definition \
 	kernels/reference bench bench/cuda tests/unit tests/unit/fuzz tests/support tests/support/emulated tests/support/shim)))
 format: ## lay out C as clang-format does (.clang-format), all but the kernels of engines
 	clang-format -i $(FORMATTED)

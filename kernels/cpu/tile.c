@@ -29,6 +29,7 @@ static void prefetch_half(const struct tile_input *input, int s, size_t half)
 static void forward(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                     int32_t labels[TILE])
 {
+    const struct tile_mark mark = tile->mark; /* here it stays in the first cache */
     struct dense_tile *dense = &tile->dense;
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
@@ -37,19 +38,25 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
         prefetch_half(input, s + 1, 0);
         labels[s] = input->records[s][0];
         image_columns(input->records[s] + 1, &tile->columns);
+        tile_mark(mark, "image", "columns", s);
         conv1_forward(weights, &tile->conv1, &tile->columns, kept1, input->scales[DROPOUT_CONV1],
                       &tile->planes, &tile->features[s]);
+        tile_mark(mark, "conv1", "forward", s);
         prefetch_half(input, s + 1, 1);
         conv2_forward(weights, &tile->conv2, &tile->planes, kept1, kept2, input->scales[DROPOUT_CONV2],
                       dense->pool2[s], &tile->features[s]);
+        tile_mark(mark, "conv2", "forward", s);
     }
     for (int s = input->count; s < TILE; s++) {
         labels[s] = -1;
         memset(dense->pool2[s], 0, sizeof dense->pool2[s]);
     }
     conv3_forward(weights, input->masks, input->scales[DROPOUT_CONV3], dense);
+    tile_mark(mark, "conv3", "forward", -1);
     fc1_forward(weights, input->masks, input->scales[DROPOUT_FC1], dense);
+    tile_mark(mark, "fc1", "forward", -1);
     fc2_forward(weights, dense);
+    tile_mark(mark, "fc2", "forward", -1);
 }
 
 /* Adds each sample's loss to the sum; returns how many were refused. */
@@ -64,17 +71,25 @@ static size_t add_losses(const float losses[TILE], int64_t *sum)
 size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                      int64_t *sums, int64_t *loss)
 {
+    const struct tile_mark mark = tile->mark;
     int32_t labels[TILE];
     float losses[TILE];
     forward(tile, weights, input, labels);
     softmax_loss(tile->dense.logits, labels, losses);
     size_t refused = add_losses(losses, loss);
+    tile_mark(mark, "softmax", "loss", -1);
     refused += fc2_weights(&tile->dense, sums);
+    tile_mark(mark, "fc2", "weights", -1);
     fc2_input(weights, &tile->dense);
+    tile_mark(mark, "fc2", "input", -1);
     refused += fc1_weights(input->scales[DROPOUT_FC1], &tile->dense, sums);
+    tile_mark(mark, "fc1", "weights", -1);
     fc1_input(weights, &tile->dense);
+    tile_mark(mark, "fc1", "input", -1);
     refused += conv3_weights(input->scales[DROPOUT_CONV3], &tile->dense, sums);
+    tile_mark(mark, "conv3", "weights", -1);
     conv3_input(weights, &tile->dense);
+    tile_mark(mark, "conv3", "input", -1);
 
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];
@@ -82,10 +97,14 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
         unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
                                  tile->dense.dpool2[s], &tile->twice, sums);
+        tile_mark(mark, "conv2", "weights", s);
         conv2_input(&tile->conv2, &tile->features[s], tile->dense.dpool2[s], tile->dpool1);
+        tile_mark(mark, "conv2", "input", s);
         image_pixels(input->records[s] + 1, &tile->pixels);
+        tile_mark(mark, "image", "pixels", s);
         refused += conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1],
                                  tile->dpool1, sums);
+        tile_mark(mark, "conv1", "weights", s);
     }
     return refused;
 }

@@ -8,6 +8,19 @@
 
 #include "kernels.h"
 
+/* Called as soon as a layer is done, by its name and pass, for sample s of the tile, or -1: the whole tile; for whoever
+ * takes the time (bench/step). NULL: nobody does. */
+struct tile_mark {
+    void (*call)(void *context, const char *layer, const char *pass, int s);
+    void *context;
+};
+
+static inline void tile_mark(struct tile_mark mark, const char *layer, const char *pass, int s)
+{
+    if (mark.call != NULL)
+        mark.call(mark.context, layer, pass, s);
+}
+
 /* Scratch: what the layers hand on between the input and the sums. About half a megabyte. */
 struct tile {
     struct conv1_packed conv1;
@@ -19,6 +32,8 @@ struct tile {
     struct dense_tile dense;
     struct pool1_twice twice;
     _Alignas(64) float dpool1[14][16][8];
+
+    struct tile_mark mark;
 };
 
 /* Zeroes what the kernels never write: padding. Once, before anything else. */

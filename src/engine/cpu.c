@@ -68,6 +68,7 @@ void cpu_add_tile(struct engine *engine, uint64_t step, size_t first, size_t pos
     memcpy(input->scales, masks->scale, sizeof input->scales);
     masks_draw(masks, step, (uint32_t)position, (uint32_t)count, input->masks);
     memset(input->masks + count, 0, (TILE - count) * sizeof *input->masks);
+    tile_mark(cpu->tile.mark, "masks", "draw", -1);
 
     int64_t *sums = engine->sums->terms, *slots = sums + LAYOUT_COUNT;
     slots[SLOT_REFUSED] += (int64_t)tile_gradient(&cpu->tile, &cpu->weights, input, sums, &slots[SLOT_LOSS]);
