@@ -2,12 +2,15 @@
 """The CUDA kernels as nvcc compiles them: without a warning, and so that nothing of them lies in local memory and
 1,024 threads of each fit on a multiprocessor, but where more registers are worth more (the fused step has 512)."""
 
+import collections
+import importlib.util
 import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 
-from tap import check, finish, skip_all
+from tap import check, finish, skip, skip_all
 
 TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
 REGISTERS = 65536 // 1024
@@ -42,6 +45,63 @@ def compile_definition(nvcc):
           compiled.stderr)
 
 
+# Of the instructions in innermost loops with at least 12 multiply-adds, by the file whose they are: multiply-adds, per cent.
+# As CUDA 13.0 makes them for sm_90: 62.4, 31.6, 17.9, 68.1, 11.3.
+LEAST_SHARE = {"winograd.cuh": 62, "conv1.cuh": 31, "conv2.cuh": 17.5, "conv3.cuh": 67.5, "head.cuh": 11}
+
+
+def find_nvdisasm(nvcc):
+    """CUDA's toolkit may have it, or Python's package triton, which is not installed for this alone: it has 290 MB."""
+    triton = importlib.util.find_spec("triton")
+    folders = [pathlib.Path(folder) / "backends/nvidia/bin" for folder in (triton.submodule_search_locations if triton else [])]
+    return next(filter(None, (shutil.which("nvdisasm", path=str(folder)) for folder in [pathlib.Path(nvcc).parent, *folders])),
+                shutil.which("nvdisasm"))
+
+
+def disassemble(nvcc, nvdisasm, source, kernel):
+    """[(operation, operands, file)] of a kernel for sm_90, and where its labels are."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        subprocess.run([nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-lineinfo", "-arch=sm_90", "-cubin", "-o",
+                        cubin.name, source], check=True)
+        text = subprocess.run([nvdisasm, "-g", "-c", cubin.name], capture_output=True, text=True, check=True).stdout
+    instructions, labels, file = [], {}, ""
+    for line in re.split(rf"\.text\.\w*{kernel}\w*:", text)[1].splitlines():
+        if found := re.match(r'\s*//## File "([^"]+)", line \d+$', line.rstrip()):
+            file = pathlib.Path(found[1]).name
+        elif found := re.match(r"(\.L_x_\d+):", line):
+            labels[found[1]] = len(instructions)
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?\s*([A-Z0-9_]+)(.*);", line):
+            instructions.append((found[1], found[2], file))
+    return instructions, labels
+
+
+def check_machine_code(nvcc):
+    nvdisasm = find_nvdisasm(nvcc)
+    if nvdisasm is None:
+        skip("fused.cu's machine code", "no nvdisasm: CUDA's toolkit has it, or pip install triton")
+        return
+    instructions, labels = disassemble(nvcc, nvdisasm, "kernels/fused/fused.cu", "fused_train_kernel")
+    counts = collections.Counter(operation for operation, _, _ in instructions)
+    reductions = counts["RED"] + counts["REDG"]
+    check(reductions > 20 and not counts["ATOM"] + counts["ATOMG"], f"fused.cu: {reductions} reductions, no atomics, in machine code",
+          counts)
+    ends = [(labels.get(found[0], end + 1), end) for end, (operation, operands, _) in enumerate(instructions)
+            if operation == "BRA" and (found := re.search(r"\.L_x_\d+", operands))]
+    loops = [loop for loop in ends if loop[0] <= loop[1]]
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
+    length, work = collections.Counter(), collections.Counter()
+    for first, last in inner:
+        files = collections.Counter(file for operation, _, file in instructions[first:last + 1] if operation == "FFMA")
+        if files.total() >= 12:
+            [(file, _)] = files.most_common(1)
+            length[file] += last + 1 - first
+            work[file] += files.total()
+    shares = {file: 100 * work[file] / length[file] for file in length}
+    for file, least in LEAST_SHARE.items():
+        share = shares.get(file, 0)
+        check(share >= least, f"{file}: {share:.1f}% of its hot loops are multiply-adds", f"at least {least}%; {shares}")
+
+
 def name_of(symbol):
     return re.sub(r"^_Z\w*?\d+([a-z][a-z_0-9]*_kernel).*", r"\1", symbol)
 
@@ -66,4 +126,5 @@ ptx = compile_to_ptx(nvcc, "kernels/fused/fused.cu").stdout
 check(ptx.count("red.relaxed.gpu.global.add.u64") > 20 and "atom." not in ptx, "fused.cu: reductions, no atomics")
 check(ptx.count("fma.rn.f32") > 1000 and "mad.f32" not in ptx and ptx.count("mul.rn.f32") + ptx.count("mul.f32") > 10,
       "fused.cu: fused multiply-adds are those of the source")
+check_machine_code(nvcc)
 finish()
