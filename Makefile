@@ -183,6 +183,8 @@ $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< $(TEST_PARTS) \
 	  $(PARTS) $(LIBS) -ldl -lcmocka $(TEST_LIBS)
 
+$(BUILD)/tests/unit/test_golden: private LDFLAGS += -rdynamic # for the GPU part
+
 $(GPU_TESTS): $(GPU_OBJECTS)
 $(GPU_TESTS): private CPPFLAGS += $(GPU_CFLAGS)
 $(GPU_TESTS): private TEST_PARTS = $(GPU_OBJECTS)
@@ -226,7 +228,7 @@ $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(CFLAGS) $(LDFLAGS) -o $@ $< \
 	  $(DEVICE_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
 
-EMULATED_BENCHES := $(foreach b,dropout step,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
+EMULATED_BENCHES := $(foreach b,dropout step test_golden,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
 
 # The program with a GPU part that computes on the host (tests/support/emulated/emulated.h), and an empty driver.
 EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1) \
@@ -242,7 +244,11 @@ $(BUILD)/emulated/dtrain: $(NAME)
 	@mkdir -p $(@D)
 	@cp $< $@
 
-$(filter-out %.so,$(EMULATED_BENCHES)): $(BUILD)/emulated/%: $(BUILD)/bench/%
+$(BUILD)/emulated/dropout $(BUILD)/emulated/step: $(BUILD)/emulated/%: $(BUILD)/bench/%
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(BUILD)/emulated/test_golden: $(BUILD)/tests/unit/test_golden # by every engine
 	@mkdir -p $(@D)
 	@cp $< $@
 

@@ -11,7 +11,7 @@ import time
 from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated, weights
 from tap import check, finish
 
-from dtrain import FOLDER, Run, content, metrics, progress, run, start
+from dtrain import FOLDER, ROOT, Run, content, metrics, progress, run, start
 
 
 def difference(a, b):
@@ -105,6 +105,13 @@ def both_ways():
           taken == {False} and weights("fused-False") == weights("gpu-D") or len(taken) == 2,
           "what was chosen at first computed the same bits", taken)
     cache.write_text(found)
+
+
+def golden():
+    """PyTorch's losses and gradients: unit/test_golden.c."""
+    for engine in "cudnn", "fused":
+        result = Run([FOLDER_OF_PROGRAM / "test_golden", engine, "loss_and_gradient"], LIBRARIES, ROOT).finish(300)
+        check(result.code == 0 and "OK ] loss_and_gradient" in result.out, f"engine {engine} has PyTorch's gradients", result)
 
 
 def benchmarks():
@@ -222,6 +229,7 @@ def ends():
 parity()
 checkpoints()
 both_ways()
+golden()
 benchmarks()
 choices()
 four_nets()

@@ -1,4 +1,4 @@
-/* The engine against PyTorch: the same weights, batches and masks give the same losses, gradients and
+/* An engine against PyTorch: the same weights, batches and masks give the same losses, gradients and
  * weights. The references are in double precision, made by tests/unit/golden/generate.py; it computes
  * everything random independently, so this also tests the streams, the order and the initial weights. It
  * takes seeds under which no ReLU and no pool decides by less than a rounding error, so that the
@@ -73,9 +73,11 @@ static void write_records(const char *directory, const char *name, uint32_t firs
     assert_int_equal(fclose(file), 0);
 }
 
+static const struct engine_ops *ops; /* the one under test */
+
 struct fixture {
     struct dataset data;
-    struct comm *comm;
+    struct comm *world, *comm;
 };
 
 static int set_up(void **state)
@@ -97,7 +99,9 @@ static int set_up(void **state)
         assert_int_equal(unlink(path), 0);
     }
     assert_int_equal(rmdir(directory), 0);
-    fixture.comm = comm_open_world(60);
+    fixture.world = comm_open_world(60);
+    fixture.comm = comm_split(fixture.world, 0, "auto", ops->on_gpu, &error);
+    assert_non_null(fixture.comm);
     *state = &fixture;
     return 0;
 }
@@ -106,6 +110,7 @@ static int tear_down(void **state)
 {
     struct fixture *fixture = *state;
     comm_close(fixture->comm);
+    comm_close(fixture->world);
     dataset_close(&fixture->data);
     return 0;
 }
@@ -143,21 +148,21 @@ static struct run *run_open(struct fixture *fixture, char name, const char *seed
         .batch_size = batch_size,
         .momentum = 0.9f,
     };
-    run->engine = engine_cpu.open(&setup, &error);
+    run->engine = ops->open(&setup, &error);
     if (!run->engine)
         fail_msg("%s", error.text);
 
     static const float no_momentum[LENET5_WEIGHTS];
     lenet5_initialise(run->seed, run->initial);
-    engine_cpu.write(run->engine, run->initial, no_momentum);
+    run->engine->ops->write(run->engine, run->initial, no_momentum);
     sampler_shuffle(run->seed, 0, TRAIN, run->order);
-    engine_cpu.begin_epoch(run->engine, run->order);
+    run->engine->ops->begin_epoch(run->engine, run->order);
     return run;
 }
 
 static void run_close(struct run *run)
 {
-    engine_cpu.close(run->engine);
+    run->engine->ops->close(run->engine);
     safetensors_close(run->golden);
     free(run);
 }
@@ -248,7 +253,7 @@ static void check_gradient(struct run *run, bool tail)
     float losses[2];
     read_row(run, "losses", 2, losses);
     struct engine *engine = run->engine;
-    engine_cpu.gradient(engine, step, first, first + samples);
+    run->engine->ops->gradient(engine, step, first, first + samples);
     const int64_t *slots = engine->sums->totals + engine->n_gradient;
     assert_int_equal(slots[SLOT_REFUSED], 0);
     assert_loss(tail ? "loss of the tail" : "loss", slots[SLOT_LOSS], samples, losses[tail]);
@@ -273,7 +278,7 @@ static void other_masks_are_noticed(void **state)
 {
     static float gradient[LENET5_WEIGHTS];
     struct run *run = run_open(*state, 'D', "seed", BATCH);
-    engine_cpu.gradient(run->engine, 1, 0, BATCH);
+    run->engine->ops->gradient(run->engine, 1, 0, BATCH);
     engine_read_gradient(run->engine, BATCH, gradient);
     assert_true(worst(run, "gradient.", false, gradient, NULL) > 1000 * GRADIENT_TOLERANCE);
     run_close(run);
@@ -285,8 +290,8 @@ static void check_prediction(struct run *run, const struct split *split, const c
     float predict[2]; /* mean loss, correct samples */
     read_row(run, name, 2, predict);
     struct evaluation sum = {0};
-    engine_cpu.evaluate(run->engine, split, 0, 640, &sum); /* adds up over calls */
-    engine_cpu.evaluate(run->engine, split, 640, TRAIN, &sum);
+    run->engine->ops->evaluate(run->engine, split, 0, 640, &sum); /* adds up over calls */
+    run->engine->ops->evaluate(run->engine, split, 640, TRAIN, &sum);
     assert_int_equal(sum.samples, TRAIN);
     assert_loss(name, sum.loss, TRAIN, predict[0]);
     assert_int_equal(sum.correct, (int)predict[1]);
@@ -310,7 +315,7 @@ static void train(struct run *run, const float *losses)
     for (uint64_t step = 0, epoch = 0; step < SGD_STEPS; step++) {
         if (first == 0) {
             sampler_shuffle(run->seed, epoch++, TRAIN, run->order);
-            engine_cpu.begin_epoch(run->engine, run->order);
+            run->engine->ops->begin_epoch(run->engine, run->order);
         }
         size_t last = first + SGD_BATCH < SGD_EPOCH ? first + SGD_BATCH : SGD_EPOCH;
         struct span span = {step, first, last, 0.01f, &stop};
@@ -334,7 +339,7 @@ static void twenty_steps_of_sgd(void **state)
         float losses[SGD_STEPS];
         read_row(run, "sgd.losses", SGD_STEPS, losses);
         train(run, losses);
-        engine_cpu.read(run->engine, weights, NULL);
+        run->engine->ops->read(run->engine, weights, NULL);
         assert_within("weights after 20 steps", worst(run, "sgd.", true, weights, run->initial), UPDATE_TOLERANCE);
         check_prediction(run, &fixture->data.train, "sgd.predict");
         run_close(run);
@@ -349,7 +354,8 @@ const char *__asan_default_options(void)
     return "fast_unwind_on_malloc=0";
 }
 
-int main(void)
+/* test_golden [ENGINE [TEST]]: cpu, and all tests, if not given. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loss_and_gradient),
@@ -357,5 +363,14 @@ int main(void)
         cmocka_unit_test(predict_mode),
         cmocka_unit_test(twenty_steps_of_sgd),
     };
+    char why[400];
+    struct error error = {0};
+    ops = engine_choose(argc > 1 ? argv[1] : "cpu", why, sizeof why, &error);
+    if (ops == NULL) {
+        fprintf(stderr, "test_golden: %s\n", error.text);
+        return error.code;
+    }
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
