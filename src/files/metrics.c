@@ -43,12 +43,14 @@ static enum line judge(const char *line, size_t length, uint64_t epochs_done)
     bool ours = cJSON_IsNumber(epoch) && epoch->valuedouble >= 1 &&
                 cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "step")) && cJSON_HasObjectItem(json, "loss");
     bool later = ours && epoch->valuedouble > (double)epochs_done;
+    bool whole = json != NULL;
     cJSON_Delete(json);
-    while (ours && end < line + length && isspace((unsigned char)*end))
+    while (whole && end < line + length && isspace((unsigned char)*end))
         end++;
-    if (ours && end == line + length)
+    whole = whole && end == line + length;
+    if (ours && whole)
         return later ? LATER_EPOCH : EPOCH;
-    return line[length - 1] != '\n' && is_torn(line, length) ? TORN : FOREIGN;
+    return !whole && line[length - 1] != '\n' && is_torn(line, length) ? TORN : FOREIGN;
 }
 
 /* The lines to keep of a stream, in memory, and what was met on the way. */

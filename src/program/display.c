@@ -47,11 +47,11 @@ struct display display_open(const struct trial *trials, int count, double goal, 
     };
 }
 
-void display_begin(struct display *display, const double *done)
+void display_begin(struct display *display, const uint64_t *closed, const double *done)
 {
     display->began = display->row_began = clock_seconds();
     if (display->progress && display->count > 1)
-        display->rows = rows_open(display->trials, display->count, done);
+        display->rows = rows_open(display->trials, display->count, closed);
     for (int i = 0; i < display->count; i++) {
         display->last[i].epochs_done = done[i];
         display->done_at_beginning += done[i];

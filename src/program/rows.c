@@ -12,12 +12,12 @@ struct rows {
     struct row *first; /* epoch after epoch */
 };
 
-struct rows *rows_open(const struct trial *trials, int count, const double *done)
+struct rows *rows_open(const struct trial *trials, int count, const uint64_t *closed)
 {
     struct rows *rows = memory_allocate(1, sizeof *rows, "the table of epochs");
     *rows = (struct rows){.trials = trials, .count = count, .taken = UINT64_MAX};
     for (int i = 0; i < count; i++) {
-        rows->closed[i] = (uint64_t)done[i];
+        rows->closed[i] = closed[i];
         if (rows->closed[i] < rows->taken)
             rows->taken = rows->closed[i];
     }

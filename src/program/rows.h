@@ -19,10 +19,10 @@ struct row {
     struct cell nets[NETS]; /* as in lenet5_nets */
 };
 
-/* done[i]: epochs that trial i has already. The caller gives it to rows_close. */
-struct rows *rows_open(const struct trial *trials, int count, const double *done);
+/* closed[i]: epochs that trial i has closed already. The caller gives it to rows_close. */
+struct rows *rows_open(const struct trial *trials, int count, const uint64_t *closed);
 
-/* Of an EVENT_EPOCH what it says, of an EVENT_FAILURE that this trial is not to be waited for. */
+/* Of an EVENT_EPOCH, of the one after those that the trial has closed, what it says; of an EVENT_FAILURE that this trial is not to be waited for. */
 void rows_add(struct rows *rows, const struct event *event);
 
 /* The next row that is complete, the caller frees it; NULL: there is none. */

@@ -298,11 +298,13 @@ static double goal(const struct options *options, const struct dataset *data)
 static void begin_display(struct study *study)
 {
     double done[MOST_TRIALS];
+    uint64_t closed[MOST_TRIALS];
     for (int i = 0; i < study->count; i++) {
         const struct progress *progress = &study->outcomes[i].progress;
+        closed[i] = progress->epoch;
         done[i] = (double)progress->epoch + (double)progress->in_epoch / (double)study->data->train.count;
     }
-    display_begin(&study->display, done);
+    display_begin(&study->display, closed, done);
 }
 
 static void close_all(struct study *study)

@@ -124,6 +124,22 @@ def interrupted():
               f"net {net} as if it had not been stopped", f"{result}{whole}")
 
 
+def stopped_in_the_last_check():
+    """A net that has all steps of an epoch but has not closed it: on a terminal that epoch is yet to be shown."""
+    options = ["--data", "synthetic:65+8000", "--eval-every", "1", "--net", "A,B", "--out", "checking", "--resume"]
+    for _ in range(9):
+        running = start(1, *options, "--epochs", "1000000")
+        running.wait_for("net: A epoch: ", times=2)
+        running.signal(signal.SIGUSR1)
+        running.finish(30)
+        first, second = (progress(f"checking/{net}") for net in "AB")
+        if first["step"] == second["step"] and int(first["epoch"]) == int(second["epoch"]) + 1:
+            break
+    result = run(1, *options, "--epochs", str(int(first["epoch"]) + 1), "--progress", "always", seconds=60)
+    check(result.code == 0 and f"epoch: {first['epoch']} time" in result.out,
+          "stopped in the check of the last net: its epoch is shown", (first, second, str(result)))
+
+
 def failing():
     """What goes wrong with one net is told, and the others come to their ends."""
     whole = run(4, *SHORT, "--net", "all", "--out", "broken", "--max-steps", "6")
@@ -150,5 +166,6 @@ ALONE = {net: run(2, *SHORT, "--net", net, "--out", f"alone-{net}") for net in N
 whole_studies()
 several_seeds()
 interrupted()
+stopped_in_the_last_check()
 failing()
 finish()

@@ -150,6 +150,10 @@ static void test_lines_that_are_no_epochs_stay(void **state)
         scratch_write(PATH, text, strlen(text));
         assert_resumes(5, left, next); /* epochs that will be done again go, wherever they are */
     }
+    static const char note[] = LINE("1", "10") "{\"epoch\":7,\"note\":\"a user's\"}";
+    scratch_write(PATH, note, sizeof note - 1);
+    assert_resumes(5, LINE("1", "10") "{\"epoch\":7,\"note\":\"a user's\"}\n",
+                   LINE("1", "10") "{\"epoch\":7,\"note\":\"a user's\"}\n" LINE("9", "90"));
     static const char unended[] = LINE("1", "10") LINE("2", "20"),
                       windows[] = UNENDED("1", "10") "\r\n" UNENDED("7", "70") "\r\n";
     scratch_write(PATH, unended, sizeof unended - 2);

@@ -38,7 +38,7 @@ static void test_a_row_waits_for_the_slowest(void **state)
 {
     (void)state;
     setup_trials();
-    struct rows *rows = rows_open(trials, 3, (double[]){0, 0, 0});
+    struct rows *rows = rows_open(trials, 3, (uint64_t[]){0, 0, 0});
     assert_null(rows_take(rows));
     for (uint64_t epoch = 1; epoch <= 5; epoch++)
         close_epoch(rows, 1, epoch, 1);
@@ -59,7 +59,7 @@ static void test_nobody_waits_for_one_that_failed(void **state)
 {
     (void)state;
     setup_trials();
-    struct rows *rows = rows_open(trials, 2, (double[]){0, 0});
+    struct rows *rows = rows_open(trials, 2, (uint64_t[]){0, 0});
     close_epoch(rows, 0, 1, 1);
     close_epoch(rows, 0, 2, 1);
     close_epoch(rows, 1, 1, 1);
@@ -74,7 +74,7 @@ static void test_resumed_from_unlike_epochs(void **state)
 {
     (void)state;
     setup_trials();
-    struct rows *rows = rows_open(trials, 2, (double[]){7.5, 9});
+    struct rows *rows = rows_open(trials, 2, (uint64_t[]){7, 9});
     close_epoch(rows, 0, 8, 1);
     close_epoch(rows, 1, 10, 1);
     assert_next(rows, 8, 1, 0);
