@@ -1,4 +1,5 @@
-/* find_data.h - from --data to the directory of the data: DIR, one of the usual places, what others keep, or the synthetic set. */
+/* find_data.h - from --data to the directory of the data: DIR, one of the usual places, what others keep, or the
+ * synthetic set. */
 #ifndef DTRAIN_FIND_DATA_H
 #define DTRAIN_FIND_DATA_H
 
@@ -19,9 +20,8 @@ struct data_choice {
  * (EXIT_USAGE): a count of synthetic pictures that cannot be. */
 bool find_data_choose(const char *wanted, struct data_choice *choice, struct error *error);
 
-/* Collective. The synthetic set, and a copy of what is not of the binary version, is made in the cache by one
- * rank a host where it is not there yet. wanted: as
- * above. False with *error, perhaps on one rank only. */
+/* Collective. The synthetic set, and a copy of what is not of the binary version, is made in the cache by one rank a
+ * host where it is not there yet. wanted: as above. False with *error, perhaps on one rank only. */
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error);
 
 #endif

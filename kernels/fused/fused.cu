@@ -82,8 +82,7 @@ DEVICE void tile_gradient(memory &m)
     ends(m, PHASE_CONV1_WEIGHTS);
 }
 
-/* --- between memory and the blocks
- * ------------------------------------------------------------------------------------ */
+/* --- between memory and the blocks ------------------------------------------------------------ */
 
 /* The run of this block's net: every net has as many groups, one net's after the other's. */
 static __device__ void take_run(memory &m, const fused_run *runs)
@@ -144,8 +143,7 @@ static __device__ void store(memory &m)
         *m.run.after = m.state;
 }
 
-/* --- the loop
- * --------------------------------------------------------------------------------------------------------- */
+/* --- the loop --------------------------------------------------------------------------------- */
 
 /* What there is to know of step i of a launch follows from i, which lies in shared memory over the step: a thread has
  * no register to spare. */
@@ -279,8 +277,7 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
 #endif
 }
 
-/* --- launches
- * ---------------------------------------------------------------------------------------------------------- */
+/* --- launches --------------------------------------------------------------------------------- */
 
 /* LAUNCH_TOGETHER(kernel, blocks, threads, shared bytes, stream, arguments...): all blocks on the GPU at once, or an
  * error. */
@@ -313,8 +310,7 @@ static cudaError_t launch_training(const fused_run *runs, uint32_t nets, cudaStr
 
 #ifndef FUSED_CLOCKS
 
-/* --- predict mode
- * ------------------------------------------------------------------------------------------------------ */
+/* --- predict mode ----------------------------------------------------------------------------- */
 
 /* The first warp: losses and hits of the seat's samples. */
 DEVICE void evaluate_head(const memory &m, fused_evaluation *sum)

@@ -229,8 +229,7 @@ static __device__ void head_back(memory &m, unsigned round)
     send_gradients(m, round);
 }
 
-/* --- the dense layers' weights
- * ----------------------------------------------------------------------------------------- */
+/* --- the dense layers' weights ---------------------------------------------------------------- */
 
 DEVICE float sum_of_samples(const float *d, unsigned pitch)
 {

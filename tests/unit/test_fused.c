@@ -65,8 +65,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* --- by definition
- * ----------------------------------------------------------------------------------------------------- */
+/* --- by definition ---------------------------------------------------------------------------- */
 
 static void define_batch(const struct fixture *f, const struct masks *masks, uint64_t step, uint32_t first,
                          uint32_t count, const float *weights, struct definition_sums *sums)
@@ -101,8 +100,7 @@ static void define(const struct fixture *f, struct training t, struct outcome *d
     }
 }
 
-/* --- by the kernel
- * ----------------------------------------------------------------------------------------------------- */
+/* --- by the kernel ---------------------------------------------------------------------------- */
 
 static size_t sums_bytes(void)
 {
@@ -207,8 +205,7 @@ static void compare(const struct fixture *f, const char *what, struct training t
     close_run(&run);
 }
 
-/* --- tests
- * ------------------------------------------------------------------------------------------------------------- */
+/* --- tests ------------------------------------------------------------------------------------ */
 
 static void every_number_has_its_place(void **state)
 {
