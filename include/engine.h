@@ -6,8 +6,8 @@
  * of (gradient, comm_sum, update) together; train_several with the engines in the same order. evaluate, read and write are
  * each rank's own affair.
  *
- * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each, none opened beside another. A GPU engine may start
- * threads of its libraries, which call nothing here.
+ * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each, none opened beside
+ * another. A GPU engine may start threads of its libraries, which call nothing here.
  *
  *     const struct engine_ops *ops = engine_choose("auto", why, sizeof why, &error);
  *     struct engine *engine = ops->open(&setup, &error);
@@ -51,8 +51,8 @@ struct engine_setup {
     float momentum;
     enum precision precision;
     const struct cJSON *choices; /* on rank 0, while it opens: as `choices` gave them when the run began; or NULL */
-    struct engine *beside; /* an open one of this rank, of the same ops, data, comm and batch size, with which this
-                                    one may share what it has, to be trained at once; or NULL */
+    struct engine *beside;       /* an open one of this rank, of the same ops (with at_once), data, comm and batch size,
+                                    with which this one may share what it has, to be trained at once; or NULL */
 };
 
 /* A run of steps within one epoch. */

@@ -7,11 +7,11 @@
 /* Collective over the engine's comm: at least one step of the span; the trainer calls it until the span is done. */
 void step_train(struct engine *engine, const struct span *span, struct train_report *report);
 
-/* The same for each of several engines that were opened beside each other: as many at once as it suits them, in turn. */
-void step_train_several(struct engine *const *engines, int count, const struct span *spans,
-                        struct train_report *reports);
+/* The same for the first of several engines that were opened beside each other: as many at once as it suits them, at
+ * least one. Returns how many; the rest are as they were. */
+int step_train_team(struct engine *const *engines, int count, const struct span *spans, struct train_report *reports);
 
-/* Of `count`, how many that would be; 0: they have no way to do that, and need not be trained side by side. */
+/* Of `count`, how many are best trained at once; 1: they take turns; 0: the engine has no way to do that. */
 int step_at_once(struct engine *engine, int count);
 
 #endif

@@ -87,12 +87,12 @@ static void report_step(struct trainer *trainer)
     trainer_report(trainer, EVENT_STEP, NULL);
 }
 
-static void count_steps(struct trainer *trainer, const struct train_report *done)
+static void count_steps(struct trainer *trainer, const struct train_report *done, double began, double ended)
 {
     struct progress *progress = &trainer->state.progress;
-    double before = progress->seconds;
-    trainer_read_clock(trainer);
-    progress->epoch_seconds += progress->seconds - before;
+    progress->seconds += ended - began;
+    progress->epoch_seconds += ended - began;
+    trainer->mark = ended;
     progress->step += done->steps;
     progress->in_epoch += done->samples;
     progress->loss += done->loss;
@@ -102,27 +102,35 @@ static void count_steps(struct trainer *trainer, const struct train_report *done
         report_step(trainer);
 }
 
-/* Some steps of each that has any left, side by side. False: none has. */
-static bool train_some(struct trainer *const *trainers, int count)
+/* Some steps of each, one team of nets that are trained at once after the other. A net's time is that of its team. */
+static void train_teams(struct trainer *const *trainers, int count)
 {
-    struct trainer *going[MOST_TRIALS];
     struct engine *engines[MOST_TRIALS];
     struct span spans[MOST_TRIALS];
     struct train_report reports[MOST_TRIALS];
-    int n = 0;
     for (int i = 0; i < count; i++) {
-        if (!has_steps(trainers[i]))
-            continue;
-        going[n] = trainers[i];
-        engines[n] = trainers[i]->engine;
-        spans[n++] = next_span(trainers[i]);
+        engines[i] = trainers[i]->engine;
+        spans[i] = next_span(trainers[i]);
     }
-    if (n == 0)
-        return false;
-    step_train_several(engines, n, spans, reports);
-    for (int i = 0; i < n; i++)
-        count_steps(going[i], &reports[i]);
-    return true;
+    for (int first = 0, end; first < count; first = end) {
+        double began = clock_seconds();
+        end = first + step_train_team(engines + first, count - first, spans + first, reports + first);
+        double ended = clock_seconds();
+        for (int i = first; i < end; i++)
+            count_steps(trainers[i], &reports[i], began, ended);
+    }
+}
+
+/* Some steps of each that has any left. False: none has. */
+static bool train_some(struct trainer *const *trainers, int count)
+{
+    struct trainer *going[MOST_TRIALS];
+    int n = 0;
+    for (int i = 0; i < count; i++)
+        if (has_steps(trainers[i]))
+            going[n++] = trainers[i];
+    train_teams(going, n);
+    return n > 0;
 }
 
 /* --- its end -------------------------------------------------------------------------------------- */
@@ -251,15 +259,12 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 /* After its last step. */
 static enum run_status end_steps(struct trainer *trainer, struct error *error)
 {
-    trainer->mark = clock_seconds(); /* other nets may have been closed meanwhile */
-    if (trainer->spent)
-        return save_and_leave(trainer, RUN_DONE, error);
+    bool within = trainer->state.progress.in_epoch < trainer->setup.data->train.count;
+    trainer->mark = clock_seconds(); /* other nets may have been trained or closed meanwhile */
     if (trainer->last.not_finite)
         return fail_not_finite(trainer, "loss or gradient", error);
-    if (trainer->last.stopped)
-        return save_and_leave(trainer, RUN_STOPPED, error);
-    if (trainer->state.progress.in_epoch < trainer->setup.data->train.count)
-        return save_and_leave(trainer, RUN_DONE, error);
+    if (trainer->spent || trainer->last.stopped || within)
+        return save_and_leave(trainer, trainer->last.stopped ? RUN_STOPPED : RUN_DONE, error);
     return close_epoch(trainer, error);
 }
 

@@ -34,16 +34,13 @@ int step_at_once(struct engine *engine, int count)
     return engine->ops->at_once != NULL ? engine->ops->at_once(engine, count) : 0;
 }
 
-void step_train_several(struct engine *const *engines, int count, const struct span *spans,
-                        struct train_report *reports)
+int step_train_team(struct engine *const *engines, int count, const struct span *spans, struct train_report *reports)
 {
-    for (int n, i = 0; i < count; i += n) {
-        n = step_at_once(engines[i], count - i);
-        if (n > 1) {
-            engines[i]->ops->train_several(engines + i, n, spans + i, reports + i);
-        } else {
-            step_train(engines[i], &spans[i], &reports[i]);
-            n = 1;
-        }
+    int team = step_at_once(engines[0], count);
+    if (team > 1) {
+        engines[0]->ops->train_several(engines, team, spans, reports);
+        return team;
     }
+    step_train(engines[0], &spans[0], &reports[0]);
+    return 1;
 }

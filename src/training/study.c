@@ -125,7 +125,7 @@ static bool open_trainers(struct study *study, struct error *error)
             .data = study->data,
             .comm = study->group,
             .engine = study->engine,
-            .beside = i > study->first ? study->trainers[study->first] : NULL,
+            .beside = study->engine->at_once != NULL && i > study->first ? study->trainers[study->first] : NULL,
             .description = study->description,
             .stop = signals_stop_flag(),
             .report = messenger_report,
@@ -213,21 +213,28 @@ static void train_one(void *context, int number, struct turns *turns)
         report_failure(study, study->first + number);
 }
 
-/* Of this rank's trials, how many the engine trains at once; 0: it has one trial, or no way to do that. */
+/* Of this rank's trials, how many the engine trains at once; 1: they take turns; 0: it is one, or there is no such way. */
 static int at_once(const struct study *study)
 {
     int trials = study->last - study->first;
     return trials > 1 ? trainer_at_once(study->trainers[study->first], trials) : 0;
 }
 
-/* This rank's trials. On a GPU several run at once: one alone does not fill it. If the engine does not see to that
- * itself, ranks of a group would have to agree on whose turn it is, so a group takes them in turn. */
+/* Whether this rank's trials go on while one waits for the GPU, which one alone does not fill. Ranks of a group would
+ * have to agree on whose turn it is; and engines that can train several at once share what threads may not. */
+static bool waits_overlap(const struct study *study)
+{
+    return study->last - study->first > 1 && study->engine->on_gpu && study->engine->at_once == NULL &&
+           comm_size(study->group) == 1;
+}
+
+/* This rank's trials. */
 static void train(struct study *study)
 {
     int trials = study->last - study->first;
-    if (at_once(study) > 0) {
+    if (at_once(study) > 1) {
         train_at_once(study);
-    } else if (trials > 1 && study->engine->on_gpu && comm_size(study->group) == 1) {
+    } else if (waits_overlap(study)) {
         turns_run(trials, train_one, study);
         comm_set_idle(study->group, NULL, NULL);
     } else {

@@ -23,7 +23,7 @@ struct trainer_setup {
     const struct dataset *data;
     struct comm *comm;
     const struct engine_ops *engine;
-    struct trainer *beside;   /* another of this rank's, open: their engines may share what they have; or NULL */
+    struct trainer *beside;   /* another of this rank's, open, if their engines are to share what they have; or NULL */
     const cJSON *description; /* of the run, for run.json */
     const volatile sig_atomic_t *stop;
     void (*report)(void *context, const struct event *event);
@@ -49,8 +49,8 @@ enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
  * each outcome's status, and error. */
 void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *const *outcomes);
 
-/* Of `count` of the study's nets, how many are trained at once by trainer_epochs; 0: there is no sense in calling that.
- * The same on all ranks. */
+/* Of `count` of the study's nets, how many trainer_epochs trains at once; 1: they are better trained in turn, 0: its
+ * engine cannot. The same on all ranks. */
 int trainer_at_once(const struct trainer *trainer, int count);
 
 /* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */

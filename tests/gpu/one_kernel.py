@@ -46,14 +46,22 @@ def as_defined(name, result, out, defined, trials, told=metrics):
           f"{name}: their losses and accuracies", result)
 
 
+def own_times(name, result, out, *teams):
+    """Nets that are trained at once share their time, but no other's: all is within the program's."""
+    seconds = [[float(progress(f"{out}/{trial}")["seconds"]) for trial in team] for team in teams]
+    check(sum(map(max, seconds)) < result.seconds and min(map(min, seconds)) > 0, f"{name}: no time is counted twice",
+          f"{seconds} {result}")
+
+
 def several_nets():
-    """In one launch, in several, and over ranks; at_once: what it says of that."""
+    """In one launch, in several, and over ranks, as the program says; and how the time is shared."""
     trials = [f"seed{seed}/{net}" for seed in (1, 2) for net in "AD"]
     study = ["--net", "A,D", "--seeds", "2", "--epochs", "2"]
     run(1, *TRAIN, *study, "--engine", "cpu", "--out", "study")
     result = emulated(1, "--engine", "fused", *study, "--out", "study-1", EMULATED_MULTIPROCESSORS="24")
     as_defined("two seeds of two nets, in two launches", result, "study-1", "study", trials)
     check("4 nets take turns, up to 3 at once in one kernel" in result.out, "as it says", result)
+    own_times("in two launches", result, "study-1", trials[:3], trials[3:])
 
     four = ["--net", "all", "--max-steps", "4"]
     run(1, *TRAIN, *four, "--engine", "cpu", "--out", "four")
@@ -64,9 +72,10 @@ def several_nets():
     run(1, *TRAIN, *four, "--engine", "cpu", "--out", "few")
     result = emulated(3, "--engine", "fused", *four, "--out", "few-3", gpus=3)
     as_defined("four nets, three ranks, one of them without a tile", result, "few-3", "few", "ABCD")
-    result = emulated(2, "--engine", "fused", "--net", "A,D,B", "--max-steps", "2", gpus=1)
+    result = emulated(2, "--engine", "fused", "--net", "A,D,B", "--max-steps", "2", "--out", "turns", gpus=1)
     check(result.code == 0 and "3 nets take turns, as their sums go by way of the host" in result.out,
           "ranks that sum by MPI take the nets in turn, and say why", result)
+    own_times("in turn", result, "turns", "A", "B", "D")
 
 
 def ends_of_several():
