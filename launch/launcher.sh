@@ -123,14 +123,14 @@ broken='unexpectedly disconnected|failed to TCP connect|does not know how to rou
 noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message|have sent help message|"orte_base_help_aggregate"'
 noise+='|: Warning: setpgid\(|^mpirun: abort is already in progress'
 unread='mpirun: SIGPIPE detected on fd ' # nobody reads standard output any more: it ends the ranks as SIGTERM does
-closed='^\[([^]:]+):[0-9]+\] \*\*\* An error occurred in Socket closed' # 5, by a rank beside one that is lost, and more such lines:
-closed_more='^\[[^]]+:[0-9]+\] \*\*\* '
+closed='^\[([^]:]+):[0-9]+\] \*\*\* An error occurred in Socket closed' # 5, by a rank beside one that is lost
 rule='^(.*[^-])?-{70,}$' # above and below a banner
 
 # Hydra, on standard output: a banner for each rank that was lost, or one for all, and a list of exit codes.
 hydra_said='^={70,}$|^=   |^\[mpiexec@[^]]*\] (Exit codes: |Sending Ctrl-C |Press Ctrl-C )|^\[[^] ]+\] [0-9]+(,[0-9]+)*$|'
 hydra_said+='^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: |^This typically refers to a problem with |^Please see the FAQ page for '
-hydra_failed='^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] [a-zA-Z_]+ \([^)]*\): (.*)$' # as a rank or a host is lost among several hosts
+hydra_failed='^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] [a-zA-Z_]+ \([^)]*\): (.*)$' # as it loses a rank or a host, or cannot start
+more='^\[[^]]+:[0-9]+\] \*\*\* |^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] ' # what Open MPI and Hydra say after such a line
 hydra_abort='^Abort\(([0-9]+)\) on node .*application called MPI_Abort'
 hydra_rank='^=   RANK ([0-9]+) PID [0-9]+ RUNNING AT (.*)$' # Intel's, and the next line:
 hydra_signal='^=   KILLED BY SIGNAL: ([0-9]+ \([^)]*\))'

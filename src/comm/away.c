@@ -2,7 +2,6 @@
  * meanwhile (MPI_THREAD_SERIALIZED). */
 #include <pthread.h>
 #include <semaphore.h>
-#include <stdio.h>
 #include <time.h>
 
 #include "transport.h"
@@ -30,8 +29,8 @@ static void *stand_in(void *context)
         watch_acknowledge(comm->watch);
         busy_seconds += 1e-9 * LOOK_NANOSECONDS;
         if (!told && busy_seconds > limit) {
-            fprintf(stderr, "dtrain: rank %d on host %s has been busy with files for %g s; the others wait for it\n",
-                    comm->rank, comm_host_name(comm, comm->rank), limit);
+            error_note("rank %d on host %s has been busy with files for %g s; the others wait for it", comm->rank,
+                       comm_host_name(comm, comm->rank), limit);
             told = true;
         }
         next = next_look();

@@ -13,7 +13,6 @@
  */
 #include <stdalign.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -76,8 +75,8 @@ static void *share(struct comm *comm, size_t bytes)
         return memory;
     shared_memory_close(memory, bytes);
     if (comm->rank == 0)
-        fprintf(stderr, "dtrain: ranks of a host cannot share memory (is each in a container of its own?): "
-                        "MPI sums, which takes longer\n");
+        error_note("ranks of a host cannot share memory (is each in a container of its own?): MPI sums, which takes "
+                   "longer");
     return NULL;
 }
 

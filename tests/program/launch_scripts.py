@@ -336,11 +336,17 @@ def stand_in(script, version="mpirun (Open MPI) 4.1.4"):
 
 
 def with_mpirun(script, version="mpirun (Open MPI) 4.1.4", **settings):
-    """launch/run with this shell script in mpirun's place."""
+    """launch/run with this shell script in mpirun's place; .left are the processes that outlive it."""
     folder = Path(tempfile.mkdtemp(dir=SCRATCH))
     (folder / "mpirun").write_text(stand_in(script, version))
     (folder / "mpirun").chmod(0o755)
-    return launch("run", "-np", 2, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, **settings)
+    done = launch("run", "-np", 2, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, **settings)
+    done.left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if bytes(folder) in (process / "environ").read_bytes():
+                done.left.append((process / "cmdline").read_text())
+    return done
 
 
 def test_relay():
@@ -373,6 +379,15 @@ def test_relay():
     check(done.returncode == 4 and done.stderr == told, "and is not told where the lost one is named", said(done))
     done = with_mpirun(f"echo 'dtrain: disk full' >&2; printf '%s' '{closed}' >&2; exit 1")
     check(done.returncode == 1 and "dtrain: disk full" in done.stderr, "nor where dtrain itself said what is wrong", said(done))
+    note = "dtrain: note: no room\n"
+    done = with_mpirun(f"printf '%s' '{note}{closed}' >&2; exit 14")
+    check(done.returncode == 4 and re.fullmatch(f"{note}launch/run: lost a rank, to which host h.*\n", done.stderr),
+          "but where it noted something only", said(done))
+    done = with_mpirun(f"echo 75 >$DTRAIN_EXIT_FILE; printf '%s' '{closed}' >&2; exit 14")
+    check(done.returncode == 75 and done.stderr == closed, "no rank is lost once they have saved and ended", said(done))
+    null = subprocess.DEVNULL  # a pipe would wait for what is left
+    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exit 4", capture_output=False, stdout=null, stderr=null)
+    check(done.returncode == 4 and not done.left, "mpirun that ends by itself: nothing outlives launch/run", done.left)
     done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exec sleep 100")
     check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "mpirun that waits for a host that is gone is ended",
           said(done))
@@ -409,6 +424,20 @@ def test_relay_of_hydra():
         done = with_mpirun(f"printf 'epoch\n%s' '{printed}'; echo '{broken}' >&2; exit 255", HYDRA)
         check(done.returncode == 4 and done.stdout == "epoch\n" and re.fullmatch(
             f"launch/run: lost {which}; start again with --resume\n", done.stderr), f"MPICH's own failure: lost {which}", said(done))
+        done = with_mpirun(f"echo epoch; printf 'dtrain: note: no room\n%s\n' '{broken}' >&2; printf '%s' '{printed}'; exit 255", HYDRA)
+        check(done.returncode == 4 and re.fullmatch(f"dtrain: note: no room\nlaunch/run: lost {which}; start again with --resume\n",
+              done.stderr), f"and after a note: lost {which}", said(done))
+    for name, lines in ("MPICH", ("HYDU_sock_get_iface_ip (sock.c:447): unable to find interface eth7",
+                                  "main (mpiexec.c:266): process manager returned error")), (
+            "Intel", ("get_local_host (bstrap.c:260): unable to get iface ip", "Error setting up the bootstrap proxies",
+                      "1. Host is unavailable. Please check that all hosts are available.")):
+        lines = "".join(f"[mpiexec@a] {line}\n" for line in lines)
+        done = with_mpirun(f"printf '%s' '{lines}' >&2; exit 255", HYDRA)
+        check(done.returncode == 255 and done.stderr == lines, f"{name} that cannot start a rank: nothing is lost, all is told",
+              said(done))
+    for name, ending, code in ("ended well", "exit 0", 0), ("saved and ended", "echo 75 >$DTRAIN_EXIT_FILE; exit 255", 75):
+        done = with_mpirun(f"echo epoch; echo '{broken}' >&2; {ending}", HYDRA)
+        check(done.returncode == code and done.stderr == f"{broken}\n", f"Hydra's own failure, and the ranks {name}", said(done))
     banner = "".join(f"\n{bar}\n=   RANK {rank} PID 5 RUNNING AT h\n=   KILLED BY SIGNAL: {how}\n{bar}\n"
                      for rank, how in ((0, "26 (Virtual timer expired)"), (1, "9 (Killed)")))
     done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 255", INTEL)
