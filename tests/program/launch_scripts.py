@@ -720,6 +720,9 @@ def test_quickstart():
                 (tools / tool.name).symlink_to(tool)
     gnuplot = shutil.which("gnuplot")
     (tools / "make").write_text("#!/bin/sh\necho quiet\necho 'CUDA     no nvcc - building for the CPU alone'\n")
+    (tools / "g++").unlink(missing_ok=True)
+    (tools / "nvcc").unlink(missing_ok=True)
+    (tools / "nvcc").symlink_to("/bin/true")  # with which alone nothing is built for GPUs
     (tools / "apt-get").write_text(
         f'#!/bin/sh\necho "$@" >> {place}/apt-get.log\n'
         f'[ "$1" = update ] && touch {place}/updated && exit\n'
@@ -759,12 +762,29 @@ def test_quickstart():
         "quickstart: fits a screen",
         done.stdout,
     )
+    (tools / "make").write_text("#!/bin/sh\necho 'CUDA     13.0'\n[ $1 = found ] || { echo CUDA=$CUDA; exit 1; }\n")
+    done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True, timeout=60)
+    check("no g++" in done.stdout and "Installing" not in done.stdout and "CUDA=0" in done.stderr,
+          "quickstart: with all of CUDA, but no g++, builds for the CPU alone", said(done))
+    (tools / "g++").symlink_to("/bin/true")
+    done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True, timeout=60)
+    check("no g++" not in done.stdout and "CUDA=\n" in done.stderr, "quickstart: and with it for GPUs", said(done))
+    (tools / "make").write_text("#!/bin/sh\n")
     done = subprocess.run([place / "launch/quickstart", "--gpu"], env=environment, capture_output=True, text=True, timeout=60)
     check(fails(done, 1, "535.104.05", "580") and not (place / ".cuda").exists(),
           "quickstart --gpu: a driver that is too old is named before anything is downloaded", said(done))
 
 
+def test_images():
+    """Docker's and Apptainer's begin with the same files."""
+    ignored = {line for line in (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines() if line[0] not in "#*"}
+    removed = re.search("^    rm -rf (build .*?) #.*\n +make ", (LAUNCH / "dtrain.def").read_text(), re.M)
+    check(removed and set(removed[1].split()) == ignored - {"compile_commands*.json"},
+          "dtrain.def: removes what Dockerfile.dockerignore leaves out, before make", ignored)
+
+
 try:
+    test_images()
     test_run()
     test_binding()
     test_odd_places()
