@@ -116,6 +116,7 @@ launcher_command() {
 # Open MPI, on standard error: banners, and lines outside of them.
 said='Primary job +terminated normally|(mpirun|prterun) detected that one or more processes exited with non-zero|'
 said+='MPI_ABORT was invoked|(mpirun|prterun) has exited due to process rank [0-9]+ .* calling +"abort"'
+said+='|System call: unlink\(2\) [^ ]*/vader_segment[^ ]* +Error: +No such file' # 4.1.2, at the end, where /dev/shm is missing
 dead_rank='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on +signal ([^.]+)\.'
 dead_host='lost communication with a remote daemon.*Remote daemon: [^ ]+ on node ([^ ]+) '
 unreachable='mca_btl_tcp_proc_create_interface_graph|Unable to find reachable pairing' # 5.0.7, though ranks of a host share memory

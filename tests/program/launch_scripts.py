@@ -391,6 +391,14 @@ def test_relay():
     done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exec sleep 100")
     check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "mpirun that waits for a host that is gone is ended",
           said(done))
+    gone = (f"{rule}\nA system call failed during shared memory initialization that should\nnot have.\n\n  Local host:  h\n"
+            f"  System call: unlink(2) /tmp/ompi.h.0/pid.5/1/vader_segment.h.0.6bb60001.2\n"
+            f"  Error:       No such file or directory (errno 2)\n{rule}\n")
+    done = with_mpirun(f"printf '%s' '{gone}' >&2")
+    check(done.returncode == 0 and done.stderr == "", "a segment that is gone already as the run ends: not told", said(done))
+    full = gone.replace("unlink(2)", "open(2)").replace("No such file or directory (errno 2)", "No space left on device (errno 28)")
+    done = with_mpirun(f"printf '%s' '{full}' >&2; exit 1")
+    check(done.returncode == 1 and done.stderr == full, "shared memory that cannot be had: told", said(done))
     done = with_mpirun("printf abc >&2; exit 3")
     check(done.returncode == 3 and done.stderr == "abc\n", "a last line without an end is told", said(done))
     with open("/dev/full", "w") as full:
