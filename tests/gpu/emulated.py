@@ -195,6 +195,9 @@ def four_nets():
     described = json.loads(content("all", "A", "run.json"))["gpu"]
     check("NCCL 2" in described["versions"] and "emulated GPU" in described["ranks"][0], "run.json has the GPUs",
           described)
+    result = emulated(3, "--net", "A,D", "--epochs", "2", "--out", "uneven")
+    check(result.code == 0 and weights("uneven/A") == weights("gpu-A") and weights("uneven/D") == weights("nccl-2"),
+          "two nets on three GPUs, one of them alone without NCCL: the same bits as each by itself", result)
     running = start(1, *TRAIN, "--net", "A,C,D", "--epochs", "100000", "--out", "stop-all", env=LIBRARIES)
     check(running.wait_for("epoch: 1", 200), "three endless nets begin")
     running.signal(signal.SIGUSR1, 0)

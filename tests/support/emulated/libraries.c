@@ -227,7 +227,7 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
     return ncclInProgress;
 }
 
-/* The id is the root's rank in the world: the color of its group. */
+/* The id is the root's rank in the world. */
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
     int rank;
@@ -254,15 +254,45 @@ static void log_start(int count)
     fclose(log);
 }
 
+/* Between those ranks alone, as others may never call: the root gathers who they are, and tells them. */
+static MPI_Comm assemble(int root, int rank, int count)
+{
+    enum { TAG = 77 };
+    int self, *world_ranks = calloc((size_t)count, sizeof *world_ranks), numbers[2];
+    MPI_Comm mpi;
+    MPI_Group world, group;
+    MPI_Comm_rank(MPI_COMM_WORLD, &self);
+    world_ranks[rank] = self;
+    for (int i = 1; i < count && self == root; i++) {
+        MPI_Recv(numbers, 2, MPI_INT, MPI_ANY_SOURCE, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        world_ranks[numbers[0]] = numbers[1];
+    }
+    for (int i = 0; i < count && self == root; i++)
+        if (world_ranks[i] != root)
+            MPI_Send(world_ranks, count, MPI_INT, world_ranks[i], TAG, MPI_COMM_WORLD);
+    if (self != root) {
+        MPI_Send((int[]){rank, self}, 2, MPI_INT, root, TAG, MPI_COMM_WORLD);
+        MPI_Recv(world_ranks, count, MPI_INT, root, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    }
+    MPI_Comm_group(MPI_COMM_WORLD, &world);
+    MPI_Group_incl(world, count, world_ranks, &group);
+    MPI_Comm_create_group(MPI_COMM_WORLD, group, TAG, &mpi);
+    MPI_Group_free(&group);
+    MPI_Group_free(&world);
+    free(world_ranks);
+    return mpi;
+}
+
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id, int rank, ncclConfig_t *config)
 {
-    int color, size;
-    memcpy(&color, id.internal, sizeof color);
+    int root;
+    if (config->blocking)
+        return ncclInvalidArgument;
+    memcpy(&root, id.internal, sizeof root);
     *comm = calloc(1, sizeof **comm);
-    MPI_Comm_split(MPI_COMM_WORLD, color, rank, &(*comm)->mpi);
-    MPI_Comm_size((*comm)->mpi, &size);
+    (*comm)->mpi = assemble(root, rank, count);
     log_start(count);
-    return size != count || config->blocking ? ncclInvalidArgument : ncclInProgress;
+    return ncclInProgress;
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
