@@ -114,7 +114,7 @@ def test_run():
 
 
 def test_binding():
-    """How mpirun is told to bind, where a driver lists a GPU."""
+    """How mpirun is told to bind: where cores are left for another run, and where a driver lists a GPU."""
     place = SCRATCH / "gpu"
     place.mkdir()
     for tool, word in {
@@ -125,11 +125,16 @@ def test_binding():
         (place / tool).write_text(stand_in(f'echo "{word}"'))
         (place / tool).chmod(0o755)
 
-    def binding(*options, **env):
+    def binding(*options, ranks=CORES, **env):
         env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "DTRAIN": str(place / "dtrain"), **env}
-        return launch("run", "-np", 1, *options, env=env).stdout.strip()
+        return launch("run", "-np", ranks, *options, env=env).stdout.strip()
 
     usual = binding()
+    check(
+        CORES == 1 or (binding(ranks=CORES - 1), usual) == ("none", "as it likes"),
+        "run: ranks that leave cores to another run are bound to none",
+        usual,
+    )
     (place / "dtrain-cuda.so").touch()
     check(binding() == "none", "run: ranks with a GPU are bound to no core", binding())
     check(
