@@ -3,31 +3,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include "cuda_runtime.h"
+#include "fibers.h"
 
-enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 64 * 1024 };
+/* A stack is no power of two, so that those of all fibers do not meet in a few lines of the cache. */
+enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 64 * 1024 + 9 * 64 };
 
 namespace
 {
 
 enum state { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 
-typedef void *place[5]; /* where a fiber or the scheduler goes on */
-
 struct fiber {
-    place at;
+    fibers::place at;
     enum state state;
-    uint64_t exchanged; /* what it hands to its warp */
+    unsigned exchanges;
+    uint64_t exchanged[2]; /* what it hands to its warp, in turn: nobody is two ahead of one that has not read */
 };
 
 /* The block that runs, and the fibers of all before it, which wait for their next. */
 struct block {
     fiber fibers[MAX_THREADS];
-    unsigned prepared; /* fibers that have a stack */
+    char *stacks;
+    unsigned prepared; /* fibers that have begun on theirs */
     unsigned order[MAX_THREADS];
-    place scheduler;
+    fibers::place scheduler;
     unsigned threads;
     void (*thread)(void *context);
     void *context;
@@ -55,28 +56,22 @@ void arrange(unsigned count, unsigned *order)
     }
 }
 
-/* Leaves for `to`; returns when somebody comes back to `from`. swapcontext would ask the kernel for the signal mask each
- * time, and AddressSanitizer's longjmp walks the stack: both take longer than the kernels do. The compilers want their
- * setjmp and longjmp in different functions; and callers must not know which registers are left alone here. */
-__attribute__((noinline, noreturn, no_sanitize("address"))) void jump(place to)
-{
-    __builtin_longjmp(to, 1);
-}
-
-__attribute__((no_sanitize("address"))) void leave(place from, place to)
-{
-    if (__builtin_setjmp(from) == 0)
-        jump(to);
-}
-
-void (*volatile go)(place from, place to) = leave;
-
 /* The running thread gives way. */
 void wait(enum state state)
 {
     fiber *self = &running->fibers[threadIdx.x];
     self->state = state;
-    go(self->at, running->scheduler);
+    fibers::leave(self->at, running->scheduler);
+}
+
+/* Hands bits to the warp; when all have, returns where they lie. */
+unsigned hand_in(uint64_t bits)
+{
+    fiber *self = &running->fibers[threadIdx.x];
+    unsigned turn = self->exchanges++ % 2;
+    self->exchanged[turn] = bits;
+    wait(AT_WARP_BARRIER);
+    return turn;
 }
 
 /* A fiber is one thread after the other: of every block, of every launch. */
@@ -115,32 +110,34 @@ bool run_ready()
             continue;
         any = true;
         cuda_host_thread_now.thread.x = t;
-        go(running->scheduler, running->fibers[t].at);
+        fibers::leave(running->scheduler, running->fibers[t].at);
     }
     return any;
 }
 
 /* Starts fiber t, which waits for its first thread. */
-__attribute__((noinline, no_sanitize("address"))) void prepare(unsigned t)
+void prepare(unsigned t)
 {
-    ucontext_t context;
-    void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (stack == MAP_FAILED)
-        fail("no memory for its stack", t);
-    getcontext(&context);
-    context.uc_stack.ss_sp = stack;
-    context.uc_stack.ss_size = STACK_BYTES;
-    context.uc_link = nullptr;
-    makecontext(&context, live, 0);
     cuda_host_thread_now.thread.x = t;
-    if (__builtin_setjmp(running->scheduler) == 0)
-        setcontext(&context);
+    fibers::begin(running->scheduler, live, running->stacks + (size_t)t * STACK_BYTES, STACK_BYTES);
+}
+
+/* NULL without memory. */
+block *open_block()
+{
+    block *made = static_cast<block *>(calloc(1, sizeof *made));
+    void *stacks = mmap(nullptr, (size_t)MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (made == nullptr || stacks == MAP_FAILED)
+        return nullptr;
+    made->stacks = static_cast<char *>(stacks);
+    return made;
 }
 
 void run_block()
 {
     for (unsigned t = 0; t < running->threads; t++)
-        running->fibers[t].state = READY;
+        running->fibers[t].state = READY, running->fibers[t].exchanges = 0;
     bool alive = true;
     while (alive) {
         if (run_ready())
@@ -167,24 +164,17 @@ void __syncthreads()
 
 unsigned __ballot_sync(unsigned lanes, bool yes)
 {
-    unsigned self = threadIdx.x, bits = 0;
+    unsigned first = threadIdx.x / WARP * WARP, turn = hand_in(yes), bits = 0;
     (void)lanes;
-    running->fibers[self].exchanged = yes;
-    wait(AT_WARP_BARRIER);
-    for (unsigned lane = 0; lane < WARP && self / WARP * WARP + lane < running->threads; lane++)
-        bits |= (unsigned)running->fibers[self / WARP * WARP + lane].exchanged << lane;
-    wait(AT_WARP_BARRIER);
+    for (unsigned lane = 0; lane < WARP && first + lane < running->threads; lane++)
+        bits |= (unsigned)running->fibers[first + lane].exchanged[turn] << lane;
     return bits;
 }
 
 uint64_t cuda_host_exchange(uint64_t bits, unsigned from)
 {
-    unsigned self = threadIdx.x;
-    running->fibers[self].exchanged = bits;
-    wait(AT_WARP_BARRIER);
-    uint64_t result = running->fibers[self / WARP * WARP + from].exchanged;
-    wait(AT_WARP_BARRIER); /* nobody hands in the next before all have taken this one */
-    return result;
+    unsigned first = threadIdx.x / WARP * WARP, turn = hand_in(bits);
+    return running->fibers[first + from].exchanged[turn];
 }
 
 void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *context), void *context)
@@ -192,7 +182,7 @@ void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *conte
     if (blocks == 0 || threads == 0 || threads > MAX_THREADS)
         fail("a launch of no blocks, no threads or too many", threads);
     if (running == nullptr)
-        running = static_cast<block *>(calloc(1, sizeof *running));
+        running = open_block();
     unsigned first = cuda_host.first_block, last = cuda_host.last_block ? cuda_host.last_block : blocks;
     unsigned *order = static_cast<unsigned *>(malloc((last - first) * sizeof *order));
     if (running == nullptr || order == nullptr)

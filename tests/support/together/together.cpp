@@ -1,14 +1,13 @@
 #include "together.h"
 
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
-#include <ucontext.h>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "fibers.h"
 
 /* In tests/emulated: queues a copy of the context. */
 extern "C" __attribute__((weak)) void emulated_queue(void *stream, bool (*run)(void *context), const void *context,
@@ -33,9 +32,10 @@ struct copy {
 };
 
 struct fiber {
-    jmp_buf at;
+    fibers::place at;
     bool begun, done;
-    uint64_t exchanged; /* what it hands to its warp */
+    unsigned exchanges;
+    uint64_t exchanged[2]; /* what it hands to its warp, in turn: nobody is two ahead of one that has not read */
     std::vector<copy> copies;
 };
 
@@ -82,7 +82,7 @@ struct launch {
 
 launch *running;
 unsigned now; /* fiber */
-jmp_buf scheduler;
+fibers::place scheduler;
 uint64_t state;
 
 [[noreturn]] void fail(const char *what)
@@ -141,13 +141,10 @@ void name_running(unsigned fiber)
     together_thread.x = fiber % running->threads, together_block.x = fiber / running->threads;
 }
 
-/* The running fiber stops until the scheduler takes it again. No system call, as swapcontext would make two. */
+/* The running fiber stops until the scheduler takes it again. */
 void leave()
 {
-    unsigned self = now;
-    if (_setjmp(running->fibers[self].at) == 0)
-        _longjmp(scheduler, 1);
-    name_running(self);
+    fibers::leave(running->fibers[now].at, scheduler);
 }
 
 void append(changes &to, changes &from)
@@ -185,7 +182,7 @@ void live()
     running->thread(running->context);
     running->fibers[now].done = true;
     running->useless = 0;
-    _longjmp(scheduler, 1);
+    leave();
 }
 
 /* Until it stops. */
@@ -193,18 +190,12 @@ void run(unsigned number)
 {
     fiber *fiber = &running->fibers[number];
     name_running(number);
-    if (_setjmp(scheduler) != 0)
+    if (fiber->begun) {
+        fibers::leave(scheduler, fiber->at);
         return;
-    if (fiber->begun)
-        _longjmp(fiber->at, 1);
+    }
     fiber->begun = true;
-    ucontext_t started;
-    getcontext(&started);
-    started.uc_stack.ss_sp = running->stacks + (size_t)number * STACK_BYTES;
-    started.uc_stack.ss_size = STACK_BYTES;
-    started.uc_link = nullptr;
-    makecontext(&started, live, 0);
-    setcontext(&started);
+    fibers::begin(scheduler, live, running->stacks + (size_t)number * STACK_BYTES, STACK_BYTES);
 }
 
 waiting *barriers(unsigned count, unsigned threads)
@@ -385,23 +376,27 @@ void together_await_copies()
     running->fibers[now].copies.clear();
 }
 
+/* Hands bits to the warp; when all have, returns where they lie. */
+static unsigned hand_in(uint64_t bits)
+{
+    fiber *self = &running->fibers[now];
+    unsigned turn = self->exchanges++ % 2;
+    self->exchanged[turn] = bits;
+    together_warp_barrier();
+    return turn;
+}
+
 uint64_t together_exchange(uint64_t bits, unsigned from)
 {
-    running->fibers[now].exchanged = bits;
-    together_warp_barrier();
-    bits = running->fibers[now / WARP * WARP + from].exchanged;
-    together_warp_barrier(); /* nobody hands in the next before all have taken this one */
-    return bits;
+    unsigned turn = hand_in(bits);
+    return running->fibers[now / WARP * WARP + from].exchanged[turn];
 }
 
 unsigned together_ballot(bool yes)
 {
-    unsigned bits = 0;
-    running->fibers[now].exchanged = yes;
-    together_warp_barrier();
+    unsigned turn = hand_in(yes), bits = 0;
     for (unsigned lane = 0; lane < WARP; lane++)
-        bits |= (unsigned)running->fibers[now / WARP * WARP + lane].exchanged << lane;
-    together_warp_barrier();
+        bits |= (unsigned)running->fibers[now / WARP * WARP + lane].exchanged[turn] << lane;
     return bits;
 }
 
