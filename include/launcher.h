@@ -33,6 +33,10 @@ void launcher_mend_streams(void);
  * NULL where it is none. */
 const char *launcher_terminal(void);
 
+/* Tells launch/run, which takes the line ($DTRAIN_MARK) out of standard error again, that all ranks are there and heed signals.
+ * On one rank. */
+void launcher_begin(void);
+
 /* Leaves the job's exit code for launch/run in $DTRAIN_EXIT_FILE: mpirun that is ended together with its ranks says 1,
  * whatever they do. On one rank. */
 void launcher_tell(enum exit_code code);

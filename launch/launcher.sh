@@ -96,7 +96,7 @@ launcher_command() {
     open-mpi-*)
         [[ $launcher_kind == open-mpi-4 ]] || command+=(--output :raw) # or it keeps what has no line's end
         command+=("${hosts[@]}")
-        for name in DTRAIN_DATA XDG_CACHE_HOME NCCL_SOCKET_IFNAME DTRAIN_TERMINAL; do # the others give all to every host
+        for name in DTRAIN_DATA XDG_CACHE_HOME NCCL_SOCKET_IFNAME DTRAIN_TERMINAL DTRAIN_MARK; do # the others give all to every host
             [[ -z ${!name-} ]] || command+=(-x "$name")
         done
         ;;
@@ -109,6 +109,20 @@ launcher_command() {
         command+=(-machinefile "${scratch[-1]}")
         ;;
     esac
+}
+
+# Whether a process lives below this one that is none of the launcher's own: as long as one cannot know, it does.
+launcher_has_rank() { # PROCESS
+    local file children child stat
+    for file in "/proc/$1/task/"*/children; do
+        read -r children 2>/dev/null <"$file" || [[ -e $file ]] || return 0
+        for child in $children; do
+            read -r stat 2>/dev/null <"/proc/$child/stat" || continue
+            [[ $stat != *') Z '* ]] || continue
+            [[ $stat == *'(hydra_'* ]] && ! launcher_has_rank "$child" || return 0
+        done
+    done
+    return 1
 }
 
 # --- what they say ----------------------------------------------------------------------------------------

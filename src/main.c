@@ -27,6 +27,8 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     static char cut_short[4300]; /* for as long as the process lives */
     char directory[4096];
     struct dataset data;
+    if (comm_rank(world) == 0)
+        launcher_begin();
     if (options->doctor)
         return doctor(options, world);
     if (options->verify)

@@ -68,6 +68,13 @@ const char *launcher_terminal(void)
     return strncmp(terminal, "/dev/pts/", 9) == 0 || strncmp(terminal, "/dev/tty", 8) == 0 ? terminal : NULL;
 }
 
+void launcher_begin(void)
+{
+    const char *mark = getenv("DTRAIN_MARK");
+    if (mark != NULL)
+        fprintf(stderr, "%s\n", mark);
+}
+
 void launcher_tell(enum exit_code code)
 {
     const char *path = getenv("DTRAIN_EXIT_FILE");

@@ -163,6 +163,19 @@ def test_odd_places():
     check(done.returncode == 0 and len(lines) == 2, "run: with its standard streams closed", said(done))
     done = shell('ulimit -Sn 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "few")
     check(done.returncode == 0 and not done.stderr, "run: the soft limit on open files is raised", said(done))
+    done = shell('ulimit -n 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "too-few")
+    check(fails(done, 1, "16 ranks", "92 open files", "48"), "run: a hard limit on open files is told before mpirun hangs", said(done))
+    done = shell('ulimit -n 44; exec "$0" "$@"', "-np", 4, *DATA, "--epochs", 1, "--out", "just-enough")
+    check(done.returncode == 0 and not done.stderr, "run: one that just suffices will do", said(done))
+    for options, code in (train, 1), (["--version"], 1), (["-h"], 1), ([*train, "--lr", "x"], 2):
+        done = shell('exec "$0" "$@" >/dev/full', *options, *(["--out", "unheard"] if code == 1 and len(options) > 1 else []))
+        check(done.returncode == code and done.stderr.count("\n") == 1, f"run: {options[-1]}: standard output is full: {code}, and told",
+              said(done))
+    done = shell('exec "$0" "$@" >out.txt', *train, "--out", "to-a-file")
+    check(done.returncode == 0 and not done.stderr and (SCRATCH / "out.txt").read_text().count("\n") == 7,
+          "run: standard output may be a file", said(done))
+    done = shell('exec env -i XDG_CACHE_HOME="$XDG_CACHE_HOME" "$0" "$@"', *train, "--out", "bare")
+    check(done.returncode == 0 and not done.stderr, "run: without PATH and HOME", said(done))
     (SCRATCH / "hosts").write_bytes(b"localhost slots=2\r\n")
     done = launch("run", "--hostfile", "hosts", *train, "--out", "windows")
     check(done.returncode == 0 and not done.stderr, "run: a hostfile with Windows' line ends", said(done))
@@ -184,6 +197,19 @@ def test_odd_places():
     done = subprocess.run(["unshare", "-m", "bash", "-c", full, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
                           capture_output=True, text=True, timeout=60, check=False)
     check(fails(done, 1, f"{SCRATCH}/full", "160 KB", "TMPDIR"), "run: a full TMPDIR is named", said(done))
+    for how, why in ("-o ro", "Read-only"), ("-o size=9m,nr_inodes=1", "No space"):
+        locked = full.replace("-o size=160k", how)
+        done = subprocess.run(["unshare", "-m", "bash", "-c", locked, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
+                              capture_output=True, text=True, timeout=60, check=False)
+        check(fails(done, 1, f"{SCRATCH}/full", why, "TMPDIR"), f"run: a TMPDIR mounted with {how} is named", said(done))
+    nobody = SCRATCH / "nobody"
+    nobody.mkdir()
+    os.chown(nobody, 4242, 4242)
+    SCRATCH.chmod(0o755)
+    done = subprocess.run(["setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups", "env", "-u", "HOME",
+                           f"XDG_CACHE_HOME={nobody}", LAUNCH / "run", *map(str, train)], cwd=nobody, capture_output=True, text=True,
+                          timeout=60, check=False)
+    check(done.returncode == 0 and not done.stderr, "run: a user without a name or a home", said(done))
     almost = full.replace("160k", "3m")
     done = subprocess.run(["unshare", "-m", "bash", "-c", almost, LAUNCH / "run", *map(str, train), "--out", "almost"],
                           cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
@@ -192,6 +218,8 @@ def test_odd_places():
     done = subprocess.run(["unshare", "-u", "bash", "-c", f'hostname {name}; exec "$0" "$@"', LAUNCH / "run",
                            *map(str, train), "--out", "long"], capture_output=True, text=True, timeout=60, cwd=SCRATCH)
     check(done.returncode == 0 or fails(done, 1, name, "62 letters"), "run: a long host name", said(done))
+    done = launch("run", *train, "--out", "misnamed", env={**os.environ, "HOSTNAME": name})
+    check(done.returncode == 0, "run: another host's long name in HOSTNAME", said(done))
     group = Path(f"/sys/fs/cgroup/cpu/dtrain-{os.getpid()}")
     with contextlib.suppress(OSError):
         group.mkdir()
@@ -340,12 +368,27 @@ def stand_in(script, version="mpirun (Open MPI) 4.1.4"):
     return f'#!/bin/sh\n[ "$1" != --version ] || {{ echo "{version}"; exit; }}\n{script}\n'
 
 
-def with_mpirun(script, version="mpirun (Open MPI) 4.1.4", **settings):
-    """launch/run with this shell script in mpirun's place; .left are the processes that outlive it."""
+def place_mpirun(script, version="mpirun (Open MPI) 4.1.4"):
+    """A folder with this shell script as mpirun, and the environment in which it is found."""
     folder = Path(tempfile.mkdtemp(dir=SCRATCH))
     (folder / "mpirun").write_text(stand_in(script, version))
     (folder / "mpirun").chmod(0o755)
-    done = launch("run", "-np", 2, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, **settings)
+    return folder, {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def begin_with_mpirun(script):
+    """launch/run under way with this shell script in mpirun's place."""
+    folder, env = place_mpirun(f"touch {SCRATCH}/$PPID\n{script}")
+    running = subprocess.Popen([LAUNCH / "run", "-np", "2"], env=env, cwd=SCRATCH, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (SCRATCH / str(running.pid)).exists())
+    return running
+
+
+def with_mpirun(script, version="mpirun (Open MPI) 4.1.4", **settings):
+    """launch/run with this shell script in mpirun's place; .left are the processes that outlive it."""
+    folder, env = place_mpirun(script, version)
+    done = launch("run", "-np", 2, env=env, **settings)
     done.left = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -409,6 +452,45 @@ def test_relay():
     with open("/dev/full", "w") as full:
         done = with_mpirun("echo abc >&2; exit 75", capture_output=False, stderr=full)
     check(done.returncode == 75, "the exit code stays where nothing can be written", done.returncode)
+
+
+def test_hung_mpirun():
+    """It has no rank, or cannot end; half a minute, beside the other tests."""
+    mark = 'echo "$DTRAIN_MARK" >&2\n'
+    deaf = "trap '' TERM INT USR1 USR2; while :; do sleep 1; done"
+    idle = {"begun": begin_with_mpirun(f"{mark}exec sleep 1000"), "not begun": begin_with_mpirun("exec sleep 1000")}
+    early = {"heeds TERM alone": begin_with_mpirun("trap : USR1 USR2; while :; do sleep 0.2; done"), "heeds no signal": begin_with_mpirun(deaf)}
+    twice = begin_with_mpirun(mark + deaf)
+    time.sleep(0.5)
+    for running in *early.values(), twice:
+        running.send_signal(signal.SIGTERM)
+    time.sleep(2.2)
+    twice.send_signal(signal.SIGTERM)
+    yield
+    for name, running in early.items():
+        out, err = running.communicate(timeout=60)
+        check(running.returncode == 75 and err == "launch/run: stopped before the ranks had begun: run again\n",
+              f"run: stopped before the ranks have begun, and mpirun {name}: 75, one line", f"exit {running.returncode}\n{out}{err}")
+    out, err = twice.communicate(timeout=60)
+    check(twice.returncode == 4 and err.count("\n") == 1 and "mpirun was killed" in err,
+          "run: a second signal ends mpirun that heeds none", f"exit {twice.returncode}\n{out}{err}")
+    for name, code in ("begun", 4), ("not begun", 1):
+        out, err = idle[name].communicate(timeout=60)
+        check(idle[name].returncode == code and re.fullmatch(r"launch/run: mpirun had no rank for half a minute.*\n", err) and
+              ("--resume" in err) == (code == 4), f"run: mpirun that has no rank, the ranks had {name}: {code}, one line",
+              f"exit {idle[name].returncode}\n{out}{err}")
+
+
+def test_early_stop():
+    """At whatever moment of the start: nothing is lost, and nobody goes on."""
+    for moment in 0.05, 0.15, 0.25, 0.35, 0.45, 0.6:
+        running = begin("run", "-np", 2, *DATA, "--out", f"early-{moment}")
+        time.sleep(moment)
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=60)
+        check(running.returncode in (75, -signal.SIGTERM) and ("" if "weights:" in out else err) in (
+            "", "launch/run: stopped before the ranks had begun: run again\n"), f"run: SIGTERM after {moment} s",
+              f"exit {running.returncode}\n{out}{err}")
 
 
 HYDRA = "HYDRA build details:"
@@ -797,12 +879,15 @@ def test_images():
 
 
 try:
+    hung = test_hung_mpirun()
+    next(hung)
     test_images()
     test_run()
     test_binding()
     test_odd_places()
     test_hostile_place()
     test_stop()
+    test_early_stop()
     test_stop_of_all()
     test_terminal()
     test_progress_line()
@@ -821,6 +906,7 @@ try:
     test_variants_cores()
     test_variants_stop()
     test_quickstart()
+    next(hung, None)
 finally:
     shutil.rmtree(SCRATCH)
 finish()
