@@ -8,6 +8,7 @@
 #ifndef DTRAIN_ERROR_H
 #define DTRAIN_ERROR_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 
 enum exit_code {
@@ -34,5 +35,8 @@ bool error_set(struct error *error, enum exit_code code, const char *format, ...
 /* "dtrain: note: ..." on standard error, one line whatever stands in the names it quotes: for what went otherwise than asked,
  * but goes on. Called by one rank. */
 void error_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* vprintf of text of one line, without its end, whatever stands in the names it quotes. */
+void error_print_line(const char *format, va_list arguments) __attribute__((format(printf, 1, 0)));
 
 #endif

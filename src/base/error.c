@@ -35,6 +35,14 @@ bool error_set(struct error *error, enum exit_code code, const char *format, ...
     return false;
 }
 
+void error_print_line(const char *format, va_list arguments)
+{
+    char text[10000];
+    vsnprintf(text, sizeof text, format, arguments);
+    clean(text);
+    fputs(text, stdout);
+}
+
 void error_note(const char *format, ...)
 {
     char text[10000];

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <math.h>
 #include <spawn.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -62,6 +63,17 @@ static void print_spread(const struct trial *trials, const struct outcome *outco
     putchar('\n');
 }
 
+/* The end of a line, with a name in it. */
+static void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void print(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    error_print_line(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+}
+
 /* launch/plot lies beside the program. */
 static bool find_plot(char path[PATH_MAX + 16])
 {
@@ -89,7 +101,7 @@ static void draw_figures(const char *directory, struct comm *world)
             nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
         }
     if (status != 0)
-        printf("The figures were not drawn; launch/plot %s draws them.\n", directory);
+        print("The figures were not drawn; launch/plot %s draws them.", directory);
 }
 
 static void print_stopped(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory)
@@ -102,7 +114,7 @@ static void print_stopped(const struct trial *trials, const struct outcome *outc
             if (count > 1)
                 printf(" (%s)", trials[i].path + 1);
         }
-    printf(", saved in %s: run again with --resume\n", directory);
+    print(", saved in %s: run again with --resume", directory);
 }
 
 /* The last line of every study: of one trial its digest, of several the digest of their digests. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "error.h"
 #include "launcher.h"
 #include "rows.h"
 
@@ -230,7 +231,7 @@ void display_line(struct display *display, const char *format, ...)
     if (display->progress)
         fputs(CLEAR, stdout);
     va_start(arguments, format);
-    vprintf(format, arguments);
+    error_print_line(format, arguments);
     va_end(arguments);
     putchar('\n');
     fflush(stdout);

@@ -30,7 +30,7 @@ static void row(const char *name, const char *format, ...)
     va_list arguments;
     va_start(arguments, format);
     printf("%-10s ", name);
-    vprintf(format, arguments);
+    error_print_line(format, arguments);
     putchar('\n');
     va_end(arguments);
 }

@@ -108,6 +108,11 @@ def test_run():
     done = launch("run", env={**os.environ, "DTRAIN": "not/built"})
     check(fails(done, 1, "not/built", "make"), "run: without a program it says how to build it", said(done))
 
+    done = launch("run", "-np", "\x1b[2J\n")
+    check(fails(done, 2, "-np ?[2J?"), "run: control characters are not passed on", said(done))
+    done = launch("run", "-np", 2, *DATA, "--epochs", 1, "--out", "odd\x1b[31m\nname")
+    check(done.returncode == 0 and "files in odd?[31m?name\n" in done.stdout, "run: nor those in the run's name", said(done))
+
     command = 'printf left | { "$0" -np 1 --version >&2; cat; }'
     done = subprocess.run(["bash", "-c", command, LAUNCH / "run"], capture_output=True, text=True, timeout=60)
     check(done.stdout == "left", "run: leaves standard input alone", said(done))
@@ -439,6 +444,10 @@ def test_relay():
     done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exec sleep 100")
     check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "mpirun that waits for a host that is gone is ended",
           said(done))
+    begun = "dtrain: starting MPI has taken 60 s: a rank is stuck\n"
+    shared = f"{rule}\nA system call failed during shared memory initialization that should\nnot have.\n  System call: open(2)\n{rule}\n"
+    done = with_mpirun(f"printf '%s' '{begun}{shared}' >&2; exit 4")
+    check(done.returncode == 4 and done.stderr == begun, "a rank stuck in MPI_Init: what others say of its end is not told", said(done))
     gone = (f"{rule}\nA system call failed during shared memory initialization that should\nnot have.\n\n  Local host:  h\n"
             f"  System call: unlink(2) /tmp/ompi.h.0/pid.5/1/vader_segment.h.0.6bb60001.2\n"
             f"  Error:       No such file or directory (errno 2)\n{rule}\n")
@@ -656,6 +665,12 @@ def test_plot_odd():
     done = launch("plot", run)
     check(done.returncode == 0 and Picture(run / "loss.svg").markers == 1, "plot: a single epoch", said(done))
     check(not (run / "accuracy.svg").exists(), "plot: no figure of accuracies that were not measured")
+    for name, losses in ("flat", [2.3055]), ("nearly-flat", [2.30551, 2.30552]):  # which rounding to three digits puts below
+        run = make_run(name, "D", len(losses))
+        lines = [{"epoch": epoch, "step": epoch, "loss": loss, "lr": 0.01} for epoch, loss in enumerate(losses, 1)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        done = launch("plot", run)
+        check(done.returncode == 0 and Picture(run / "loss.svg").markers == len(losses), f"plot: losses {losses}", said(done))
     run = make_run(f"hostile/{HOSTILE}\n-", None, 2)
     done = launch("plot", run)
     check(done.returncode == 0 and is_png(run / "loss.png"), "plot: a hostile directory", said(done))
