@@ -12,8 +12,8 @@ CUDA ?= auto
 comma := ,
 probe = $(shell $(1) 2>/dev/null)
 
-# MPI. Open MPI's mpicc tells its flags by -showme; those of MPICH and of what descends from it, Intel's too, by -show, as a
-# whole command; where there is no mpicc, pkg-config may know them. The header tells which MPI it is.
+# MPI. Open MPI's mpicc tells its flags by -showme; those of MPICH and of what descends from it, Intel's too, by -show,
+# as a whole command; where there is no mpicc, pkg-config may know them. The header tells which MPI it is.
 MPI_CFLAGS := $(call probe,$(MPICC) -showme:compile)
 MPI_LIBS := $(call probe,$(MPICC) -showme:link)
 ifeq ($(MPI_LIBS),)

@@ -1,5 +1,5 @@
-/* Where in a rank's memory bench/flips finds what it flips bits of, and what --verify has noticed: a line each, name, offset in
- * its struct, bytes. Built with the flags of the program, whose structs it names. */
+/* Where in a rank's memory bench/flips finds what it flips bits of, and what --verify has noticed: a line each, name,
+ * offset in its struct, bytes. Built with the flags of the program, whose structs it names. */
 #include <stdio.h>
 
 #include "src/engine/cpu.h"

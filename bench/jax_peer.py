@@ -1,5 +1,5 @@
-"""jax_peer - JAX's side of bench/peers: the study's nets trained on the CPU by one jitted step, in a process of its own,
-with whichever jax python3 or /usr/bin/python3 has. XLA takes as many threads as the process has cores.
+"""jax_peer - JAX's side of bench/peers: the study's nets trained on the CPU by one jitted step, in a process of its
+own, with whichever jax python3 or /usr/bin/python3 has. XLA takes as many threads as the process has cores.
 """
 
 import json

@@ -12,9 +12,9 @@ A benchmark is a script with a function that measures and one that reports, and 
                           may draw figures. It knows nothing but the record
 
 main gives the script the options --json FILE (write the record) and --report FILE (no measurement: report a record
-written before), adds record["header"], prints header, report and verdict, and returns the exit code: 0 for VALID, or when there
-is nothing to measure, and 3 for INVALID. Any other code, so that of every exception and of sys.exit with words, says that
-there is no record. bench/run calls every benchmark so and puts the reports together.
+written before), adds record["header"], prints header, report and verdict, and returns the exit code: 0 for VALID, or
+when there is nothing to measure, and 3 for INVALID. Any other code, so that of every exception and of sys.exit with
+words, says that there is no record. bench/run calls every benchmark so and puts the reports together.
 
     launch(ranks, program, *arguments)   runs it by launch/run; CompletedProcess with stdout
     train(ranks, epochs, *options)       runs dtrain; samples a second of each epoch, and the weights' digest

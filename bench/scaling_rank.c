@@ -3,10 +3,11 @@
  *   mpirun -np N scaling_rank [OPTIONS of dtrain]      --max-steps: how many steps are timed, 320 if not given
  *
  * Trains as dtrain does, whole batches only, through the same interface. After a warm-up, blocks of undisturbed steps
- * alternate with blocks in which every part of a step is timed, with a barrier before the sum: what a rank waits
- * there is imbalance, what follows is the sum itself. Rank 0 prints one line of JSON: milliseconds a step, medians
- * over the blocks, by rank; the least undisturbed step, which other work on the machine does not spoil; and the digest of the weights at the end, which depends on nothing but the options.
- * An engine that runs its steps itself (on a GPU) is timed as a whole.
+ * alternate with blocks in which every part of a step is timed, with a barrier before the sum: what a rank waits there
+ * is imbalance, what follows is the sum itself. Rank 0 prints one line of JSON: milliseconds a step, medians over the
+ * blocks, by rank; the least undisturbed step, which other work on the machine does not spoil; and the digest of the
+ * weights at the end, which depends on nothing but the options. An engine that runs its steps itself (on a GPU) is
+ * timed as a whole.
  */
 #include <cjson/cJSON.h>
 #include <math.h>

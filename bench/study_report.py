@@ -93,8 +93,8 @@ def is_done(run):
 
 
 def seeds(record):
-    """The seeds whose four nets are done, and as long as the first's, [{"A": run, ...}, ...]; with none, the first as far as
-    it has come."""
+    """The seeds whose four nets are done, and as long as the first's, [{"A": run, ...}, ...]; with none, the first as
+    far as it has come."""
     names = dict.fromkeys(name.split("/")[0] for name in record["runs"] if name.startswith("seed"))
     begun = [{net: record["runs"][f"{name}/{net}"] for net in NETS} for name in names
              if all(record["runs"].get(f"{name}/{net}", {}).get("checks") for net in NETS)]

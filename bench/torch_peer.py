@@ -2,8 +2,9 @@
 their own, with whichever torch python3 or /usr/bin/python3 has.
 
 A way to train is a number of processes, their threads, the layout of pictures and weights in memory ("contiguous" or
-"channels_last"), and the mode: "eager", "bf16" (autocast) or "compiled" (torch.compile). Several processes are DistributedDataParallel over gloo, a core each; with two
-threads each on two cores they are half as fast (PyTorch 1.13 and 2.15), so that is no way here.
+"channels_last"), and the mode: "eager", "bf16" (autocast) or "compiled" (torch.compile). Several processes are
+DistributedDataParallel over gloo, a core each; with two threads each on two cores they are half as fast (PyTorch 1.13
+and 2.15), so that is no way here.
 """
 
 import json
@@ -97,7 +98,8 @@ class Trainer:
 
 
 def measure_rate(threads, layout, mode, net, seconds):
-    """Samples a second of all processes together, on batches that lie ready in memory, and the seconds of the first step."""
+    """Samples a second of all processes together, on batches that lie ready in memory, and the seconds of
+    the first step."""
     trainer = Trainer(net, 1, threads, layout, mode)
     torch, count = trainer.torch, BATCH // trainer.ranks
     batches = [((torch.rand(count, 3, 32, 32) * 2 - 1).contiguous(memory_format=trainer.format),

@@ -23,26 +23,26 @@ bool checkpoint_write(const struct folder *folder, const struct terms *terms, co
 /* Whether there is a checkpoint, or at least a previous one. */
 bool checkpoint_exists(const struct folder *folder);
 
-/* Reads checkpoint.safetensors; where it is not there, the previous one, and says so. Errors (EXIT_INPUT): damaged, another format version, other terms (the
- * first that differs is named as the user's option with both values). When it is there and
- * damaged, and the previous one is whole and of these terms, the message says so and how to go on from it. On failure the outputs hold nothing. samples: of an
- * epoch. */
+/* Reads checkpoint.safetensors; where it is not there, the previous one, and says so. Errors (EXIT_INPUT): damaged,
+ * another format version, other terms (the first that differs is named as the user's option with both values). When it
+ * is there and damaged, and the previous one is whole and of these terms, the message says so and how to go on from it.
+ * On failure the outputs hold nothing. samples: of an epoch. */
 bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *momentum, struct error *error);
 
-/* model-best.safetensors: weights alone, complete or absent; loads in PyTorch with load_state_dict(load_file(path)). Its
- * metadata, which PyTorch ignores, has a checksum, the terms and the accuracy. */
+/* model-best.safetensors: weights alone, complete or absent; loads in PyTorch with load_state_dict(load_file(path)).
+ * Its metadata, which PyTorch ignores, has a checksum, the terms and the accuracy. */
 bool checkpoint_write_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                            const float *weights, struct error *error);
 
-/* Whether model-best.safetensors is as checkpoint_write_best left it, in a run of these terms that stands at `progress` or
- * will come to that accuracy again. If not, *error (EXIT_INPUT) says why. *told: false for one that has no checksum, which
- * may be an older dtrain's. */
+/* Whether model-best.safetensors is as checkpoint_write_best left it, in a run of these terms that stands at `progress`
+ * or will come to that accuracy again. If not, *error (EXIT_INPUT) says why. *told: false for one that has no checksum,
+ * which may be an older dtrain's. */
 bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                            bool *told, struct error *error);
 
-/* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's
- * (--init-from), wrapped or not ("module."). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */
+/* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's (--init-from),
+ * wrapped or not ("module."). Other tensors are ignored. Errors (EXIT_INPUT) name the file and the tensor. */
 bool checkpoint_read_model(const char *path, float *weights, struct error *error);
 
 #endif

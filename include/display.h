@@ -28,8 +28,8 @@ struct display display_open(const struct trial *trials, int count, double goal, 
 /* From here on time counts. Trial i has closed[i] epochs already, and with what it trained of the next done[i]. */
 void display_begin(struct display *display, const uint64_t *closed, const double *done);
 
-/* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, in a block what several nets have of it; redraws the progress line
- * for a step. */
+/* Prints `epoch: 12 time: 1.42 loss: 1.2345` for an epoch, in a block what several nets have of it; redraws the
+ * progress line for a step. */
 void display_event(struct display *display, const struct event *event);
 
 /* Prints a line of its own, above the progress line. */

@@ -2,9 +2,9 @@
  * every global batch. The trainer knows only this file; an engine is one file that fills in an
  * engine_ops table, added to the list in engine.c.
  *
- * All ranks of a comm open the same engine with the same setup, and call begin_epoch, train, and what the plain step is made
- * of (gradient, comm_sum, update) together; train_several with the engines in the same order. evaluate, read and write are
- * each rank's own affair.
+ * All ranks of a comm open the same engine with the same setup, and call begin_epoch, train, and what the plain step is
+ * made of (gradient, comm_sum, update) together; train_several with the engines in the same order. evaluate, read and
+ * write are each rank's own affair.
  *
  * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each, none opened beside
  * another. A GPU engine may start threads of its libraries, which call nothing here.
@@ -90,8 +90,8 @@ struct engine_ops {
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
     bool (*available)(char *why, size_t why_bytes);
 
-    /* Collective over setup->comm. An engine calls comm_sums_open, which is collective too, before anything that may fail on
-     * one rank alone. */
+    /* Collective over setup->comm. An engine calls comm_sums_open, which is collective too, before anything that may
+     * fail on one rank alone. */
     struct engine *(*open)(const struct engine_setup *setup, struct error *error);
     void (*close)(struct engine *engine);
 
@@ -109,9 +109,9 @@ struct engine_ops {
      * one, and did nothing. NULL: it never has. Then the plain step does it (src/training/step.c). */
     bool (*train)(struct engine *engine, const struct span *span, struct train_report *report);
 
-    /* Of `count` engines that were opened beside each other, how many are best trained at once; 1: they take turns. The same on
-     * all ranks. train_several does as train does for each, with its span and report; all have the same stop flag. NULL:
-     * there is no such way. */
+    /* Of `count` engines that were opened beside each other, how many are best trained at once; 1: they take turns. The
+     * same on all ranks. train_several does as train does for each, with its span and report; all have the same stop
+     * flag. NULL: there is no such way. */
     int (*at_once)(struct engine *engine, int count);
     void (*train_several)(struct engine *const *engines, int count, const struct span *spans,
                           struct train_report *reports);

@@ -32,8 +32,8 @@ struct error {
  * `return error_set(error, EXIT_INPUT, "%s: ...", path);` reports and leaves in one line. */
 bool error_set(struct error *error, enum exit_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* "dtrain: note: ..." on standard error, one line whatever stands in the names it quotes: for what went otherwise than asked,
- * but goes on. Called by one rank. */
+/* "dtrain: note: ..." on standard error, one line whatever stands in the names it quotes: for what went otherwise than
+ * asked, but goes on. Called by one rank. */
 void error_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* vprintf of text of one line, without its end, whatever stands in the names it quotes. */

@@ -1,8 +1,8 @@
 /* files.h - what the modules of src/files share: folders, and files in them that are complete or absent.
  *
- * A folder is opened once, and what is written goes through its descriptor: when the directory is moved, or another takes
- * its path, nothing lands in the other one. Links are not followed to write, and names that others may have guessed are
- * made anew.
+ * A folder is opened once, and what is written goes through its descriptor: when the directory is moved, or another
+ * takes its path, nothing lands in the other one. Links are not followed to write, and names that others may have
+ * guessed are made anew.
  */
 #ifndef DTRAIN_FILES_H
 #define DTRAIN_FILES_H
@@ -30,8 +30,8 @@ void folder_close(struct folder *folder); /* gives the lock back */
  * *error (EXIT_RUNTIME) says what happened. What cannot be found out counts as yes. */
 bool folder_is_ours(const struct folder *folder, struct error *error);
 
-/* Opens a regular file in it for writing, with open's flags; -1 and *error (EXIT_RUNTIME) for a symbolic link, a FIFO and
- * the like. */
+/* Opens a regular file in it for writing, with open's flags; -1 and *error (EXIT_RUNTIME) for a symbolic link, a
+ * FIFO and the like. */
 int folder_open_file(const struct folder *folder, const char *name, int flags, struct error *error);
 
 /* Its entries, to be closed; NULL: they cannot be read. */

@@ -8,8 +8,8 @@
 
 #include "error.h"
 
-/* This process's rank, as a number in decimal, by whoever started it: Open MPI's mpirun, Hydra (MPICH, Intel) or srun with
- * pmi2, srun with pmix. NULL: nobody did. Inline, as built_for.c needs it compiled for any processor. */
+/* This process's rank, as a number in decimal, by whoever started it: Open MPI's mpirun, Hydra (MPICH, Intel) or srun
+ * with pmi2, srun with pmix. NULL: nobody did. Inline, as built_for.c needs it compiled for any processor. */
 static inline const char *launcher_rank(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
@@ -29,12 +29,12 @@ const char *launcher_name(void);
  * for them. Before anything else is opened. */
 void launcher_mend_streams(void);
 
-/* Which terminal the job's output appears on, although what this process prints may go through others first: its path, or
- * NULL where it is none. */
+/* Which terminal the job's output appears on, although what this process prints may go through others first: its path,
+ * or NULL where it is none. */
 const char *launcher_terminal(void);
 
-/* Tells launch/run, which takes the line ($DTRAIN_MARK) out of standard error again, that all ranks are there and heed signals.
- * On one rank. */
+/* Tells launch/run, which takes the line ($DTRAIN_MARK) out of standard error again, that all ranks are there and heed
+ * signals. On one rank. */
 void launcher_begin(void);
 
 /* Leaves the job's exit code for launch/run in $DTRAIN_EXIT_FILE: mpirun that is ended together with its ranks says 1,

@@ -20,8 +20,8 @@ struct metrics; /* opaque */
 
 /* Opens metrics.jsonl to append, and events.out.tfevents.* (tensorboard.h), in a folder that must outlive it. Lines of
  * epochs after `epochs_done`, which will be done again, are taken out first, and one that a crash tore; all other lines
- * stay, and it is said that they do. On failure (EXIT_RUNTIME: no space, no permission, no longer this run's folder) NULL,
- * and *error names the file. */
+ * stay, and it is said that they do. On failure (EXIT_RUNTIME: no space, no permission, no longer this run's folder)
+ * NULL, and *error names the file. */
 struct metrics *metrics_open(const struct folder *folder, uint64_t epochs_done, struct error *error);
 bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, struct error *error);
 void metrics_close(struct metrics *metrics); /* NULL is fine */

@@ -7,7 +7,8 @@
 
 #include "error.h"
 
-/* A sum of any number of terms in EXACT_UNITs (exact_sum.h). Aligned like its neighbours, so that no struct has gaps. */
+/* A sum of any number of terms in EXACT_UNITs (exact_sum.h). Aligned like its neighbours, so that no
+ * struct has gaps. */
 __extension__ typedef __int128 exact_wide __attribute__((aligned(8)));
 
 enum { VALUE_BYTES = 32, MOST_TERMS = 16 };

@@ -8,17 +8,17 @@
 #include "error.h"
 #include "files.h"
 
-/* Makes the directory with its parents, opens it and takes its lock, so that no two runs share it; folder_close gives it
- * back. A directory that holds a run already is refused unless `resume`. Says what its file system lacks, as the run goes
- * on there with less safety. Errors name the path: EXIT_USAGE (in use, or a run is there), EXIT_RUNTIME (cannot be made or
- * written). */
+/* Makes the directory with its parents, opens it and takes its lock, so that no two runs share it; folder_close gives
+ * it back. A directory that holds a run already is refused unless `resume`. Says what its file system lacks, as the run
+ * goes on there with less safety. Errors name the path: EXIT_USAGE (in use, or a run is there), EXIT_RUNTIME (cannot be
+ * made or written). */
 bool run_directory_open(struct folder *folder, const char *path, bool resume, struct error *error);
 
 /* Removes what killed writers left, and says so. Before the run's first write. */
 void run_directory_tidy(const struct folder *folder);
 
-/* run.json as the run left it before; the caller deletes it. NULL: there is none. One that is damaged is kept under another
- * name, and that is said. */
+/* run.json as the run left it before; the caller deletes it. NULL: there is none. One that is damaged is kept under
+ * another name, and that is said. */
 cJSON *run_directory_read(const struct folder *folder);
 
 /* Writes run.json: complete or absent. */

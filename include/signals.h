@@ -21,8 +21,8 @@ void signals_request_stop(void);
 /* The name of the signal that came, "SIGUSR1", or NULL. */
 const char *signals_name(void);
 
-/* From now on SIGBUS, which comes when a mapped file is cut short, prints `line` and ends this process with `code`. The line is
- * borrowed for ever. */
+/* From now on SIGBUS, which comes when a mapped file is cut short, prints `line` and ends this process with `code`. The
+ * line is borrowed for ever. */
 void signals_explain_bus_error(const char *line, int code);
 
 #endif

@@ -26,11 +26,11 @@
  * name is ./synthetic. */
 bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error *error);
 
-/* Makes the set once in the user's cache (dtrain/synthetic-TRAIN-TEST) and gives its directory. One that is there is used if
- * its pictures have the digest that lies beside them; damaged or incomplete it is drawn anew, and that is said. Complete or
- * absent: written aside, synced and renamed, safe when several processes make it at once; what killed ones left is removed.
- * 60,000 pictures take about two seconds. Errors (EXIT_RUNTIME: no space, no permission) leave nothing behind. May block for
- * long. */
+/* Makes the set once in the user's cache (dtrain/synthetic-TRAIN-TEST) and gives its directory. One that is there is
+ * used if its pictures have the digest that lies beside them; damaged or incomplete it is drawn anew, and that is said.
+ * Complete or absent: written aside, synced and renamed, safe when several processes make it at once; what killed ones
+ * left is removed. 60,000 pictures take about two seconds. Errors (EXIT_RUNTIME: no space, no permission) leave nothing
+ * behind. May block for long. */
 bool synthetic_make(size_t train, size_t test, char directory[4096], struct error *error);
 
 /* The directory that synthetic_make makes. */

@@ -1,5 +1,5 @@
-# launcher.sh - the launchers of MPI that launch/run knows, and what each of them needs; sourced by run and variants, whose
-# `fail` it calls.
+# launcher.sh - the launchers of MPI that launch/run knows, and what each of them needs; sourced by run and variants,
+# whose `fail` it calls.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # much of it is used where it is sourced
 
@@ -25,7 +25,8 @@ slurm    intel-mpi   I_MPI_HYDRA_BOOTSTRAP=slurm
 pbs      intel-mpi   I_MPI_HYDRA_RMK=pbs
 lsf      intel-mpi   I_MPI_HYDRA_RMK=lsf
 
-# The other way, mpirun waits for ever where the temporary directory is full; daemons on other hosts would not know of it.
+# The other way, mpirun waits for ever where the temporary directory is full; daemons on other hosts would
+# not know of it.
 alone    open-mpi-*  PMIX_MCA_gds=hash
 no-ssh   open-mpi-4  OMPI_MCA_plm=isolated
 
@@ -153,8 +154,8 @@ hydra_at='^=   PID [0-9]+ RUNNING AT (.*)$'                                # MPI
 hydra_codes='^(\[mpiexec@[^]]*\] Exit codes: )?(\[[^] ]+\] [0-9]+.*)$' # MPICH's, a host a line, and a later line:
 hydra_string='EXIT STRING: (.*) \(signal ([0-9]+)\)'
 
-# Which ranks MPICH may have lost: it ends the others by SIGKILL, and some of them are among its exit codes. Of several hosts, in
-# whatever order they come, the host alone.
+# Which ranks MPICH may have lost: it ends the others by SIGKILL, and some of them are among its exit codes. Of several
+# hosts, in whatever order they come, the host alone.
 launcher_suspects() { # SIGNAL CODES, as "[host] 0,9 [host] 0,0"
     local word host='' code rank=0 found=() their_hosts=() hosts=0
     for word in $2; do

@@ -92,8 +92,8 @@ static void print_help(void)
     options_print_help(engines, transports);
 }
 
-/* Prints --help and --version, which need no other rank, and are to work where MPI cannot start. Returns whether that was
- * all there was to do. */
+/* Prints --help and --version, which need no other rank, and are to work where MPI cannot start. Returns whether that
+ * was all there was to do. */
 static bool answer(const struct options *options)
 {
     if (options->help)

@@ -593,8 +593,8 @@ static __device__ void wino_weights(memory &m)
     }
 }
 
-/* 25 taps over a 2x2 window for KT output channels by the CPU's winograd.h; x: the window's first number; w[k]: wino_weights'
- * 40 floats; acc[k][row][A to D]. unit: what the columns are multiplied with, or 0. */
+/* 25 taps over a 2x2 window for KT output channels by the CPU's winograd.h; x: the window's first number; w[k]:
+ * wino_weights' 40 floats; acc[k][row][A to D]. unit: what the columns are multiplied with, or 0. */
 template <int KT>
 static __device__ __forceinline__ void taps(const float *x, int pitch, float unit, const float *const *w, float (*acc)[2][4])
 {
@@ -915,7 +915,8 @@ static __device__ void head(const fused &f, memory &m, unsigned round, int64_t *
     send_rows<true>(f, m, 0, round);
 }
 
-/* What each sample's outputs send back to this block's 50 inputs: half a warp four inputs, a lane a sample. Warps 0 to 6. */
+/* What each sample's outputs send back to this block's 50 inputs: half a warp four inputs, a lane a
+ * sample. Warps 0 to 6. */
 static __device__ __forceinline__ void conv3_input(const fused &f, memory &m, unsigned round)
 {
     unsigned s = tid() % 16, q = tid() / 16, i = q < 13 ? 4 * q : 48;

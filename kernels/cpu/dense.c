@@ -8,10 +8,10 @@
  * so forward wants activations as [unit][sample] and backward as [sample][unit]; each is transposed
  * once. The first two are split into chains whose sums are then added.
  *
- * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. Whatever is
- * not finite must not be left out with them (kernels/README.md): where x is not, zero times it would be refused, and so
- * it is said to be; where w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's samples
- * drop different units.
+ * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. Whatever
+ * is not finite must not be left out with them (kernels/README.md): where x is not, zero times it would be refused, and
+ * so it is said to be; where w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's
+ * samples drop different units.
  */
 #include <string.h>
 

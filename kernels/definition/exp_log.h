@@ -50,7 +50,8 @@ EXP_LOG_INLINE float defined_exp(float x)
     return p * float_of_bits((int32_t)power); /* exact */
 }
 
-/* ln x for finite x >= 1, below 10 to 1.7e-7 absolute. NaN stays NaN. x is m 2^exponent, ln m = 2 (s + s^3/3 + s^5/5 + ...). */
+/* ln x for finite x >= 1, below 10 to 1.7e-7 absolute. NaN stays NaN. x is m 2^exponent, ln m = 2 (s +
+ * s^3/3 + s^5/5 + ...). */
 EXP_LOG_INLINE float defined_log(float x)
 {
     int32_t exponent = (bits_of_float(x) - 0x3f3504f3) >> 23; /* so that x / 2^exponent is in sqrt(1/2) .. sqrt(2) */

@@ -1,6 +1,6 @@
-/* Says in one line, before anything else runs, that this processor lacks what the program was built for: it would die by an
- * illegal instruction. So this file alone is compiled for any processor of the kind (Makefile), and names the instruction sets
- * by which processors of today differ most. */
+/* Says in one line, before anything else runs, that this processor lacks what the program was built for: it would die
+ * by an illegal instruction. So this file alone is compiled for any processor of the kind (Makefile), and names the
+ * instruction sets by which processors of today differ most. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

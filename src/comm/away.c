@@ -1,5 +1,5 @@
-/* A rank that is away: a thread answers for it. MPI serves one thread at a time, which is why the rank itself must not call it
- * meanwhile (MPI_THREAD_SERIALIZED). */
+/* A rank that is away: a thread answers for it. MPI serves one thread at a time, which is why the rank itself must not
+ * call it meanwhile (MPI_THREAD_SERIALIZED). */
 #include <pthread.h>
 #include <semaphore.h>
 #include <time.h>
@@ -8,7 +8,8 @@
 
 enum { LOOK_NANOSECONDS = 20000000 };
 
-/* When to look again. sem_timedwait takes the wall clock: if somebody sets it meanwhile, one look comes early or late. */
+/* When to look again. sem_timedwait takes the wall clock: if somebody sets it meanwhile, one look comes
+ * early or late. */
 static struct timespec next_look(void)
 {
     struct timespec time;

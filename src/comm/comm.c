@@ -89,9 +89,9 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
     return comm;
 }
 
-/* For a process that no launcher started, Open MPI 4 starts a daemon, which it needs to spawn others; where it finds no ssh
- * to do that with, it ends the process. dtrain spawns none, so this says that it stays alone. Under a launcher it has no
- * effect. */
+/* For a process that no launcher started, Open MPI 4 starts a daemon, which it needs to spawn others; where it finds no
+ * ssh to do that with, it ends the process. dtrain spawns none, so this says that it stays alone. Under a launcher it
+ * has no effect. */
 static void want_no_daemon(void)
 {
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */

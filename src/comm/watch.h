@@ -45,9 +45,9 @@ void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_gr
 /* Acknowledges the probes that have come. Not collective, cheap enough for every tile of work. */
 void watch_acknowledge(struct watch *watch);
 
-/* The line of a rank whose wait SIGTERM does not end: rank, host, what it waited for, step. launch/run takes it apart, to say
- * where the others stood when mpirun has named a rank that is lost: so its form changes here and there at once, and the
- * tests of both fail if it does not. */
+/* The line of a rank whose wait SIGTERM does not end: rank, host, what it waited for, step. launch/run takes it apart,
+ * to say where the others stood when mpirun has named a rank that is lost: so its form changes here and there at once,
+ * and the tests of both fail if it does not. */
 #define WATCH_POSITION "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n"
 
 /* Where this rank stands, for the message. */

@@ -40,8 +40,8 @@ static void upload(struct cudnn_net *net, void *to, const void *from, size_t byt
 }
 
 /* Plans are timed on what lies in the buffers, and on zeros a GPU draws so little power that it clocks higher than in
- * training. So the weights become initial ones, and the buffers from the images up to the labels noise in [-1, 1), as pixels
- * are. No result depends on it: every pass writes what it reads later. */
+ * training. So the weights become initial ones, and the buffers from the images up to the labels noise in [-1, 1), as
+ * pixels are. No result depends on it: every pass writes what it reads later. */
 static void fill(struct cudnn_net *net)
 {
     enum { NOISE = 1 << 18 };

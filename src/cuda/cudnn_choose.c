@@ -99,8 +99,8 @@ static cJSON *read_cache(void)
     return cJSON_CreateObject();
 }
 
-/* The cache only saves later runs time: where it cannot be written, they time again. Others may have written to it since
- * it was read (groups of ranks, runs on other devices), so it is read again and merged. */
+/* The cache only saves later runs time: where it cannot be written, they time again. Others may have written to it
+ * since it was read (groups of ranks, runs on other devices), so it is read again and merged. */
 void chooser_save(struct chooser *chooser)
 {
     char path[4096];

@@ -1,8 +1,9 @@
 /* cudnn_net.h - LeNet-5 on one GPU: plans, and the order of the kernels of a pass.
  *
- * conv1 and the way back are the project's kernels, but for conv3's input; cuDNN has conv2 forward, cuBLAS conv3. Bias,
- * ReLU, dropout and pool of conv2 are one kernel (cuda_pool_forward), so its output is written once and read once, as if
- * cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more plans, and its ReLU may make a NaN 0.
+ * conv1 and the way back are the project's kernels, but for conv3's input; cuDNN has conv2 forward, cuBLAS conv3.
+ * Bias, ReLU, dropout and pool of conv2 are one kernel (cuda_pool_forward), so its output is written once and read
+ * once, as if cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more plans, and its ReLU
+ * may make a NaN 0.
  *
  * Everything is queued on `stream`, or beside it until it has joined again. Nothing here waits or knows of other ranks.
  */

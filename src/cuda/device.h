@@ -19,8 +19,8 @@ void device_look(int local_rank, struct device *device);
 /* Makes the GPU of this local rank the calling thread's. */
 void device_use(int local_rank);
 
-/* Until the work before the mark is done, which may wait for other ranks, and how it ended. stop: this rank's wish, handed
- * on to *wish, which the device reads, meanwhile; or NULL. */
+/* Until the work before the mark is done, which may wait for other ranks, and how it ended. stop: this rank's wish,
+ * handed on to *wish, which the device reads, meanwhile; or NULL. */
 cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish);
 
 /* Of the driver and the libraries that are loaded. */

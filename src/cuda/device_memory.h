@@ -1,5 +1,5 @@
-/* device_memory.h - memory of the calling thread's GPU, or end the job: one line that names bytes and purpose, EXIT_RUNTIME.
- * Of no particular content. The caller frees it, by cudaFree. */
+/* device_memory.h - memory of the calling thread's GPU, or end the job: one line that names bytes and purpose,
+ * EXIT_RUNTIME. Of no particular content. The caller frees it, by cudaFree. */
 #ifndef DTRAIN_CUDA_DEVICE_MEMORY_H
 #define DTRAIN_CUDA_DEVICE_MEMORY_H
 

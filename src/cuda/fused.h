@@ -1,9 +1,9 @@
 /* fused.h - the GPU engine whose whole step is one kernel (kernels/fused). Inside the GPU part; the program knows it as
  * proxy_fused (gpu.h).
  *
- * It follows kernels/README.md: weights, momentum, losses and checks are the CPU engine's, bit for bit, on any number of
- * ranks. A rank alone trains up to a thousand steps in a launch. Several ranks launch once a step, and sum in between:
- * each launch begins with the update of the step before.
+ * It follows kernels/README.md: weights, momentum, losses and checks are the CPU engine's, bit for bit, on any number
+ * of ranks. A rank alone trains up to a thousand steps in a launch. Several ranks launch once a step, and sum in
+ * between: each launch begins with the update of the step before.
  */
 #ifndef DTRAIN_CUDA_FUSED_H
 #define DTRAIN_CUDA_FUSED_H

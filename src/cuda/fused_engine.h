@@ -1,5 +1,5 @@
-/* fused_engine.h - the fused engine's inside: a net's state, what the nets of a rank share, and training (fused_train.c)
- * for the table of operations (fused.c).
+/* fused_engine.h - the fused engine's inside: a net's state, what the nets of a rank share, and training
+ * (fused_train.c) for the table of operations (fused.c).
  */
 #ifndef DTRAIN_CUDA_FUSED_ENGINE_H
 #define DTRAIN_CUDA_FUSED_ENGINE_H

@@ -224,9 +224,9 @@ bool fused_train_alone(struct engine *engine, const struct span *span, struct tr
     return true;
 }
 
-/* A net with g groups takes its tiles in rounds of g; the number of nets is taken that needs the fewest rounds a net, and
- * the largest of them, as nets do not wait for each other. 16 groups have 16 tiles of three nets in 2 rounds for two of
- * them and 1 for the third, but in 4 for all three at once. */
+/* A net with g groups takes its tiles in rounds of g; the number of nets is taken that needs the fewest rounds a net,
+ * and the largest of them, as nets do not wait for each other. 16 groups have 16 tiles of three nets in 2 rounds for
+ * two of them and 1 for the third, but in 4 for all three at once. */
 int fused_at_once(struct engine *engine, int count)
 {
     size_t groups = fused_of(engine)->device->least_groups, tiles = tiles_of_rank(&engine->setup);

@@ -29,9 +29,9 @@ static bool has_passed(void *time)
     return clock_seconds() > *(const double *)time;
 }
 
-/* Another rank's end shows as an error of the system or of the remote; which rank it was, NCCL cannot tell. mpirun can: it
- * soon ends this rank too, and launch/run names the lost one. NCCL's words are for where nobody does. ncclCommAbort would
- * wait for kernels that wait for that rank: the end of the process ends them too. */
+/* Another rank's end shows as an error of the system or of the remote; which rank it was, NCCL cannot tell. mpirun can:
+ * it soon ends this rank too, and launch/run names the lost one. NCCL's words are for where nobody does. ncclCommAbort
+ * would wait for kernels that wait for that rank: the end of the process ends them too. */
 static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
 {
     bool lost = result == ncclRemoteError || result == ncclSystemError;

@@ -197,8 +197,8 @@ static void remove_abandoned(const char *directory)
         closedir(entries);
 }
 
-/* Puts the set made aside in its place. One that is there goes if it is damaged; else another process was faster, with the
- * same bytes. */
+/* Puts the set made aside in its place. One that is there goes if it is damaged; else another process was faster, with
+ * the same bytes. */
 static bool install(const char *aside, const char *directory, size_t train, size_t test)
 {
     char old[PATH_BYTES];

@@ -36,8 +36,8 @@ static bool is_unsupported(int reason)
     return reason == ENOLCK || reason == ENOSYS || reason == EOPNOTSUPP;
 }
 
-/* Who holds the lock writes its name into the file, for the message another run prints. *no_locks: why there are none, or
- * NULL. */
+/* Who holds the lock writes its name into the file, for the message another run prints. *no_locks: why there are
+ * none, or NULL. */
 static bool take_lock(struct folder *folder, const char **no_locks, struct error *error)
 {
     char owner[200] = "", host[100] = "";

@@ -105,7 +105,8 @@ static void find_script(char path[4096])
     snprintf(path, 4096, "%s/launch/convert-cifar10", program);
 }
 
-/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it prints, if any. */
+/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it
+ * prints, if any. */
 static int run_script(const char *script, const char *source, const char *directory, char said[900],
                       void (*alive)(void *context), void *context)
 {

@@ -6,13 +6,13 @@
 
 #include "error.h"
 
-/* Whether `named` is there and something for convert_data, to be converted or to be told what it is, rather than a directory
- * of the binary version. */
+/* Whether `named` is there and something for convert_data, to be converted or to be told what it is, rather than a
+ * directory of the binary version. */
 bool convert_data_wants(const char *named);
 
 /* Converts it into the user's cache, once while its files stay as they are, by launch/convert-cifar10, and gives the
- * directory. Complete or absent, safe when several processes do it at once. Errors: EXIT_INPUT, it is not CIFAR-10 or is
- * damaged; EXIT_RUNTIME, no python3, no room. alive(context) is called often enough for those who wait. */
+ * directory. Complete or absent, safe when several processes do it at once. Errors: EXIT_INPUT, it is not CIFAR-10 or
+ * is damaged; EXIT_RUNTIME, no python3, no room. alive(context) is called often enough for those who wait. */
 bool convert_data(const char *named, char directory[4096], void (*alive)(void *context), void *context,
                   struct error *error);
 

@@ -104,7 +104,8 @@ static void append_losses(char *line, const struct display *display)
     }
 }
 
-/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12, the bar as wide as the terminal lets it
+/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12, the bar as wide as the
+ * terminal lets it
  * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12
  * of several seeds the mean of their losses. */
 static void draw(struct display *display)
@@ -173,8 +174,8 @@ static bool is_trained(const struct display *display, int net)
     return false;
 }
 
-/* epoch: 12 time: 1.42 loss:   A  1.2345  B  1.3456, and after a check the same of its accuracies. The time is what has passed
- * since the row before, checks too. */
+/* epoch: 12 time: 1.42 loss:   A  1.2345  B  1.3456, and after a check the same of its accuracies. The time is what has
+ * passed since the row before, checks too. */
 static void print_row(struct display *display, const struct row *row)
 {
     static const char *const names[LINES] = {"loss:", "train:", "test:", "best:"};

@@ -50,8 +50,9 @@ static bool is_proxy(pid_t process, pid_t *parent)
     return read && length > 6 && strcmp(name + length - 6, "_proxy") == 0;
 }
 
-/* Open MPI gives every rank a terminal of its own and copies what it prints, so isatty says yes even into a pipe; Hydra gives
- * it a pipe. What counts is the standard output of the launcher, an ancestor, or what launch/run says of its own. */
+/* Open MPI gives every rank a terminal of its own and copies what it prints, so isatty says yes even into a
+ * pipe; Hydra gives it a pipe. What counts is the standard output of the launcher, an ancestor, or what
+ * launch/run says of its own. */
 const char *launcher_terminal(void)
 {
     static char terminal[64];

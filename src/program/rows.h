@@ -1,5 +1,5 @@
-/* rows.h - what several nets have learned by an epoch, gathered from their events until all have closed it: those that train
- * side by side close it at different times.
+/* rows.h - what several nets have learned by an epoch, gathered from their events until all have closed it: those that
+ * train side by side close it at different times.
  */
 #ifndef DTRAIN_PROGRAM_ROWS_H
 #define DTRAIN_PROGRAM_ROWS_H
@@ -22,7 +22,8 @@ struct row {
 /* closed[i]: epochs that trial i has closed already. The caller gives it to rows_close. */
 struct rows *rows_open(const struct trial *trials, int count, const uint64_t *closed);
 
-/* Of an EVENT_EPOCH, of the one after those that the trial has closed, what it says; of an EVENT_FAILURE that this trial is not to be waited for. */
+/* Of an EVENT_EPOCH, of the one after those that the trial has closed, what it says; of an EVENT_FAILURE that this
+ * trial is not to be waited for. */
 void rows_add(struct rows *rows, const struct event *event);
 
 /* The next row that is complete, the caller frees it; NULL: there is none. */

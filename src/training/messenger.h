@@ -19,7 +19,8 @@ struct messenger {
     bool stop_announced;     /* world rank 0 has told the leaders to stop */
 };
 
-/* On the leader of a group, called often while it trains (context: its struct messenger): passes an event on, and learns of a stop. */
+/* On the leader of a group, called often while it trains (context: its struct messenger): passes an event on, and
+ * learns of a stop. */
 void messenger_report(void *context, const struct event *event);
 
 /* On every rank of a group that was stopped, whichever rank had the signal; its leader tells world rank 0. */

@@ -32,8 +32,8 @@ bool run_files_open(struct run_files *files, const char *path, const struct opti
 /* "choices" of run.json as the run left it before; the caller deletes *description when done with them. */
 const cJSON *run_files_choices(const struct run_files *files, cJSON **description);
 
-/* Writes run.json: the description of the whole study, what is this trial's own, and what the file said when the run was
- * started before. Opens the metrics. */
+/* Writes run.json: the description of the whole study, what is this trial's own, and what the file said when the run
+ * was started before. Opens the metrics. */
 bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
                      struct engine *engine, uint64_t epochs_done, struct error *error);
 

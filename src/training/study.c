@@ -213,7 +213,8 @@ static void train_one(void *context, int number, struct turns *turns)
         report_failure(study, study->first + number);
 }
 
-/* Of this rank's trials, how many the engine trains at once; 1: they take turns; 0: it is one, or there is no such way. */
+/* Of this rank's trials, how many the engine trains at once; 1: they take turns; 0: it is one, or there
+ * is no such way. */
 static int at_once(const struct study *study)
 {
     int trials = study->last - study->first;

@@ -29,8 +29,8 @@ void trainer_read_clock(struct trainer *trainer);
 /* Tells the study how far it is. metrics: of an epoch that was closed; or NULL. */
 void trainer_report(struct trainer *trainer, enum event_kind kind, const struct epoch_metrics *metrics);
 
-/* Before anything is saved that was learned from the data: are they what they were? A GPU has had its own copy since the
- * start. Collective. */
+/* Before anything is saved that was learned from the data: are they what they were? A GPU has had its own copy since
+ * the start. Collective. */
 bool trainer_trust_data(struct trainer *trainer, struct error *error);
 
 /* Reads weights and momentum. Every replica must hold the same, above all before rank 0's are saved. Collective. */

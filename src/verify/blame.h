@@ -1,5 +1,6 @@
-/* blame.h - what exactly was wrong about a step, where an engine that follows the definition has left another digest than the
- * known one: found by computing the step once more, as kernels/definition has it, from the state that was right before it. */
+/* blame.h - what exactly was wrong about a step, where an engine that follows the definition has left another digest
+ * than the known one: found by computing the step once more, as kernels/definition has it, from the state that was
+ * right before it. */
 #ifndef DTRAIN_VERIFY_BLAME_H
 #define DTRAIN_VERIFY_BLAME_H
 
@@ -24,8 +25,8 @@ enum fault {
     FAULT_UNLIKE_OTHERS, /* of an engine whose bits nobody knows beforehand */
 };
 
-/* Plain data. The number that was wrong, and how many of its kind were: the first of its tensor; of gradients the tensor is the
- * first to be computed, the one next to the output. */
+/* Plain data. The number that was wrong, and how many of its kind were: the first of its tensor; of gradients the
+ * tensor is the first to be computed, the one next to the output. */
 struct blame {
     enum fault fault;
     int parameter; /* of lenet5_parameters; -1: a loss */

@@ -12,8 +12,8 @@ struct cores {
 };
 void cores_open(struct cores *cores);
 
-/* From now on this thread runs on number n modulo count of them alone. Returns its number as the kernel counts, -1 where
- * that is refused. */
+/* From now on this thread runs on number n modulo count of them alone. Returns its number as the kernel counts, -1
+ * where that is refused. */
 int cores_take(const struct cores *cores, int n);
 void cores_release(const struct cores *cores); /* on any again */
 

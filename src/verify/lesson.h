@@ -1,8 +1,8 @@
 /* lesson.h - short trainings with known answers: what --verify has every rank compute.
  *
- * A lesson is a net, a batch size and a number of steps over drawn pictures. kernels/definition says what weights, momentum
- * and losses it leaves after each step; known.c has the digest of that, eight bytes a step. `make known` writes it anew,
- * tests/unit/test_verify.c holds it to the definition.
+ * A lesson is a net, a batch size and a number of steps over drawn pictures. kernels/definition says what weights,
+ * momentum and losses it leaves after each step; known.c has the digest of that, eight bytes a step. `make known`
+ * writes it anew, tests/unit/test_verify.c holds it to the definition.
  */
 #ifndef DTRAIN_VERIFY_LESSON_H
 #define DTRAIN_VERIFY_LESSON_H
@@ -16,8 +16,8 @@
 #include "lenet5.h"
 #include "masks.h"
 
-/* Chosen so that all nets, whole tiles, short ones (of 1, 3, 8, 10 and 15 samples), short last batches, the orders of several
- * epochs and evaluation take part; the last lesson has work for 63 ranks. */
+/* Chosen so that all nets, whole tiles, short ones (of 1, 3, 8, 10 and 15 samples), short last batches, the orders of
+ * several epochs and evaluation take part; the last lesson has work for 63 ranks. */
 struct lesson {
     char net;
     size_t batch, pictures;
@@ -53,7 +53,8 @@ struct lesson_batch {
 };
 struct lesson_batch lesson_batch(const struct lesson *lesson, unsigned step);
 
-/* What a lesson has come to: all that a digest covers. Evaluation, of the test set, is as it was when the last epoch ended. */
+/* What a lesson has come to: all that a digest covers. Evaluation, of the test set, is as it was when the
+ * last epoch ended. */
 struct lesson_state {
     float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
     int64_t loss, test_loss, test_correct; /* the step's; EXACT_UNITs */
@@ -61,9 +62,9 @@ struct lesson_state {
 void lesson_begin(struct lesson_state *state);
 uint64_t lesson_digest(const struct lesson_state *state);
 
-/* A step by definition: takes *state one further, and leaves in sums[0] what the samples at positions from..to of the batch
- * add, whole tiles but for its end, in sums[1] what all of it does. order: of the epoch. alive(context) is called every some
- * milliseconds. */
+/* A step by definition: takes *state one further, and leaves in sums[0] what the samples at positions from..to of the
+ * batch add, whole tiles but for its end, in sums[1] what all of it does. order: of the epoch. alive(context) is called
+ * every some milliseconds. */
 void lesson_define(const struct lesson *lesson, const struct dataset *data, const uint32_t *order,
                    const struct lesson_batch *batch, size_t from, size_t to, struct lesson_state *state,
                    struct definition_sums sums[2], void (*alive)(void *context), void *context);

@@ -103,8 +103,8 @@ static void keep(struct verify *verify, const struct finding *finding)
     }
 }
 
-/* Whose fault it is. A sum, and the weights it makes, are wrong on every rank as soon as one rank's part is: then those with a
- * fault of their own are named, and nobody else. */
+/* Whose fault it is. A sum, and the weights it makes, are wrong on every rank as soon as one rank's part is: then those
+ * with a fault of their own are named, and nobody else. */
 static void blame(struct pass *pass, struct finding *finding, const struct wrong_step *wrong, bool mine)
 {
     if (mine)

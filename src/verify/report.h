@@ -12,8 +12,8 @@ struct testimony {
     struct finding finding;
 };
 
-/* Engines without known answers: whose steps differ from those of most ranks of the same kind gets a finding of that, unless it
- * has one. */
+/* Engines without known answers: whose steps differ from those of most ranks of the same kind gets a finding of that,
+ * unless it has one. */
 void report_compare(struct testimony *all, int count);
 
 /* Prints the lines. `together`: of this rank, NULL if there is one rank. Returns how many ranks have a finding. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A GPU without the memory that is asked for ends the job: one line that says what it was for, exit 1, whichever request it
-is. What the host lacks is tests/program/memory.py's."""
+"""A GPU without the memory that is asked for ends the job: one line that says what it was for, exit 1, whichever
+request it is. What the host lacks is tests/program/memory.py's."""
 # needs: emulated
 
 import itertools

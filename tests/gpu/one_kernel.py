@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""--engine fused through the whole program on emulated GPUs: whatever the CPU engine says, to the bit, for one net and for
-several at once."""
+"""--engine fused through the whole program on emulated GPUs: whatever the CPU engine says, to the bit, for one net and
+for several at once."""
 # needs: emulated
 
 import signal

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """launch/quickstart --gpu where there is no CUDA: pip brings it, make builds the part for GPUs with it, and that loads.
 
-A download of 1.4 GB, 2.3 GB on disk and two minutes or four, so it has to be asked for: DTRAIN_TEST_WHEELS=1 tests/run wheels. No GPU
-is needed.
+A download of 1.4 GB, 2.3 GB on disk and two minutes or four, so it has to be asked for: DTRAIN_TEST_WHEELS=1 tests/run
+wheels. No GPU is needed.
 """
 # needs: dtrain
 

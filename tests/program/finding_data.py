@@ -87,7 +87,8 @@ def named():
 
 
 def pickled(records, key=b"labels"):
-    """A batch of these records as Python 2 pickled the originals: what 2.7's cPickle and numpy 1.16 write, memo and all."""
+    """A batch of these records as Python 2 pickled the originals: what 2.7's cPickle and numpy 1.16
+    write, memo and all."""
     labels = b"".join(b"K" + records[i:i + 1] for i in range(0, len(records), RECORD))
     rows = b"".join(records[i + 1:i + RECORD] for i in range(0, len(records), RECORD))
     count = len(records) // RECORD

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""--verify: machines that compute right are told so, with the digest that README.md shows; a flipped bit is found and its
-rank named (bench/flips); and what is refused beside it."""
+"""--verify: machines that compute right are told so, with the digest that README.md shows; a flipped bit is found and
+its rank named (bench/flips); and what is refused beside it."""
 # needs: dtrain bench
 
 import json

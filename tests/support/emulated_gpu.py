@@ -1,4 +1,5 @@
-"""The whole program on GPUs that are emulated (tests/support/emulated). Imported before dtrain.py, whose program it names."""
+"""The whole program on GPUs that are emulated (tests/support/emulated). Imported before dtrain.py, whose
+program it names."""
 
 import itertools
 import os

@@ -15,8 +15,8 @@ def go_on(np, out, *options):
 
 
 def unharmed(name, out, *options, np=3, seen=""):
-    """What the fault left in directory `out` goes on, on other ranks, to the weights of an undisturbed run. `seen` is for
-    whom this fails: what came before."""
+    """What the fault left in directory `out` goes on, on other ranks, to the weights of an undisturbed run. `seen` is
+    for whom this fails: what came before."""
     end = str(int(progress(out)["step"]) + 9)
     resumed = run(np, *ENDLESS, *options, "--out", out, "--resume", "--max-steps", end)
     whole = run(1, *ENDLESS, *options, "--out", f"{out}-undisturbed", "--max-steps", end)

@@ -1,6 +1,6 @@
-/* Preloaded by tests/program/memory.py: one allocation of those that dtrain itself asks for fails, number $FAIL_AT, or number
- * $FAIL_AT of those for JSON if $FAIL_JSON is set; with $FAIL_RANK on that rank alone. Other libraries get what they ask
- * for. $ALLOCATIONS: a file for how many there were of either kind. */
+/* Preloaded by tests/program/memory.py: one allocation of those that dtrain itself asks for fails, number $FAIL_AT, or
+ * number $FAIL_AT of those for JSON if $FAIL_JSON is set; with $FAIL_RANK on that rank alone. Other libraries get what
+ * they ask for. $ALLOCATIONS: a file for how many there were of either kind. */
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
 #include <errno.h>

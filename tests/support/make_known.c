@@ -1,4 +1,5 @@
-/* Writes src/verify/known.c: what kernels/definition leaves after every step of --verify's lessons. `make known` runs it. */
+/* Writes src/verify/known.c: what kernels/definition leaves after every step of --verify's lessons. `make
+ * known` runs it. */
 #include <stdio.h>
 #include <stdlib.h>
 

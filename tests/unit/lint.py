@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""What reads the sources without running them finds nothing: cppcheck, shellcheck, pyflakes, clang-format. Slower readers: make lint."""
+"""What reads the sources without running them finds nothing: cppcheck, shellcheck, pyflakes, clang-format. Slower
+readers: make lint."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ CPPCHECK = ["--enable=warning,performance,portability", "--std=c11", "-Iinclude"
             "--template=gcc", "--inline-suppr", "-DcJSON_ArrayForEach(i,all)=for(i=all;i;i=i->next)",
             "--suppress=missingIncludeSystem", "--suppress=uninitvar", "--suppress=ctuuninitvar",  # compilers know better
             "--suppress=invalidPointerCast"]  # of float and int, which are what vectors and bits are made of
+WIDTH = 120
 SHELLCHECK = ["--external-sources", "--source-path=SCRIPTDIR"]
 
 
@@ -48,6 +51,38 @@ def guards(names):
     check(not odd, "every header is guarded by its name", "\n".join(odd))
 
 
+COMMENT = re.compile(r"\s*(/\*|\*[ /]|//|#(?!define|include|pragma|if|error))")
+
+
+def comment_lines(name, text):
+    """The numbers, from 1, of lines that are nothing but a comment, or of a docstring."""
+    numbers = {number for number, line in enumerate(text.splitlines(), 1) if COMMENT.match(line)}
+    if name.endswith(".py") or text.startswith("#!/usr/bin/env python3"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+                numbers |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return numbers
+
+
+def narrow(names):
+    """Comments keep to the width of the style. (Of code clang-format sees to that where it lays out.)"""
+    wide = []
+    for name in names:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        wide += [f"{name}:{number}: {len(lines[number - 1])} characters" for number in sorted(comment_lines(name, text))
+                 if len(lines[number - 1]) > WIDTH]
+    check(not wide, f"no comment is wider than {WIDTH} characters", "\n".join(wide))
+
+
+def on_the_map(page, names):
+    """The page's picture, which is indented, names every .c file: or how it begins, as cudnn*."""
+    picture = "\n".join(re.findall(r"^    .*", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))
+    words = [word.replace("*", r"\w*") for word in re.findall(r"\w+\*?", picture)]
+    absent = [name for name in names if not any(re.fullmatch(word, Path(name).stem) for word in words)]
+    check(names and not absent, f"the picture of {page} has every module", "\n".join(absent))
+
+
 def told_truly(page, names):
     """The files that a page's tables name are there, with about as many lines, and so are the functions it names."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -73,5 +108,8 @@ clean("cppcheck", CPPCHECK, C_FOLDERS)
 clean("clang-format", ["--dry-run", "--Werror"], subprocess.run(
     ["make", "-s", "print-formatted"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
 guards([name for name in files if name.startswith(("src/", "include/")) and name.endswith(".h")])
+narrow([name for name in files if re.search(r"\.(c|h|cu|cuh|cpp|py|sh|sbatch)$|^Makefile$", name) or
+        first_line(name).startswith(b"#!")])
 told_truly("src/README.md", files)
+on_the_map("src/README.md", [name for name in files if re.fullmatch(r"src/.*\.c", name)])
 finish()

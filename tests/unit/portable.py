@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The CPU engine agrees with its reference and its definition whatever compiler and vector width it is built with, and on
-aarch64; and says so where it cannot run."""
+"""The CPU engine agrees with its reference and its definition whatever compiler and vector width it is built with, and
+on aarch64; and says so where it cannot run."""
 # needs: dtrain dtrain-clang widths
 
 import glob

@@ -62,9 +62,9 @@ uint64_t together_exchange(uint64_t bits, unsigned from);
 unsigned together_ballot(bool yes);
 void *together_shared();
 
-/* Memory that other blocks read plainly. What a thread stores or adds is seen by others, its own block included, once it
- * has released a counter, or has passed a barrier of its block and another thread of that has released one, and somebody
- * has acquired the counter; and at the launch's end. A GPU promises no more. */
+/* Memory that other blocks read plainly. What a thread stores or adds is seen by others, its own block included, once
+ * it has released a counter, or has passed a barrier of its block and another thread of that has released one, and
+ * somebody has acquired the counter; and at the launch's end. A GPU promises no more. */
 void together_store(void *to, const void *value, size_t bytes); /* at most 8 */
 void together_add(int64_t *to, int64_t term);
 void together_release(const uint32_t *counter);
