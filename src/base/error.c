@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* One line whatever stands in it. */
+/* Makes one line of the text: names of files may have line ends in them. */
 static void clean(char *text)
 {
     for (char *c = text; *c != '\0'; c++)

@@ -10,17 +10,17 @@
 /* What of a rank's step was the first to be wrong, in the order in which things are looked at. */
 enum fault {
     FAULT_NONE,
-    FAULT_UNKNOWN,  /* the computation by definition is wrong, too, or the state that it began with no longer right */
-    FAULT_WEIGHT,   /* though the update would have made it right: the update, or memory */
-    FAULT_MOMENTUM, /* likewise */
+    FAULT_UNKNOWN,  /* computed again by definition it is wrong too, or the state before the step is no longer right */
+    FAULT_WEIGHT,   /* a weight that the update makes right when it is done again: it went wrong, or memory */
+    FAULT_MOMENTUM, /* likewise a number of the momentum */
     FAULT_FORWARD,  /* the loss, and with it gradients */
     FAULT_BACKWARD, /* gradients, though the loss is right */
-    FAULT_LOSS,     /* alone */
+    FAULT_LOSS,     /* the loss alone */
     FAULT_SUM,      /* of the ranks' gradients, though this rank's own are right */
     FAULT_SUM_OF_LOSSES,
     FAULT_EVALUATION, /* the test set's loss; all else is right */
-    FAULT_COUNT,      /* of right answers in the test set, alone */
-    FAULT_RESULT,     /* of an engine that does a step in one go */
+    FAULT_COUNT,      /* the count of right answers in the test set alone */
+    FAULT_RESULT,     /* what is left of the step, by an engine that does it in one go: no more is known */
     FAULT_UNLIKE_ITSELF,
     FAULT_UNLIKE_OTHERS, /* of an engine whose bits nobody knows beforehand */
 };

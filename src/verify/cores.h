@@ -1,4 +1,5 @@
-/* cores.h - which core computes: silent errors are a core's, not a machine's. */
+/* cores.h - which core computes. Where a machine computes wrongly without a word, mostly one core of it does: so
+ * --verify takes one after the other, and names it. */
 #ifndef DTRAIN_VERIFY_CORES_H
 #define DTRAIN_VERIFY_CORES_H
 

@@ -30,23 +30,23 @@ struct verify {
     bool stopped;                      /* some rank's, once all know */
     int round, core;
     int lesson, step;      /* that are under way; -1: between two lessons */
-    struct engine *engine; /* its */
-    uint64_t steps;        /* done, in all */
-    uint64_t wrong;        /* of them, as this rank saw them; wrong_at: `steps` when it saw the last */
-    uint64_t wrong_at;
+    struct engine *engine; /* of that lesson */
+    uint64_t steps;        /* done so far, in all passes */
+    uint64_t wrong;        /* how many of these this rank found wrong */
+    uint64_t wrong_at;     /* `steps` when it found the last */
     struct finding finding;
-    int64_t *terms; /* a copy, for engines whose steps are taken apart */
+    int64_t *terms; /* a copy of engine->sums->terms from before the sum, where the plain step is done (step.h) */
 };
 
-/* A group of ranks with an engine a lesson. */
+/* A group of ranks, and an engine of theirs for each lesson. */
 struct pass {
     struct verify *verify;
     struct comm *comm;
     bool together;
     struct engine *engines[LESSONS];
     uint64_t digests[LESSON_STEPS]; /* as they came out when they were last right */
-    bool done;                      /* once: they are what an engine without known answers is held to */
-    uint64_t steps;                 /* done */
+    bool done;                      /* all lessons, once: digests are what an engine without known answers is held to */
+    uint64_t steps;                 /* done so far */
 };
 
 /* Collective over comm. choices: as in engine_setup. */

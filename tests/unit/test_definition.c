@@ -248,9 +248,9 @@ static void zeros_times_infinite_activations_are_refused_by_both(void **state)
 
 /* --- exp and log ---------------------------------------------------------------------------------------- */
 
-/* One in SPARSE of the 1.1 thousand million arguments of exp, and all of log's. A build without fused multiply-adds, twenty
- * times as slow at these, or a sanitized one takes one in THIN of them alone, where every build must come to the same
- * bits: the errors elsewhere are then those that the others find. */
+/* One in SPARSE of the 1.1 thousand million arguments of exp, and all of log's. A build without fused multiply-adds,
+ * twenty times as slow at these, or a sanitized one takes one in THIN of them alone, where every build must come to the
+ * same bits: the errors elsewhere are then those that the others find. */
 static const uint32_t SPARSE = 61, THIN = 17;
 #if (defined(__FMA__) || defined(__aarch64__)) && !defined(__SANITIZE_ADDRESS__)
 static const bool takes_all = true;

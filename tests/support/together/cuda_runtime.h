@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <cuda_runtime_api.h> /* tests/shim */
+#include <cuda_runtime_api.h> /* tests/support/shim */
 
 #include "together.h"
 
