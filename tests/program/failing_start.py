@@ -9,7 +9,7 @@ import subprocess
 import time
 
 from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, run, start
-from tap import check, finish
+from tap import check, finish, side_by_side
 
 DATA = ["--data", "synthetic:335+64", "--batch-size", "64"]
 ENDLESS = [*DATA, "--epochs", "1000000", "--eval-every", "1000000"]
@@ -118,12 +118,5 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-alone()
-answers()
-few_threads()
-early_signals()
-unlike_actions()
-stalled_study()
-refused()
-diverged()
+side_by_side(2, stalled_study, early_signals, alone, answers, few_threads, unlike_actions, refused, diverged)
 finish()

@@ -17,7 +17,7 @@ from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, content, metrics, pr
 from endless_run import ENDLESS, TRAIN, go_on, unharmed
 from events_reader import wall_times
 from safetensors_reader import read
-from tap import check, finish, skip
+from tap import check, finish, side_by_side, skip
 
 HOST = socket.gethostname()
 TIMEOUT = 3
@@ -59,6 +59,9 @@ def gone():
     lost([(f"rank {rank} of 3 hangs", go_on(3, f"gone{rank}", "--timeout", TIMEOUT), rank)
           for rank in (0, 2)])
     unharmed("a rank that hung", "gone2")
+
+
+def gone_in_evaluation():
     run(0, *TRAIN, *EVALUATING, "--epochs", "0", "--out", "drawn")
     lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *EVALUATING, "--timeout", TIMEOUT), rank)
           for rank in (0, 1)])
@@ -71,8 +74,10 @@ def kill(phase, running, rank):
     began = time.monotonic()
     result = running.finish(30)
     took = time.monotonic() - began
+    # The kill before may have left half a checkpoint, of which there is a note.
+    told = "".join(line for line in result.err.splitlines(True) if not line.startswith("dtrain: note: "))
     said = re.fullmatch(rf"launch/run: lost rank {rank} on host {HOST}, ended by signal 9 \(Killed\), while rank "
-                        rf"[^{rank}] waited for (.*) of step \d+; start again with --resume\n", result.err)
+                        rf"[^{rank}] waited for (.*) of step \d+; start again with --resume\n", told)
     check(result.code == 4 and said and took < 10,
           f"rank {rank} killed {phase}: exit 4, and one line names it, its host and the step", f"{took:.1f} s\n{result}")
     return said and said[1]
@@ -91,18 +96,24 @@ def killed_mostly(phase, out, rank, awaited, *options):
     unharmed(f"rank {rank} killed {phase}", out, *options)
 
 
-def killed():
-    """In every phase."""
+def killed_computing():
     killed_mostly("in its forward or backward pass", "killed-computing", 2, "the gradient sum", "--data", "synthetic:5000+70",
                   "--batch-size", "2500", "--eval-every", "1000000", "--checkpoint-every", "1000000")
+
+
+def killed_evaluating():
     killed_mostly("while it evaluates", "killed-evaluating", 0, "the sum of an evaluation", *EVALUATING)
 
+
+def killed_summing():
     running = go_on(3, "killed-summing")
     running.signal(signal.SIGSTOP, 2)
     time.sleep(0.5)  # now the others wait for it
     kill("in the all-reduce", running, 1)
     unharmed("rank 1 killed in the all-reduce", "killed-summing")
 
+
+def killed_saving():
     running = go_on(3, "killed-saving")
     rank, deadline = running.rank_process(0), time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -118,6 +129,8 @@ def killed():
     unharmed("rank 0 killed while it saves", "killed-saving")
     check(not half_a_checkpoint("killed-saving"), "rank 0 killed while it saves: the half is removed")
 
+
+def all_killed():
     running = go_on(3, "all-killed")
     running.kill()
     running.finish()
@@ -336,15 +349,9 @@ def unlike():
     check(not (FOLDER / "unlike").exists(), "and no run began")
 
 
-not_finite()
-diverged()
-clocks()
-unlike()
-killed()
-impatient()
-noise()
-crash_of_mpirun()
-unread()
+side_by_side(2, diverged, clocks, unlike, killed_computing, killed_evaluating, killed_saving, killed_summing, not_finite,
+             all_killed, impatient, noise, crash_of_mpirun, unread)
 stalls()
 gone()
+gone_in_evaluation()
 finish()
