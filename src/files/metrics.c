@@ -3,11 +3,13 @@
 #include <cjson/cJSON.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "files.h"
@@ -159,6 +161,35 @@ static bool write_line(FILE *stream, const struct epoch_metrics *epoch)
     return fflush(stream) == 0 && !ferror(stream);
 }
 
+static bool is_in_place(const struct metrics *metrics)
+{
+    struct stat ours, there;
+    return fstatat(metrics->folder->descriptor, NAME, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstat(fileno(metrics->stream), &ours) == 0 && there.st_dev == ours.st_dev && there.st_ino == ours.st_ino;
+}
+
+/* Where the file was removed, or an editor has put another in its place, what is written would be lost: the lines are put
+ * there again, or those to come appended to what is there. */
+static bool stay_in_place(struct metrics *metrics, struct error *error)
+{
+    const struct folder *folder = metrics->folder;
+    bool good = true;
+    if (is_in_place(metrics))
+        return true;
+    if (faccessat(folder->descriptor, NAME, F_OK, AT_SYMLINK_NOFOLLOW) != 0) {
+        rewind(metrics->stream);
+        struct kept kept = read_lines(metrics->stream, UINT64_MAX);
+        good = folder_replace(folder, NAME, NULL, kept.text, kept.bytes, error);
+        free(kept.text);
+    }
+    fclose(metrics->stream);
+    metrics->stream = NULL;
+    good = good && open_stream(metrics, error);
+    if (good)
+        error_note("%s/%s was removed or replaced while the run used it, which goes on with it", folder->path, NAME);
+    return good;
+}
+
 bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, struct error *error)
 {
     const struct scalar scalars[] = {
@@ -169,7 +200,7 @@ bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, s
         {"check/test_accuracy", epoch->test_accuracy},
         {"check/test_loss", epoch->test_loss},
     };
-    if (!folder_is_ours(metrics->folder, error))
+    if (!folder_is_ours(metrics->folder, error) || !stay_in_place(metrics, error))
         return false;
     if (!write_line(metrics->stream, epoch))
         return error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", metrics->folder->path, NAME,

@@ -20,9 +20,17 @@
 extern char **environ;
 
 /* What tells in a directory that it is for us; CIFAR-100 and parquet, too, get an answer. */
-static const char *const marks[] = {"data_batch_1",           "cifar-10-batches-py", "cifar-10-python.tar.gz",
-                                    "cifar-10-binary.tar.gz", "cifar-100-python",    "cifar-100-binary",
-                                    "fine_label_names.txt",   "*.parquet",           "*/*.parquet"};
+static const char *const marks[] = {"data_batch_1",
+                                    "cifar-10-batches-py",
+                                    "cifar-10-python.tar.gz",
+                                    "cifar-10-binary.tar.gz",
+                                    "cifar-100-python",
+                                    "cifar-100-binary",
+                                    "fine_label_names.txt",
+                                    "*.parquet",
+                                    "*/*.parquet",
+                                    "cifar-100-python.tar.gz",
+                                    "meta"};
 static const char *const suffixes[] = {".tar.gz", ".tgz", ".parquet"};
 
 static bool matches(const char *directory, const char *pattern)

@@ -171,12 +171,14 @@ def of_others():
         check(refused(result, "data_batch_3", *words), f"{name} in a batch is refused", result)
     check(not os.path.exists("/tmp/obeyed-x"), "and nothing is obeyed")
     (FOLDER / "100" / "cifar-100-python").mkdir(parents=True)
+    for name in "train", "test", "meta":
+        (FOLDER / "100" / "cifar-100-python" / name).touch()
     (FOLDER / "face" / "plain_text").mkdir(parents=True)
     (FOLDER / "face" / "plain_text" / "train.parquet").touch()
     torn = FOLDER / "torn.tar.gz"
     torn.write_bytes((FOLDER / "other.tar.gz").read_bytes()[:-40])
     (python / "data_batch_4").unlink()
-    for data, *words in ("100", "CIFAR-100"), ("face", "parquet"), ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4"):
+    for data, *words in ("100", "CIFAR-100"), ("100/cifar-100-python", "CIFAR-100"), ("face", "parquet"), ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4"):
         result = run(0, *TRAIN, "--data", FOLDER / data, env=here)
         check(refused(result, "--data", *words), f"{data}: {words[0]}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})

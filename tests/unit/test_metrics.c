@@ -197,6 +197,28 @@ static void test_what_cannot_be_written_is_said(void **state)
     assert_resumes(1, LINE("1", "10"), LINE("1", "10") LINE("9", "90"));
 }
 
+/* By a person, or an editor that writes a new file. */
+static void test_removed_or_replaced_under_a_run(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct metrics *metrics = metrics_open(&here, 0, &error);
+    struct epoch_metrics epochs[3] = {epoch_of(1), epoch_of(2), epoch_of(3)};
+    assert_true(metrics_write(metrics, &epochs[0], &error));
+    assert_int_equal(unlink(PATH), 0);
+    assert_true(metrics_write(metrics, &epochs[1], &error));
+    assert_lines(LINE("1", "10") LINE("2", "20"));
+    scratch_write("edited", "mine\n", 5);
+    assert_int_equal(rename("edited", PATH), 0);
+    assert_true(metrics_write(metrics, &epochs[2], &error));
+    assert_lines("mine\n" LINE("3", "30"));
+    assert_int_equal(unlink(PATH), 0);
+    assert_int_equal(symlink("elsewhere", PATH), 0);
+    assert_false(metrics_write(metrics, &epochs[0], &error));
+    assert_int_equal(error.code, EXIT_RUNTIME);
+    metrics_close(metrics);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
@@ -204,7 +226,7 @@ int main(void)
         TEST(test_a_line_an_epoch_flushed),        TEST(test_what_is_not_finite_is_null),
         TEST(test_later_epochs_are_cut_off),       TEST(test_what_a_crash_tore_is_cut_off),
         TEST(test_lines_that_are_no_epochs_stay),  TEST(test_a_missing_file_is_made),
-        TEST(test_what_cannot_be_written_is_said),
+        TEST(test_what_cannot_be_written_is_said), TEST(test_removed_or_replaced_under_a_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
