@@ -199,7 +199,8 @@ KERNEL vec vec_pool(const vec window[4], int right, int below, ivec *winner)
     vec best = window[0];
     *winner = (ivec){0};
     UNROLL for (int k = 1; k < 4; k++) {
-        ivec better = ~(window[k] <= best) & (best == best);
+        ivec number = best == best; /* not NaN. NOLINT(misc-redundant-expression) */
+        ivec better = ~(window[k] <= best) & number;
         best = vec_select(better, window[k], best);
         *winner = (better & (k / 2 * below + k % 2 * right)) | (~better & *winner);
     }
