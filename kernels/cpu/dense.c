@@ -32,7 +32,7 @@ static int all_finite(size_t count, const float *numbers)
     ivec broken = {0};
     for (size_t i = 0; i < count; i += LANES) {
         vec v = vec_load(numbers + i);
-        broken |= v - v != 0;
+        broken |= v - v != 0; /* NOLINT(misc-redundant-expression) */
     }
     return vec_bits(broken) == 0;
 }

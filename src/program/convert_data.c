@@ -17,8 +17,6 @@
 #include "cache.h"
 #include "dataset.h"
 
-extern char **environ;
-
 /* What tells in a directory that it is for us; CIFAR-100 and parquet, too, get an answer. */
 static const char *const marks[] = {"data_batch_1",
                                     "cifar-10-batches-py",
