@@ -223,7 +223,7 @@ int main(int argc, char **argv)
     char why[300], name[400] = "one core";
     setvbuf(stdout, NULL, _IOLBF, 0); /* whoever is stopped has told what it knew */
     const struct gpu_part *part = gpu_load(why, sizeof why);
-    bool on_gpu = part != NULL && part->engine->available(why, sizeof why);
+    bool on_gpu = part != NULL && part->cudnn->available(why, sizeof why);
     struct bench bench = {.time = on_gpu ? part->time_dropout : time_on_cpu};
     bool json = argc > 1 && strcmp(argv[1], "--json") == 0;
     char *end = NULL;

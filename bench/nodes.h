@@ -170,7 +170,7 @@ static bool nodes_measure(struct nodes *n)
         nodes_check_gradient(n);
     nodes_time(n);
     uint64_t digest = nodes_digest(n);
-    n->count = (n->fused ? n->part->fused_profile : n->part->profile)(n->engine, n->list, NODES_MOST);
+    n->count = (n->fused ? n->part->fused_profile : n->part->cudnn_profile)(n->engine, n->list, NODES_MOST);
     n->kept = nodes_digest(n) == digest;
     n->alike = comm_same(n->comm, digest, &odd);
     n->engine->ops->close(n->engine);

@@ -75,7 +75,7 @@ static inline void sums_print(struct comm *comm, const char *by, bool is_float, 
     double slowest[SUMS_MAX_REPETITIONS];
     int64_t wrong = (int64_t)wrong_here;
     MPI_CHECK(MPI_Allreduce(times, slowest, (int)repetitions, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
-    comm_sum_control(comm, &wrong, 1);
+    comm_sum_control(comm, &wrong, 1, "the verdict on a sum");
     if (comm_rank(comm) > 0)
         return;
     printf("{\"by\": \"%s\", \"type\": \"%s\", \"count\": %zu, \"bytes\": %zu, \"in_place\": %s, "

@@ -88,7 +88,9 @@ void comm_barrier(struct comm *comm);
 void comm_barrier_serving(struct comm *comm, void (*idle)(void *context), void *context);
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
 void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all); /* all: on rank 0 only */
-void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count);        /* in place, on every rank */
+/* In place, on every rank; `what` as for comm_wait. */
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count, const char *what);
+int comm_largest(struct comm *comm, int value); /* of all ranks' values, on every rank */
 
 /* Ranks agree on an error: if any rank has one, all leave with that of the lowest such rank. Returns true
  * when there is none. */

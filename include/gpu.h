@@ -41,10 +41,9 @@ enum { GPU_LIBRARIES = 3 };
 
 /* What the shared object exports, under the name dtrain_gpu_part. */
 struct gpu_part {
-    const char *revision;              /* it was built from; another than the program's is refused */
-    const struct engine_ops *fused;    /* fused */
-    const struct engine_ops *engine;   /* cudnn */
-    const struct transport *transport; /* nccl */
+    const char *revision; /* it was built from; another than the program's is refused */
+    const struct engine_ops *fused, *cudnn;
+    const struct transport *nccl;
 
     /* What this process sees, and which GPU is this local rank's. */
     void (*look)(int local_rank, struct device *device);
@@ -52,7 +51,7 @@ struct gpu_part {
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
      * weights and momentum as they were. */
-    int (*profile)(struct engine *engine, struct gpu_node *nodes, int most);
+    int (*cudnn_profile)(struct engine *engine, struct gpu_node *nodes, int most);
 
     /* The same of an open fused engine, of this rank's share alone: the phases of a step, by a kernel that reads clocks
      * between them. */

@@ -60,7 +60,7 @@ struct event {
     enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
     int trial;                    /* index in the study */
     double epochs_done;           /* closed, and the part of the open one */
-    double images_per_second;     /* recently */
+    double images_per_second;     /* mean of the open epoch so far, of training alone */
     double loss;                  /* EVENT_STEP: mean of the open epoch so far */
     double best_test;             /* per cent; -1 before the first check */
     struct epoch_metrics metrics; /* EVENT_EPOCH */

@@ -46,7 +46,7 @@ static __device__ __forceinline__ float relu(float x)
     return x <= 0 ? 0 : x;
 }
 
-/* The largest so far, the first of equals; a NaN is larger than all. */
+/* The largest so far, the first of equals; a NaN is larger than all, the last of several. */
 static __device__ __forceinline__ void challenge(float x, uint8_t place, float *largest, uint8_t *origin)
 {
     if (x > *largest || x != x) {

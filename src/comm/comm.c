@@ -25,7 +25,7 @@ void comm_names(char *text, size_t bytes, bool notes)
     }
 }
 
-/* How many of the first ranks are on this host. */
+/* How many of the ranks 0..ranks-1 are on `host`. */
 static int count_host(const char *const *hosts, int ranks, const char *host)
 {
     int count = 0;
@@ -131,7 +131,9 @@ struct comm *comm_open_world(double timeout_seconds)
 /* One rank has nothing to sum: no need to start NCCL. */
 static const struct transport *choose_best(struct comm *comm, bool on_gpu)
 {
-    for (int i = 0; on_gpu && comm->size > 1 && i < TRANSPORTS; i++)
+    if (!on_gpu || comm->size == 1)
+        return &transport_mpi;
+    for (int i = 0; i < TRANSPORTS; i++)
         if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, comm->why, sizeof comm->why))
             return transports[i];
     return &transport_mpi;

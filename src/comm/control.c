@@ -9,7 +9,7 @@ void comm_finish(struct comm *comm, MPI_Request *request, const char *what)
     watch_wait(comm->watch, request, &comm->group, what, NULL, NULL);
 }
 
-/* A message or two for each doubling of the ranks, where Open MPI's gathers that do not block send one a rank. */
+/* An all-reduce costs a rank O(log ranks) messages; Open MPI's non-blocking gather sends the root one per rank. */
 void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what)
 {
     MPI_Request request;
@@ -21,7 +21,8 @@ MPI_Comm comm_split_mpi(struct comm *comm, int color)
 {
     MPI_Comm part;
     comm_barrier(comm);
-    abort_after("a split of the ranks", watch_timeout(comm->watch)); /* MPI has no request for it to watch */
+    abort_after("a split of the ranks",
+                watch_timeout(comm->watch)); /* it has no non-blocking form that could be watched */
     MPI_CHECK(MPI_Comm_split(comm->mpi, color, comm->rank, &part));
     abort_after(NULL, 0);
     return part;
@@ -53,9 +54,9 @@ void comm_gather(struct comm *comm, const void *data, size_t bytes, void *all)
     comm_finish(comm, &request, "a gather");
 }
 
-void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count)
+void comm_sum_control(struct comm *comm, int64_t *buffer, size_t count, const char *what)
 {
-    comm_combine(comm, buffer, (int)count, MPI_INT64_T, MPI_SUM, "the sum of an evaluation");
+    comm_combine(comm, buffer, (int)count, MPI_INT64_T, MPI_SUM, what);
 }
 
 int comm_largest(struct comm *comm, int value)

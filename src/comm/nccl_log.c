@@ -28,7 +28,7 @@ static bool sets_log(const char *path)
     return found;
 }
 
-/* The environment, before which files would count for nothing; the user's file, the host's. */
+/* What dtrain sets in the environment would override the user's file and the host's: so it looks in all three. */
 static bool user_sets_log(void)
 {
     char path[4096] = "";

@@ -44,8 +44,8 @@ static size_t page_bytes(void)
     return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* In pages, so that each rank's terms lie in memory next to its core, as it is the first to touch them, and that an
- * engine which pins them for its GPU pins nothing else. */
+/* Each rank's terms fill whole pages: the first to touch them, it gets them in memory near its core, and an engine that
+ * pins them for its GPU pins nothing else. */
 static size_t page_up(size_t bytes)
 {
     return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();

@@ -71,10 +71,8 @@ extern const struct transport proxy_nccl; /* loads the GPU part (gpu.h), then op
 /* Waits for a request. */
 void comm_finish(struct comm *comm, MPI_Request *request, const char *what);
 
-/* Numbers combined over the ranks, in place, on every rank; the largest of all ranks' values; a split as MPI_Comm_split
- * makes it, in order of rank. */
+/* Numbers combined over the ranks, in place, on every rank; a split as MPI_Comm_split makes it, in order of rank. */
 void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what);
-int comm_largest(struct comm *comm, int value);
 MPI_Comm comm_split_mpi(struct comm *comm, int color);
 
 /* Until the message on its way, if any, has left. */

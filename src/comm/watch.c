@@ -199,9 +199,9 @@ static void probe_group(struct watch *watch, const struct watch_group *group, st
     }
 }
 
-/* Ranks 0 and 1 of the group and the first on another host: whatever rank or host is gone, one of them is there. They
- * probe nobody, as Open MPI ends a process that connects to a dead one. launch/run makes one line of theirs and
- * mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
+/* Told by ranks 0 and 1 of the group and by the first on another host: whatever rank or host is gone, one of them is
+ * there. They send no probes, as Open MPI ends a process that connects to a dead one. launch/run makes one line of
+ * theirs and mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
 static void report_sigterm(struct watch *watch, const struct watch_group *group, const char *what)
 {
     int other = 0;

@@ -97,7 +97,7 @@ static uint32_t most_samples(const struct cudnn *cudnn, size_t evaluated)
 
 static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
 {
-    struct cudnn *cudnn = memory_allocate(1, sizeof *cudnn, "the GPU engine");
+    struct cudnn *cudnn = memory_allocate(1, sizeof *cudnn, "the cudnn engine");
     size_t train = setup->data->train.count, test = setup->data->test.count;
     size_t evaluated = max_of(train, test) < EVALUATED ? max_of(train, test) : EVALUATED;
     struct comm_sums *sums = comm_sums_open(setup->comm, LENET5_WEIGHTS + SUM_SLOTS);
@@ -126,7 +126,6 @@ static void begin_epoch(struct engine *engine, const uint32_t *order)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     range_begin("new epoch");
-    engine->order = order;
     cudnn_copy(cudnn, cudnn->order, order, engine->setup.data->train.count * sizeof *order);
     range_end();
 }

@@ -1,4 +1,4 @@
-/* cudnn.h - the GPU engine: cuDNN, cuBLAS and the project's kernels, a step as one CUDA graph. Inside the GPU
+/* cudnn.h - the cudnn engine: cuDNN, cuBLAS and the project's kernels, a step as one CUDA graph. Inside the GPU
  * part; the program knows it as proxy_cudnn (gpu.h).
  *
  * A rank's gradients are rounded once to fixed point and summed as integers, by NCCL as by MPI. So a run on as

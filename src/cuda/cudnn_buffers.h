@@ -26,10 +26,9 @@ static inline float *tensor(float *canonical, enum tensor which)
     return canonical + lenet5_parameters[which].offset;
 }
 
-/* Device memory, N = most samples at once. Names: a layer's x (input), y (output before its pool or dropout),
- * d_ of the loss by it. */
+/* Device memory, N = most samples at once. Names: y is a layer's output, d_ the gradient of the loss by it. */
 struct cudnn_net {
-    cudaStream_t stream, side; /* side: gradients of weights that nothing waits for but the end of the way back */
+    cudaStream_t stream, side; /* side: gradients of weights, which only the end of the backward pass waits for */
     cudaEvent_t forks[3];      /* between the two */
     cudnnHandle_t dnn;
     struct conv_planner planner; /* outlives the plans: they borrow its description of the device */
@@ -45,7 +44,7 @@ struct cudnn_net {
     float *gradient;           /* of this rank's part, of the dense layers' weights: cuda_dense_weights */
     int64_t *sums;             /* (CUDA_SUMS) */
 
-    void *arena, *workspace;                      /* everything below lies in the arena */
+    void *arena, *workspace;                      /* the arena holds all buffers, also the four above */
     float *images;                                /* (N, 3, 32, 32), of a training step */
     float *pool1_y, *d_pool1_y;                   /* (N, 6, 14, 14) */
     float *conv2_y, *pool2_y, *d_pool2_y;         /* (N, 16, 10, 10), (N, 16, 5, 5) */

@@ -188,7 +188,7 @@ static float time_replays(const struct clocked *clocked, cudaGraphExec_t exec)
     return 1e3f * (float)median(times, WINDOWS) / (float)clocked->repeats;
 }
 
-/* Twice alone: libraries load at the first what they need. */
+/* Runs it twice: on the first run libraries load what they need. */
 static bool try_alone(struct clocked *clocked)
 {
     for (int i = 0; i < 2; i++) {
@@ -214,9 +214,9 @@ float chooser_time(struct chooser *chooser, bool (*run)(const void *context), co
     CUDA_CHECK(cudaEventCreate(&clocked.end));
     cudaGraphExec_t exec = try_alone(&clocked) ? capture(&clocked) : NULL;
     cudaError_t left = cudaGetLastError(); /* clears what one that does not run has left */
-    if (exec == NULL)
+    if (exec == NULL) {
         chooser->failed = left;
-    if (exec != NULL) {
+    } else {
         microseconds = time_replays(&clocked, exec);
         CUDA_CHECK(cudaGraphExecDestroy(exec));
     }

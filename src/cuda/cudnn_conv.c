@@ -39,16 +39,16 @@ static void unbind(struct conv_choice *choice)
 }
 
 /* A candidate under the clock. */
-struct trial {
+struct timed {
     const struct conv_choice *choice;
     cudnnHandle_t handle;
 };
 
-static bool run_trial(const void *context)
+static bool run_timed(const void *context)
 {
-    const struct trial *trial = context;
-    const struct conv_choice *choice = trial->choice;
-    return conv_graph_run(choice->graph, choice->candidate, trial->handle, choice->bound);
+    const struct timed *timed = context;
+    const struct conv_choice *choice = timed->choice;
+    return conv_graph_run(choice->graph, choice->candidate, timed->handle, choice->bound);
 }
 
 /* The fastest candidate, or -1. */
@@ -61,7 +61,7 @@ static int time_all(const struct conv_planner *planner, struct conv_choice *choi
         chooser_alive(planner->chooser); /* some plans are compiled now */
         if (!prepare(planner, choice, i, tensors))
             continue;
-        float microseconds = chooser_time(planner->chooser, run_trial, &(struct trial){choice, planner->handle});
+        float microseconds = chooser_time(planner->chooser, run_timed, &(struct timed){choice, planner->handle});
         unbind(choice);
         if (microseconds < *best) {
             *best = microseconds;

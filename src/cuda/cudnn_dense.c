@@ -136,16 +136,16 @@ void dense_conv3_input(struct cudnn_net *net, int n)
 /* --- the choice ---------------------------------------------------------------------------------------- */
 
 /* One way under the clock. Without masks: what they cost is the same both ways. */
-struct trial {
+struct timed {
     struct cudnn_net *net;
     bool fused;
     uint32_t count;
 };
 
-static bool run_trial(const void *context)
+static bool run_timed(const void *context)
 {
-    const struct trial *trial = context;
-    dense_step(trial->net, trial->fused, trial->count, (struct cuda_dropout){NULL, NULL, 0});
+    const struct timed *timed = context;
+    dense_step(timed->net, timed->fused, timed->count, (struct cuda_dropout){NULL, NULL, 0});
     return true;
 }
 
@@ -156,8 +156,8 @@ bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t
     const cJSON *known = cJSON_GetObjectItemCaseSensitive(chooser_recall(chooser, key), "fused");
     if (cJSON_IsBool(known))
         return cJSON_IsTrue(known);
-    float parts = chooser_time(chooser, run_trial, &(struct trial){net, false, count});
-    float fused = chooser_time(chooser, run_trial, &(struct trial){net, true, count});
+    float parts = chooser_time(chooser, run_timed, &(struct timed){net, false, count});
+    float fused = chooser_time(chooser, run_timed, &(struct timed){net, true, count});
     cJSON *note = chooser_note(chooser, key);
     cJSON_AddBoolToObject(note, "fused", fused <= parts);
     cJSON_AddNumberToObject(note, "microseconds", fmin(fused, parts));

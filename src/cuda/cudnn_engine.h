@@ -1,4 +1,4 @@
-/* cudnn_engine.h - the GPU engine's inside: its state, with planning across ranks (cudnn_plan.c) and training
+/* cudnn_engine.h - the cudnn engine's inside: its state, with planning across ranks (cudnn_plan.c) and training
  * (cudnn_train.c) for the table of operations (cudnn.c).
  */
 #ifndef DTRAIN_CUDA_CUDNN_ENGINE_H

@@ -6,7 +6,7 @@
 #include "check.h"
 #include "memory.h"
 
-enum { SIDE = 5 };
+enum { KERNEL = 5 };
 enum uid { UID_X = 1, UID_W, UID_Y }; /* names of tensors within a graph */
 
 typedef cudnnBackendDescriptor_t descriptor;
@@ -106,9 +106,9 @@ static descriptor add_convolution(struct conv_graph *graph, descriptor x, descri
 static descriptor add_graph(struct conv_graph *graph)
 {
     const struct conv *conv = &graph->conv;
-    int n = conv->samples, k = conv->outputs, side = conv->side - SIDE + 1;
+    int n = conv->samples, k = conv->outputs, side = conv->side - KERNEL + 1;
     descriptor x = add_tensor(graph, UID_X, n, conv->channels, conv->side);
-    descriptor w = add_tensor(graph, UID_W, k, conv->channels, SIDE);
+    descriptor w = add_tensor(graph, UID_W, k, conv->channels, KERNEL);
     descriptor y = add_tensor(graph, UID_Y, n, k, side);
     descriptor whole = add(graph, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
     set_descriptor(whole, CUDNN_ATTR_OPERATIONGRAPH_OPS, add_convolution(graph, x, w, y));

@@ -138,9 +138,8 @@ bool cudnn_train(struct engine *engine, const struct span *span, struct train_re
 {
     struct cudnn *cudnn = cudnn_of(engine);
     size_t left = span->last - span->first, batch = engine->setup.batch_size;
-    if (!trains_on_device(cudnn) || find_graph(cudnn, left < batch ? left : batch) == NULL) {
+    if (!trains_on_device(cudnn) || find_graph(cudnn, left < batch ? left : batch) == NULL)
         return false;
-    }
     struct cuda_step *done = &cudnn->pinned->step;
     range_begin("training steps");
     cudnn->pinned->stop = *span->stop;
@@ -186,5 +185,5 @@ void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
 
 void cudnn_read_sums(const struct engine *engine, const int64_t *sums, int64_t *canonical)
 {
-    memcpy(canonical, sums, engine->n_gradient * sizeof *canonical); /* it is its own */
+    memcpy(canonical, sums, engine->n_gradient * sizeof *canonical); /* its layout is the canonical one */
 }

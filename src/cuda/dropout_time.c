@@ -7,7 +7,11 @@
 #include "dropout_cuda.h"
 #include "median.h"
 
-enum { WINDOWS = 9, CALLS = 10, LONG_MICROSECONDS = 5000 }; /* a short call alone ends before the next is launched */
+enum {
+    WINDOWS = 9,
+    CALLS = 10,
+    LONG_MICROSECONDS = 5000
+}; /* a short call is over before the next can be launched: CALLS in a window */
 
 /* A pass over tensors in device memory, on the clock. */
 struct timing {

@@ -68,14 +68,7 @@ static uint8_t *upload(struct fused_device *device, const struct split *split, c
 /* Collective: as launches of all ranks must have the same nets. */
 static uint32_t find_least(struct comm *comm, uint32_t groups)
 {
-    size_t ranks = (size_t)comm_size(comm);
-    int64_t *all = memory_allocate(ranks, sizeof *all, "the sizes of the GPUs"), least = groups;
-    all[comm_rank(comm)] = groups;
-    comm_sum_control(comm, all, ranks);
-    for (size_t i = 0; i < ranks; i++)
-        least = all[i] < least ? all[i] : least;
-    free(all);
-    return (uint32_t)least;
+    return (uint32_t)-comm_largest(comm, -(int)groups);
 }
 
 static struct fused_device *open_device(const struct engine_setup *setup, uint32_t groups)

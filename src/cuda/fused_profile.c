@@ -37,18 +37,23 @@ static int summarise(const long long *clocks, size_t blocks, double microseconds
         long long spent = 0;
         for (size_t i = 0; i < FUSED_PHASES; i++)
             spent += clocks[block * FUSED_PHASES + i];
-        all += (double)spent, ran += spent > 0;
+        all += (double)spent;
+        ran += spent > 0;
     }
+    if (ran == 0)
+        return 0;
     int count = most < FUSED_PHASES ? most : FUSED_PHASES;
-    for (int i = 0; i < count && ran > 0; i++) {
-        double sum = 0, slowest = 0, unit = microseconds_a_step / (all / (double)ran);
+    double unit = microseconds_a_step / (all / (double)ran);
+    for (int i = 0; i < count; i++) {
+        double sum = 0, slowest = 0;
         for (size_t block = 0; block < blocks; block++) {
             double spent = (double)clocks[block * FUSED_PHASES + (size_t)i];
-            sum += spent, slowest = spent > slowest ? spent : slowest;
+            sum += spent;
+            slowest = spent > slowest ? spent : slowest;
         }
         nodes[i] = (struct gpu_node){"", fused_phase((uint32_t)i), sum / (double)ran * unit, slowest * unit};
     }
-    return ran > 0 ? count : 0;
+    return count;
 }
 
 int fused_profile(struct engine *engine, struct gpu_node *nodes, int most)

@@ -10,10 +10,10 @@ extern const struct gpu_part dtrain_gpu_part;
 
 __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .revision = DTRAIN_REVISION,
-    .engine = &engine_cudnn,
+    .cudnn = &engine_cudnn,
     .fused = &engine_fused,
-    .transport = &transport_nccl,
-    .profile = cudnn_profile,
+    .nccl = &transport_nccl,
+    .cudnn_profile = cudnn_profile,
     .fused_profile = fused_profile,
     .time_dropout = device_time_dropout,
     .look = device_look,

@@ -29,7 +29,7 @@ static struct engine *open_engine(const struct engine_ops *engine, const char *n
 static const struct engine_ops *find_cudnn(char *why, size_t why_bytes)
 {
     const struct gpu_part *part = gpu_load(why, why_bytes);
-    return part != NULL ? part->engine : NULL;
+    return part != NULL ? part->cudnn : NULL;
 }
 
 static bool cudnn_available(char *why, size_t why_bytes)
@@ -106,8 +106,8 @@ static bool open_nccl(struct comm *comm, struct error *error)
     const struct gpu_part *part = gpu_load(why, sizeof why);
     if (part == NULL)
         return error_set(error, EXIT_RUNTIME, "--comm nccl: %s", why);
-    comm->transport = part->transport;
-    return part->transport->open(comm, error);
+    comm->transport = part->nccl;
+    return part->nccl->open(comm, error);
 }
 
 const struct transport proxy_nccl = {

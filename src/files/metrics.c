@@ -168,8 +168,8 @@ static bool is_in_place(const struct metrics *metrics)
            fstat(fileno(metrics->stream), &ours) == 0 && there.st_dev == ours.st_dev && there.st_ino == ours.st_ino;
 }
 
-/* Where the file was removed, or an editor has put another in its place, what is written would be lost: the lines are put
- * there again, or those to come appended to what is there. */
+/* Where the file was removed, or an editor has put another in its place, what is written would be lost: the lines are
+ * put there again, or those to come appended to what is there. */
 static bool stay_in_place(struct metrics *metrics, struct error *error)
 {
     const struct folder *folder = metrics->folder;

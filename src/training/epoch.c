@@ -102,7 +102,7 @@ static void count_steps(struct trainer *trainer, const struct train_report *done
         report_step(trainer);
 }
 
-/* Some steps of each, one team of nets that are trained at once after the other. A net's time is that of its team. */
+/* Some steps of every trainer, team by team; the engine trains a team's nets at once. A net's time is its team's. */
 static void train_teams(struct trainer *const *trainers, int count)
 {
     struct engine *engines[MOST_TRIALS];
@@ -141,7 +141,7 @@ static enum run_status save_and_leave(struct trainer *trainer, enum run_status s
     return trainer_save(trainer, error) ? status : RUN_FAILED;
 }
 
-/* Tells what can be done about it, each way as it can be typed. */
+/* Tells what can be done about it, by the options to use. */
 static enum run_status fail_not_finite(struct trainer *trainer, const char *what, struct error *error)
 {
     const struct trial *trial = trainer->setup.trial;
@@ -166,6 +166,7 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
     return RUN_FAILED;
 }
 
+/* The state's weights are those of now, as the replicas have just been compared. */
 static void note_best(struct trainer *trainer, const struct accuracy *accuracy, struct error *error)
 {
     struct progress *progress = &trainer->state.progress;
@@ -174,7 +175,6 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
         return;
     progress->best_test = accuracy->test;
     if (trainer->leader) {
-        trainer->engine->ops->read(trainer->engine, trainer->state.weights, NULL);
         comm_away(trainer->setup.comm);
         run_files_save_best(&trainer->files, &trainer->terms, &trainer->state, error);
         comm_back(trainer->setup.comm);
@@ -228,8 +228,8 @@ static void begin_next_epoch(struct trainer *trainer)
     trainer_read_clock(trainer);
 }
 
-/* The epoch counts as done once this has returned GOING or DONE; stopped before that, it is closed
- * again on resumption. */
+/* The epoch counts as done once this has returned GOING or DONE. A run that is stopped before that does all of it
+ * again as it resumes. */
 static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 {
     const struct options *options = &trainer->setup.trial->options;

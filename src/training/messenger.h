@@ -1,5 +1,6 @@
 /* messenger.h - news between the groups of a study: each group's leader reports to world rank 0, which displays it,
- * and a stop of one group stops all. Once ranks are split, only the messenger raises the stop flag (signals.h).
+ * and a stop of one group stops all. Once ranks are split, the messenger raises the stop flag (signals.h)
+ * on those that had no signal.
  */
 #ifndef DTRAIN_TRAINING_MESSENGER_H
 #define DTRAIN_TRAINING_MESSENGER_H

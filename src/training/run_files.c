@@ -4,7 +4,7 @@
 
 #include "checkpoint.h"
 
-/* Without the file of its best check a run would end with none, or with another's. */
+/* Where model-best is missing, or not this run's, the best check is forgotten, so that the next one writes it. */
 static void look_for_best(const struct folder *folder, const struct terms *terms, struct progress *progress)
 {
     struct error why = {0};

@@ -41,7 +41,8 @@ struct study {
 
 /* --- who trains what, and with what --------------------------------------------------------------- */
 
-/* "auto" looks at this rank's machine alone. And all replicas must come to the same bits. */
+/* "auto" was chosen by each rank's own machine: all must have chosen alike. Replicas must come to the same bits, for
+ * which an engine that is not defined needs equal builds too. */
 static bool agree_on_engine(struct study *study, struct error *error)
 {
     int odd;
@@ -221,8 +222,9 @@ static int at_once(const struct study *study)
     return trials > 1 ? trainer_at_once(study->trainers[study->first], trials) : 0;
 }
 
-/* Whether this rank's trials go on while one waits for the GPU, which one alone does not fill. Ranks of a group would
- * have to agree on whose turn it is; and engines that can train several at once share what threads may not. */
+/* Whether this rank's trials go on while one waits for the GPU, which one alone does not fill. Not in a group of
+ * several ranks, which would have to agree on whose turn it is; nor by an engine that can train several at once, as its
+ * trials share what threads must not touch at the same time. */
 static bool waits_overlap(const struct study *study)
 {
     return study->last - study->first > 1 && study->engine->on_gpu && study->engine->at_once == NULL &&

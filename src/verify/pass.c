@@ -91,7 +91,7 @@ static bool do_step(struct verify *verify, const struct lesson_batch *batch)
 static int64_t count_ranks(struct comm *comm, bool mine)
 {
     int64_t count = mine;
-    comm_sum_control(comm, &count, 1);
+    comm_sum_control(comm, &count, 1, "a count of ranks");
     return count;
 }
 
@@ -143,7 +143,7 @@ static bool check_step(struct pass *pass, const struct lesson_batch *batch, bool
     int64_t seen[] = {mine, *verify->stop};
     int odd = -1;
     if (pass->together)
-        comm_sum_control(pass->comm, seen, 2);
+        comm_sum_control(pass->comm, seen, 2, "the verdict on a step");
     if (pass->together && !verify->ops->is_defined)
         comm_same(pass->comm, digest, &odd);
     verify->stopped = seen[1] != 0;

@@ -128,7 +128,7 @@ static void close_all(struct examination *e)
 static bool go_on(struct examination *e, double end)
 {
     int64_t stop[] = {*e->verify->stop != 0, comm_rank(e->world) == 0 && clock_seconds() >= end};
-    comm_sum_control(e->world, stop, 2);
+    comm_sum_control(e->world, stop, 2, "the next round");
     e->verify->stopped = stop[0] != 0;
     return stop[0] == 0 && (stop[1] == 0 || e->verify->round == 0);
 }
@@ -154,7 +154,7 @@ static void run_rounds(struct examination *e)
     while (go_on(e, end)) {
         run_alone(e);
         int64_t stop = verify->stopped;
-        comm_sum_control(e->world, &stop, 1);
+        comm_sum_control(e->world, &stop, 1, "the end of a round");
         verify->stopped = stop != 0;
         if (comm_size(e->world) > 1)
             pass_run(&e->together);
