@@ -16,9 +16,9 @@
 #include "winograd.h"
 
 enum {
-    PARTS = 16 / LANES,       /* vectors in a pooled row */
-    SPAN = PARTS > 1 ? 2 : 1, /* of them, computed together */
-    GROUP = 2,                /* channels computed together; the last may be alone */
+    PARTS = 16 / LANES,        /* vectors in a pooled row */
+    SPAN = PARTS > 1 ? 2 : 1,  /* of them, computed together */
+    GROUP = PARTS > 1 ? 2 : 3, /* channels computed together, at most: as the registers allow */
     PATCHES = 14 * 14,
     CHUNK = 25, /* windows that are summed together */
     CHUNKS = (PATCHES + CHUNK - 1) / CHUNK,
@@ -136,11 +136,15 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     int list[6], count = 0;
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
         list[count++] = __builtin_ctz(rest);
-    for (int done = 0; done < count; done += GROUP)
-        if (count - done == 1)
+    for (int done = 0, next; done < count; done += next) {
+        next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: rather twice 2 than 3 and 1 */
+        if (next == 1)
             forward(1, w, packed, image, list + done, scale, planes, out);
+        else if (next == 2)
+            forward(2, w, packed, image, list + done, scale, planes, out);
         else
             forward(GROUP, w, packed, image, list + done, scale, planes, out);
+    }
     interleave(kept, planes, out->pool1);
 }
 
