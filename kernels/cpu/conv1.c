@@ -185,7 +185,8 @@ static void sum_windows_of(const struct windows *windows, float bias[8])
     channels total = {0};
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         channels sum[CHUNK];
-        memcpy(sum, windows->at[chunk * CHUNK], sizeof sum);
+        UNROLL for (int i = 0; i < CHUNK; i++)
+            memcpy(&sum[i], windows->at[chunk * CHUNK + i], sizeof sum[i]);
         UNROLL for (int i = 16; i < CHUNK; i++)
             sum[i - 16] += sum[i];
         UNROLL for (int apart = 8; apart > 0; apart /= 2)
