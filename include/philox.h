@@ -39,6 +39,12 @@ PHILOX_INLINE struct philox_counter philox_counter(enum philox_purpose purpose, 
     return counter;
 }
 
+/* Of a round: two multipliers, and what the two halves of the key grow by. */
+#define PHILOX_MULTIPLIER_0 0xD2511F53u
+#define PHILOX_MULTIPLIER_1 0xCD9E8D57u
+#define PHILOX_KEY_STEP_0 0x9E3779B9u
+#define PHILOX_KEY_STEP_1 0xBB67AE85u
+
 /* Both halves of a * b. On a GPU the 64-bit product would cost a needless addition: a fifth of all. */
 PHILOX_INLINE void philox_multiply(uint32_t a, uint32_t b, uint32_t *high, uint32_t *low)
 {
@@ -58,14 +64,14 @@ PHILOX_INLINE struct philox_counter philox4x32(struct philox_counter x, uint64_t
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         uint32_t high0, low0, high1, low1;
-        philox_multiply(0xD2511F53u, x.c[0], &high0, &low0);
-        philox_multiply(0xCD9E8D57u, x.c[2], &high1, &low1);
+        philox_multiply(PHILOX_MULTIPLIER_0, x.c[0], &high0, &low0);
+        philox_multiply(PHILOX_MULTIPLIER_1, x.c[2], &high1, &low1);
         x.c[0] = high1 ^ x.c[1] ^ k0;
         x.c[1] = low1;
         x.c[2] = high0 ^ x.c[3] ^ k1;
         x.c[3] = low0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+        k0 += PHILOX_KEY_STEP_0;
+        k1 += PHILOX_KEY_STEP_1;
     }
     return x;
 }

@@ -5,6 +5,15 @@
 
 #include "philox.h"
 
+/* Of philox4x32 in a loop GCC 12 makes several shuffles to a product, Clang none. */
+#if defined(__AVX2__) && !defined(__clang__)
+#include <immintrin.h>
+#define PHILOX_BY_HAND
+typedef uint64_t number; /* of 32 bits */
+#else
+typedef uint32_t number;
+#endif
+
 enum { GROUP = 16 }; /* samples drawn together: the compiler makes their loops vectors */
 
 static const unsigned elements[DROPOUT_LAYERS] = {CONV1_ELEMENTS, CONV2_ELEMENTS, CONV3_ELEMENTS, FC1_ELEMENTS};
@@ -17,9 +26,46 @@ struct masks masks_make(uint64_t seed, double p_conv, double p_fc)
     return masks;
 }
 
-/* numbers[i][s] = number i of the block of `counter`, at position + s. */
-static void draw_block(struct philox_counter counter, uint64_t seed, uint32_t numbers[4][GROUP])
+#ifdef PHILOX_BY_HAND
+/* A number of 32 bits in each lane, and above it whatever was left there. */
+typedef uint64_t lanes __attribute__((vector_size(32)));
+
+/* The whole products of the lower halves. */
+static inline lanes multiply(lanes a, uint32_t b)
 {
+    return (lanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+}
+
+/* philox4x32 of four counters. */
+static inline void philox_lanes(lanes c[4], uint64_t seed)
+{
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        lanes product0 = multiply(c[0], PHILOX_MULTIPLIER_0), product1 = multiply(c[2], PHILOX_MULTIPLIER_1);
+        c[0] = product1 >> 32 ^ c[1] ^ k0;
+        c[1] = product1;
+        c[2] = product0 >> 32 ^ c[3] ^ k1;
+        c[3] = product0;
+        k0 += PHILOX_KEY_STEP_0;
+        k1 += PHILOX_KEY_STEP_1;
+    }
+}
+#endif
+
+/* numbers[i][s] = number i of the block of `counter`, at position + s. */
+static void draw_block(struct philox_counter counter, uint64_t seed, number numbers[4][GROUP])
+{
+#ifdef PHILOX_BY_HAND
+    for (uint32_t s = 0; s < GROUP; s += 4) {
+        const lanes none = {0}, next = {s, s + 1, s + 2, s + 3};
+        lanes here[4] = {none + counter.c[0], next + counter.c[1], none + counter.c[2], none + counter.c[3]};
+        philox_lanes(here, seed);
+        for (int i = 0; i < 4; i++) {
+            lanes halves = here[i] & 0xffffffff;
+            memcpy(&numbers[i][s], &halves, sizeof halves);
+        }
+    }
+#else
     for (uint32_t s = 0; s < GROUP; s++) {
         struct philox_counter here = counter;
         here.c[1] += s;
@@ -27,6 +73,7 @@ static void draw_block(struct philox_counter counter, uint64_t seed, uint32_t nu
         for (int i = 0; i < 4; i++)
             numbers[i][s] = here.c[i];
     }
+#endif
 }
 
 static void draw_layer(const struct masks *masks, uint32_t layer, uint64_t step, uint32_t position,
@@ -34,9 +81,11 @@ static void draw_layer(const struct masks *masks, uint32_t layer, uint64_t step,
 {
     uint64_t threshold = philox_threshold(masks->p[layer]);
     for (uint32_t e = 0; e < elements[layer]; e += 4) {
-        uint32_t numbers[4][GROUP] = {{0}};
+        number numbers[4][GROUP];
         if (threshold > 0)
             draw_block(philox_counter(PHILOX_DROPOUT, layer, step, position, e / 4), masks->seed, numbers);
+        else
+            memset(numbers, 0, sizeof numbers);
         for (uint32_t i = 0; i < 4 && e + i < elements[layer]; i++)
             for (uint32_t s = 0; s < GROUP; s++)
                 keep[e / 64][s] |= (uint64_t)(numbers[i][s] >= threshold) << ((e + i) % 64);
