@@ -297,8 +297,8 @@ static uint64_t check_from_to(void (*check)(uint32_t, uint32_t, float *, double 
     return digest;
 }
 
-/* exp from 0 down to past its end, every 61st float; log of a sum of ten of those, from 1 to 10, every float. All builds
- * come to the same bits. */
+/* exp from 0 down to past its end, every 61st float; log of a sum of ten of those, from 1 to 10, every float. All
+ * builds come to the same bits. */
 static void exp_and_log_are_defined(void **state)
 {
     double worst_exp = 0, worst_log = 0;
