@@ -63,7 +63,7 @@ DEVICE void receive_words(const uint64_t *from, unsigned pitch, unsigned round, 
         for (int i = 0; i < N; i++)
             all &= round_of(words[i]) == round;
         if (!all && wait_on(&turns))
-            give_up(shared().run.trouble, round, round_of(words[0]));
+            give_up(shared().run.trouble, FUSED_FOR_BLOCKS, round, round_of(words[0]));
     }
 #pragma unroll
     for (int i = 0; i < N; i++)
@@ -90,7 +90,7 @@ DEVICE void receive_lines(const ulonglong2 *const *from, unsigned round, ulonglo
         for (int i = 0; i < N; i++)
             all &= round_of(lines[i].y) == round;
         if (!all && wait_on(&turns))
-            give_up(shared().run.trouble, round, round_of(lines[0].y));
+            give_up(shared().run.trouble, FUSED_FOR_BLOCKS, round, round_of(lines[0].y));
     }
 }
 
@@ -104,7 +104,7 @@ static __device__ __noinline__ void wait_for_count(const uint32_t *counter, unsi
 #pragma unroll 1
     for (unsigned turns = 0; (int)(found - wanted) < 0; found = load_acquire(counter))
         if (wait_on(&turns))
-            give_up(shared().run.trouble, wanted, found);
+            give_up(shared().run.trouble, FUSED_FOR_BLOCKS, wanted, found);
 }
 
 DEVICE uint32_t *grid_counter(const memory &m)

@@ -3,6 +3,7 @@
 #include "conv2.cuh"
 #include "conv3.cuh"
 #include "head.cuh"
+#include "peers.cuh"
 #include "tile.cuh"
 #include "update.cuh"
 
@@ -208,14 +209,19 @@ DEVICE void step_gradient(memory &m, unsigned i)
         if (m.refused)
             add_sum(m.sums + FUSED_REFUSED, 1);
         m.refused = 0;
-        add_release(grid_counter(m));
+        if (m.run.peers != nullptr)
+            tell_peers(m);
+        else
+            add_release(grid_counter(m));
     }
 }
 
 /* The update of the step before step i. True: the run is over. */
 DEVICE bool finish_before(memory &m, unsigned i)
 {
-    if (i > 0) { /* all blocks have added to the sums */
+    if (i > 0 && m.run.peers != nullptr) {
+        sum_over_peers(sums_of(m, i + 2));
+    } else if (i > 0) { /* all blocks have added to the sums */
         if (tid() == 0)
             wait_for_count(grid_counter(m), i * m.run.groups * SEATS);
         __syncthreads();
@@ -264,12 +270,14 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
     memory &m = shared();
     take_run(m, launch.runs);
     load(m, true);
+    open_peers(m);
     if (is_first(m))
         m.state = *m.run.before;
     if (!m.run.before->stopped && !m.run.before->not_finite)
         run_steps(m);
     if (m.dense_awaited)
         take_dense_weights(m); /* the last update's */
+    close_peers(m);
     store(m);
 #ifdef FUSED_CLOCKS
     if (m.run.clocks != nullptr && tid() < PHASES)

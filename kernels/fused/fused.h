@@ -41,8 +41,19 @@ struct fused_state {
 };
 
 /* Pinned host memory: of a wait that had no end. The launch then fails. */
+enum { FUSED_FOR_BLOCKS = 1, FUSED_FOR_RANKS };
 struct fused_trouble {
-    volatile uint32_t waited, block, wanted, found;
+    volatile uint32_t waited; /* for whom; 0: for none */
+    volatile uint32_t block, wanted, found;
+};
+
+enum { FUSED_PEERS = 8 }; /* ranks whose kernels sum together, at most */
+
+/* Of a net, in device memory: where its ranks sum together (peers.cuh). By rank, as this GPU finds it. */
+struct fused_peers {
+    int64_t *sums[FUSED_PEERS];     /* run.sums of each */
+    uint32_t *arrived[FUSED_PEERS]; /* two numbers of each, zero before a net's first launch, then the kernels' own */
+    const volatile uint32_t *alive; /* in pinned host memory: grows, from 1 on, while the host watches over the ranks */
 };
 
 /* A launch: the update of an earlier launch's sums, if any, then steps, of which the last one's update may be left to a
@@ -58,6 +69,7 @@ struct fused_run {
     void *mail;                        /* fused_mail_bytes(groups), zero at first */
     uint32_t *arrived;                 /* fused_arrived_bytes(groups), zero before every launch */
     const volatile int32_t *stop;      /* this rank's wish, in pinned host memory; NULL: none */
+    const struct fused_peers *peers;   /* the ranks' sums are added up each step; NULL: these are the net's sums */
     struct fused_trouble *trouble;     /* or NULL */
     uint64_t seed, step;               /* step: of the first batch, for the masks */
     uint64_t threshold[4];             /* philox_threshold of the four dropout layers */
@@ -98,6 +110,7 @@ const char *fused_phase(uint32_t phase); /* what it is called */
 
 size_t fused_mail_bytes(uint32_t groups);
 size_t fused_arrived_bytes(uint32_t groups);
+enum { FUSED_PEER_PITCH = 32 }; /* numbers from a net's of fused_peers.arrived to the next's: a line of 128 bytes */
 
 /* Bytes of shared memory that a block needs. */
 size_t fused_shared_bytes(void);

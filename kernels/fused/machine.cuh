@@ -78,6 +78,36 @@ static __device__ __forceinline__ void add_sum(int64_t *to, long long term)
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(to), "l"(term) : "memory");
 }
 
+/* --- memory of several GPUs: the same, as all of them see it ------------------------------------ */
+
+static __device__ __forceinline__ void store_pair_of_peer(int64_t *to, longlong2 pair)
+{
+    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(pair.x), "l"(pair.y) : "memory");
+}
+
+static __device__ __forceinline__ longlong2 load_pair_of_peer(const int64_t *from)
+{
+    longlong2 pair;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(pair.x), "=l"(pair.y) : "l"(from) : "memory");
+    return pair;
+}
+
+static __device__ __forceinline__ unsigned load_acquire_of_peers(const uint32_t *from)
+{
+    unsigned value;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+}
+
+/* To a counter of each of `count` GPUs. */
+static __device__ __forceinline__ void add_release_to_peers(uint32_t *const *to, unsigned count)
+{
+    asm volatile("fence.acq_rel.sys;" ::: "memory");
+#pragma unroll 1
+    for (unsigned i = 0; i < count; i++)
+        asm volatile("red.relaxed.sys.global.add.u32 [%0], 1;" ::"l"(to[i]) : "memory");
+}
+
 /* --- waiting ---------------------------------------------------------------------------------- */
 
 /* Once a turn of a loop that waits for other blocks. They are all on the GPU: one that does not answer for some ten
@@ -88,11 +118,11 @@ static __device__ __forceinline__ bool wait_on(unsigned *turns)
 }
 
 /* Ends the launch. */
-static __device__ __noinline__ void give_up(fused_trouble *trouble, unsigned wanted, unsigned found)
+static __device__ __noinline__ void give_up(fused_trouble *trouble, unsigned whom, unsigned wanted, unsigned found)
 {
     if (trouble != nullptr) {
         trouble->block = blockIdx.x, trouble->wanted = wanted, trouble->found = found;
-        trouble->waited = 1;
+        trouble->waited = whom;
         __threadfence_system();
     }
     __trap();

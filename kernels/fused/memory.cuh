@@ -85,6 +85,7 @@ struct alignas(16) memory {
     float y3[EACH][120], y1[EACH][84], d1[EACH][84], d3[EACH][120], dz[EACH][12];
 
     fused_run run;  /* of this block's net, a copy: a thread has no register for which of a launch's it is */
+    fused_peers peers;
     mailbox *mail;  /* of the group's seats */
     uint32_t group; /* number among the net's */
     uint32_t record[SAMPLES];
@@ -103,6 +104,7 @@ struct alignas(16) memory {
     uint32_t dense_awaited; /* fc1 and fc2 have new weights, which this block has yet to fetch: update.cuh */
     uint32_t refused;       /* a term of this step was */
     uint32_t wish;          /* the first thread of the first block: to stop */
+    uint32_t awaited;       /* at this rank's counter of peers.cuh: the first thread's */
     fused_state state;      /* and what the run has done */
 #ifdef FUSED_CLOCKS
     long long since, clocks[32];

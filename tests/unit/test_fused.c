@@ -293,6 +293,146 @@ static void ranks_are_equal(void **state)
     }
 }
 
+/* --- ranks that sum within the kernel --------------------------------------------------------- */
+
+enum { MOST_RUNS = 12 };
+
+/* Runs of one launch, rank by rank of a net, then of the next net: all at once, as on several GPUs. */
+struct peers {
+    uint32_t ranks, nets, count;
+    struct fused_run runs[MOST_RUNS];
+    struct fused_peers tables[MOST_RUNS];
+    uint32_t arrived[MOST_RUNS][FUSED_PEER_PITCH], alive;
+    struct fused_trouble trouble;
+};
+
+/* t[net] */
+static void open_peers(const struct fixture *f, const struct training *t, uint32_t ranks, uint32_t nets,
+                       struct peers *p)
+{
+    memset(p, 0, sizeof *p);
+    p->ranks = ranks, p->nets = nets, p->count = ranks * nets, p->alive = 1;
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct fused_run *run = &p->runs[i];
+        *run = open_run(f, t[i / ranks]);
+        run->rank = i % ranks, run->ranks = ranks, run->peers = &p->tables[i], run->trouble = &p->trouble;
+        memset(p->arrived[i], 0, sizeof p->arrived[i]);
+        p->arrived[i][0] = p->arrived[i][1] = UINT32_MAX - 20; /* which passes 0 soon */
+    }
+    for (uint32_t i = 0; i < p->count; i++) {
+        p->tables[i].alive = &p->alive;
+        for (uint32_t r = 0; r < ranks; r++) {
+            p->tables[i].sums[r] = p->runs[i / ranks * ranks + r].sums;
+            p->tables[i].arrived[r] = p->arrived[i / ranks * ranks + r];
+        }
+    }
+}
+
+static void close_peers(struct peers *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        close_run(&p->runs[i]);
+}
+
+/* The first `steps` in a launch of their own; then the rest. */
+static void train_peers(struct peers *p, uint32_t steps)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        p->runs[i].steps = steps;
+    together.seed++;
+    train_several(p->runs, p->count);
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct fused_run *run = &p->runs[i];
+        turn(run);
+        run->step += steps, run->position += steps * run->batch, run->steps = UINT32_MAX / 2;
+        memset(run->sums, 0, sums_bytes());
+    }
+    train_several(p->runs, p->count);
+}
+
+static void assert_peers(const struct fixture *f, const char *what, const struct training *t, const struct peers *p)
+{
+    static struct outcome defined;
+    char text[120];
+    for (uint32_t i = 0; i < p->count; i++) {
+        if (i % p->ranks == 0)
+            define(f, t[i / p->ranks], &defined);
+        snprintf(text, sizeof text, "%s: rank %u of %u, net %u of %u", what, i % p->ranks, p->ranks, i / p->ranks,
+                 p->nets);
+        assert_outcome(text, &p->runs[i], &defined);
+    }
+}
+
+/* Of every net, on 2, 3 and 4 ranks; a batch's tiles are not as many as ranks; a tail, of which some ranks have nothing. */
+static void peers_are_equal(void **state)
+{
+    static struct peers p;
+    struct fixture *f = *state;
+    for (uint32_t net = 0; net < NETS; net++) {
+        const struct training t = {
+            lenet5_nets[net].p_conv, lenet5_nets[net].p_fc, 1 + net % 2, 70, 3, 3 + 3 * 70 + 9, 5};
+        open_peers(f, &t, 2 + net % 3, 1, &p);
+        train_peers(&p, 2);
+        assert_peers(f, "peers", &t, &p);
+        close_peers(&p);
+    }
+}
+
+/* Nets at once, each over all ranks, of unlike lengths. */
+static void nets_of_peers_are_equal(void **state)
+{
+    static struct peers p;
+    static const struct training t[] = {{0, 0, 1, 40, 3, 3 + 40 + 40 + 9, 1},
+                                        {0.5, 0.5, 1, 40, 0, 7, 2},
+                                        {0.5, 0, 1, 40, 90, 90 + 80, 1}};
+    struct fixture *f = *state;
+    open_peers(f, t, 3, 3, &p);
+    train_peers(&p, 1);
+    assert_peers(f, "nets of peers", t, &p);
+    close_peers(&p);
+}
+
+/* One rank's wish ends the run of all, and so does one rank's refusal, after the same step. */
+static void peers_end_together(void **state)
+{
+    static struct peers p;
+    static struct outcome defined;
+    static const volatile int32_t wish = 1;
+    struct fixture *f = *state;
+    struct training t[] = {{0.5, 0.5, 1, 40, 0, 120, 5}, {0.5, 0.5, 1, 40, 0, 120, 5}};
+    open_peers(f, t, 2, 2, &p);
+    p.runs[1].stop = &wish;                /* the first net's second rank */
+    ((float *)p.runs[2].weights)[7] = NAN; /* the second net's first one */
+    together.seed++;
+    train_several(p.runs, p.count);
+    t[0].last = 40;
+    define(f, t[0], &defined);
+    for (int i = 0; i < 2; i++) {
+        assert_outcome("which stops", &p.runs[i], &defined);
+        assert_int_equal(p.runs[i].after->stopped, 1);
+        assert_int_equal(p.runs[2 + i].after->not_finite, 1);
+        assert_int_equal(p.runs[2 + i].after->applied, 0);
+    }
+    close_peers(&p);
+}
+
+/* One of two ranks never comes, and nobody says that it lives: the other's launch fails, and says so. */
+static void a_lost_peer_is_given_up(void **state)
+{
+    static struct peers p;
+    const struct training t = {0.5, 0.5, 1, 40, 0, 40, 5};
+    open_peers(*state, &t, 2, 1, &p);
+    memset(p.runs[0].arrived, 0, fused_arrived_bytes(1));
+    together.patience = 3000;
+    assert_int_equal(fused_train(p.runs, 1, NULL), cudaErrorLaunchFailure);
+    together.patience = 0;
+    assert_int_equal(p.trouble.waited, FUSED_FOR_RANKS);
+    assert_int_equal(p.trouble.wanted - p.trouble.found, FUSED_SEATS); /* the other's blocks */
+    close_peers(&p);
+}
+
+/* --- several nets, ends ----------------------------------------------------------------------- */
+
 /* In one launch, each as if it were alone: of unlike nets, seeds, places and lengths. */
 static void nets_at_once_are_equal(void **state)
 {
@@ -426,6 +566,10 @@ int main(void)
         cmocka_unit_test(groups_are_equal),
         cmocka_unit_test(orders_are_equal),
         cmocka_unit_test(ranks_are_equal),
+        cmocka_unit_test(peers_are_equal),
+        cmocka_unit_test(nets_of_peers_are_equal),
+        cmocka_unit_test(peers_end_together),
+        cmocka_unit_test(a_lost_peer_is_given_up),
         cmocka_unit_test(nets_at_once_are_equal),
         cmocka_unit_test(ends_of_nets_are_their_own),
         cmocka_unit_test(a_wish_to_stop_is_granted),

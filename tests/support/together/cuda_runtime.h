@@ -69,6 +69,11 @@ void together_store(void *to, const void *value, size_t bytes); /* at most 8 */
 void together_add(int64_t *to, int64_t term);
 void together_release(const uint32_t *counter);
 void together_acquire(const uint32_t *counter);
+/* The same where other processes may have a part: adds 1 to each of the counters; the counter's value. */
+void together_release_to_peers(uint32_t *const *counters, unsigned count);
+uint32_t together_acquire_of_peers(const uint32_t *counter);
+/* Ends the launch, which then fails. */
+[[noreturn]] void together_give_up();
 
 /* 16 bytes, which arrive when this thread waits for its copies. */
 void together_copy_later(float *to, const float *from);

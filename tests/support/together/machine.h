@@ -58,14 +58,43 @@ static inline void add_sum(int64_t *to, long long term)
     together_add(to, term);
 }
 
-/* together.cpp sees a wait without end. */
-static inline bool wait_on(unsigned *)
+static inline void store_pair_of_peer(int64_t *to, longlong2 pair)
 {
-    together_yield(true);
-    return false;
+    together_yield(false);
+    together_store(to, &pair.x, sizeof pair.x);
+    together_store(to + 1, &pair.y, sizeof pair.y);
 }
 
-static inline void give_up(fused_trouble *, unsigned, unsigned) {}
+static inline longlong2 load_pair_of_peer(const int64_t *from)
+{
+    together_yield(false);
+    return {from[0], from[1]};
+}
+
+static inline unsigned load_acquire_of_peers(const uint32_t *from)
+{
+    together_yield(false);
+    return together_acquire_of_peers(from);
+}
+
+static inline void add_release_to_peers(uint32_t *const *to, unsigned count)
+{
+    together_yield(false);
+    together_release_to_peers(to, count);
+}
+
+static inline bool wait_on(unsigned *turns)
+{
+    together_yield(true);
+    return together.patience != 0 && ++*turns >= together.patience;
+}
+
+static inline void give_up(fused_trouble *trouble, unsigned whom, unsigned wanted, unsigned found)
+{
+    trouble->block = block(), trouble->wanted = wanted, trouble->found = found;
+    trouble->waited = whom;
+    together_give_up();
+}
 
 enum { FIRST_THREADS = 160 };
 static inline void sync_first_threads()

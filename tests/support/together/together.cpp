@@ -1,5 +1,6 @@
 #include "together.h"
 
+#include <algorithm>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -54,7 +55,7 @@ struct unseen {
 };
 
 struct released {
-    const uint32_t *counter;
+    std::vector<const uint32_t *> counters; /* any of which shows them */
     changes all;
 };
 
@@ -76,6 +77,8 @@ struct launch {
     unsigned *polling, polling_count;          /* wait for another block, and look again later */
     waiting *at_block, *at_part, *at_warp;
     uint64_t useless; /* times that they looked since one was of use */
+    bool abroad;      /* and one of them at what another process may write */
+    bool given_up;
     std::vector<unseen> hidden; /* by block */
     std::vector<released> handed;
 };
@@ -244,60 +247,82 @@ struct call {
     unsigned blocks, threads;
     size_t shared_bytes;
     void (*thread)(const void *context);
+    launch *begun; /* or nullptr */
+    bool failed;
     alignas(16) char context[8192];
 };
 
-bool run_call(void *context)
+size_t all_shared_bytes()
 {
-    const call *call = static_cast<struct call *>(context);
-    launch launch = {call->blocks,
-                     call->threads,
-                     call->thread,
-                     call->context,
-                     call->shared_bytes,
-                     nullptr,
-                     nullptr,
-                     nullptr,
-                     nullptr,
-                     0,
-                     0,
-                     nullptr,
-                     0,
-                     nullptr,
-                     nullptr,
-                     nullptr,
-                     0,
-                     std::vector<unseen>(call->blocks),
-                     {}};
-    running = &launch;
+    return (size_t)running->blocks * pitch() + CANARY_BYTES;
+}
+
+size_t all_stack_bytes()
+{
+    return (size_t)all() * STACK_BYTES;
+}
+
+launch *begin(const call &call)
+{
+    launch *launch = running = new struct launch();
+    launch->blocks = call.blocks, launch->threads = call.threads, launch->shared_bytes = call.shared_bytes;
+    launch->thread = call.thread, launch->context = call.context;
+    launch->hidden = std::vector<unseen>(call.blocks);
     state = together.seed;
-    size_t shared = (size_t)launch.blocks * pitch() + CANARY_BYTES, stacks = (size_t)all() * STACK_BYTES;
-    launch.shared = map(shared), launch.stacks = map(stacks);
-    memset(launch.shared, CANARY, shared);
-    launch.fibers = new fiber[all()]();
-    launch.ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
-    launch.polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
-    launch.at_block = barriers(launch.blocks, launch.threads);
-    launch.at_part = barriers(launch.blocks, 0);
-    launch.at_warp = barriers(all() / WARP, WARP);
+    launch->shared = map(all_shared_bytes()), launch->stacks = map(all_stack_bytes());
+    memset(launch->shared, CANARY, all_shared_bytes());
+    launch->fibers = new fiber[all()]();
+    launch->ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
+    launch->polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
+    launch->at_block = barriers(launch->blocks, launch->threads);
+    launch->at_part = barriers(launch->blocks, 0);
+    launch->at_warp = barriers(all() / WARP, WARP);
     for (unsigned i = 0; i < all(); i++)
         make_ready(i);
-    while (launch.ready_count > 0 || launch.polling_count > 0)
+    return launch;
+}
+
+/* True: it is over. False: it waits for another process. */
+bool go_on()
+{
+    launch *launch = running;
+    while (!launch->given_up && (launch->ready_count > 0 || launch->polling_count > 0)) {
         run(take_ready());
-    for (unsigned i = 0; i < all(); i++)
-        if (!launch.fibers[i].done)
+        if (emulated_queue != nullptr && launch->abroad && launch->ready_count == 0 && launch->polling_count > 0) {
+            launch->abroad = false, launch->useless = 0;
+            return false;
+        }
+    }
+    return true;
+}
+
+void end(launch *launch)
+{
+    for (unsigned i = 0; i < all() && !launch->given_up; i++)
+        if (!launch->fibers[i].done)
             name_running(i), fail("waits at a barrier or shuffle that others never reach");
     look_at_canaries();
-    for (released &released : launch.handed)
+    for (released &released : launch->handed)
         show(released.all);
-    for (unseen &unseen : launch.hidden)
+    for (unseen &unseen : launch->hidden)
         show(unseen.ordered), show(unseen.fresh);
-    drop(launch.at_block, launch.blocks), drop(launch.at_part, launch.blocks), drop(launch.at_warp, all() / WARP);
-    delete[] launch.fibers;
-    free(launch.ready), free(launch.polling);
-    munmap(launch.shared, shared), munmap(launch.stacks, stacks);
+    drop(launch->at_block, launch->blocks), drop(launch->at_part, launch->blocks), drop(launch->at_warp, all() / WARP);
+    delete[] launch->fibers;
+    free(launch->ready), free(launch->polling);
+    munmap(launch->shared, all_shared_bytes()), munmap(launch->stacks, all_stack_bytes());
+    delete launch;
+}
+
+bool run_call(void *context)
+{
+    call *call = static_cast<struct call *>(context);
+    running = call->begun != nullptr ? call->begun : (call->begun = begin(*call));
+    bool over = go_on();
+    call->failed = running->given_up;
+    if (over)
+        end(running);
     running = nullptr;
-    return true;
+    return over;
 }
 
 } // namespace
@@ -342,25 +367,57 @@ void together_add(int64_t *to, int64_t term)
     running->hidden[blockIdx.x].fresh.push_back({to, term, 0, now});
 }
 
-void together_release(const uint32_t *counter)
+/* What this thread may hand on. */
+static changes take_ordered()
 {
-    running->handed.push_back({counter, {}});
-    changes &all = running->handed.back().all, others = {};
+    changes all, others;
     append(all, running->hidden[blockIdx.x].ordered);
     for (const change &change : running->hidden[blockIdx.x].fresh)
         (change.fiber == now ? all : others).push_back(change);
     running->hidden[blockIdx.x].fresh.swap(others);
+    return all;
+}
+
+void together_release(const uint32_t *counter)
+{
+    running->handed.push_back({{counter}, take_ordered()});
+}
+
+/* What lies in memory that other processes see is theirs to see at once, which they may do no sooner than they look. */
+void together_release_to_peers(uint32_t *const *counters, unsigned count)
+{
+    changes all = take_ordered();
+    if (emulated_queue != nullptr)
+        show(all);
+    else
+        running->handed.push_back({{counters, counters + count}, all});
+    for (unsigned i = 0; i < count; i++)
+        __atomic_fetch_add(counters[i], 1u, __ATOMIC_RELEASE);
 }
 
 void together_acquire(const uint32_t *counter)
 {
     std::vector<released> &all = running->handed;
     for (size_t i = 0; i < all.size();)
-        if (all[i].counter == counter) {
+        if (std::find(all[i].counters.begin(), all[i].counters.end(), counter) != all[i].counters.end()) {
             show(all[i].all);
             all.erase(all.begin() + (long)i);
         } else
             i++;
+}
+
+uint32_t together_acquire_of_peers(const uint32_t *counter)
+{
+    together_acquire(counter);
+    running->abroad = true;
+    return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+}
+
+void together_give_up()
+{
+    running->given_up = true;
+    leave();
+    abort(); /* nobody comes back */
 }
 
 void together_copy_later(float *to, const float *from)
@@ -432,7 +489,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 cudaError_t together_launch(unsigned blocks, unsigned threads, size_t shared_bytes, void *stream,
                             void (*thread)(const void *context), const void *context, size_t context_bytes)
 {
-    call call = {blocks, threads, shared_bytes, thread, {}};
+    call call = {blocks, threads, shared_bytes, thread, nullptr, false, {}};
     if (context_bytes > sizeof call.context || threads % WARP != 0 || threads == 0 || blocks == 0)
         fail("a launch that nobody can do");
     memcpy(call.context, context, context_bytes);
@@ -440,5 +497,5 @@ cudaError_t together_launch(unsigned blocks, unsigned threads, size_t shared_byt
         emulated_queue(stream, run_call, &call, sizeof call);
     else
         run_call(&call);
-    return cudaSuccess;
+    return call.failed ? cudaErrorLaunchFailure : cudaSuccess;
 }

@@ -4,7 +4,8 @@
  * A fiber gives way where it synchronises, where it waits for another block, and, at random, where it reads or writes
  * what other blocks do too. Which of all that can goes on next is drawn by `seed`: a kernel whose results depend on it
  * lacks a barrier. Shared memory begins as NaN, with canaries on both sides. A barrier that some never reach, waits
- * without end and a canary that was written on end the program with a message.
+ * without end and a canary that was written on end the program with a message. Where a GPU is emulated a launch may wait for
+ * one of another process: it then gives way to the host, too.
  */
 #ifndef DTRAIN_TOGETHER_H
 #define DTRAIN_TOGETHER_H
@@ -19,6 +20,7 @@ struct together {
     uint64_t seed;            /* 0: in the order in which they could go on */
     uint32_t multiprocessors; /* that the host claims to have; 0: 16 */
     uint32_t shared_bytes;    /* of a block, at most; 0: as many as sm_90 */
+    uint32_t patience;        /* looks after which a wait has had no end; 0: endless */
 };
 extern struct together together;
 
