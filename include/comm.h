@@ -9,7 +9,7 @@
  * take turns (turns.h) and between comm_away and comm_back.
  *
  *     struct comm *world = comm_open_world(60);
- *     struct comm *group = comm_split(world, 0, "auto", false, &error);
+ *     struct comm *group = comm_split(world, 0, "auto", COMM_FOR_CPU, &error);
  *     struct comm_sums *sums = comm_sums_open(group, 1);
  *     sums->terms[0] = comm_rank(group);
  *     comm_sum(sums);
@@ -32,10 +32,14 @@ struct comm; /* opaque */
 /* Starts MPI, once a process; the ranks of MPI_COMM_WORLD. timeout_seconds > 0. */
 struct comm *comm_open_world(double timeout_seconds);
 
-/* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi" or
- * "nccl", as for --comm; on_gpu: the engine computes on this rank's GPU. On failure NULL and *error on every
- * rank. Close it before its parent, and what it sums on devices before it. Closing the world ends MPI. */
-struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error);
+/* Where the engine computes whose numbers are to be summed: on this rank's GPU, by kernels that can sum over ranks. */
+enum comm_place { COMM_FOR_CPU, COMM_FOR_GPU, COMM_FOR_KERNEL };
+
+/* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi", "nccl" or
+ * "peers", as for --comm. On failure NULL and *error on every rank. Close it before its parent, and what it sums on
+ * devices before it. Closing the world ends MPI. */
+struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_place place,
+                        struct error *error);
 void comm_close(struct comm *comm);
 
 /* Local, not collective. */
@@ -43,13 +47,14 @@ int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 const char *comm_transport(const struct comm *comm);               /* "mpi" */
 void comm_ways(const struct comm *comm, char *text, size_t bytes); /* by which ways it sums: a few words, or "" */
-const char *comm_why(const struct comm *comm);                     /* why "auto" took it: a few words, or "" */
-int comm_local_rank(const struct comm *comm);                      /* rank among all ranks of this host, of any group */
-int comm_host_rank(const struct comm *comm);                       /* rank among the group's ranks on this host */
-int comm_host_count(const struct comm *comm);                      /* how many hosts the group spans */
+const char *comm_why(const struct comm *comm); /* why "auto" took it, or no better one: a few words, or "" */
+int comm_local_rank(const struct comm *comm);  /* rank among all ranks of this host, of any group */
+int comm_host_rank(const struct comm *comm);   /* rank among the group's ranks on this host */
+int comm_host_count(const struct comm *comm);  /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 
-/* The names that comm_split takes: "auto, nccl (one GPU a rank) or mpi"; without the notes: "auto, nccl or mpi". */
+/* The names that comm_split takes: "auto, [...], nccl (one GPU a rank) or mpi"; without the notes: "auto, peers, nccl
+ * or mpi". */
 void comm_names(char *text, size_t bytes, bool notes);
 
 /* "Open MPI v4.1.4": the first words of what the library says of itself. */
@@ -74,6 +79,9 @@ void comm_sum(struct comm_sums *sums);
  * queued on a CUDA stream, also while it is captured into a graph. Every rank gets the same bits. */
 bool comm_can_sum_on_device(const struct comm *comm);
 void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream);
+
+/* Local: whether the engine's kernels sum over the ranks, in memory of theirs that all GPUs reach. */
+bool comm_sums_in_kernel(const struct comm *comm);
 
 /* Not collective: waits until done(context), for work on a device that may wait for other ranks; they are
  * watched meanwhile. `what` is for the message when one is lost: "the gradient sum". */

@@ -85,6 +85,7 @@ struct engine_ops {
     const char *name; /* --engine NAME */
     const char *note; /* for whom it is, a word or two for --help; NULL */
     bool on_gpu;      /* it computes on this rank's GPU */
+    bool in_kernel;   /* by kernels that can sum over the ranks themselves */
     bool is_defined;  /* it follows kernels/README.md: its bits are known beforehand, whatever compiled it */
 
     /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
@@ -145,8 +146,9 @@ enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradie
 /* The engine called `name`, or for "auto" the best available. NULL with *error set (EXIT_USAGE) if
  * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
-const struct engine_ops *const *engine_list(void); /* NULL-terminated, best first */
-void engine_names(char *text, size_t bytes);       /* for --help: "auto, cudnn (GPUs) or cpu" */
+enum comm_place engine_place(const struct engine_ops *ops); /* for comm_split */
+const struct engine_ops *const *engine_list(void);          /* NULL-terminated, best first */
+void engine_names(char *text, size_t bytes);                /* for --help: "auto, cudnn (GPUs) or cpu" */
 
 /* The gradient in engine->sums->totals in canonical layout, as averages over `samples`. */
 void engine_read_gradient(const struct engine *engine, size_t samples, float *gradient);

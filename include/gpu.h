@@ -48,6 +48,10 @@ struct gpu_part {
     /* What this process sees, and which GPU is this local rank's. */
     void (*look)(int local_rank, struct device *device);
 
+    /* Whether kernels on this rank's GPU reach the memory of those of all `count` ranks, which each have their own, of
+     * this host; `why` says which they do not. */
+    bool (*reaches)(const struct device *all, int count, int rank, char *why, size_t why_bytes);
+
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
      * weights and momentum as they were. */

@@ -89,7 +89,7 @@ int main(int argc, char **argv)
     if (!device_available(why, sizeof why))
         error_set(&error, EXIT_RUNTIME, "rank %d: %s", comm_rank(world), why);
     if (comm_agree(world, &error)) {
-        struct bench b = {.comm = comm_split(world, 0, "mpi", false, &error),
+        struct bench b = {.comm = comm_split(world, 0, "mpi", COMM_FOR_CPU, &error),
                           .host = memory_allocate(1, bytes, "a sum")};
         device_use(comm_local_rank(world));
         transport_nccl.open(b.comm, &error);

@@ -1,24 +1,26 @@
-/* peers.cuh - the sums of a step over ranks whose GPUs reach each other's memory, within the kernel: a launch need not end
- * with the step. The n ranks have a GPU each, of one host, and as many blocks, B.
+/* peers.cuh - the sums of a step over ranks whose GPUs reach each other's memory, within the kernel: a launch need not
+ * end with the step. The n ranks have a GPU each, of one host, and as many blocks, B.
  *
  * A rank's sums, and a counter, lie where all n GPUs see them. When a block has added its terms
  *   1. it tells all n counters so, and waits until its own rank's has heard from all n B blocks;
- *   2. its warps take chunks of 32 pairs, which are dealt out over the n B blocks: they read the n ranks' pairs, and write
- *      the total back to all n;
+ *   2. its warps take chunks of 32 pairs, which are dealt out over the n B blocks: they read the n ranks' pairs, and
+ *      write the total back to all n;
  *   3. it tells and waits once more. Then every rank has the totals where its sums were.
- * Integers, so the order in which they are added does not matter. Stops and refusals are among the sums, so all ranks end
- * after the same step; and launches of all ranks have the same nets, steps and blocks.
+ * Integers, so the order in which they are added does not matter. Stops and refusals are among the sums, so all ranks
+ * end after the same step; and launches of all ranks have the same nets, steps and blocks.
  *
- * Nothing is overwritten too early. Between 1 and 3 a pair is read and written by one thread alone, and by none outside.
- * Totals are read before the block tells that it has added the next step's terms. A buffer is zeroed in the step after the
- * one in which it was read, and added to in the one after that. Counters only grow, also from launch to launch, each of
- * which remembers for the next one how far it came: a rank may begin a launch while others are still in the last one's end.
- * A counter may have been told of the next round before it is told of all of this one; but who told that had heard of all.
+ * Nothing is overwritten too early. Between 1 and 3 a pair is read and written by one thread alone, and by none
+ * outside. Totals are read before the block tells that it has added the next step's terms. A buffer is zeroed in the
+ * step after the one in which it was read, and added to in the one after that. Counters only grow, also from launch to
+ * launch, each of which remembers for the next one how far it came: a rank may begin a launch while others are still in
+ * the last one's end. A counter may have been told of the next round before it is told of all of this one; but who told
+ * that had heard of all.
  *
- * Bytes: 501 KB (n - 1)/n read from peers and as many written to them, at once from and to all. By the model (H100, NVLink at
- * 370 GB/s a way, 2.3 us to tell and to hear, 1.5 us to read) a step takes 6.5 us more on 2 GPUs, 7.1 on 4, 7.5 on 8, where
- * launches with NCCL in between take 15 to 25. If every rank read all of all others, and waited once: 5.2, 7.9 and 13.3.
- * None of it was measured. Sums by the switch itself (multimem) are left out, as they cannot be tried here.
+ * Bytes: 501 KB (n - 1)/n read from peers and as many written to them, at once from and to all. By the model (H100,
+ * NVLink at 370 GB/s a way, 2.3 us to tell and to hear, 1.5 us to read) a step takes 6.5 us more on 2 GPUs, 7.1 on 4,
+ * 7.5 on 8, where launches with NCCL in between take 15 to 25. If every rank read all of all others, and waited once:
+ * 5.2, 7.9 and 13.3. None of it was measured. Sums by the switch itself (multimem) are left out, as they cannot be
+ * tried here.
  */
 #ifndef DTRAIN_FUSED_PEERS_CUH
 #define DTRAIN_FUSED_PEERS_CUH
@@ -40,8 +42,8 @@ DEVICE void tell_peers(const memory &m)
     add_release_to_peers(m.peers.arrived, m.run.ranks);
 }
 
-/* As wait_on, but a wait for other GPUs may be long, as their ranks may be busy. The host sees whether they live, and goes on
- * saying so; if it does not, nobody watches any more. *seen: what it said at the last look; 0 before one. */
+/* As wait_on, but a wait for other GPUs may be long, as their ranks may be busy. The host sees whether they live, and
+ * goes on saying so; if it does not, nobody watches any more. *seen: what it said at the last look; 0 before one. */
 DEVICE bool wait_on_peers(const memory &m, unsigned *turns, unsigned *seen)
 {
     if (!wait_on(turns))

@@ -11,7 +11,7 @@
 static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
 
 /* Best first: "auto" takes the first that suits. A new transport is added here. */
-static const struct transport *const transports[] = {&proxy_nccl, &transport_mpi};
+static const struct transport *const transports[] = {&transport_peers, &proxy_nccl, &transport_mpi};
 enum { TRANSPORTS = sizeof transports / sizeof *transports };
 
 void comm_names(char *text, size_t bytes, bool notes)
@@ -128,24 +128,32 @@ struct comm *comm_open_world(double timeout_seconds)
     return comm;
 }
 
-/* One rank has nothing to sum: no need to start NCCL. */
-static const struct transport *choose_best(struct comm *comm, bool on_gpu)
+/* One rank has nothing to sum: no need to start NCCL. Why: that of the first one, or why that is none. */
+static const struct transport *choose_best(struct comm *comm, enum comm_place place)
 {
-    if (!on_gpu || comm->size == 1)
+    if (place == COMM_FOR_CPU || comm->size == 1)
         return &transport_mpi;
-    for (int i = 0; i < TRANSPORTS; i++)
-        if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, comm->why, sizeof comm->why))
+    for (int i = 0; i < TRANSPORTS; i++) {
+        char why[sizeof comm->why - 20] = "";
+        if (transports[i]->in_kernel && place != COMM_FOR_KERNEL)
+            continue;
+        bool suits = transports[i]->suits == NULL || transports[i]->suits(comm, place, why, sizeof why);
+        if (comm->why[0] == '\0' && why[0] != '\0')
+            snprintf(comm->why, sizeof comm->why, "%s%s%s", suits ? "" : transports[i]->name, suits ? "" : ": ", why);
+        if (suits)
             return transports[i];
+    }
     return &transport_mpi;
 }
 
-static const struct transport *choose_named(struct comm *comm, const char *name, bool on_gpu, struct error *error)
+static const struct transport *choose_named(struct comm *comm, const char *name, enum comm_place place,
+                                            struct error *error)
 {
     char why[sizeof comm->why];
     for (int i = 0; i < TRANSPORTS; i++) {
         if (strcmp(name, transports[i]->name) != 0)
             continue;
-        if (transports[i]->suits == NULL || transports[i]->suits(comm, on_gpu, why, sizeof why))
+        if (transports[i]->suits == NULL || transports[i]->suits(comm, place, why, sizeof why))
             return transports[i];
         error_set(error, EXIT_USAGE, "--comm %s: %s", name, why);
         return NULL;
@@ -156,12 +164,13 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
     return NULL;
 }
 
-struct comm *comm_split(struct comm *parent, int color, const char *transport, bool on_gpu, struct error *error)
+struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_place place,
+                        struct error *error)
 {
     struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch);
     comm->local_rank = parent->local_rank;
-    const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, on_gpu)
-                                                                    : choose_named(comm, transport, on_gpu, error);
+    const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, place)
+                                                                    : choose_named(comm, transport, place, error);
     if (chosen != NULL) {
         comm->transport = chosen;
         if (chosen->open == NULL || chosen->open(comm, error))
@@ -251,6 +260,11 @@ const char *comm_host_name(const struct comm *comm, int rank)
 bool comm_can_sum_on_device(const struct comm *comm)
 {
     return comm->transport->sum_on_device != NULL;
+}
+
+bool comm_sums_in_kernel(const struct comm *comm)
+{
+    return comm->transport->in_kernel;
 }
 
 void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)

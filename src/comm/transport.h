@@ -50,9 +50,11 @@ struct transport {
     const char *name; /* --comm NAME */
     const char *note; /* for whom it is, a word or two for --help; NULL */
 
+    bool in_kernel; /* the engine's kernels do it: it is for those that can */
+
     /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
      * always can. */
-    bool (*suits)(struct comm *comm, bool on_gpu, char *why, size_t why_bytes);
+    bool (*suits)(struct comm *comm, enum comm_place place, char *why, size_t why_bytes);
 
     void (*prepare)(void); /* once, before MPI starts and there are threads; NULL: nothing to do */
     bool (*open)(struct comm *comm, struct error *error); /* NULL: nothing to do */
@@ -64,7 +66,8 @@ struct transport {
     void (*ways)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
 };
 
-extern const struct transport proxy_nccl; /* loads the GPU part (gpu.h), then opens the part's own */
+extern const struct transport proxy_nccl;      /* loads the GPU part (gpu.h), then opens the part's own */
+extern const struct transport transport_peers; /* loads it to ask it */
 
 /* --- for the files of this folder; `what` as for watch_wait --- */
 

@@ -27,7 +27,7 @@ struct cudnn *cudnn_of(struct engine *engine)
 
 void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop)
 {
-    CUDA_CHECK(device_wait(cudnn->base.setup.comm, mark, stop, &cudnn->pinned->stop));
+    CUDA_CHECK(device_wait(cudnn->base.setup.comm, mark, stop, &cudnn->pinned->stop, &(uint32_t){0}));
 }
 
 void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes)

@@ -89,6 +89,48 @@ void device_look(int local_rank, struct device *device)
     write_uuid(&properties.uuid, device->uuid, sizeof device->uuid);
 }
 
+/* Among those this process sees; -1: it is none of them. */
+static int find_device(const char *uuid)
+{
+    cudaError_t status;
+    int count = count_visible(&status);
+    for (int i = 0; i < count; i++) {
+        struct cudaDeviceProp properties;
+        char text[sizeof((struct device *)0)->uuid];
+        CUDA_CHECK(cudaGetDeviceProperties(&properties, i));
+        write_uuid(&properties.uuid, text, sizeof text);
+        if (strcmp(text, uuid) == 0)
+            return i;
+    }
+    return -1;
+}
+
+/* By kernels, with reductions, as over NVLink. */
+static bool has_way(int from, int to)
+{
+    int access = 0, atomics = 0;
+    CUDA_CHECK(cudaDeviceGetP2PAttribute(&access, cudaDevP2PAttrAccessSupported, from, to));
+    CUDA_CHECK(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, from, to));
+    return access && atomics;
+}
+
+bool device_reaches(const struct device *all, int count, int rank, char *why, size_t why_bytes)
+{
+    for (int i = 0; i < count; i++) {
+        int other = find_device(all[i].uuid);
+        if (other < 0)
+            snprintf(why, why_bytes, "rank %d does not see the GPU of rank %d (%s): let it see all of the host's", rank,
+                     i, all[rank].visible_list[0] ? "CUDA_VISIBLE_DEVICES" : "SLURM: --gpu-bind=none");
+        else if (i != rank && !has_way(all[rank].index, other))
+            snprintf(why, why_bytes, "the GPU of rank %d does not reach the memory of rank %d's, as over NVLink", rank,
+                     i);
+        else
+            continue;
+        return false;
+    }
+    return true;
+}
+
 void device_use(int local_rank)
 {
     cudaError_t status;
@@ -99,6 +141,7 @@ struct pending {
     cudaEvent_t mark;
     const volatile sig_atomic_t *stop;
     volatile int32_t *wish;
+    volatile uint32_t *looks;
     cudaError_t status;
 };
 
@@ -107,15 +150,17 @@ static bool is_done(void *context)
     struct pending *pending = context;
     if (pending->stop != NULL)
         *pending->wish = *pending->stop;
+    ++*pending->looks;
     pending->status = cudaEventQuery(pending->mark);
     if (pending->status == cudaErrorNotReady)
         cudaGetLastError(); /* clears it: the next launch would find it */
     return pending->status != cudaErrorNotReady;
 }
 
-cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish)
+cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish,
+                        volatile uint32_t *looks)
 {
-    struct pending pending = {.mark = mark, .stop = stop, .wish = wish};
+    struct pending pending = {.mark = mark, .stop = stop, .wish = wish, .looks = looks};
     comm_wait(comm, is_done, &pending, "the gradient sum");
     return pending.status;
 }

@@ -16,12 +16,17 @@ bool device_available(char *why, size_t why_bytes);
 /* What this process sees, and which GPU is this local rank's. */
 void device_look(int local_rank, struct device *device);
 
+/* As gpu_part's (gpu.h). */
+bool device_reaches(const struct device *all, int count, int rank, char *why, size_t why_bytes);
+
 /* Makes the GPU of this local rank the calling thread's. */
 void device_use(int local_rank);
 
 /* Until the work before the mark is done, which may wait for other ranks, and how it ended. stop: this rank's wish,
- * handed on to *wish, which the device reads, meanwhile; or NULL. */
-cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish);
+ * handed on to *wish, which the device reads, meanwhile; or NULL. *looks grows meanwhile: this rank watches over the
+ * others. */
+cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish,
+                        volatile uint32_t *looks);
 
 /* Of the driver and the libraries that are loaded. */
 void device_versions(char *text, size_t bytes);

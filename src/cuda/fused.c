@@ -44,7 +44,7 @@ static bool available(char *why, size_t why_bytes)
     return device_available(why, why_bytes) && fits(0, &groups, why, why_bytes);
 }
 
-static void *get(size_t bytes, const char *purpose, cudaStream_t stream)
+void *fused_get(size_t bytes, const char *purpose, cudaStream_t stream)
 {
     void *memory = device_allocate(bytes, purpose);
     CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, stream));
@@ -59,7 +59,7 @@ void fused_copy(struct fused_device *device, void *to, const void *from, size_t 
 
 static uint8_t *upload(struct fused_device *device, const struct split *split, const char *name)
 {
-    uint8_t *records = get(split->count * RECORD_BYTES, name, device->stream);
+    uint8_t *records = fused_get(split->count * RECORD_BYTES, name, device->stream);
     for (size_t i = 0; i < split->count; i += split->per_file)
         fused_copy(device, records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
     return records;
@@ -71,7 +71,25 @@ static uint32_t find_least(struct comm *comm, uint32_t groups)
     return (uint32_t)-comm_largest(comm, -(int)groups);
 }
 
-static struct fused_device *open_device(const struct engine_setup *setup, uint32_t groups)
+static void free_all(void *const *memory, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        CUDA_CHECK(cudaFree(memory[i]));
+}
+
+static void close_device(struct fused_device *device)
+{
+    void *all[] = {device->train, device->test, device->exported, device->mail, device->arrived, device->evaluation};
+    free_all(all, sizeof all / sizeof *all);
+    for (int i = 0; i < 2; i++)
+        CUDA_CHECK(cudaEventDestroy(device->marks[i]));
+    CUDA_CHECK(cudaFreeHost(device->pinned));
+    CUDA_CHECK(cudaStreamDestroy(device->stream));
+    free(device);
+}
+
+/* Collective. */
+static struct fused_device *open_device(const struct engine_setup *setup, uint32_t groups, struct error *error)
 {
     struct fused_device *device = memory_allocate(1, sizeof *device, "the fused engine");
     size_t nets = groups < FUSED_NETS ? groups : FUSED_NETS;
@@ -83,32 +101,19 @@ static struct fused_device *open_device(const struct engine_setup *setup, uint32
     device->test = upload(device, &setup->data->test, "the test set");
     device->groups = groups;
     device->least_groups = find_least(setup->comm, groups);
-    device->sums = get(3 * nets * FUSED_SUMS_PITCH * sizeof *device->sums, "the sums of the gradient", device->stream);
-    device->mail = get(fused_mail_bytes(groups), "the mail of the blocks", device->stream);
+    fused_peers_export(device, nets);
+    device->mail = fused_get(fused_mail_bytes(groups), "the mail of the blocks", device->stream);
     /* No launch needs more of them than with as many nets as groups. */
-    device->arrived = get(groups * fused_arrived_bytes(1), "the marks of the blocks", device->stream);
+    device->arrived = fused_get(groups * fused_arrived_bytes(1), "the marks of the blocks", device->stream);
     device->round = 1; /* fresh mail is of round 0 */
-    device->evaluation = get(sizeof *device->evaluation, "the sums of an evaluation", device->stream);
+    device->evaluation = fused_get(sizeof *device->evaluation, "the sums of an evaluation", device->stream);
     device->pinned = device_allocate_pinned(sizeof *device->pinned, "what the host reads after a launch");
     memset(device->pinned, 0, sizeof *device->pinned);
+    if (comm_sums_in_kernel(setup->comm) && !fused_peers_open(device, setup->comm, error)) {
+        close_device(device);
+        return NULL;
+    }
     return device;
-}
-
-static void free_all(void *const *memory, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        CUDA_CHECK(cudaFree(memory[i]));
-}
-
-static void close_device(struct fused_device *device)
-{
-    void *all[] = {device->train, device->test, device->sums, device->mail, device->arrived, device->evaluation};
-    free_all(all, sizeof all / sizeof *all);
-    for (int i = 0; i < 2; i++)
-        CUDA_CHECK(cudaEventDestroy(device->marks[i]));
-    CUDA_CHECK(cudaFreeHost(device->pinned));
-    CUDA_CHECK(cudaStreamDestroy(device->stream));
-    free(device);
 }
 
 /* --- a net ----------------------------------------------------------------------------------------------------- */
@@ -116,11 +121,12 @@ static void close_device(struct fused_device *device)
 static void allocate(struct fused *fused)
 {
     cudaStream_t stream = fused->device->stream;
-    fused->order = get(fused->base.setup.data->train.count * sizeof *fused->order, "the order of an epoch", stream);
+    fused->order = fused_get(fused->base.setup.data->train.count * sizeof *fused->order, "the order of an epoch",
+                             stream);
     for (int i = 0; i < 2; i++) {
-        fused->weights[i] = get(LENET5_WEIGHTS * sizeof(float), "the weights", stream);
-        fused->velocity[i] = get(LENET5_WEIGHTS * sizeof(float), "the momentum", stream);
-        fused->state[i] = get(sizeof *fused->state[i], "the state of a launch", stream);
+        fused->weights[i] = fused_get(LENET5_WEIGHTS * sizeof(float), "the weights", stream);
+        fused->velocity[i] = fused_get(LENET5_WEIGHTS * sizeof(float), "the momentum", stream);
+        fused->state[i] = fused_get(sizeof *fused->state[i], "the state of a launch", stream);
     }
 }
 
@@ -139,18 +145,26 @@ static bool agree_that_it_fits(const struct engine_setup *setup, uint32_t *group
     return comm_agree(setup->comm, error);
 }
 
-static struct engine *open_fused(const struct engine_setup *setup, struct error *error)
+static struct fused_device *share_or_open(const struct engine_setup *setup, struct error *error)
 {
     uint32_t groups;
+    if (!agree_that_it_fits(setup, &groups, error))
+        return NULL;
+    return setup->beside != NULL ? fused_of(setup->beside)->device : open_device(setup, groups, error);
+}
+
+static struct engine *open_fused(const struct engine_setup *setup, struct error *error)
+{
     struct comm_sums *sums = comm_sums_open(setup->comm, FUSED_SUMS);
     device_use(comm_local_rank(setup->comm));
-    if (!agree_that_it_fits(setup, &groups, error)) {
+    struct fused_device *device = share_or_open(setup, error);
+    if (device == NULL) {
         comm_sums_close(sums);
         return NULL;
     }
     struct fused *fused = memory_allocate(1, sizeof *fused, "the fused engine");
     fused->base = (struct engine){&engine_fused, *setup, NULL, sums, FUSED_GRADIENT};
-    fused->device = setup->beside != NULL ? fused_of(setup->beside)->device : open_device(setup, groups);
+    fused->device = device;
     fused->device->nets++;
     allocate(fused);
     return &fused->base;
@@ -163,8 +177,11 @@ static void close_fused(struct engine *engine)
                    fused->velocity[1], fused->state[0],   fused->state[1]};
     CUDA_CHECK(cudaStreamSynchronize(fused->device->stream));
     free_all(all, sizeof all / sizeof *all);
-    if (--fused->device->nets == 0)
+    if (--fused->device->nets == 0) {
+        if (fused->device->peers != NULL)
+            fused_peers_close(fused->device, engine->setup.comm);
         close_device(fused->device);
+    }
     comm_sums_close(engine->sums);
     free(fused);
 }
@@ -243,6 +260,7 @@ static void write_state(struct engine *engine, const float *weights, const float
 const struct engine_ops engine_fused = {
     .name = "fused",
     .on_gpu = true,
+    .in_kernel = true,
     .is_defined = true,
     .available = available,
     .open = open_fused,

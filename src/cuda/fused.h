@@ -2,8 +2,9 @@
  * proxy_fused (gpu.h).
  *
  * It follows kernels/README.md: weights, momentum, losses and checks are the CPU engine's, bit for bit, on any number
- * of ranks. A rank alone trains up to a thousand steps in a launch. Several ranks launch once a step, and sum in
- * between: each launch begins with the update of the step before.
+ * of ranks. A rank alone trains up to a thousand steps in a launch, and so do several ranks by the transport `peers`,
+ * whose kernels sum together: between its steps a launch waits for those of the others. By NCCL ranks launch once a
+ * step, and sum in between: each launch begins with the update of the step before.
  */
 #ifndef DTRAIN_CUDA_FUSED_H
 #define DTRAIN_CUDA_FUSED_H

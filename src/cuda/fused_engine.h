@@ -12,7 +12,8 @@ struct fused_pinned {
     struct fused_state states[FUSED_NETS]; /* of the nets of a launch */
     struct fused_evaluation evaluation;
     struct fused_trouble trouble;
-    volatile int32_t stop; /* this rank's wish */
+    volatile int32_t stop;   /* this rank's wish */
+    volatile uint32_t alive; /* fused_peers.alive */
 };
 
 /* What the nets of a rank share: those that were opened beside each other. One thread at a time uses it, from a launch
@@ -21,11 +22,14 @@ struct fused_device {
     int nets; /* that are open */
     cudaStream_t stream;
     cudaEvent_t marks[2];
-    uint8_t *train, *test; /* records */
-    uint32_t groups;       /* that this GPU holds at once */
-    uint32_t least_groups; /* and the one of the ranks that holds the fewest */
-    int64_t *sums;         /* (3, nets of the launch, FUSED_SUMS_PITCH) */
-    void *mail;            /* of all groups, as launches divide them */
+    uint8_t *train, *test;     /* records */
+    uint32_t groups;           /* that this GPU holds at once */
+    uint32_t least_groups;     /* and the one of the ranks that holds the fewest */
+    void *exported;            /* what other GPUs may reach: counters for FUSED_NETS, then the sums */
+    int64_t *sums;             /* (3, nets of the launch, FUSED_SUMS_PITCH) */
+    struct fused_peers *peers; /* (FUSED_NETS); NULL: sums are added up between launches */
+    void *mapped[FUSED_PEERS]; /* `exported` of the other ranks; NULL: it is this rank's */
+    void *mail;                /* of all groups, as launches divide them */
     uint32_t *arrived, round;
     struct fused_evaluation *evaluation;
     struct fused_pinned *pinned;
@@ -43,6 +47,20 @@ struct fused {
 
 /* The engine, with its GPU made the calling thread's. */
 struct fused *fused_of(struct engine *engine);
+
+/* Fresh memory of the device, zeroed on its stream. */
+void *fused_get(size_t bytes, const char *purpose, cudaStream_t stream);
+
+/* Memory that other processes may map, as a whole, for the sums of `nets` nets. */
+void fused_peers_export(struct fused_device *device, size_t nets);
+
+/* fused_peers.c. Collective: maps what the other ranks export, so that kernels sum over the ranks; closing comes before
+ * any frees its own. */
+bool fused_peers_open(struct fused_device *device, struct comm *comm, struct error *error);
+void fused_peers_close(struct fused_device *device, struct comm *comm);
+
+/* Ends the job after a launch has failed in which ranks sum; returns if none of them is lost. */
+void fused_peers_failed(struct fused_device *device, struct comm *comm);
 
 /* Copies on the device's stream; all before and the copy itself are done when it returns. */
 void fused_copy(struct fused_device *device, void *to, const void *from, size_t bytes);

@@ -22,7 +22,10 @@ static void wait_for(struct fused *fused, cudaEvent_t mark, const volatile sig_a
 {
     struct fused_pinned *pinned = fused->device->pinned;
     const struct fused_trouble *trouble = &pinned->trouble;
-    cudaError_t status = device_wait(fused->base.setup.comm, mark, stop, &pinned->stop);
+    struct comm *comm = fused->base.setup.comm;
+    cudaError_t status = device_wait(comm, mark, stop, &pinned->stop, &pinned->alive);
+    if (status != cudaSuccess && fused->device->peers != NULL)
+        fused_peers_failed(fused->device, comm);
     if (status != cudaSuccess && trouble->waited) {
         char text[160];
         snprintf(text, sizeof text, "block %u waited in vain for another one: for %u, and found %u", trouble->block,
@@ -78,7 +81,9 @@ static struct fused_run begin_run(struct fused *fused, const struct span *span)
 static void divide(struct fused_team *team)
 {
     struct fused_device *device = team->device;
-    size_t groups = device->groups / (size_t)team->count, tiles = tiles_of_rank(&team->nets[0]->base.setup);
+    size_t groups = device->peers != NULL ? device->least_groups : device->groups; /* peers have as many blocks */
+    size_t tiles = tiles_of_rank(&team->nets[0]->base.setup);
+    groups /= (size_t)team->count;
     groups = tiles < groups ? tiles : groups;
     for (int i = 0; i < team->count; i++) {
         struct fused_run *run = &team->runs[i];
@@ -171,12 +176,15 @@ static void train(struct fused_team *team, const volatile sig_atomic_t *stop)
     team->device->pinned->stop = *stop;
     for (int i = 0; i < team->count; i++)
         most = team->steps[i] > most ? team->steps[i] : most;
-    if (comm_size(team->nets[0]->base.setup.comm) > 1) {
+    if (comm_size(team->nets[0]->base.setup.comm) > 1 && team->device->peers == NULL) {
         queue_steps(team, most, stop);
         return;
     }
-    for (int i = 0; i < team->count; i++)
-        team->runs[i].steps = (uint32_t)team->steps[i], team->runs[i].closes = 1;
+    for (int i = 0; i < team->count; i++) {
+        struct fused_run *run = &team->runs[i];
+        run->steps = (uint32_t)team->steps[i], run->closes = 1;
+        run->peers = team->device->peers != NULL ? team->device->peers + i : NULL;
+    }
     fused_launch(team);
 }
 
@@ -213,7 +221,8 @@ void fused_train_several(struct engine *const *engines, int count, const struct 
 /* Several ranks whose sums go by way of the host have the plain step. */
 static bool trains_on_device(const struct engine *engine)
 {
-    return comm_size(engine->setup.comm) == 1 || comm_can_sum_on_device(engine->setup.comm);
+    const struct comm *comm = engine->setup.comm;
+    return comm_size(comm) == 1 || comm_can_sum_on_device(comm) || comm_sums_in_kernel(comm);
 }
 
 bool fused_train_alone(struct engine *engine, const struct span *span, struct train_report *report)

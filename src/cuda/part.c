@@ -14,6 +14,7 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .fused = &engine_fused,
     .nccl = &transport_nccl,
     .cudnn_profile = cudnn_profile,
+    .reaches = device_reaches,
     .fused_profile = fused_profile,
     .time_dropout = device_time_dropout,
     .look = device_look,

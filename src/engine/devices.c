@@ -38,8 +38,8 @@ bool devices_are_apart(const struct device *all, int count, char *why, size_t wh
         for (int j = 0; j < i; j++)
             if (same_gpu(&all[i], &all[j])) {
                 snprintf(why, why_bytes,
-                         "ranks %d and %d share one GPU of host %s (%s), which NCCL refuses: start no more ranks "
-                         "than GPUs there, or sum by MPI (--comm mpi)",
+                         "ranks %d and %d share one GPU of host %s (%s): start no more ranks than GPUs there, or sum "
+                         "by MPI (--comm mpi)",
                          j, i, all[i].host, all[i].uuid);
                 return false;
             }

@@ -11,6 +11,11 @@
 /* Best first. A new engine is added here and nowhere else. */
 static const struct engine_ops *const engines[] = {&proxy_cudnn, &proxy_fused, &engine_cpu, NULL};
 
+enum comm_place engine_place(const struct engine_ops *ops)
+{
+    return ops->in_kernel ? COMM_FOR_KERNEL : ops->on_gpu ? COMM_FOR_GPU : COMM_FOR_CPU;
+}
+
 const struct engine_ops *const *engine_list(void)
 {
     return engines;

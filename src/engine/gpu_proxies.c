@@ -1,6 +1,7 @@
 /* What the lists of engines and transports name for the GPU part: each loads it, then opens the real one there. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "devices.h"
 #include "gpu.h"
@@ -72,16 +73,17 @@ const struct engine_ops proxy_fused = {
     .name = "fused",
     .note = "GPUs, to the CPU's bits",
     .on_gpu = true,
+    .in_kernel = true,
     .is_defined = true,
     .available = fused_available,
     .open = open_fused,
 };
 
-/* --- the transport ---------------------------------------------------------------------------------- */
+/* --- the transports --------------------------------------------------------------------------------- */
 
-static bool suits(struct comm *comm, bool on_gpu, char *why, size_t why_bytes)
+static bool suits(struct comm *comm, enum comm_place place, char *why, size_t why_bytes)
 {
-    if (!on_gpu) {
+    if (place == COMM_FOR_CPU) {
         snprintf(why, why_bytes,
                  "it sums on GPUs, but the engine computes on the CPU: give --engine cudnn, or "
                  "--comm mpi");
@@ -116,4 +118,41 @@ const struct transport proxy_nccl = {
     .suits = suits,
     .prepare = prepare,
     .open = open_nccl,
+};
+
+/* Whether this rank's GPU reaches those of all others. */
+static bool reaches_all(const struct comm *comm, const struct device *devices, char *why, size_t why_bytes)
+{
+    const struct gpu_part *part = gpu_load(why, why_bytes);
+    for (int i = 0; i < comm->size; i++)
+        if (strcmp(devices[i].host, devices[0].host) != 0) {
+            snprintf(why, why_bytes, "ranks 0 and %d are on two hosts, %s and %s", i, devices[0].host, devices[i].host);
+            return false;
+        }
+    return devices_are_apart(devices, comm->size, why, why_bytes) && part != NULL &&
+           part->reaches(devices, comm->size, comm->rank, why, why_bytes);
+}
+
+static bool suits_peers(struct comm *comm, enum comm_place place, char *why, size_t why_bytes)
+{
+    struct error refused = {0};
+    if (place != COMM_FOR_KERNEL) {
+        snprintf(why, why_bytes, "engine fused alone sums so: give --engine fused, or another --comm");
+        return false;
+    }
+    struct device *devices = memory_allocate((size_t)comm->size, sizeof *devices, "the list of GPUs");
+    devices_gather(comm, devices);
+    if (!reaches_all(comm, devices, why, why_bytes))
+        error_set(&refused, EXIT_USAGE, "%s", why);
+    bool agreed = comm_agree(comm, &refused);
+    free(devices);
+    snprintf(why, why_bytes, "%s", agreed ? "every GPU reaches the memory of the others" : refused.text);
+    return agreed;
+}
+
+const struct transport transport_peers = {
+    .name = "peers",
+    .note = "engine fused, GPUs of a host that reach each other",
+    .in_kernel = true,
+    .suits = suits_peers,
 };

@@ -93,7 +93,7 @@ static void print_devices(const struct device *devices, int count)
         row("", "note: %s", text);
 }
 
-static void print_engines(const struct options *options, bool *on_gpu, struct error *error)
+static void print_engines(const struct options *options, enum comm_place *place, struct error *error)
 {
     char why[400] = "";
     for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
@@ -105,12 +105,12 @@ static void print_engines(const struct options *options, bool *on_gpu, struct er
     if (chosen == NULL)
         return;
     row("", "--engine %s would choose %s", options->engine, chosen->name);
-    *on_gpu = chosen->on_gpu;
+    *place = engine_place(chosen);
 }
 
-static void print_comm(const struct options *options, struct comm *world, bool on_gpu, struct error *error)
+static void print_comm(const struct options *options, struct comm *world, enum comm_place place, struct error *error)
 {
-    struct comm *comm = comm_split(world, 0, options->comm, on_gpu, error);
+    struct comm *comm = comm_split(world, 0, options->comm, place, error);
     if (comm == NULL)
         return;
     if (comm_rank(world) == 0)
@@ -141,7 +141,8 @@ enum exit_code doctor(const struct options *options, struct comm *world)
     struct place here = {comm_host_rank(world), usable_cores()};
     struct place *places = memory_allocate((size_t)comm_size(world), sizeof *places, "the list of ranks");
     struct error errors[3] = {0};
-    bool speaks = comm_rank(world) == 0, on_gpu = false;
+    bool speaks = comm_rank(world) == 0;
+    enum comm_place place = COMM_FOR_CPU;
     struct device *devices = memory_allocate((size_t)comm_size(world), sizeof *devices, "the list of GPUs");
     comm_gather(world, &here, sizeof here, places);
     devices_gather(world, devices);
@@ -149,10 +150,10 @@ enum exit_code doctor(const struct options *options, struct comm *world)
         print_versions();
         print_ranks(world, places);
         print_devices(devices, comm_size(world));
-        print_engines(options, &on_gpu, &errors[0]);
+        print_engines(options, &place, &errors[0]);
     }
-    comm_broadcast(world, &on_gpu, sizeof on_gpu, 0);
-    print_comm(options, world, on_gpu, &errors[1]);
+    comm_broadcast(world, &place, sizeof place, 0);
+    print_comm(options, world, place, &errors[1]);
     if (speaks) {
         comm_away(world);
         print_data(options, &errors[2]);

@@ -52,7 +52,8 @@ void introduction_print(const struct introduction *run, struct display *display)
                      run->trials_of_rank, run->at_once);
     else if (run->at_once == 1)
         display_line(display, "%d nets take turns, %s", run->trials_of_rank,
-                     comm_size(run->group) > 1 && !comm_can_sum_on_device(run->group)
+                     comm_size(run->group) > 1 && !comm_can_sum_on_device(run->group) &&
+                             !comm_sums_in_kernel(run->group)
                          ? "as their sums go by way of the host"
                          : "as one alone fills the GPU");
     display_line(display, "data %s: %zu + %zu pictures", run->data->directory, run->data->train.count,

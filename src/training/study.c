@@ -85,7 +85,7 @@ static bool open_group(struct study *study, struct error *error)
     study->first = apart ? color : 0;
     study->last = apart ? color + 1 : study->count;
     study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
-    study->group = comm_split(study->world, color, study->options->comm, study->engine->on_gpu, error);
+    study->group = comm_split(study->world, color, study->options->comm, engine_place(study->engine), error);
     return comm_agree(study->world, error);
 }
 

@@ -156,7 +156,7 @@ def unlike_builds():
 
 def choices():
     result = emulated(2, "--max-steps", "1", gpus=1)
-    check(result.code == 0 and "comm mpi (ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
+    check(result.code == 0 and "comm mpi (nccl: ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
           "--comm auto says why it is MPI", result)
     check(result.out.count("GPU-00000000-0000-0000-0000-000000000000") >= 2, "the table shows both ranks there", result)
     result = emulated(2, "--comm", "nccl", gpus=1)

@@ -3,12 +3,13 @@
 for several at once."""
 # needs: emulated
 
+import json
 import signal
 
 from emulated_gpu import LIBRARIES, TRAIN, emulated, weights
 from tap import check, finish
 
-from dtrain import metrics, progress, run, start
+from dtrain import content, metrics, progress, run, start
 
 
 def one_net():
@@ -16,7 +17,8 @@ def one_net():
         run(1, *TRAIN, "--engine", "cpu", "--net", net, "--epochs", "2", "--out", f"defined-{net}")
     for net, np, gpus, comm in ("A", 1, 1, "mpi"), ("D", 1, 1, "mpi"), ("D", 2, 2, "nccl"), ("A", 2, 1, "mpi"):
         out, name = f"fused-{net}-{np}-{comm}", f"net {net} by one kernel, {np} ranks on {gpus} GPUs"
-        result = emulated(np, "--engine", "fused", "--net", net, "--epochs", "2", "--out", out, gpus=gpus)
+        chosen = ["--comm", comm] if comm == "nccl" else []
+        result = emulated(np, "--engine", "fused", "--net", net, "--epochs", "2", "--out", out, *chosen, gpus=gpus)
         if check(result.code == 0 and ("comm nccl" in result.out) == (comm == "nccl"), f"{name}: runs", result):
             check(weights(out) == weights(f"defined-{net}"), f"{name}: the CPU engine's weights and momentum", result)
             check(metrics(out) == metrics(f"defined-{net}"), f"{name}: its losses and accuracies", metrics(out))
@@ -30,6 +32,36 @@ def one_net():
     result = emulated(1, "--engine", "fused", EMULATED_SHARED=str(163 << 10))
     check(result.code == 2 and "shared memory" in result.err and "--engine cudnn" in result.err,
           "a GPU with less shared memory is refused, with a way out", result)
+
+
+def peers():
+    """Ranks whose GPUs reach each other sum in the kernel: three tiles a batch, one in the last, two launches."""
+    odd = ["--data", "synthetic:90+20", "--batch-size", "40", "--epochs", "2"]
+    for net, np in ("A", 3), ("B", 2), ("C", 4), ("D", 3):
+        run(1, *TRAIN, *odd, "--engine", "cpu", "--net", net, "--out", f"odd-{net}")
+        result = emulated(np, *odd, "--engine", "fused", "--net", net, "--out", f"peers-{net}")
+        check(result.code == 0 and "comm peers (every GPU reaches the memory of the others)" in result.out and
+              weights(f"peers-{net}") == weights(f"odd-{net}") and metrics(f"peers-{net}") == metrics(f"odd-{net}"),
+              f"net {net} on {np} ranks that sum in the kernel: the CPU engine's weights and losses", result)
+    check(json.loads(content("peers-D", "run.json"))["net"]["comm"] == "peers", "run.json says so")
+    result = emulated(2, "--engine", "fused", "--max-steps", "1", EMULATED_PEERS="0")
+    check(result.code == 0 and "comm nccl (peers: the GPU of rank 0 does not reach" in result.out,
+          "GPUs that do not reach each other sum by NCCL, and a line says why", result)
+    result = emulated(2, "--engine", "fused", "--max-steps", "1", gpus=1)
+    check(result.code == 0 and "comm mpi (peers: ranks 0 and 1 share one GPU" in result.out, "nor do ranks on one GPU", result)
+    result = emulated(2, "--engine", "fused", "--comm", "peers", EMULATED_PEERS="0")
+    check(result.says(2, "--comm peers", "rank 0", "does not reach"), "--comm peers is refused where it cannot be", result)
+    result = emulated(2, "--comm", "peers")
+    check(result.says(2, "--comm peers", "--engine fused"), "and to engine cudnn", result)
+    result = emulated(2, "--engine", "fused", EMULATED_IPC="0")
+    check(result.says(1, "cannot map GPU memory", "--comm nccl"), "memory that cannot be mapped: one line, and a way out", result)
+    for number in signal.SIGKILL, signal.SIGSTOP:
+        running = start(2, *TRAIN, "--engine", "fused", "--epochs", "100000", "--out", number.name, "--timeout", "10",
+                        env={**LIBRARIES, "EMULATED_GPUS": "2"})
+        check(running.wait_for("epoch: 1", 100), "an endless run of two ranks begins")
+        running.signal(number, 1)
+        result = running.finish(40)
+        check(result.code == 4 and "rank 1" in result.err, f"{number.name}: the other ends in time, and names it", result)
 
 
 def losses(directory):
@@ -70,7 +102,7 @@ def several_nets():
     check("all 4 nets are trained at once, in one kernel" in result.out, "as it says", result)
     four = ["--net", "all", "--max-steps", "3", "--batch-size", "32"]  # two tiles at most
     run(1, *TRAIN, *four, "--engine", "cpu", "--out", "few")
-    result = emulated(3, "--engine", "fused", *four, "--out", "few-3", gpus=3)
+    result = emulated(3, "--engine", "fused", *four, "--out", "few-3", "--comm", "nccl", gpus=3)
     as_defined("four nets, three ranks, one of them without a tile", result, "few-3", "few", "ABCD")
     result = emulated(2, "--engine", "fused", "--net", "A,D,B", "--max-steps", "2", "--out", "turns", gpus=1)
     check(result.code == 0 and "3 nets take turns, as their sums go by way of the host" in result.out,
@@ -107,6 +139,7 @@ def ends_of_several():
 
 
 one_net()
+peers()
 several_nets()
 ends_of_several()
 finish()

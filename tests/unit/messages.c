@@ -84,7 +84,7 @@ static void same(struct comm *world)
 static void split(struct comm *world)
 {
     struct error error = {0};
-    struct comm *half = comm_split(world, rank % 2, "auto", false, &error);
+    struct comm *half = comm_split(world, rank % 2, "auto", COMM_FOR_CPU, &error);
     expect(half != NULL && comm_size(half) == (size + 1 - rank % 2) / 2, "a part has the wrong size");
     struct comm_sums *sums = comm_sums_open(half, 1);
     *sums->terms = rank;
@@ -96,7 +96,8 @@ static void split(struct comm *world)
     comm_sums_close(sums);
     expect(comm_host_rank(world) == rank && comm_host_count(world) == 1, "hosts are counted wrongly");
     comm_close(half);
-    expect(comm_split(world, 0, "pigeon", false, &error) == NULL && error.code == EXIT_USAGE, "an unknown transport");
+    expect(comm_split(world, 0, "pigeon", COMM_FOR_CPU, &error) == NULL && error.code == EXIT_USAGE,
+           "an unknown transport");
 }
 
 static void messages(struct comm *world)

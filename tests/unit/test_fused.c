@@ -363,7 +363,8 @@ static void assert_peers(const struct fixture *f, const char *what, const struct
     }
 }
 
-/* Of every net, on 2, 3 and 4 ranks; a batch's tiles are not as many as ranks; a tail, of which some ranks have nothing. */
+/* Of every net, on 2, 3 and 4 ranks; a batch's tiles are not as many as ranks; a tail, of which some ranks have
+ * nothing. */
 static void peers_are_equal(void **state)
 {
     static struct peers p;

@@ -100,7 +100,7 @@ static int set_up(void **state)
     }
     assert_int_equal(rmdir(directory), 0);
     fixture.world = comm_open_world(60);
-    fixture.comm = comm_split(fixture.world, 0, "auto", ops->on_gpu, &error);
+    fixture.comm = comm_split(fixture.world, 0, "auto", engine_place(ops), &error);
     assert_non_null(fixture.comm);
     *state = &fixture;
     return 0;

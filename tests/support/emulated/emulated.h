@@ -1,12 +1,13 @@
-/* emulated.h - a GPU of which nothing is there: CUDA's runtime, cuBLAS, cuDNN's convolutions and NCCL, as far
- * as the GPU part of dtrain calls them, computed on the host. With the project's kernels compiled for the
- * host (tests/support/shim) it makes a dtrain-cuda.so that the whole program runs with, so that all of the engine and
- * the transport but the libraries themselves is tested where there is no GPU.
+/* emulated.h - a GPU of which nothing is there: CUDA's runtime, cuBLAS, cuDNN's convolutions and NCCL, as far as the
+ * GPU part of dtrain calls them, computed on the host. With the project's kernels compiled for the host
+ * (tests/support/shim) it makes a dtrain-cuda.so that the whole program runs with, so that all of the engine and the
+ * transport but the libraries themselves is tested where there is no GPU.
  *
  * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before: who
  * forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS of how many models in
  * turn; unset: 1. For kernels/fused EMULATED_MULTIPROCESSORS (16) and EMULATED_SHARED (bytes of a block) say how large
- * they are. EMULATED_FULL_AT: which request for memory is refused; EMULATED_FULL_RANK: that rank's alone.
+ * they are. EMULATED_PEERS=0: GPUs do not reach each other's memory; EMULATED_IPC=0: nor can processes map it.
+ * EMULATED_FULL_AT: which request for memory is refused; EMULATED_FULL_RANK: that rank's alone.
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H

@@ -7,6 +7,7 @@
 
 #include "clock.h"
 #include "emulated.h"
+#include "src/comm/shared_memory.h"
 
 /* --- queues ------------------------------------------------------------------------------------------ */
 
@@ -245,7 +246,7 @@ static bool is_full(void)
 }
 
 /* Full of what nobody should read. */
-cudaError_t cudaMalloc(void **memory, size_t bytes)
+static cudaError_t allocate(void **memory, size_t bytes)
 {
     if (is_full())
         return fail(cudaErrorMemoryAllocation);
@@ -254,21 +255,88 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     return cudaSuccess;
 }
 
+/* What is as large as a page of a GPU can be mapped by other processes. */
+struct mappable {
+    void *memory;
+    struct shared_memory shared;
+    struct mappable *next;
+};
+static struct mappable *mappables;
+
+cudaError_t cudaMalloc(void **memory, size_t bytes)
+{
+    if (bytes % (2 << 20) != 0)
+        return allocate(memory, bytes);
+    struct mappable *made = calloc(1, sizeof *made);
+    if (is_full())
+        return fail(cudaErrorMemoryAllocation);
+    *memory = made->memory = shared_memory_make(bytes, &made->shared);
+    memset(*memory, 0xff, bytes);
+    made->next = mappables;
+    mappables = made;
+    return cudaSuccess;
+}
+
 cudaError_t cudaFree(void *memory)
 {
+    for (struct mappable **at = &mappables; *at != NULL; at = &(*at)->next) {
+        struct mappable *found = *at;
+        if (found->memory != memory)
+            continue;
+        *at = found->next;
+        shared_memory_unpublish(&found->shared);
+        shared_memory_close(memory, found->shared.bytes);
+        free(found);
+        return cudaSuccess;
+    }
     free(memory);
     return cudaSuccess;
+}
+
+_Static_assert(sizeof(struct shared_memory) <= sizeof(cudaIpcMemHandle_t), "a handle says where the memory is");
+
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *memory)
+{
+    const struct mappable *found = mappables;
+    while (found != NULL && found->memory != memory)
+        found = found->next;
+    if (found == NULL)
+        return fail(cudaErrorInvalidValue);
+    memset(handle, 0, sizeof *handle);
+    memcpy(handle, &found->shared, sizeof found->shared);
+    return cudaSuccess;
+}
+
+/* A mapping is remembered, too, as its size is needed to close it. */
+cudaError_t cudaIpcOpenMemHandle(void **memory, cudaIpcMemHandle_t handle, unsigned flags)
+{
+    const char *refused = getenv("EMULATED_IPC");
+    struct mappable *opened = calloc(1, sizeof *opened);
+    (void)flags;
+    memcpy(&opened->shared, &handle, sizeof opened->shared);
+    *memory = refused == NULL ? shared_memory_open(&opened->shared) : NULL;
+    opened->shared.descriptor = -1;
+    opened->memory = *memory;
+    opened->next = mappables;
+    mappables = opened;
+    return *memory != NULL ? cudaSuccess : fail(cudaErrorMapBufferObjectFailed);
+}
+
+cudaError_t cudaIpcCloseMemHandle(void *memory)
+{
+    return cudaFree(memory);
 }
 
 cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
 {
     (void)flags;
-    return cudaMalloc(memory, bytes);
+    return allocate(memory, bytes);
 }
 
 cudaError_t cudaFreeHost(void *memory)
 {
-    return cudaFree(memory);
+    free(memory);
+    return cudaSuccess;
 }
 
 cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned flags)
@@ -357,6 +425,16 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribute, int from, int to)
+{
+    const char *peers = getenv("EMULATED_PEERS");
+    (void)attribute;
+    if (from == to)
+        return fail(cudaErrorInvalidDevice);
+    *value = peers == NULL || atoi(peers) != 0;
+    return cudaSuccess;
+}
+
 cudaError_t cudaSetDevice(int device)
 {
     int count;
@@ -389,6 +467,7 @@ cudaError_t cudaGetLastError(void)
 const char *cudaGetErrorString(cudaError_t error)
 {
     static const char *const some[] = {[cudaErrorInvalidDevice] = "invalid device",
+                                       [cudaErrorMapBufferObjectFailed] = "mapping failed",
                                        [cudaErrorNoDevice] = "no device",
                                        [cudaErrorNotReady] = "not ready"};
     return some[error] ? some[error] : "an error";

@@ -4,8 +4,8 @@
  * A fiber gives way where it synchronises, where it waits for another block, and, at random, where it reads or writes
  * what other blocks do too. Which of all that can goes on next is drawn by `seed`: a kernel whose results depend on it
  * lacks a barrier. Shared memory begins as NaN, with canaries on both sides. A barrier that some never reach, waits
- * without end and a canary that was written on end the program with a message. Where a GPU is emulated a launch may wait for
- * one of another process: it then gives way to the host, too.
+ * without end and a canary that was written on end the program with a message. Where a GPU is emulated a launch may
+ * wait for one of another process: it then gives way to the host, too.
  */
 #ifndef DTRAIN_TOGETHER_H
 #define DTRAIN_TOGETHER_H
