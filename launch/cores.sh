@@ -42,10 +42,15 @@ list_quotas() {
     done </proc/self/cgroup
 }
 
+# A line SOCKET.CORE for every core allowed here.
+list_cores() {
+    list_cpus | cut -d' ' -f1 | uniq
+}
+
 # How many cores: hardware threads of one count once, and a container's share of time is the limit.
 count_cores() {
     local cores quota
-    cores=$(list_cpus | cut -d' ' -f1 | uniq | wc -l)
+    cores=$(list_cores | wc -l)
     ((cores > 0)) || cores=$(nproc)
     for quota in $(list_quotas 2>/dev/null); do
         ((quota >= cores)) || cores=$quota

@@ -114,7 +114,7 @@ launcher_command() {
 
 # Whether a process lives below this one that is none of the launcher's own: as long as one cannot know, it does.
 launcher_has_rank() { # PROCESS
-    local file children child stat
+    local file children='' child stat
     for file in "/proc/$1/task/"*/children; do
         read -r children 2>/dev/null <"$file" || [[ -e $file ]] || return 0
         for child in $children; do

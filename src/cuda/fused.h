@@ -13,8 +13,10 @@
 
 extern const struct engine_ops engine_fused;
 
+struct device;
 struct gpu_node;
 /* As in gpu.h. */
+bool fused_peers_reach(const struct device *all, int count, int rank, char *why, size_t why_bytes);
 int fused_profile(struct engine *engine, struct gpu_node *nodes, int most);
 
 #endif

@@ -1,10 +1,13 @@
 /* Ranks whose kernels sum together (kernels/fused/peers.cuh): each maps the memory of the others, by CUDA's IPC. */
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "abort.h"
 #include "check.h"
 #include "clock.h"
+#include "device.h"
+#include "fused.h"
 #include "fused_engine.h"
 #include "memory.h"
 
@@ -26,15 +29,28 @@ void fused_peers_export(struct fused_device *device, size_t nets)
     device->sums = sums_in(device->exported);
 }
 
+bool fused_peers_reach(const struct device *all, int count, int rank, char *why, size_t why_bytes)
+{
+    if (count <= FUSED_PEERS)
+        return device_reaches(all, count, rank, why, why_bytes);
+    snprintf(why, why_bytes, "kernels sum over %d ranks at most, not %d", FUSED_PEERS, count);
+    return false;
+}
+
 /* --- opening, closing ------------------------------------------------------------------------------------------ */
 
 static bool map_all(struct fused_device *device, struct comm *comm, struct error *error)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
-    cudaIpcMemHandle_t mine, all[FUSED_PEERS];
-    CUDA_CHECK(cudaIpcGetMemHandle(&mine, device->exported));
+    cudaIpcMemHandle_t mine = {0}, all[FUSED_PEERS];
+    cudaError_t exported = cudaIpcGetMemHandle(&mine, device->exported);
     comm_gather(comm, &mine, sizeof mine, all);
     comm_broadcast(comm, all, (size_t)ranks * sizeof *all, 0);
+    if (exported != cudaSuccess) {
+        cudaGetLastError(); /* clears it */
+        return error_set(error, EXIT_RUNTIME, "rank %d on host %s cannot share GPU memory (%s): give --comm nccl", rank,
+                         comm_host_name(comm, rank), cudaGetErrorString(exported));
+    }
     for (int r = 0; r < ranks; r++) {
         if (r == rank)
             continue;

@@ -176,7 +176,8 @@ static bool stay_in_place(struct metrics *metrics, struct error *error)
     bool good = true;
     if (is_in_place(metrics))
         return true;
-    if (faccessat(folder->descriptor, NAME, F_OK, AT_SYMLINK_NOFOLLOW) != 0) {
+    struct stat there;
+    if (fstatat(folder->descriptor, NAME, &there, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT) {
         rewind(metrics->stream);
         struct kept kept = read_lines(metrics->stream, UINT64_MAX);
         good = folder_replace(folder, NAME, NULL, kept.text, kept.bytes, error);
@@ -184,7 +185,7 @@ static bool stay_in_place(struct metrics *metrics, struct error *error)
     }
     fclose(metrics->stream);
     metrics->stream = NULL;
-    good = good && open_stream(metrics, error);
+    good = good && open_stream(metrics, error) && cut_lines(metrics, UINT64_MAX, error);
     if (good)
         error_note("%s/%s was removed or replaced while the run used it, which goes on with it", folder->path, NAME);
     return good;

@@ -51,6 +51,8 @@ def peers():
     check(result.code == 0 and "comm mpi (peers: ranks 0 and 1 share one GPU" in result.out, "nor do ranks on one GPU", result)
     result = emulated(2, "--engine", "fused", "--comm", "peers", EMULATED_PEERS="0")
     check(result.says(2, "--comm peers", "rank 0", "does not reach"), "--comm peers is refused where it cannot be", result)
+    result = emulated(9, "--engine", "fused", "--comm", "peers", gpus=9)
+    check(result.says(2, "--comm peers", "8 ranks at most"), "--comm peers is refused to more ranks than it has places for", result)
     result = emulated(2, "--comm", "peers")
     check(result.says(2, "--comm peers", "--engine fused"), "and to engine cudnn", result)
     result = emulated(2, "--engine", "fused", EMULATED_IPC="0")

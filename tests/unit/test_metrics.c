@@ -208,10 +208,10 @@ static void test_removed_or_replaced_under_a_run(void **state)
     assert_int_equal(unlink(PATH), 0);
     assert_true(metrics_write(metrics, &epochs[1], &error));
     assert_lines(LINE("1", "10") LINE("2", "20"));
-    scratch_write("edited", "mine\n", 5);
+    scratch_write("edited", LINE("1", "10") "mine", sizeof LINE("1", "10") + 3);
     assert_int_equal(rename("edited", PATH), 0);
     assert_true(metrics_write(metrics, &epochs[2], &error));
-    assert_lines("mine\n" LINE("3", "30"));
+    assert_lines(LINE("1", "10") "mine\n" LINE("3", "30"));
     assert_int_equal(unlink(PATH), 0);
     assert_int_equal(symlink("elsewhere", PATH), 0);
     assert_false(metrics_write(metrics, &epochs[0], &error));
