@@ -155,8 +155,8 @@ enum {
     WINDOW_PASSES = (WINDOW + AT_ONCE - 1) / AT_ONCE,
 };
 
-/* Winners whose ReLU was open: a bit each. Number i has its gradient and where the block that this multiplies starts
- * at i * apart. */
+/* Winners whose ReLU was open: a bit each. At i * apart, number i has its gradient and where the block that this
+ * multiplies starts. */
 struct winners {
     unsigned live;
     int apart;
@@ -207,7 +207,7 @@ static void activation_backward(float pool2[25][16], float scale, float dpool2[2
     }
 }
 
-/* pool1 as the starts in features->from2 have it. */
+/* pool1 in the layout that from2's offsets point into. */
 static const float *copy_twice(const float *pool1, struct pool1_twice *twice)
 {
     if (ODD != PLANE)

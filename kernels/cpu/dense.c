@@ -8,9 +8,9 @@
  * so forward wants activations as [unit][sample] and backward as [sample][unit]; each is transposed
  * once. The first two are split into chains whose sums are then added.
  *
- * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. Whatever
- * is not finite must not be left out with them (kernels/README.md): where x is not, zero times it would be refused, and
- * so it is said to be; where w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's
+ * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. To
+ * leave out zero times infinity would hide a NaN (kernels/README.md): so an x that is not finite counts as refused, and
+ * where a w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's
  * samples drop different units.
  */
 #include <string.h>
@@ -21,7 +21,7 @@
 enum {
     SAMPLES = TILE / LANES,                  /* vectors in a tile */
     SUMS = VECTOR_REGISTERS == 32 ? 24 : 12, /* registers that hold sums of the forward product */
-    MOST_PARTS = 25,                         /* of the others */
+    MOST_PARTS = 25,                         /* most vectors of sums in the two backward products */
 };
 
 /* --- the three products; every size is a constant where they are used ----------------------------- */
@@ -53,7 +53,7 @@ struct chains {
 };
 static const struct chains conv3_chains = {8, 25, 2, 16}, fc1_chains = {8, 1, 15, 0}, fc2_chains = {4, 1, 21, 0};
 
-/* `block` divides out. stride: floats from one row of w to the next. */
+/* `out` is a multiple of `block`. stride: floats from one row of w to the next. */
 KERNEL void product_forward(struct chains chains, int out, int stride, int block, const float *w, const float *x,
                             float *y)
 {
@@ -108,7 +108,7 @@ KERNEL void product_input(int stride, int out, int length, int dy_stride, int pa
             }
 }
 
-/* Adds the gradient to the exact sums; returns how many terms were refused, or were not finite and left out. live: of
+/* Adds the gradient to the exact sums; returns 0 if none was refused, or was not finite and left out. live: of
  * each output a bit a sample. */
 KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
                               const uint32_t *live, int64_t *sums)

@@ -65,7 +65,7 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    const struct image_columns *image, unsigned kept, float scale,
                    struct pool1_planes *planes, struct features *out);
 
-/* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns how many terms were refused. dpool1 is
+/* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1 is
  * used up. */
 size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
                      float scale, float dpool1[14][16][8], int64_t *sums);
@@ -90,8 +90,8 @@ struct pool1_twice {
     _Alignas(64) float at[2][14 * 16 * 8];
 };
 
-/* Turns dpool2 into the gradient before ReLU and dropout; adds the weights' to the exact sums and returns how many
- * terms were refused. */
+/* Turns dpool2 into the gradient before ReLU and dropout; adds the weights' to the exact sums and returns 0 if
+ * no term was refused. */
 size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
                      float dpool2[25][16], struct pool1_twice *twice, int64_t *sums);
 
@@ -122,7 +122,7 @@ void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], f
 void fc2_forward(const struct layout *w, struct dense_tile *tile);
 
 /* Backward, in the order given, from the gradient in logits to dpool2: a layer's _weights adds its
- * weights' gradient to the exact sums (LAYOUT_COUNT of them) and returns how many terms were refused. */
+ * weights' gradient to the exact sums (LAYOUT_COUNT of them) and returns 0 if no term was refused. */
 size_t fc2_weights(struct dense_tile *tile, int64_t *sums);
 void fc2_input(const struct layout *w, struct dense_tile *tile);
 size_t fc1_weights(float scale, struct dense_tile *tile, int64_t *sums);

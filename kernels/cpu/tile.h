@@ -51,12 +51,12 @@ struct tile_input {
 };
 
 /* Forward and backward: adds the gradient to sums[LAYOUT_COUNT] and the loss to *loss, all of them
- * exact_sum.h's. Returns how many terms were refused. */
+ * exact_sum.h's. Returns 0 if no term was refused. */
 size_t tile_gradient(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                      int64_t *sums, int64_t *loss);
 
-/* Forward: adds the loss to *loss (exact_sum.h) and the samples classified right to *correct. Returns how many
- * terms were refused. */
+/* Forward: adds the loss to *loss (exact_sum.h) and the samples classified right to *correct. Returns 0 if no
+ * term was refused. */
 size_t tile_evaluate(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                      int64_t *loss, int64_t *correct);
 

@@ -45,7 +45,7 @@ static __device__ void conv1_rows(memory &m, unsigned e, unsigned first, unsigne
     }
 }
 
-/* A sample's kept channels in groups of up to three, two groups of a size; seven warps a group. */
+/* A sample's kept channels in groups of up to three, as equal as they can be; seven warps a group. */
 static __device__ void conv1_forward(memory &m, both kept)
 {
     both n = {(unsigned)__popc(kept.first), (unsigned)__popc(kept.second)};

@@ -1,7 +1,7 @@
 /* conv2.cuh - conv2 with ReLU, dropout and pool, the gradients of its weights and of its input. A seat's two samples;
  * dropped channels on either side are left out.
  *
- *   forward   pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 3.2 KB
+ *   forward   pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 6.4 KB
  *             of words. A warp all 25 windows of one or two channels; 25 windows x 70 FFMA a pair of kept channels
  *   weights   a warp a channel, a lane a tap, of all six input planes; 150 FFMA a live window and channel, half with D
  *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
@@ -152,9 +152,9 @@ static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both
 
 /* --- input ------------------------------------------------------------------------------------ */
 
-/* For number i of the 6x6 that a window saw: four times its tap if the winner was the window's first, and for each of
- * the four whether it saw the number at all, a bit. Its tap for winner p is that one less p / 2 rows and p % 2 columns.
- */
+/* For number i of the 6x6 that a window saw: above, the byte offset of the weight that it met if the winner is the top
+ * left of the four; below, a bit for each of the four, set if that winner saw the number at all. Winner p met the
+ * weight p / 2 rows and p % 2 columns before. */
 static __device__ void make_patch(memory &m)
 {
     if (tid() < PATCH) {
@@ -165,8 +165,9 @@ static __device__ void make_patch(memory &m)
     }
 }
 
-/* The winner of a channel's window u as conv2_windows takes it: instead of its base 16 times the bytes from w2[0] to
- * its channel's weights, less those of its tap's shift, and a bit that says which of the four it was. */
+/* The winner of a channel's window u as conv2_windows takes it. Its base becomes 16 times the byte offset of the
+ * channel's weights, less that of the winner's row and column, plus the bit of which of the four it was (of no meaning
+ * where the base was NOWHERE). */
 DEVICE winner patch_winner(const memory &m, unsigned e, unsigned channel, unsigned u, bool kept)
 {
     winner w = kept ? m.win2[e][channel][u] : winner{0, 0};
@@ -217,8 +218,8 @@ template <int SLOTS> DEVICE void conv2_windows(memory &m, unsigned e, unsigned k
     }
 }
 
-/* A number of pool1 has seen up to three windows a direction; others' numbers are read, but not used. The sum becomes
- * the gradient of conv1's winner. A thread a number. */
+/* Up to three windows in each direction saw a number of pool1; what other windows have there is read, but not used. The
+ * sum becomes the gradient of conv1's winner. One thread per number. */
 static __device__ void conv2_gather(memory &m, both kept1)
 {
     unsigned n0 = (unsigned)__popc(kept1.first), n1 = (unsigned)__popc(kept1.second);

@@ -1,8 +1,8 @@
 /* conv3.cuh - conv3, which is a dense layer of 400 inputs and 120 outputs. A seat has two of the 16 input channels, for
  * all 16 samples of the tile, and the weights that belong to them.
  *
- *   forward   pool2 (16, 50) -> one of the eight chains of each of 120 outputs, a word of 1,920 to the seats that have
- *             the samples. 96,000 FFMA
+ *   forward   pool2 (16, 50) -> one of the eight chains of each of 120 outputs: 1,920 words to the seats that have the
+ *             samples. 96,000 FFMA
  *   input     d3 (16, 120) -> the gradient of pool2 (16, 50), 6.4 KB of words. 96,000 FFMA
  *   weights   d3 and pool2 -> 6,000 sums over the tile's samples. 96,000 FFMA
  */

@@ -1,9 +1,9 @@
 /* head.cuh - what follows conv3's chains: fc1, fc2, the loss, and back to conv3's outputs, for a seat's two samples;
  * then the gradients of the dense layers' weights, of which a seat makes its share over all of the tile.
  *
- *   forward, back   2 x (10,080 + 840) FFMA each; 7.7 KB of words come in
+ *   forward, back   2 x (10,080 + 840) FFMA each; 15.4 KB of words come in
  *   rows            y3, d3, y1, d1, dz of the samples to all seats: 36 KB of lines come in
- *   weights         11,124 chains of 16 samples in the group, a lane each
+ *   weights         11,134 sums over 16 samples in the group, a lane each
  */
 #ifndef DTRAIN_FUSED_HEAD_CUH
 #define DTRAIN_FUSED_HEAD_CUH

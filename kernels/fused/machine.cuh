@@ -1,4 +1,6 @@
-/* machine.cuh - what of the step only a GPU's instructions say. tests/together/machine.h has the same for the host. */
+/* machine.cuh - what of the step only a GPU's instructions say. tests/support/together/machine.h has the same for the
+ * host.
+ */
 #ifndef DTRAIN_FUSED_MACHINE_CUH
 #define DTRAIN_FUSED_MACHINE_CUH
 
@@ -111,7 +113,7 @@ static __device__ __forceinline__ void add_release_to_peers(uint32_t *const *to,
 /* --- waiting ---------------------------------------------------------------------------------- */
 
 /* Once a turn of a loop that waits for other blocks. They are all on the GPU: one that does not answer for some ten
- * seconds is a fault. True: so it is. */
+ * seconds is a fault. True once it has waited that long. */
 static __device__ __forceinline__ bool wait_on(unsigned *turns)
 {
     return ++*turns >= 1u << 24;

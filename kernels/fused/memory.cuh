@@ -11,7 +11,7 @@
 #ifdef __CUDACC__
 #include "machine.cuh"
 #else
-#include "machine.h" /* tests/together */
+#include "machine.h" /* tests/support/together */
 #endif
 
 #include "exact_sum.h"
@@ -111,8 +111,8 @@ struct alignas(16) memory {
 #endif
 };
 
-/* What other seats write to a seat. A word is a float and, above it, the round; so is a line of three floats. Who waits
- * reads until all have its round. */
+/* What other seats write to a seat. A word is a float and, above it, the round; a line is three floats and the round.
+ * Who waits reads until all have its round. */
 struct alignas(16) mailbox {
     uint64_t pool2[SAMPLES][INPUTS];   /* of the two channels, for all samples */
     uint64_t parts3[SEATS][EACH][120]; /* of conv3's sums, for the seat's samples */

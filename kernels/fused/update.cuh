@@ -3,7 +3,7 @@
  * Every group does all of it for itself, a seat what it owns: conv3's weights of its two channels, which nobody else
  * has, and an eighth of the small parameters, which it sends to its group: up to fc1 by lines, as the next convolutions
  * wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while conv3 goes forward.
- * In: 62 KB of sums a seat. 15,672 FFMA and as many products of doubles.
+ * In: 62 KB of sums a seat. 15,672 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
 #define DTRAIN_FUSED_UPDATE_CUH
@@ -93,14 +93,14 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 
 /* --- fc1's and fc2's new weights -------------------------------------------------------------- */
 
-/* One thread: until all of the group have written them. */
+/* One thread waits until all of the group have written them. */
 DEVICE void await_dense_weights(const memory &m)
 {
     if (m.dense_awaited && tid() == THREADS - 1)
         wait_for_group(m);
 }
 
-/* Behind a barrier after that. */
+/* To be called after a barrier that follows await_dense_weights. */
 DEVICE void fetch_dense_weights(memory &m)
 {
     if (!m.dense_awaited)
@@ -110,7 +110,7 @@ DEVICE void fetch_dense_weights(memory &m)
         copy_later(small_parameter(m, i), dense + i);
 }
 
-/* Behind this they are here. */
+/* On return the weights are in shared memory. */
 DEVICE void settle_dense_weights(memory &m)
 {
     await_copies();
@@ -130,8 +130,9 @@ static __device__ void take_dense_weights(memory &m)
 
 /* --- together --------------------------------------------------------------------------------- */
 
-/* The sums of a batch of `samples` are complete: the update, unless a number in them was refused. True: the run is
- * over, because it was, or because a rank wished it, which counts the step. round: of the new weights' lines. */
+/* The sums of a batch of `samples` are complete: the update, unless a number in them was refused. True if the run
+ * is over: a number was refused, and the step is not applied; or a rank asked to stop, and it is. round: of the new
+ * weights' lines. */
 static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sums, unsigned samples)
 {
     own_sums own = read_sums(sums);

@@ -25,8 +25,8 @@ struct window {
     float chains[2][4];
 };
 
-/* One input plane: the window whose input begins at x, for KT outputs with taps[k]. 70 FFMA an output, 9 LDS of 8 bytes
- * a window and 10 of 16 an output. */
+/* One input plane: the window whose input begins at x, for KT outputs with taps[k]. 70 FFMA an output, 18 LDS of 8
+ * bytes a window and 10 of 16 an output. */
 template <int KT> DEVICE void convolve_plane(const float *x, unsigned pitch, const float *const *taps, window *windows)
 {
     float f[6][7];
