@@ -10,8 +10,8 @@
  *
  * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. To
  * leave out zero times infinity would hide a NaN (kernels/README.md): so an x that is not finite counts as refused, and
- * where a w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's
- * samples drop different units.
+ * where a w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's samples drop different
+ * units.
  */
 #include <string.h>
 

@@ -6,8 +6,8 @@
  * By counters, once a step each: the group's, for what of the update is fetched plainly, and the whole grid's.
  *
  * Mail is written again in the next round. Of a tile's mail the readers are through by then, without a barrier: a seat
- * sends a tile's pool2 when it has the last tile's parts3 of all seats, who sent them when they had read pool2; and
- * parts3, rows and dpool2 when it has all seats' pool2, who sent that when they were through with the last tile
+ * sends a tile's pool2 when it has the previous tile's parts3 of all seats, who sent them when they had read pool2; and
+ * parts3, rows and dpool2 when it has all seats' pool2, who sent that when they were through with the previous tile
  * altogether. The update's mail is read before the next grid barrier, and written after it.
  */
 #ifndef DTRAIN_FUSED_EXCHANGE_CUH

@@ -1,6 +1,7 @@
 /* cudnn_net.h - LeNet-5 on one GPU: plans, and the order of the kernels of a pass.
  *
- * conv1 and the way back are the project's kernels, but for conv3's input; cuDNN has conv2 forward, cuBLAS conv3.
+ * conv1 and the backward pass are the project's kernels, but for conv3's input; cuDNN has conv2 forward, cuBLAS conv3,
+ * and, where that is faster than the kernel for all of it, fc1 and fc2 (cudnn_dense.c).
  * Bias, ReLU, dropout and pool of conv2 are one kernel (cuda_pool_forward), so its output is written once and read
  * once, as if cuDNN fused bias and ReLU into it; but of the bare convolution cuDNN offers more plans, and its ReLU
  * may make a NaN 0.

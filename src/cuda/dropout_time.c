@@ -7,11 +7,8 @@
 #include "dropout_cuda.h"
 #include "median.h"
 
-enum {
-    WINDOWS = 9,
-    CALLS = 10,
-    LONG_MICROSECONDS = 5000
-}; /* a short call is over before the next can be launched: CALLS in a window */
+/* A short call is over before the next can be launched, so a window has CALLS of them. */
+enum { WINDOWS = 9, CALLS = 10, LONG_MICROSECONDS = 5000 };
 
 /* A pass over tensors in device memory, on the clock. */
 struct timing {

@@ -135,11 +135,11 @@ def test_binding():
         return launch("run", "-np", ranks, *options, env=env).stdout.strip()
 
     usual = binding()
-    check(
-        CORES == 1 or (binding(ranks=CORES - 1), usual) == ("none", "as it likes"),
-        "run: ranks that leave cores to another run are bound to none",
-        usual,
-    )
+    what = "run: ranks that leave cores to another run are bound to none"
+    if CORES > 1:
+        check((binding(ranks=CORES - 1), usual) == ("none", "as it likes"), what, usual)
+    else:
+        skip(what, "there is one core")
     (place / "dtrain-cuda.so").touch()
     check(binding() == "none", "run: ranks with a GPU are bound to no core", binding())
     check(
