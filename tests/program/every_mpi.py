@@ -238,7 +238,7 @@ def test_terminal(mpi):
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(SCRATCH)
-        os.execve(RUN, ["run", "-np", "2", "--data", "synthetic:20000+100", "--epochs", "2", "--out", f"{mpi.name}-drawn"],
+        os.execve(RUN, ["run", "-np", "2", "--data", "synthetic:60000+100", "--epochs", "2", "--out", f"{mpi.name}-drawn"],
                   mpi.env | {"TERM": "xterm"})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     output = b""
