@@ -71,14 +71,14 @@ SAMPLE_US = SAMPLE_FLOP / GPU_FLOPS / GPU_SHARE * 1e6
 NCCL_BASE, NCCL_NVLINK, NCCL_NET, NCCL_GBYTES = 4.4, 1.2, 8.5, 29
 
 GPU_ASSUMPTIONS = [
-    f"A step has about {GPU_KERNELS} kernels in a row, which in a CUDA graph take {GPU_KERNEL_US} us each however little they "
-    f"do (assumed; no source but the order of magnitude): {GPU_KERNELS * GPU_KERNEL_US:.0f} us.",
-    f"A sample is {SAMPLE_FLOP / 1e6:.1f} Mflop ({SAMPLE_FLOP // 2:,} multiply-adds), done at {100 * GPU_SHARE:.0f}% (assumed) "
-    f"of an H100's {GPU_FLOPS / 1e12:.0f} Tflop/s in fp32 (NVIDIA's data sheet, SXM): {SAMPLE_US:.2f} us.",
+    f"A step has about {GPU_KERNELS} kernels in a row, which in a CUDA graph take {GPU_KERNEL_US} us each however "
+    f"little they do (assumed; no source but the order of magnitude): {GPU_KERNELS * GPU_KERNEL_US:.0f} us.",
+    f"A sample is {SAMPLE_FLOP / 1e6:.1f} Mflop ({SAMPLE_FLOP // 2:,} multiply-adds), done at {100 * GPU_SHARE:.0f}% "
+    f"(assumed) of an H100's {GPU_FLOPS / 1e12:.0f} Tflop/s in fp32 (NVIDIA's data sheet, SXM): {SAMPLE_US:.2f} us.",
     "NCCL's all-reduce of the gradient's 496 KB (64-bit integers), by NCCL's own cost model (src/graph/tuning.cc at "
-    f"01afd20: Tree, LL128, its constants for A100): {NCCL_BASE} us, and twice {NCCL_NVLINK} us for each further GPU of a "
-    f"node and {NCCL_NET} us for each doubling of nodes; {NCCL_GBYTES} GB/s (half of 105 GB/s x 0.915, x 0.6 at this size). "
-    f"{NODE} GPUs a node.",
+    f"01afd20: Tree, LL128, its constants for A100): {NCCL_BASE} us, and twice {NCCL_NVLINK} us for each further GPU "
+    f"of a node and {NCCL_NET} us for each doubling of nodes; {NCCL_GBYTES} GB/s (half of 105 GB/s x 0.915, x 0.6 at "
+    f"this size). {NODE} GPUs a node.",
     "A rank has at least one sample: beyond 256 GPUs the strong batch leaves GPUs idle. Input, logging and checks cost "
     "nothing.",
 ]

@@ -24,8 +24,8 @@ def find_jax():
 def run(python, net, layout, seconds, cores):
     """What measure_rate says, on so many cores."""
     mine = sorted(os.sched_getaffinity(0))[:cores]
-    done = subprocess.run([python, os.path.abspath(__file__), net, layout, str(seconds)], stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False,
+    done = subprocess.run([python, os.path.abspath(__file__), net, layout, str(seconds)], stdout=subprocess.PIPE,
+                          text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False,
                           preexec_fn=lambda: os.sched_setaffinity(0, mine))
     if done.returncode != 0:
         sys.exit(f"JAX, {cores} cores, {layout}: failed")
@@ -47,7 +47,8 @@ def make_step(net, layout):
 
     def convolve(x, weight, bias):
         shape = [-1 if axis == axes.index("C") else 1 for axis in range(4)]
-        return jax.nn.relu(lax.conv_general_dilated(x, weight, (1, 1), "VALID", dimension_numbers=(axes, "OIHW", axes)) +
+        return jax.nn.relu(lax.conv_general_dilated(x, weight, (1, 1), "VALID",
+                                                    dimension_numbers=(axes, "OIHW", axes)) +
                            bias.reshape(shape))
 
     def drop(x, key, shape):
@@ -84,7 +85,8 @@ def initial_state():
     import jax
     import jax.numpy as jnp
 
-    shapes = [((out, into, 5, 5), out, into * 25) for into, out in CONVS] + [((into, out), out, into) for into, out in DENSE]
+    shapes = [((out, into, 5, 5), out, into * 25) for into, out in CONVS]
+    shapes += [((into, out), out, into) for into, out in DENSE]
     keys = iter(jax.random.split(jax.random.key(1), 2 * len(shapes)))
     uniform = lambda shape, fan_in: jax.random.uniform(next(keys), shape, minval=-fan_in**-0.5, maxval=fan_in**-0.5)
     weights = tuple((uniform(shape, fan_in), uniform((out,), fan_in)) for shape, out, fan_in in shapes)
@@ -97,7 +99,8 @@ def measure_rate(net, layout, seconds):
 
     shape = (BATCH, 3, 32, 32) if layout == "contiguous" else (BATCH, 32, 32, 3)
     keys = jax.random.split(jax.random.key(3), 16)
-    batches = [(jax.random.uniform(key, shape, minval=-1, maxval=1), jax.random.randint(key, (BATCH,), 0, 10)) for key in keys]
+    batches = [(jax.random.uniform(key, shape, minval=-1, maxval=1), jax.random.randint(key, (BATCH,), 0, 10))
+               for key in keys]
     state, step = jax.block_until_ready(initial_state()), make_step(net, layout)
 
     def steps(number):

@@ -307,10 +307,11 @@ def compare_in_pairs(record):
             leads[name].append(b - a)
             cells += [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"]
         rows.append(cells)
-    told = "; at the ".join(f"{name} check B is ahead of A for {sum(value > 0 for value in lead)} of {len(lead)} seeds, "
-                            f"by {statistics.mean(lead):+.2f} points on average" for name, lead in leads.items())
+    told = "; at the ".join(f"{name} check B is ahead of A for {sum(value > 0 for value in lead)} of {len(lead)} "
+                            f"seeds, by {statistics.mean(lead):+.2f} points on average" for name, lead in leads.items())
     return ["### A against B, seed by seed", "",
-            "Both nets of a seed see the same pictures in the same order, from the same first weights. Test accuracy, %.", "",
+            "Both nets of a seed see the same pictures in the same order, from the same first weights. Test accuracy, "
+            "%.", "",
             table(["seed", "A, best", "B, best", "B - A", "A, last", "B, last", "B - A"], rows),
             f"At the {told}.", "", "![Test accuracy over the seeds](figures/spread.svg)", ""]
 
@@ -322,15 +323,16 @@ def describe_sweep(record):
     rates = sorted({p for of in points.values() for p in of})
     one, *_ = (run for of in points.values() for same in of.values() for run in same)
     count = max(len(same) for of in points.values() for same in of.values())
-    kinds = {where: name for where, name in (("fc", "fully connected (B)"), ("conv", "convolutions (C)")) if where in points}
+    kinds = {where: name for where, name in (("fc", "fully connected (B)"), ("conv", "convolutions (C)"))
+             if where in points}
     cell = lambda where, p, value: mean_and_range([*map(value, points[where][p])]) if p in points[where] else "-"
     rows = [[f"{p:g}", *(cell(where, p, value) for where in kinds for value in (best_test, last_test))] for p in rates]
     top = lambda where, value: max(points[where], key=lambda p: statistics.mean(map(value, points[where][p])))
-    best_of = "; ".join(f"{name}: p = {top(where, best_test):g} by the best check, {top(where, last_test):g} by the last"
-                        for where, name in kinds.items())
+    best_of = "; ".join(f"{name}: p = {top(where, best_test):g} by the best check, "
+                        f"{top(where, last_test):g} by the last" for where, name in kinds.items())
     return ["### Other rates of dropout", "",
-            f"Test accuracy, %, within {one['epochs']} epochs, a check every {one['checks'][0][0]}; seeds: {count}, their mean "
-            "(least to most). p = 0 is net A; what was not run is -.", "",
+            f"Test accuracy, %, within {one['epochs']} epochs, a check every {one['checks'][0][0]}; seeds: {count}, "
+            "their mean (least to most). p = 0 is net A; what was not run is -.", "",
             table(["p", *(f"{name}, {check} check" for name in kinds.values() for check in ("best", "last"))], rows),
             f"The best rate is, for {best_of}.", "", "![Test accuracy over the dropout rate](figures/sweep.svg)", ""]
 
@@ -343,8 +345,8 @@ def about(record):
     data = ", ".join(sorted({DATA.get(run["data"], f"data of digest {run['data']}") for run in runs}))
     waiting = unfinished(record)
     return [f"Data: {data}.",
-            f"dtrain {several('revision')} ({several('build')}), engine {several('engine')}, ranks: {several('ranks')}, on "
-            f"{hosts}; started {min(run['started'] for run in runs)[:10]}.",
+            f"dtrain {several('revision')} ({several('build')}), engine {several('engine')}, ranks: "
+            f"{several('ranks')}, on {hosts}; started {min(run['started'] for run in runs)[:10]}.",
             f"Not finished: {'; '.join(waiting)}." if waiting else "All runs are finished."]
 
 
@@ -356,9 +358,10 @@ def section(record):
         return "\n".join([*lines, "Not all four nets have been checked yet.", ""])
     epochs = {run["epoch"] for nets in everyone for run in nets.values()}
     each = by_net({net: statistics.median(of_net(record, net, lambda run: run["epoch_seconds"])) for net in NETS})
-    lines += [f"Accuracies in %, after {from_to(epochs)} epochs; seeds: {len(everyone)}, their mean (least to most). The best "
-              "test check is chosen on the test set itself and so flatters; the last is not. Figures without a range are of "
-              f"the first seed. The median epoch took, of training alone, {each} s; other work may have shared the machine.",
+    lines += [f"Accuracies in %, after {from_to(epochs)} epochs; seeds: {len(everyone)}, their mean (least to most). "
+              "The best test check is chosen on the test set itself and so flatters; the last is not. Figures without "
+              f"a range are of the first seed. The median epoch took, of training alone, {each} s; other work may have "
+              "shared the machine.",
               "", compare_with_published(record),
               "![Training loss of the four nets](figures/loss.svg)",
               "![Training accuracy of the four nets](figures/training.svg)",

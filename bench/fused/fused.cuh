@@ -45,7 +45,8 @@ struct alignas(8) winner { float d; int base; }; /* base -1: nothing passes */
 struct alignas(16) exchange {
     float pool2[SAMPLES16][PITCH3];
     float part[RANKS][EACH][120];
-    float x3[SAMPLES16][120], d3[SAMPLES16][PITCH_D3], y1[SAMPLES16][84], d1[SAMPLES16][84], dz[SAMPLES16][12]; /* samples in the batch's order */
+    /* Samples in the batch's order. */
+    float x3[SAMPLES16][120], d3[SAMPLES16][PITCH_D3], y1[SAMPLES16][84], d1[SAMPLES16][84], dz[SAMPLES16][12];
     float dpool2[EACH][RANKS][PITCH3];
 };
 
@@ -65,7 +66,8 @@ struct alignas(16) memory {
     float v3[SLICE3], vs[OWN];
     float image[EACH][3][32][PITCH_IMAGE];
     winner win1[EACH][6][196], win2[EACH][16][28];
-    float pool1[EACH][6][14][PITCH1]; /* after conv2's weights' gradient, with the union's first part: conv2's blocks [e][window][PITCH_BLOCK] */
+    /* After conv2's weights' gradient, with the union's first part: conv2's blocks [e][window][PITCH_BLOCK]. */
+    float pool1[EACH][6][14][PITCH1];
     union {
         exchange x;
         struct {
@@ -93,7 +95,10 @@ struct alignas(16) memory {
 #endif
 };
 
-static_assert(sizeof(memory) <= 227 * 1024 && offsetof(memory, x) == offsetof(memory, pool1) + sizeof(memory::pool1) && sizeof(float) * EACH * 25 * PITCH_BLOCK <= sizeof(memory::pool1) + sizeof(memory::part) && sizeof(fused_nets) <= 4096, "what a block of an H100 and a launch may have");
+static_assert(sizeof(memory) <= 227 * 1024 && offsetof(memory, x) == offsetof(memory, pool1) + sizeof(memory::pool1) &&
+                  sizeof(float) * EACH * 25 * PITCH_BLOCK <= sizeof(memory::pool1) + sizeof(memory::part) &&
+                  sizeof(fused_nets) <= 4096,
+              "what a block of an H100 and a launch may have");
 
 static __device__ __forceinline__ memory &shared()
 {
@@ -119,7 +124,9 @@ static __device__ __forceinline__ mailbox &mail_of(const fused &f, unsigned rank
 static __device__ __forceinline__ void send_word(uint64_t *to, float v, unsigned round)
 {
 #ifdef __CUDACC__
-    asm volatile("{ .reg .b64 w; mov.b64 w, {%1, %2}; st.relaxed.gpu.global.u64 [%0], w; }" ::"l"(to), "r"(__float_as_uint(v)), "r"(round) : "memory");
+    asm volatile("{ .reg .b64 w; mov.b64 w, {%1, %2}; st.relaxed.gpu.global.u64 [%0], w; }" ::"l"(to),
+                 "r"(__float_as_uint(v)), "r"(round)
+                 : "memory");
 #else
     uint32_t bits;
     memcpy(&bits, &v, 4);
@@ -145,7 +152,8 @@ static __device__ __noinline__ uint64_t late_word(const uint64_t *p, unsigned ro
         if (++polls == 1 << 21) {
             if (trouble) {
                 unsigned *t = trouble + blockIdx.x * 4;
-                *(volatile unsigned *)(t + 1) = round, *(volatile unsigned *)(t + 2) = (unsigned)(w >> 32), *(volatile unsigned *)t = 2;
+                *(volatile unsigned *)(t + 1) = round, *(volatile unsigned *)(t + 2) = (unsigned)(w >> 32),
+                *(volatile unsigned *)t = 2;
                 __threadfence_system();
             }
             __trap();
@@ -160,7 +168,8 @@ static __device__ __noinline__ uint64_t late_word(const uint64_t *p, unsigned ro
 }
 /* N words at once, `pitch` apart. */
 template <int N>
-static __device__ __forceinline__ void words(const fused &f, const uint64_t *p, unsigned pitch, unsigned round, float *v)
+static __device__ __forceinline__ void words(const fused &f, const uint64_t *p, unsigned pitch, unsigned round,
+                                             float *v)
 {
     uint64_t w[N];
     bool all = true;
@@ -200,7 +209,8 @@ static __device__ __forceinline__ float float_of(unsigned b) { float v; memcpy(&
 static __device__ __forceinline__ void send_four(uint4 *to, uint4 v)
 {
 #ifdef __CUDACC__
-    asm volatile("st.volatile.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
 #else
     *to = v;
 #endif
@@ -216,7 +226,10 @@ static __device__ __forceinline__ void fours(const fused &f, const uint4 *const 
 #pragma unroll
         for (int i = 0; i < N; i++)
 #ifdef __CUDACC__
-            asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w) : "l"(p[i]) : "memory");
+            asm volatile("ld.volatile.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                         : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
+                         : "l"(p[i])
+                         : "memory");
 #else
             v[i] = *p[i];
 #endif
@@ -271,7 +284,8 @@ static __device__ __noinline__ void poll(const unsigned *counter, unsigned targe
             if (++polls == MOST_POLLS) {
                 if (shared().trouble) {
                     unsigned *t = shared().trouble + blockIdx.x * 4;
-                    *(volatile unsigned *)(t + 1) = target, *(volatile unsigned *)(t + 2) = now, *(volatile unsigned *)t = 1;
+                    *(volatile unsigned *)(t + 1) = target, *(volatile unsigned *)(t + 2) = now,
+                    *(volatile unsigned *)t = 1;
                     __threadfence_system();
                 }
                 __trap();
@@ -338,8 +352,11 @@ static __device__ __forceinline__ void send4(const fused &f, unsigned rank, floa
 {
 #if CLUSTER && defined(__CUDACC__)
     (void)f;
-    asm volatile("{ .reg .u32 at; mapa.shared::cluster.u32 at, %0, %1; st.shared::cluster.v4.f32 [at], {%2, %3, %4, %5}; }"
-                 ::"r"((unsigned)__cvta_generic_to_shared(mine)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+    asm volatile(
+        "{ .reg .u32 at; mapa.shared::cluster.u32 at, %0, %1; st.shared::cluster.v4.f32 [at], {%2, %3, %4, %5}; }" ::
+            "r"((unsigned)__cvta_generic_to_shared(mine)),
+        "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+        : "memory");
 #elif defined(__CUDACC__)
     unsigned at = (unsigned)__cvta_generic_to_shared(mine) - (unsigned)__cvta_generic_to_shared(&shared().x);
     unsigned box = (group_of(f) * RANKS + rank) * (unsigned)sizeof(mailbox);
@@ -358,7 +375,8 @@ static __device__ __forceinline__ void stamp(const fused &f, memory &m, unsigned
     if (i == 0)
         m.clocks[25] = ++step;
     if (step >= 100 && step < 164)
-        atomicMax(reinterpret_cast<unsigned long long *>(f.stamps + 128 * 32 + (step - 100) * 32 + i), (unsigned long long)passed);
+        atomicMax(reinterpret_cast<unsigned long long *>(f.stamps + 128 * 32 + (step - 100) * 32 + i),
+                  (unsigned long long)passed);
 }
 #define STAMP(i) do { __syncthreads(); if (tid() == 0 && f.stamps) stamp(f, m, i); } while (0)
 #else
@@ -391,7 +409,8 @@ static __device__ __forceinline__ float warp_max(float v)
 static __device__ __forceinline__ void copy16(float *to, const float *from)
 {
 #ifdef __CUDACC__
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from)
+                 : "memory");
 #else
     memcpy(to, from, 16);
 #endif
@@ -452,7 +471,8 @@ static __device__ __forceinline__ float mean_of(int64_t sum, double unit)
     return (float)((double)sum * unit);
 }
 
-enum { AT_W2 = 504, AT_B1 = 3192, AT_B2 = 3200, AT_B3 = 3216, AT_WF1 = 3336, AT_WF2 = 13752, AT_BF1 = 14592, AT_BF2 = 14676 };
+enum { AT_W2 = 504, AT_B1 = 3192, AT_B2 = 3200, AT_B3 = 3216 };
+enum { AT_WF1 = 3336, AT_WF2 = 13752, AT_BF1 = 14592, AT_BF2 = 14676 };
 static __device__ __forceinline__ float *small_place(memory &m, unsigned j) { return &m.w1[0][0][0] + j; }
 /* Or -1: padding. */
 static __host__ __device__ inline int canonical_small(unsigned j)
@@ -464,7 +484,8 @@ static __host__ __device__ inline int canonical_small(unsigned j)
     if (j < AT_WF1)
         return (int)(j < AT_B3 ? 2856 + j - AT_B2 : 50872 + j - AT_B3);
     if (j < AT_WF2)
-        return (j - AT_WF1) % PITCH_FC1 < 120 ? (int)(50992 + (j - AT_WF1) / PITCH_FC1 * 120 + (j - AT_WF1) % PITCH_FC1) : -1;
+        return (j - AT_WF1) % PITCH_FC1 < 120 ? (int)(50992 + (j - AT_WF1) / PITCH_FC1 * 120 + (j - AT_WF1) % PITCH_FC1)
+                                              : -1;
     if (j < AT_BF1)
         return (int)(61156 + j - AT_WF2);
     return j < AT_BF2 ? (int)(61072 + j - AT_BF1) : j < AT_BF2 + 10 ? (int)(61996 + j - AT_BF2) : -1;
@@ -507,7 +528,8 @@ static __device__ __forceinline__ float pixel(unsigned four, int i)
 #endif
 }
 
-static __device__ __noinline__ void prepare(const fused &f, memory &m, uint64_t step, unsigned position, unsigned tile, unsigned count)
+static __device__ __noinline__ void prepare(const fused &f, memory &m, uint64_t step, unsigned position, unsigned tile,
+                                            unsigned count)
 {
     unsigned t = tid(), rank = rank_of();
     if (t < SAMPLES16 * 6) {
@@ -531,7 +553,8 @@ static __device__ __noinline__ void prepare(const fused &f, memory &m, uint64_t 
             place += __shfl_sync(ALL, work, o) > work;
         place = place < 8 ? 2 * place : 2 * (15 - place) + 1;
         if (t < SAMPLES16)
-            m.keep1[s] = (uint8_t)k1, m.keep2[s] = (uint16_t)k2, m.place[s] = (uint8_t)place, m.slot[place] = (uint8_t)s;
+            m.keep1[s] = (uint8_t)k1, m.keep2[s] = (uint16_t)k2, m.place[s] = (uint8_t)place,
+            m.slot[place] = (uint8_t)s;
         __syncwarp();
         unsigned e = t / 16, i = t % 16, mine = m.slot[2 * rank + e], below = (1u << i) - 1;
         k1 = m.keep1[mine], k2 = m.keep2[mine];
@@ -542,7 +565,8 @@ static __device__ __noinline__ void prepare(const fused &f, memory &m, uint64_t 
     }
     __syncthreads();
     unsigned slot[EACH] = {m.slot[2 * rank], m.slot[2 * rank + 1]};
-    const uint8_t *record[EACH] = {f.records + (size_t)m.at[slot[0]] * RECORD + 1, f.records + (size_t)m.at[slot[1]] * RECORD + 1};
+    const uint8_t *record[EACH] = {f.records + (size_t)m.at[slot[0]] * RECORD + 1,
+                                   f.records + (size_t)m.at[slot[1]] * RECORD + 1};
     unsigned low[3], high[3];
 #pragma unroll
     for (unsigned i = 0; i < 3; i++) { /* 768 fours of pixels a sample, where they lie */
@@ -596,7 +620,8 @@ static __device__ void wino_weights(memory &m)
 /* 25 taps over a 2x2 window for KT output channels by the CPU's winograd.h; x: the window's first number; w[k]:
  * wino_weights' 40 floats; acc[k][row][A to D]. unit: what the columns are multiplied with, or 0. */
 template <int KT>
-static __device__ __forceinline__ void taps(const float *x, int pitch, float unit, const float *const *w, float (*acc)[2][4])
+static __device__ __forceinline__ void taps(const float *x, int pitch, float unit, const float *const *w,
+                                            float (*acc)[2][4])
 {
     float f[6][7];
 #pragma unroll
@@ -618,7 +643,8 @@ static __device__ __forceinline__ void taps(const float *x, int pitch, float uni
     for (int k = 0; k < KT; k++) {
 #pragma unroll
         for (int u = 0; u < 5; u++) {
-            float4 a = *reinterpret_cast<const float4 *>(w[k] + u * 8), b = *reinterpret_cast<const float4 *>(w[k] + u * 8 + 4);
+            float4 a = *reinterpret_cast<const float4 *>(w[k] + u * 8),
+                   b = *reinterpret_cast<const float4 *>(w[k] + u * 8 + 4);
             float h[7] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z};
 #pragma unroll
             for (int o = 0; o < 2; o++) {
@@ -654,7 +680,8 @@ static __device__ __forceinline__ float pool(const float (*sums)[4], float bias,
 
 /* A warp, two pooled rows of KT channels. */
 template <int KT>
-static __device__ void conv1_unit(memory &m, float scale, unsigned e, unsigned first, unsigned chunk, unsigned size = KT)
+static __device__ void conv1_unit(memory &m, float scale, unsigned e, unsigned first, unsigned chunk,
+                                  unsigned size = KT)
 {
     unsigned lane = tid() % 32, wx = lane % 16, wy = chunk * 2 + lane / 16;
     bool mine = wx < 14;
@@ -689,7 +716,8 @@ static __device__ void conv1_forward(const fused &f, memory &m, both kept)
     both n = {(unsigned)__popc(kept.a), (unsigned)__popc(kept.b)}, groups = {(n.a + 2) / 3, (n.b + 2) / 3};
     for (unsigned u = tid() / 32; u < 7 * (groups[0] + groups[1]); u += WARPS) {
         unsigned e = u >= 7 * groups[0], v = e ? u - 7 * groups[0] : u, g = v / 7;
-        unsigned half = groups[e] == 2 ? n[e] / 2 : 0, first = g ? half : 0, size = groups[e] == 2 && g == 0 ? half : n[e] - half; /* 1 or 2 groups */
+        unsigned half = groups[e] == 2 ? n[e] / 2 : 0, first = g ? half : 0,
+                 size = groups[e] == 2 && g == 0 ? half : n[e] - half; /* 1 or 2 groups */
         if (size == 3)
             conv1_unit<3>(m, f.scale[0], e, first, v % 7);
         else
@@ -725,7 +753,8 @@ static __device__ void conv2_unit(const fused &f, memory &m, unsigned round, uns
         if (mine) {
             m.win2[e][channel[k]][i].base =
                 from < 0 ? -1 : (int)((2 * wy + (unsigned)from / 2) * PITCH1 + 2 * wx + (unsigned)from % 2);
-            send_word(&mail_of(f, channel[k] / 2).pool2[m.slot[2 * rank_of() + e] * INPUTS + channel[k] % 2 * 25 + i], v, round);
+            send_word(&mail_of(f, channel[k] / 2).pool2[m.slot[2 * rank_of() + e] * INPUTS + channel[k] % 2 * 25 + i],
+                      v, round);
         }
     }
 }
@@ -810,7 +839,9 @@ static __device__ __forceinline__ void send_rows(const fused &f, memory &m, unsi
     unsigned i = tid() - first, g = i / (EACH * ROW), e = i / ROW % EACH, q = i % ROW;
     if (g >= 3)
         return;
-    const float *from = q < 40 ? (BACK ? m.x.part[0][e] : m.x3[e]) + 3 * q : q < 68 ? (BACK ? m.d1[e] : m.y1[e]) + 3 * (q - 40) : m.logits[e] + 3 * (q - 68);
+    const float *from = q < 40   ? (BACK ? m.x.part[0][e] : m.x3[e]) + 3 * q
+                        : q < 68 ? (BACK ? m.d1[e] : m.y1[e]) + 3 * (q - 40)
+                                 : m.logits[e] + 3 * (q - 68);
     uint4 v = {bits_of(from[0]), bits_of(from[1]), bits_of(from[2]), round};
     uint4 *to = &mail_of(f, 0).rows[m.slot[2 * rank_of() + e]][q + (BACK ? q < 40 ? 40 : 68 : q < 40 ? 0 : 40)];
     for (unsigned r = g; r < RANKS; r += 3)
@@ -829,7 +860,11 @@ static __device__ void receive_rows(const fused &f, memory &m, unsigned round)
     for (unsigned k = 0; k < 5; k++) {
         unsigned i = tid() + k * THREADS, s = i / 140, q = i % 140;
         if (i < SAMPLES16 * 140) {
-            float *to = q < 40 ? m.x.x3[s] + 3 * q : q < 80 ? m.x.d3[s] + 3 * (q - 40) : q < 108 ? m.x.y1[s] + 3 * (q - 80) : q < 136 ? m.x.d1[s] + 3 * (q - 108) : m.x.dz[s] + 3 * (q - 136);
+            float *to = q < 40    ? m.x.x3[s] + 3 * q
+                        : q < 80  ? m.x.d3[s] + 3 * (q - 40)
+                        : q < 108 ? m.x.y1[s] + 3 * (q - 80)
+                        : q < 136 ? m.x.d1[s] + 3 * (q - 108)
+                                  : m.x.dz[s] + 3 * (q - 136);
             to[0] = float_of(v[k].x), to[1] = float_of(v[k].y), to[2] = float_of(v[k].z);
         }
     }
@@ -856,7 +891,8 @@ static __device__ void head(const fused &f, memory &m, unsigned round, int64_t *
         float sum = 0;
 #pragma unroll 10
         for (unsigned k = 0; k < 30; k++) {
-            float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][4 * k]), x = *reinterpret_cast<const float4 *>(&m.x3[e][4 * k]);
+            float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][4 * k]),
+                   x = *reinterpret_cast<const float4 *>(&m.x3[e][4 * k]);
             sum = fmaf(w.x, x.x, sum), sum = fmaf(w.y, x.y, sum), sum = fmaf(w.z, x.z, sum), sum = fmaf(w.w, x.w, sum);
         }
         sum += m.bf1[o];
@@ -869,7 +905,8 @@ static __device__ void head(const fused &f, memory &m, unsigned round, int64_t *
         float z = 0;
 #pragma unroll 7
         for (unsigned o = 0; o < 21; o++) {
-            float4 w = *reinterpret_cast<const float4 *>(&m.wf2[row][4 * o]), y = *reinterpret_cast<const float4 *>(&m.y1[e][4 * o]);
+            float4 w = *reinterpret_cast<const float4 *>(&m.wf2[row][4 * o]),
+                   y = *reinterpret_cast<const float4 *>(&m.y1[e][4 * o]);
             z = fmaf(w.x, y.x, z), z = fmaf(w.y, y.y, z), z = fmaf(w.z, y.z, z), z = fmaf(w.w, y.w, z);
         }
         z += m.bf2[row];
@@ -935,7 +972,8 @@ static __device__ __forceinline__ void conv3_input(const fused &f, memory &m, un
     if (q < 13)
     {
         uint64_t *at = &mail_of(f, to / 2).dpool2[to % 2][rank_of()][i];
-        send_word(at, a0, round), send_word(at + 1, a1, round), send_word(at + 2, a2, round), send_word(at + 3, a3, round);
+        send_word(at, a0, round), send_word(at + 1, a1, round), send_word(at + 2, a2, round),
+            send_word(at + 3, a3, round);
     }
 }
 
@@ -948,7 +986,8 @@ static __device__ __noinline__ void conv3_weights(memory &m, int64_t *sums, unsi
 #pragma unroll 2
     for (int s = 0; s < SAMPLES16; s++) {
         float x0 = m.x.pool2[s][lane], x1 = m.x.pool2[s][second];
-        float4 a = *reinterpret_cast<const float4 *>(&m.x.d3[s][o]), b = *reinterpret_cast<const float4 *>(&m.x.d3[s][o + 4]);
+        float4 a = *reinterpret_cast<const float4 *>(&m.x.d3[s][o]),
+               b = *reinterpret_cast<const float4 *>(&m.x.d3[s][o + 4]);
         float d[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
         for (int j = 0; j < 8; j++)
@@ -1015,7 +1054,8 @@ static __device__ __forceinline__ void four(const winner *list, unsigned i, floa
     float4 a = *reinterpret_cast<const float4 *>(list + i), b = *reinterpret_cast<const float4 *>(list + i + 2);
     d[0] = a.x, d[1] = a.z, d[2] = b.x, d[3] = b.z;
 #ifdef __CUDACC__
-    base[0] = __float_as_int(a.y), base[1] = __float_as_int(a.w), base[2] = __float_as_int(b.y), base[3] = __float_as_int(b.w);
+    base[0] = __float_as_int(a.y), base[1] = __float_as_int(a.w), base[2] = __float_as_int(b.y),
+    base[3] = __float_as_int(b.w);
 #else
     for (int k = 0; k < 4; k++)
         base[k] = list[i + k].base;
@@ -1023,7 +1063,8 @@ static __device__ __forceinline__ void four(const winner *list, unsigned i, floa
 }
 
 /* A warp a channel of conv2, a lane a tap; lane 25: the bias. Each sample's sums are rounded. */
-static __device__ void conv2_weights(const fused &f, memory &m, unsigned round, both kept1, both kept2, int64_t *sums, bool &refused)
+static __device__ void conv2_weights(const fused &f, memory &m, unsigned round, both kept1, both kept2, int64_t *sums,
+                                     bool &refused)
 {
     unsigned lane = tid() % 32, warp = tid() / 32, k = warp, from = 0, to_e = EACH;
     unsigned n0 = (unsigned)__popc(kept2[0]), n1 = (unsigned)__popc(kept2[1]);
@@ -1034,7 +1075,8 @@ static __device__ void conv2_weights(const fused &f, memory &m, unsigned round, 
     }
     unsigned tap = lane < 25 ? lane / 5 * PITCH1 + lane % 5 : 0;
     long long total[6] = {}, bias = 0;
-    winner *list = reinterpret_cast<winner *>(&m.x.part[0][0][0]) + warp * 32; /* free now; the dense layers' rows are in use */
+    /* Free now; the dense layers' rows are in use. */
+    winner *list = reinterpret_cast<winner *>(&m.x.part[0][0][0]) + warp * 32;
 #pragma unroll 1
     for (unsigned e = from; e < to_e; e++) {
         if (!(kept2[e] >> k & 1))
@@ -1162,7 +1204,8 @@ static __device__ void gather(memory &m, both kept1, float scale)
         const float *block = block_of_window(m, e, y / 2 * 5 + x / 2) + ci * PATCH + y % 2 * 6 + x % 2;
         float sum = 0, v[3][3];
 #pragma unroll
-        for (int a = 2; a >= 0; a--) /* windows that saw it: up to three a direction; others' numbers are read, but not used */
+        /* Windows that saw it: up to three a direction; others' numbers are read, but not used. */
+        for (int a = 2; a >= 0; a--)
 #pragma unroll
             for (int b = 2; b >= 0; b--)
                 v[a][b] = block[-(a * 5 + b) * PITCH_BLOCK + 12 * a + 2 * b];
@@ -1315,7 +1358,8 @@ static __device__ void tile_gradient(const fused &f, memory &m, group_barrier &g
 
 /* New weights from the sums of a step, and copies of the small ones for all of the group; nothing, if a number was
  * not finite. */
-static __device__ void update(const fused &f, memory &m, group_barrier &group, const int64_t *sums, unsigned samples, const longlong2 *small_sums, const longlong2 *sums3, unsigned round)
+static __device__ void update(const fused &f, memory &m, group_barrier &group, const int64_t *sums, unsigned samples,
+                              const longlong2 *small_sums, const longlong2 *sums3, unsigned round)
 {
     (void)sums;
     unsigned rank = rank_of();
@@ -1325,8 +1369,10 @@ static __device__ void update(const fused &f, memory &m, group_barrier &group, c
     for (unsigned r = 0; r < 2; r++) {
         unsigned i = 2 * (tid() + r * THREADS), j = rank * OWN + i;
         if (i < OWN) {
-            float2 *place = reinterpret_cast<float2 *>(small_place(m, j)), *vs = reinterpret_cast<float2 *>(&m.vs[i]), v = *vs, w = *place;
-            v.x = fmaf(f.momentum, v.x, mean_of(small_sums[r].x, unit)), v.y = fmaf(f.momentum, v.y, mean_of(small_sums[r].y, unit));
+            float2 *place = reinterpret_cast<float2 *>(small_place(m, j)), *vs = reinterpret_cast<float2 *>(&m.vs[i]),
+                   v = *vs, w = *place;
+            v.x = fmaf(f.momentum, v.x, mean_of(small_sums[r].x, unit)),
+            v.y = fmaf(f.momentum, v.y, mean_of(small_sums[r].y, unit));
             w.x = fmaf(-f.learning_rate, v.x, w.x), w.y = fmaf(-f.learning_rate, v.y, w.y);
             *vs = v;
 #if CLUSTER
@@ -1345,8 +1391,10 @@ static __device__ void update(const fused &f, memory &m, group_barrier &group, c
     for (unsigned r = 0; r < 6; r++) {
         unsigned i = tid() + r * THREADS;
         if (i < SLICE3 / 2) {
-            float2 *place = reinterpret_cast<float2 *>(&m.w3[i / 25][i % 25 * 2]), *v3 = reinterpret_cast<float2 *>(&m.v3[2 * i]), v = *v3, w = *place;
-            v.x = fmaf(f.momentum, v.x, mean_of(sums3[r].x, unit)), v.y = fmaf(f.momentum, v.y, mean_of(sums3[r].y, unit));
+            float2 *place = reinterpret_cast<float2 *>(&m.w3[i / 25][i % 25 * 2]),
+                   *v3 = reinterpret_cast<float2 *>(&m.v3[2 * i]), v = *v3, w = *place;
+            v.x = fmaf(f.momentum, v.x, mean_of(sums3[r].x, unit)),
+            v.y = fmaf(f.momentum, v.y, mean_of(sums3[r].y, unit));
             w.x = fmaf(-f.learning_rate, v.x, w.x), w.y = fmaf(-f.learning_rate, v.y, w.y);
             *v3 = v, *place = w;
         }
@@ -1378,11 +1426,14 @@ static __device__ bool finish(const fused &f, memory &m, group_barrier &group, u
     unsigned t = tid();
 #pragma unroll
     for (unsigned r = 0; r < 2; r++)
-        small_sums[r] = __ldcg(reinterpret_cast<const longlong2 *>(sums + SUMS_SMALL + rank_of() * OWN) + (t + r * THREADS < OWN / 2 ? t + r * THREADS : 0));
-    bool refused = __ldcg((const long long *)(sums + SUMS_REFUSED)) != 0, stopped = __ldcg((const long long *)(sums + SUMS_STOP)) != 0;
+        small_sums[r] = __ldcg(reinterpret_cast<const longlong2 *>(sums + SUMS_SMALL + rank_of() * OWN) +
+                               (t + r * THREADS < OWN / 2 ? t + r * THREADS : 0));
+    bool refused = __ldcg((const long long *)(sums + SUMS_REFUSED)) != 0,
+         stopped = __ldcg((const long long *)(sums + SUMS_STOP)) != 0;
 #pragma unroll
     for (unsigned r = 0; r < 6; r++)
-        sums3[r] = __ldcg(reinterpret_cast<const longlong2 *>(sums + rank_of() * SLICE3) + (t + r * THREADS < SLICE3 / 2 ? t + r * THREADS : 0));
+        sums3[r] = __ldcg(reinterpret_cast<const longlong2 *>(sums + rank_of() * SLICE3) +
+                          (t + r * THREADS < SLICE3 / 2 ? t + r * THREADS : 0));
     if (block_of(f) == 0 && tid() == 0) {
         f.state->not_finite = refused;
         f.state->stopped = stopped;
@@ -1461,10 +1512,12 @@ static void fused_train(const fused_nets &nets)
 #endif
     for (;; position += samples, steps++) {
         int64_t *sums = f.sums + steps % 3 * SUMS_COUNT, *next = f.sums + (steps + 1) % 3 * SUMS_COUNT;
-        unsigned now = f.last - position < f.batch ? f.last - position : f.batch, tiles = (now + 15) / 16; /* 0: no more */
+        unsigned now = f.last - position < f.batch ? f.last - position : f.batch,
+                 tiles = (now + 15) / 16; /* 0: no more */
         bool refused = false;
         if (group_of(f) < tiles) /* while others still work on the step before */
-            prepare(f, m, f.step + steps, position, group_of(f), now - group_of(f) * 16 < 16 ? now - group_of(f) * 16 : 16);
+            prepare(f, m, f.step + steps, position, group_of(f),
+                    now - group_of(f) * 16 < 16 ? now - group_of(f) * 16 : 16);
         bool wish = block_of(f) == 0 && tid() == 0 && f.stop != nullptr && *f.stop; /* over PCIe: while waiting */
         STAMP(0);
         if ((steps > 0 && finish(f, m, group, steps, samples)) || now == 0)

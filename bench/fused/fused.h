@@ -33,7 +33,8 @@ struct fused {
     float momentum, learning_rate;
     uint32_t position, last; /* samples of the epoch's order */
     uint32_t batch, groups, first_block;
-    long long *stamps;       /* [128][32] clocks by block and phase, [64][32] the slowest block of a step; with STAMPS; or NULL */
+    long long
+        *stamps; /* [128][32] clocks by block and phase, [64][32] the slowest block of a step; with STAMPS; or NULL */
     unsigned *trouble;       /* [128][4] pinned: who waited in vain; or NULL */
 };
 

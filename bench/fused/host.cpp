@@ -6,7 +6,8 @@ extern "C" {
 #include "include/masks.h"
 #include "include/lenet5.h"
 }
-extern "C" void cpu_steps(const uint8_t *, const uint32_t *, float *, float *, const masks *, uint64_t, unsigned, unsigned, float, float, int64_t *);
+extern "C" void cpu_steps(const uint8_t *, const uint32_t *, float *, float *, const masks *, uint64_t, unsigned,
+                          unsigned, float, float, int64_t *);
 #include <vector>
 struct job { fused_nets nets; };
 static void thread(void *j) { fused_train(((job *)j)->nets); }
@@ -15,8 +16,9 @@ static uint64_t next() { rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17; re
 int main(int argc, char **argv)
 {
     char name = argc > 1 ? argv[1][0] : 'D';
-    unsigned groups = argc > 2 ? atoi(argv[2]) : 2, batch = argc > 3 ? atoi(argv[3]) : 32, steps = argc > 4 ? atoi(argv[4]) : 1,
-             order_kind = argc > 5 ? atoi(argv[5]) : 0, tail = argc > 6 ? atoi(argv[6]) : 0;
+    unsigned groups = argc > 2 ? atoi(argv[2]) : 2, batch = argc > 3 ? atoi(argv[3]) : 32,
+             steps = argc > 4 ? atoi(argv[4]) : 1, order_kind = argc > 5 ? atoi(argv[5]) : 0,
+             tail = argc > 6 ? atoi(argv[6]) : 0;
     const net *net = nullptr;
     for (int i = 0; i < NETS; i++)
         if (lenet5_nets[i].name == name)
@@ -55,7 +57,8 @@ int main(int argc, char **argv)
     job j = {};
     fused &f = j.nets.net[0];
     j.nets.count = 1;
-    f.records = records.data(), f.order = order.data(), f.weights = w.data(), f.velocity = v.data(), f.sums = sums.data(), f.state = &state;
+    f.records = records.data(), f.order = order.data(), f.weights = w.data(), f.velocity = v.data(),
+    f.sums = sums.data(), f.state = &state;
     f.small = small.data(), f.mail = mail, f.arrived = arrived.data(), f.seed = 7, f.step = step0;
     for (int l = 0; l < 4; l++) f.threshold[l] = philox_threshold(masks.p[l]), f.scale[l] = masks.scale[l];
     f.momentum = 0.9f, f.learning_rate = 0.01f, f.position = 0, f.last = last, f.batch = batch, f.groups = groups;
@@ -71,13 +74,16 @@ int main(int argc, char **argv)
     std::vector<fused_state> ostate(others);
     for (unsigned i = 0; i < others; i++) {
         fused &g = j.nets.net[1 + i];
-        g = f, g.seed = seed + 1 + i, g.weights = ow[i].data(), g.velocity = ov[i].data(), g.small = osmall[i].data(), g.sums = osums[i].data();
-        g.arrived = oarrived[i].data(), g.state = &ostate[i], g.first_block = (1 + i) * groups * RANKS, g.mail = (struct exchange *)calloc(groups * RANKS, sizeof(mailbox));
+        g = f, g.seed = seed + 1 + i, g.weights = ow[i].data(), g.velocity = ov[i].data(), g.small = osmall[i].data(),
+        g.sums = osums[i].data();
+        g.arrived = oarrived[i].data(), g.state = &ostate[i], g.first_block = (1 + i) * groups * RANKS,
+        g.mail = (struct exchange *)calloc(groups * RANKS, sizeof(mailbox));
     }
     j.nets.count = 1 + others;
     shim_run((1 + others) * groups * RANKS, THREADS, sizeof(memory), order_kind, thread, &j);
 
-    printf("applied %u of %u, stopped %u, not finite %u, mean loss %.4f\n", state.applied, all_steps, state.stopped, state.not_finite, state.loss * EXACT_UNIT / (state.applied ? state.applied * batch : 1));
+    printf("applied %u of %u, stopped %u, not finite %u, mean loss %.4f\n", state.applied, all_steps, state.stopped,
+           state.not_finite, state.loss * EXACT_UNIT / (state.applied ? state.applied * batch : 1));
     double rloss = 0, worst = 0;
     std::vector<double> g(LENET5_WEIGHTS);
     for (unsigned s = 0; s < all_steps; s++) {
@@ -95,7 +101,8 @@ int main(int argc, char **argv)
     std::vector<double> got(LENET5_WEIGHTS);
     for (unsigned r = 0; r < RANKS; r++)
         for (unsigned e = 0; e < SLICE3; e++) got[canonical3(r, e)] = last_sums[r * SLICE3 + e] * EXACT_UNIT;
-    for (unsigned k = 0; k < SMALL; k++) if (canonical_small(k) >= 0) got[canonical_small(k)] = last_sums[SUMS_SMALL + k] * EXACT_UNIT;
+    for (unsigned k = 0; k < SMALL; k++)
+        if (canonical_small(k) >= 0) got[canonical_small(k)] = last_sums[SUMS_SMALL + k] * EXACT_UNIT;
     for (int p = 0; p < LENET5_PARAMETERS; p++) {
         const parameter &q = lenet5_parameters[p];
         double d = 0, n = 0, dw = 0, nw = 0, dv = 0, nv = 0;
@@ -106,22 +113,31 @@ int main(int argc, char **argv)
         }
         double e = sqrt(d / n);
         worst = !(e <= worst) ? e : worst;
-        printf("%-14s |g| %9.3e  gradient %8.2e  weights %8.2e  velocity %8.2e\n", q.name, sqrt(n), e, sqrt(dw / nw), sqrt(dv / nv));
+        printf("%-14s |g| %9.3e  gradient %8.2e  weights %8.2e  velocity %8.2e\n", q.name, sqrt(n), e, sqrt(dw / nw),
+               sqrt(dv / nv));
     }
-    if (state.applied != all_steps || state.not_finite || state.stopped) { printf("applied %u\n", state.applied); return 1; }
-    printf("net %c, %u groups, batch %u, %u steps + tail %u, order %u, %u redrawn: loss %.7f reference %.7f, refused %lld, digest %016llx, worst %.2e\n",
-           name, groups, batch, steps, tail, order_kind, redrawn, last_sums[SUMS_LOSS] * EXACT_UNIT, rloss, (long long)last_sums[SUMS_REFUSED],
-           (unsigned long long)lenet5_digest(w.data()), worst);
+    if (state.applied != all_steps || state.not_finite || state.stopped) {
+        printf("applied %u\n", state.applied);
+        return 1;
+    }
+    printf("net %c, %u groups, batch %u, %u steps + tail %u, order %u, %u redrawn: loss %.7f reference %.7f, refused "
+           "%lld, digest %016llx, worst %.2e\n",
+           name, groups, batch, steps, tail, order_kind, redrawn, last_sums[SUMS_LOSS] * EXACT_UNIT, rloss,
+           (long long)last_sums[SUMS_REFUSED], (unsigned long long)lenet5_digest(w.data()), worst);
     int64_t closs;
     cpu_steps(records.data(), order.data(), cw.data(), cv.data(), &masks, step0, last, batch, 0.01f, 0.9f, &closs);
     for (int p = 0; p < LENET5_PARAMETERS; p++) {
         const parameter &q = lenet5_parameters[p];
         size_t dw = 0, dv = 0;
-        for (size_t i = q.offset; i < q.offset + q.count; i++) dw += memcmp(&w[i], &cw[i], 4) != 0, dv += memcmp(&v[i], &cv[i], 4) != 0;
+        for (size_t i = q.offset; i < q.offset + q.count; i++)
+            dw += memcmp(&w[i], &cw[i], 4) != 0, dv += memcmp(&v[i], &cv[i], 4) != 0;
         printf("CPU engine, %-14s of %5zu: weights that differ %5zu, momentum %5zu\n", q.name, q.count, dw, dv);
     }
-    printf("CPU engine: digest %016llx, fused %016llx, %s; momentum %s; loss sums of the last step %lld %lld\n", (unsigned long long)lenet5_digest(cw.data()),
-           (unsigned long long)lenet5_digest(w.data()), cw == w ? "EQUAL" : "different", cv == v ? "EQUAL" : "different", (long long)closs, (long long)last_sums[SUMS_LOSS]);
-    for (unsigned i = 0; i < others; i++) printf("beside it, seed %u: digest %016llx\n", seed + 1 + i, (unsigned long long)lenet5_digest(ow[i].data()));
+    printf("CPU engine: digest %016llx, fused %016llx, %s; momentum %s; loss sums of the last step %lld %lld\n",
+           (unsigned long long)lenet5_digest(cw.data()), (unsigned long long)lenet5_digest(w.data()),
+           cw == w ? "EQUAL" : "different", cv == v ? "EQUAL" : "different", (long long)closs,
+           (long long)last_sums[SUMS_LOSS]);
+    for (unsigned i = 0; i < others; i++)
+        printf("beside it, seed %u: digest %016llx\n", seed + 1 + i, (unsigned long long)lenet5_digest(ow[i].data()));
     return !(worst < 1e-4);
 }

@@ -42,7 +42,10 @@ template <typename T> static inline T shim_shuffle(T v, unsigned from)
     memcpy(&v, &b, sizeof v);
     return v;
 }
-template <typename T> static inline T __shfl_xor_sync(unsigned, T v, unsigned m) { return shim_shuffle(v, threadIdx.x % 32 ^ m); }
+template <typename T> static inline T __shfl_xor_sync(unsigned, T v, unsigned m)
+{
+    return shim_shuffle(v, threadIdx.x % 32 ^ m);
+}
 template <typename T> static inline T __shfl_sync(unsigned, T v, unsigned from) { return shim_shuffle(v, from); }
 static inline unsigned __ballot_sync(unsigned, bool yes) { return shim_ballot(yes); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }

@@ -20,7 +20,8 @@ extern "C" {
 #include <unistd.h>
 #include <string>
 #include "data.h"
-extern "C" void cpu_steps(const uint8_t *, const uint32_t *, float *, float *, const masks *, uint64_t, unsigned, unsigned, float, float, int64_t *);
+extern "C" void cpu_steps(const uint8_t *, const uint32_t *, float *, float *, const masks *, uint64_t, unsigned,
+                          unsigned, float, float, int64_t *);
 #define EACH_VARIANT(X) VARIANTS
 #define X(n) extern const variant info_##n;
 EACH_VARIANT(X)
@@ -48,10 +49,31 @@ static void show_trouble()
     }
     printf("  %d blocks waited in vain\n", n);
 }
-#define CHECK(x) do { cudaError_t e_ = (x); if (e_) { printf("FAULT %s: %s\n", #x, cudaGetErrorString(e_)); show_trouble(); fflush(stdout); _exit(3); } } while (0)
-template <typename T> static T *make(size_t n) { T *p; CHECK(cudaMalloc((void **)&p, n * sizeof(T))); CHECK(cudaMemset(p, 0, n * sizeof(T))); return p; }
-template <typename T> static void put(T *to, const T *from, size_t n) { CHECK(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyHostToDevice)); }
-template <typename T> static void get(T *to, const T *from, size_t n) { CHECK(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyDeviceToHost)); }
+#define CHECK(x)                                                                                                       \
+    do {                                                                                                               \
+        cudaError_t e_ = (x);                                                                                          \
+        if (e_) {                                                                                                      \
+            printf("FAULT %s: %s\n", #x, cudaGetErrorString(e_));                                                      \
+            show_trouble();                                                                                            \
+            fflush(stdout);                                                                                            \
+            _exit(3);                                                                                                  \
+        }                                                                                                              \
+    } while (0)
+template <typename T> static T *make(size_t n)
+{
+    T *p;
+    CHECK(cudaMalloc((void **)&p, n * sizeof(T)));
+    CHECK(cudaMemset(p, 0, n * sizeof(T)));
+    return p;
+}
+template <typename T> static void put(T *to, const T *from, size_t n)
+{
+    CHECK(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyHostToDevice));
+}
+template <typename T> static void get(T *to, const T *from, size_t n)
+{
+    CHECK(cudaMemcpy(to, from, n * sizeof(T), cudaMemcpyDeviceToHost));
+}
 
 static std::string here;
 static std::vector<uint32_t> order;
@@ -63,8 +85,11 @@ static bool config(const variant &v, unsigned blocks, bool cooperative, cudaLaun
 {
     c = {};
     c.gridDim = dim3(blocks), c.blockDim = dim3(THREADS), c.dynamicSmemBytes = v.shared, c.attrs = at, c.numAttrs = 0;
-    if (v.cluster) at[c.numAttrs].id = cudaLaunchAttributeClusterDimension, at[c.numAttrs].val.clusterDim.x = RANKS, at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1, c.numAttrs++;
-    if (cooperative) at[c.numAttrs].id = cudaLaunchAttributeCooperative, at[c.numAttrs].val.cooperative = 1, c.numAttrs++;
+    if (v.cluster)
+        at[c.numAttrs].id = cudaLaunchAttributeClusterDimension, at[c.numAttrs].val.clusterDim.x = RANKS,
+        at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1, c.numAttrs++;
+    if (cooperative)
+        at[c.numAttrs].id = cudaLaunchAttributeCooperative, at[c.numAttrs].val.cooperative = 1, c.numAttrs++;
     return true;
 }
 static float launch(const variant &v, const fused_nets &nets)
@@ -111,22 +136,31 @@ static run prepare_run(const variant &v, unsigned groups, unsigned batch, unsign
 {
     static run r; static unsigned have_groups, have_count; static size_t have_exchange;
     size_t n = (size_t)steps * batch;
-    if (order.size() < n) { order = data_order(n); if (dorder) CHECK(cudaFree(dorder)); dorder = make<uint32_t>(n); put(dorder, order.data(), n); }
+    if (order.size() < n) {
+        order = data_order(n);
+        if (dorder) CHECK(cudaFree(dorder));
+        dorder = make<uint32_t>(n);
+        put(dorder, order.data(), n);
+    }
     bool anew = have_groups < groups || have_count < count || have_exchange < v.exchange;
     if (anew) {
         have_groups = groups, have_count = count, have_exchange = v.exchange;
         for (unsigned i = 0; i < count; i++) { /* what was there before is left */
             fused &f = r.nets.net[i];
             f = {};
-            f.weights = make<float>(LENET5_WEIGHTS), f.velocity = make<float>(LENET5_WEIGHTS), f.sums = make<int64_t>(3 * SUMS_COUNT);
-            f.state = make<fused_state>(1), f.small = make<float>(groups * SMALL), f.mail = (struct exchange *)make<char>(v.exchange * groups * RANKS), f.arrived = make<unsigned>((1 + groups) * 32);
+            f.weights = make<float>(LENET5_WEIGHTS), f.velocity = make<float>(LENET5_WEIGHTS),
+            f.sums = make<int64_t>(3 * SUMS_COUNT);
+            f.state = make<fused_state>(1), f.small = make<float>(groups * SMALL),
+            f.mail = (struct exchange *)make<char>(v.exchange * groups * RANKS),
+            f.arrived = make<unsigned>((1 + groups) * 32);
         }
     }
     r.nets.count = count;
     for (unsigned i = 0; i < count; i++) {
         fused &f = r.nets.net[i];
         f.records = drecords, f.order = dorder, f.stop = nullptr, f.trouble = trouble;
-        f.seed = SEED + i, f.step = STEP0, f.momentum = KEEP, f.learning_rate = LR, f.position = 0, f.last = steps * batch, f.batch = batch, f.groups = groups, f.first_block = i * groups * RANKS;
+        f.seed = SEED + i, f.step = STEP0, f.momentum = KEEP, f.learning_rate = LR, f.position = 0,
+        f.last = steps * batch, f.batch = batch, f.groups = groups, f.first_block = i * groups * RANKS;
         for (int l = 0; l < 4; l++) f.threshold[l] = philox_threshold(M.p[l]), f.scale[l] = M.scale[l];
         f.stamps = i == 0 ? stamps : nullptr;
         put(f.weights, D.w.data(), D.w.size()), put(f.velocity, D.v.data(), D.v.size());
@@ -148,16 +182,24 @@ static void compare(const char *what, const float *a, const float *b, unsigned s
         }
         all += n;
         if (n && first < 0) first = p;
-        if (n) printf("    %s %-13s %5zu of %5zu differ, first at %5zu (%.9g, host %.9g); off by at most %.2e, by norm %.2e relative, largest host number %.2e\n", what, q.name, n, q.count, at, a[q.offset + at], b[q.offset + at], most, sqrt(d2 / b2), top);
+        if (n)
+            printf("    %s %-13s %5zu of %5zu differ, first at %5zu (%.9g, host %.9g); off by at most %.2e, by norm "
+                   "%.2e relative, largest host number %.2e\n",
+                   what, q.name, n, q.count, at, a[q.offset + at], b[q.offset + at], most, sqrt(d2 / b2), top);
     }
-    if (first >= 0) printf("    %s after %u steps: %zu differ, first tensor %s\n", what, steps, all, lenet5_parameters[first].name);
+    if (first >= 0)
+        printf("    %s after %u steps: %zu differ, first tensor %s\n", what, steps, all, lenet5_parameters[first].name);
 }
 static std::string expected(char v, char net, unsigned steps)
 {
     char line[200], key[40]; std::string r;
     snprintf(key, sizeof key, "%c %c %u ", v, net, steps);
     FILE *f = fopen((here + "expected.txt").c_str(), "r");
-    if (f) { while (fgets(line, sizeof line, f)) if (!strncmp(line, key, strlen(key))) r = std::string(line + strlen(key), 16); fclose(f); }
+    if (f) {
+        while (fgets(line, sizeof line, f))
+            if (!strncmp(line, key, strlen(key))) r = std::string(line + strlen(key), 16);
+        fclose(f);
+    }
     return r;
 }
 static void check(unsigned groups, unsigned steps)
@@ -171,16 +213,31 @@ static void check(unsigned groups, unsigned steps)
     bool have = false; const char *whom = "stored host weights";
     if (version != 'o') {
         int64_t loss; whom = "CPU engine, run here";
-        cpu_steps(D.records.data(), order.data(), hw.data(), hv.data(), &M, STEP0, steps * BATCH, BATCH, LR, KEEP, &loss), have = true;
+        cpu_steps(D.records.data(), order.data(), hw.data(), hv.data(), &M, STEP0, steps * BATCH, BATCH, LR, KEEP,
+                  &loss),
+            have = true;
     } else {
         char path[64]; snprintf(path, sizeof path, "o-%c-%u.f32", name, steps);
         FILE *f = fopen((here + path).c_str(), "rb");
-        if (f) { have = fread(hw.data(), 4, hw.size(), f) == hw.size() && fread(hv.data(), 4, hv.size(), f) == hv.size(); fclose(f); }
+        if (f) {
+            have = fread(hw.data(), 4, hw.size(), f) == hw.size() && fread(hv.data(), 4, hv.size(), f) == hv.size();
+            fclose(f);
+        }
     }
-    char got[20], host[20]; snprintf(got, sizeof got, "%016llx", (unsigned long long)lenet5_digest(w.data())); snprintf(host, sizeof host, "%016llx", (unsigned long long)lenet5_digest(hw.data()));
+    char got[20], host[20];
+    snprintf(got, sizeof got, "%016llx", (unsigned long long)lenet5_digest(w.data()));
+    snprintf(host, sizeof host, "%016llx", (unsigned long long)lenet5_digest(hw.data()));
     std::string want = expected(version == 'o' ? 'o' : 'x', name, steps);
-    printf("CHECK %c%d net %c, %u groups, %u steps: applied %u, not finite %u, mean loss %.5f; digest %s, expected %s: %s", version, cluster, name, groups, steps, st.applied, st.not_finite, st.loss * EXACT_UNIT / (st.applied ? st.applied * BATCH : 1), got, want.empty() ? "-" : want.c_str(), want.empty() ? "nothing stored" : want == got ? "EQUAL" : "DIFFERENT");
-    if (have) printf("; %s %s: %s, momentum %s", whom, host, hw == w ? "EQUAL" : "DIFFERENT", hv == s ? "EQUAL" : "DIFFERENT");
+    printf(
+        "CHECK %c%d net %c, %u groups, %u steps: applied %u, not finite %u, mean loss %.5f; digest %s, expected %s: %s",
+        version, cluster, name, groups, steps, st.applied, st.not_finite,
+        st.loss * EXACT_UNIT / (st.applied ? st.applied * BATCH : 1), got, want.empty() ? "-" : want.c_str(),
+        want.empty()  ? "nothing stored"
+        : want == got ? "EQUAL"
+                      : "DIFFERENT");
+    if (have)
+        printf("; %s %s: %s, momentum %s", whom, host, hw == w ? "EQUAL" : "DIFFERENT",
+               hv == s ? "EQUAL" : "DIFFERENT");
     printf("\n");
     if (have) compare("weights ", w.data(), hw.data(), steps), compare("momentum", s.data(), hv.data(), steps);
 }
@@ -198,21 +255,45 @@ static void measure(unsigned groups, unsigned batch, unsigned steps, unsigned co
         if (i == 1) first = last;
         else if (first != last) us += " (OTHER DIGEST)";
     }
-    printf("TIME %c%d net %c, %2u groups, batch %3u, %u steps, %2u nets:%s us a step; %.3f a step and net, %.2f ns a sample; digest %016llx\n", version, cluster, name, groups, batch, steps, count, us.c_str(), least / count, least * 1e3 / batch / count, last);
+    printf("TIME %c%d net %c, %2u groups, batch %3u, %u steps, %2u nets:%s us a step; %.3f a step and net, %.2f ns a "
+           "sample; digest %016llx\n",
+           version, cluster, name, groups, batch, steps, count, us.c_str(), least / count, least * 1e3 / batch / count,
+           last);
 }
 static void phases(unsigned groups, unsigned batch, unsigned steps)
 {
-    static const char *const what[] = {"arrive; masks, pictures", "grid barrier (wait)", "update", "zero sums", "conv1", "conv2", "barrier, receive", "conv3", "barrier, receive", "head", "barrier, receive", "conv3 input", "dense weights", "barrier, receive, winners", "conv2 weights", "conv2 input, gather", "conv1 weights, sum"};
+    static const char *const what[] = {"arrive; masks, pictures",
+                                       "grid barrier (wait)",
+                                       "update",
+                                       "zero sums",
+                                       "conv1",
+                                       "conv2",
+                                       "barrier, receive",
+                                       "conv3",
+                                       "barrier, receive",
+                                       "head",
+                                       "barrier, receive",
+                                       "conv3 input",
+                                       "dense weights",
+                                       "barrier, receive, winners",
+                                       "conv2 weights",
+                                       "conv2 input, gather",
+                                       "conv1 weights, sum"};
     run r = prepare_run(*stamped, groups, batch, steps, 1);
     float ms = 0;
     for (int i = 0; i < 2; i++) r = prepare_run(*stamped, groups, batch, steps, 1), ms = launch(*stamped, r.nets);
     static long long s[(128 + 64) * 32]; get(s, stamps, sizeof s / 8);
     unsigned blocks = groups * RANKS;
     double all = 0, all_most = 0;
-    printf("STAMPS %c%d net %c, %u groups, batch %u: %.3f us a step with stamps\n  %-28s %9s %14s %20s\n", version, cluster, name, groups, batch, ms * 1e3 / steps, "clocks a step", "mean", "slowest block", "slowest, one step");
+    printf("STAMPS %c%d net %c, %u groups, batch %u: %.3f us a step with stamps\n  %-28s %9s %14s %20s\n", version,
+           cluster, name, groups, batch, ms * 1e3 / steps, "clocks a step", "mean", "slowest block",
+           "slowest, one step");
     for (int k = 0; k <= 16; k++) {
         double sum = 0, most = 0, one = 0;
-        for (unsigned b = 0; b < blocks; b++) { double t = (double)s[b * 32 + k] / steps; sum += t, most = t > most ? t : most; }
+        for (unsigned b = 0; b < blocks; b++) {
+            double t = (double)s[b * 32 + k] / steps;
+            sum += t, most = t > most ? t : most;
+        }
         for (int i = 0; i < 64; i++) one += (double)s[128 * 32 + i * 32 + k] / 64;
         printf("  %-28s %9.0f %14.0f %20.0f\n", what[k], sum / blocks, most, one);
         all += sum / blocks, all_most += one;
@@ -236,7 +317,9 @@ int main(int argc, char **argv)
     for (const variant *v : {plain_, stamped}) {
         cudaFuncAttributes fa; CHECK(cudaFuncGetAttributes(&fa, v->kernel));
         CHECK(cudaFuncSetAttribute(v->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)v->shared));
-        if (v == plain_) printf("# %c%d: %d registers, %zu B local, %zu + %zu B shared; start %.2f s\n", version, cluster, fa.numRegs, fa.localSizeBytes, v->shared, fa.sharedSizeBytes, now() - began);
+        if (v == plain_)
+            printf("# %c%d: %d registers, %zu B local, %zu + %zu B shared; start %.2f s\n", version, cluster,
+                   fa.numRegs, fa.localSizeBytes, v->shared, fa.sharedSizeBytes, now() - began);
     }
     if (cluster) {
         cudaLaunchConfig_t c; cudaLaunchAttribute at[2]; config(*plain_, 128, false, c, at);

@@ -91,7 +91,8 @@ def scaling():
           "scaling: every part of a step on every rank", run)
     check(all(0.2 < part / step < 5 for part, step in zip(parts, run["step"])), "scaling: the parts make up the step",
           run)
-    check(record["weak"]["3"][0]["batch"] == 192 and run["batch"] == 64, "scaling: weak grows the batch, strong does not")
+    check(record["weak"]["3"][0]["batch"] == 192 and run["batch"] == 64,
+          "scaling: weak grows the batch, strong does not")
     check(record["weak"]["3"][0]["digest"] != run["digest"], "scaling: another batch, another digest")
 
     def change(kind):
@@ -121,10 +122,11 @@ def allreduce():
               for place in (True, False)}
     wanted |= {("MPI", "float", place, 62006) for place in (True, False)}
     check(wanted <= kinds and any(kind[0] == "dtrain" for kind in kinds), "allreduce: every kind of sum", kinds)
-    table = load("allreduce").table(4, [{"by": "MPI", "type": "float", "count": 1000000, "bytes": 4000000, "in_place": True,
-                                         "p50_us": 2000, "p50_range": [1000, 3000], "p99_us": 5000, "wrong": 7}])
-    check(tables(table)[1] == ["4000000", "1000000", "float", "sum", "MPI", "in", "2000.0", "1000.0-3000.0", "5000.0", "2.00",
-                               "3.00", "7"], "allreduce: bandwidths as nccl-tests defines them", table)
+    table = load("allreduce").table(4, [{"by": "MPI", "type": "float", "count": 1000000, "bytes": 4000000,
+                                         "in_place": True, "p50_us": 2000, "p50_range": [1000, 3000],
+                                         "p99_us": 5000, "wrong": 7}])
+    check(tables(table)[1] == ["4000000", "1000000", "float", "sum", "MPI", "in", "2000.0", "1000.0-3000.0", "5000.0",
+                               "2.00", "3.00", "7"], "allreduce: bandwidths as nccl-tests defines them", table)
     spoiled("allreduce", lambda record_: record_["ranks"]["2"][-1].update(wrong=1), "one wrong number")
 
 
@@ -138,7 +140,8 @@ def network():
               for p in record_of("network")["points"]), "network: the median of two rounds", record_of("network"))
     spoiled("network", lambda record: record["points"][1].update(digest="0123456789abcdef"), "another digest somewhere")
     run = {part: 1 for part in ("step", "compute", "wait", "sum", "update")}
-    merged = load("network").merge([{**run, "same": same, "digest": digest} for same, digest in ((True, "a"), (False, "b"))])
+    merged = load("network").merge([{**run, "same": same, "digest": digest}
+                                    for same, digest in ((True, "a"), (False, "b"))])
     check(not merged["same"] and merged["digest"] == "a, b", "network: rounds that differ are told", merged)
 
 
@@ -199,8 +202,8 @@ def whole():
     code, output = bench("run", "--report")
     text = (BENCH / "RESULTS.md").read_text()
     parts = [path.stem for path in (BENCH / "results").iterdir()]
-    check(code == 0 and text.count("\nVALID\n") == text.count("\n## ") == len(parts), "run --report: a section a record",
-          f"{output}{text}")
+    check(code == 0 and text.count("\nVALID\n") == text.count("\n## ") == len(parts),
+          "run --report: a section a record", f"{output}{text}")
     figures = re.findall(r"\]\((figures/\w+\.svg)\)", text)
     check(figures and all((BENCH / figure).read_text().rstrip().endswith("</svg>") for figure in figures),
           "run --report: every figure is drawn", figures)
@@ -255,7 +258,8 @@ def emulated():
           "dropout: bandwidth, and what share of a copy's in the same round", rows)
     record["rows"][5]["wrong"] = 1
     check(len(dropout.find_faults(record)) == 1, "dropout: one wrong number is INVALID", record)
-    subprocess.run(["make", "-s", "-C", ROOT, "build/gcc-native/emulated/nccl_rank"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["make", "-s", "-C", ROOT, "build/gcc-native/emulated/nccl_rank"], check=True,
+                   stdout=subprocess.DEVNULL)
     code, rows = run(parts / "nccl_rank", "4096")
     kinds = {(row["type"], row["in_place"], row["bytes"]) for row in rows}
     check(code == 0 and {(kind, place_, 4096) for kind in ("float", "int64") for place_ in (True, False)} <= kinds

@@ -38,7 +38,8 @@ more = torch_peer.can_compile(torch_peer.find_torch()) + (jax_peer.find_jax() is
 check(len(runs) == 6 + more and all(run[0]["samples_per_second"] > 0 for run in runs.values()),
       "peers: dtrain twice, PyTorch four times; compiled and JAX where they are", said)
 layouts = [run[0]["layout"] for name, run in runs.items() if name.startswith("PyTorch")]
-check(len(layouts) == 4 + torch_peer.can_compile(torch_peer.find_torch()) and set(layouts) <= {"contiguous", "channels_last"}, "peers: PyTorch in its faster layout", said)
+check(len(layouts) == 4 + torch_peer.can_compile(torch_peer.find_torch()) and
+      set(layouts) <= {"contiguous", "channels_last"}, "peers: PyTorch in its faster layout", said)
 
 # Eight pictures of eight classes: one in eight is right if the net always says the same of these.
 race = ModuleType("race")

@@ -92,7 +92,8 @@ def test_unfinished():
     directory = SCRATCH / "unfinished"
     make_run(directory / "seed1/A", "A", AS_PUBLISHED["A"], 1000, 19)
     text = study_report.section(study_report.collect(directory))
-    check(has(text, "Not finished: seed1/A at epoch 19 of 1000", "Not all four nets have been checked"), "report: just begun", text)
+    check(has(text, "Not finished: seed1/A at epoch 19 of 1000", "Not all four nets have been checked"),
+          "report: just begun", text)
     for net in "BCD":
         make_run(directory / "seed1" / net, net, AS_PUBLISHED[net], 1000, 40, data="cb57bdb6a70218f4")
     shutil.rmtree(directory / "seed1/A")
@@ -143,7 +144,8 @@ def test_training():
 
     second = study()
     output = second.communicate(timeout=120)[0]
-    check(second.returncode == 0 and "run 14 of 14: sweep1/conv-0.5" in output, "study: goes on to the end", output[-2000:])
+    check(second.returncode == 0 and "run 14 of 14: sweep1/conv-0.5" in output, "study: goes on to the end",
+          output[-2000:])
     check("goes on after step" in output, "study: from where it stopped", output[:2000])
     check(has(output, "All runs are finished.", "VALID"), "study: and reports", output[-2000:])
     losses = json.loads((place / "study.json").read_text())["runs"]["seed1/D"]["loss"]

@@ -44,7 +44,8 @@ def interrupted():
             test.wait()
             left = lambda: [name for name in ("slurmd", "slurmctld", "munged", "bash", "unshare", "python3")
                             if hosts.processes(name, f"{MARK}={mark}")]
-            check(started and hosts.eventually(lambda: not left()), f"ended by {number.name}: no process is left", left())
+            check(started and hosts.eventually(lambda: not left()), f"ended by {number.name}: no process is left",
+                  left())
             check(not traces() + os.listdir(folder),
                   f"ended by {number.name}: no interface, mount or file is left", traces() + os.listdir(folder))
 
@@ -55,7 +56,8 @@ if slurm.missing():
     skip("SLURM", slurm.missing())
     del PARTS["jobs.py"]
 asked = sys.argv[1:]
-hosts.relay([(part, FOLDER / file, part) for file, parts in PARTS.items() for part in parts if part in (asked or parts)])
+hosts.relay([(part, FOLDER / file, part) for file, parts in PARTS.items() for part in parts
+             if part in (asked or parts)])
 if not asked and "jobs.py" in PARTS:
     interrupted()
 finish()

@@ -49,23 +49,26 @@ def launchers():
               f"{job.name}: four hosts train as one rank does", f"{state}\n{job}{one}")
     again = submit("by-srun", *TRAIN, "--epochs", "5")
     state = again.wait()
-    check(state == "COMPLETED 0" and "goes on after step 24" in again.out, "a job of the same name goes on with the run",
-          f"{state}\n{again}")
+    check(state == "COMPLETED 0" and "goes on after step 24" in again.out,
+          "a job of the same name goes on with the run", f"{state}\n{again}")
     wrong = submit("by-srun", *TRAIN, "--epochs", "5", "--seed", "2")
     state = wrong.wait()
     check(state == "FAILED 3" and "--seed" in wrong.out, "but not with another seed", f"{state}\n{wrong}")
     for options, words in (["--out", "x"], "OUT"), (["--lr", "x"], "--lr"):
         job = submit(f"wrong{options[0]}", *options)
         state = job.wait()
-        check(state == "FAILED 2" and words in job.out, f"{' '.join(options)}: refused, not tried again", f"{state}\n{job}")
+        check(state == "FAILED 2" and words in job.out, f"{' '.join(options)}: refused, not tried again",
+              f"{state}\n{job}")
 
 
 def several():
     options = [*TRAIN[2:], "--epochs", "2"]
     array = submit("array", *options, script="variants", sbatch=("--ntasks-per-node=2", "--output=%x-%a.out"))
     together = submit("together", *options, script="all")
-    scaling = submit("scaling", *TRAIN, script="scaling", sbatch=("--nodes=4", "--ntasks-per-node=1", "--oversubscribe"))
-    verify = submit("verify", "--verify=0", script="verify", sbatch=("--nodes=2", "--ntasks-per-node=1", "--oversubscribe"))
+    scaling = submit("scaling", *TRAIN, script="scaling",
+                     sbatch=("--nodes=4", "--ntasks-per-node=1", "--oversubscribe"))
+    verify = submit("verify", "--verify=0", script="verify",
+                    sbatch=("--nodes=2", "--ntasks-per-node=1", "--oversubscribe"))
     check(together.wait() == "COMPLETED 0" and len(re.findall(r"^[ABCD] .* [0-9a-f]{16}$", together.out, re.M)) == 4,
           "all.sbatch: four nets in one job, with their table", together)
     array.wait()
@@ -76,8 +79,10 @@ def several():
     check([re.findall("weights: (.*)", out) for out in found] == [[digest] for digest in digests],
           "variants.sbatch: an array of four jobs, with the same weights", "\n".join([*found, together.out]))
     check(scaling.wait() == "COMPLETED 0" and
-          [row.split()[:4] for row in (FOLDER / f"runs/scaling-{scaling.id}/scaling.txt").read_text().splitlines()[2:]] ==
-          [[kind, str(n), str(n), str(64 * n if kind == "weak" else 64)] for kind in ("strong", "weak") for n in (1, 2, 4)],
+          [row.split()[:4]
+           for row in (FOLDER / f"runs/scaling-{scaling.id}/scaling.txt").read_text().splitlines()[2:]] ==
+          [[kind, str(n), str(n), str(64 * n if kind == "weak" else 64)] for kind in ("strong", "weak")
+           for n in (1, 2, 4)],
           "scaling.sbatch: 1, 2 and 4 nodes, strong and weak, in one table", scaling)
     check(verify.wait() == "COMPLETED 0" and len(re.findall("  right$", verify.out, re.M)) == 3,
           "verify.sbatch: both nodes compute as they should, alone and together", verify)
@@ -85,7 +90,8 @@ def several():
     seen.write_text('#!/bin/sh\necho "$OMPI_COMM_WORLD_LOCAL_RANK of $CUDA_VISIBLE_DEVICES"\n')
     seen.chmod(0o755)
     job = submit("gpus", sbatch=("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"), DTRAIN=str(seen))
-    check(job.wait() == "COMPLETED 0" and sorted(job.out.split("\n")) == sorted([f"{i} of 0,1,2,3" for i in range(4)] * 2 + [""])[0:],
+    check(job.wait() == "COMPLETED 0" and
+          sorted(job.out.splitlines()) == sorted([f"{i} of 0,1,2,3" for i in range(4)] * 2),
           "--gpus-per-node: every rank has its number and sees its host's GPUs", job)
 
 
@@ -108,7 +114,8 @@ def cancel(how, job):
     stops = job.out.count("stopped by")
     say("scancel", job.id)
     state = job.wait(30)
-    check(state.startswith("CANCELLED") and job.out.count("stopped by") == stops + 1, f"{how}: scancel saves, and no more", f"{state}\n{job}")
+    check(state.startswith("CANCELLED") and job.out.count("stopped by") == stops + 1,
+          f"{how}: scancel saves, and no more", f"{state}\n{job}")
     unharmed(how, job)
 
 
@@ -123,7 +130,8 @@ def limits():
         say("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")
     for job in by_srun, by_mpirun:
         interrupted(f"time limit, {job.name[6:]}", job, lambda job: None)
-    logs = eventually(lambda: [log for log in FOLDER.glob(f"{successor.name}-*.out") if "goes on after step" in log.read_text()], 90)
+    logs = eventually(lambda: [log for log in FOLDER.glob(f"{successor.name}-*.out")
+                               if "goes on after step" in log.read_text()], 90)
     check(logs and "stopped by SIGUSR1" in successor.out, "time limit without requeue: a successor goes on", successor)
     time.sleep(1)
     say("scancel", "--name", successor.name)
@@ -162,7 +170,8 @@ def lost():
         cancel(f"a rank is killed, {launcher}", job)
     job = submit("pmi2", *TRAIN, "--epochs", "1", sbatch=two, LAUNCHER="srun", SLURM_MPI_TYPE="pmi2")
     state = job.wait()
-    check(state == "FAILED 1" and "PMI" in job.out, "srun without PMIx: Open MPI says so, and it is not tried again", f"{state}\n{job}")
+    check(state == "FAILED 1" and "PMI" in job.out, "srun without PMIx: Open MPI says so, and it is not tried again",
+          f"{state}\n{job}")
 
 
 def powerless():
@@ -187,13 +196,15 @@ def two_writers():
     under_way(job)
     old = hosts[0].processes(NAME, "runs/old")
     hosts[0].unplug()
-    check(len(old) == 2 and job.wait_for("is in use by another run", 120) and hosts[0].processes(NAME, "runs/old") == old,
+    check(len(old) == 2 and job.wait_for("is in use by another run", 120) and
+          hosts[0].processes(NAME, "runs/old") == old,
           "an old rank still writing: the new run waits for the directory", f"{old}{job}")
     hosts[0].join()
     check(job.wait_for("net D goes on after step", 60), "an old rank still writing: then the new run goes on", job)
     check(eventually(lambda: not hosts[0].processes(NAME)), "an old rank still writing: it has been ended", job)
     reached = int(progress("runs/old")["step"])
-    check(eventually(lambda: int(progress("runs/old")["step"]) > reached), "an old rank still writing: and gets further", job)
+    check(eventually(lambda: int(progress("runs/old")["step"]) > reached),
+          "an old rank still writing: and gets further", job)
     say("scancel", job.id)
     job.wait()
     unharmed("an old rank still writing", job)

@@ -69,16 +69,18 @@ def agreement():
     (FOLDER / "hostfile").write_text("# a host and its ranks a line\nn1 slots=2\nn2 slots=3\nn3 slots=2\n")
     file = Run([ROOT / "launch" / "run", "--hostfile", FOLDER / "hostfile", *TRAIN, "--epochs", "4", "--out", "file"],
                {}, FOLDER).finish()
-    check(file.code == 0 and "on 7 ranks, 3 hosts" in file.out and file.digest == one.digest, "so do those of a hostfile",
-          f"{file}{one}")
+    check(file.code == 0 and "on 7 ranks, 3 hosts" in file.out and file.digest == one.digest,
+          "so do those of a hostfile", f"{file}{one}")
 
     for host in hosts:  # a network that seems to be common to all, but leads nowhere
-        subprocess.run(host.command("sh", "-c", "ip link add docker0 type veth peer name docker1; ip addr add 172.17.0.1/16"
+        subprocess.run(host.command("sh", "-c",
+                                    "ip link add docker0 type veth peer name docker1; ip addr add 172.17.0.1/16"
                                     " dev docker0; ip link set docker0 up; ip link set docker1 up"), check=True)
     for network in "eth0", "10.77.0.0/24":
-        named = Run([ROOT / "launch" / "run", "-np", "4", "-H", "n1,n2,n3,n4", "--interface", network, *TRAIN, "--epochs",
-                     "4", "--out", network.replace("/", "-")], {}, FOLDER).finish()
-        check(named.code == 0 and named.digest == one.digest, f"--interface {network} goes past one that leads nowhere", named)
+        named = Run([ROOT / "launch" / "run", "-np", "4", "-H", "n1,n2,n3,n4", "--interface", network, *TRAIN,
+                     "--epochs", "4", "--out", network.replace("/", "-")], {}, FOLDER).finish()
+        check(named.code == 0 and named.digest == one.digest, f"--interface {network} goes past one that leads nowhere",
+              named)
     for host in hosts:
         subprocess.run(host.command("ip", "link", "del", "docker0"), check=True)
 
@@ -116,7 +118,8 @@ def unplugged():
     time.sleep(3)
     n3.join()
     before = running.out.read_text().count("epoch: ")
-    check(eventually(lambda: running.out.read_text().count("epoch: ") > before + 3), "a host unplugged for 3 s: goes on")
+    check(eventually(lambda: running.out.read_text().count("epoch: ") > before + 3),
+          "a host unplugged for 3 s: goes on")
     running.signal(signal.SIGUSR1)
     result = running.finish()
     check(result.code == 75, "a host unplugged for 3 s: to a normal end", result)
@@ -167,7 +170,8 @@ def memory(np, *options):
     """What rank 0 has of its own, in bytes, some epochs on its way."""
     running = start(np, f"memory-{np}", *options, "--epochs", "1000000", "--eval-every", "1000000")
     running.wait_for("epoch: 3 ", 200)
-    status = next(Path(f"/proc/{pid}/status").read_text() for pid in cluster.processes(NAME, f"memory-{np} ") if rank_of(pid) == 0)
+    status = next(Path(f"/proc/{pid}/status").read_text() for pid in cluster.processes(NAME, f"memory-{np} ")
+                  if rank_of(pid) == 0)
     running.signal(signal.SIGUSR1)
     running.finish()
     return 1024 * int(re.search(r"RssAnon:\s*(\d+) kB", status)[1])
@@ -177,7 +181,8 @@ def growth():
     options = [*TRAIN, "--data", "synthetic:3200+70", "--batch-size", "1024"]
     (few, still), (some, _), (many, _) = (busiest(f"start-{np}", *options, "--epochs", "0") for np in (4, 16, 64))
     print(f"# messages of the busiest rank at start-up, on 4, 16 and 64 ranks: {few}, {some}, {many}")
-    check(0 < many - some < 1.5 * (some - few), "start-up: messages grow as the logarithm of the ranks", (few, some, many))
+    check(0 < many - some < 1.5 * (some - few), "start-up: messages grow as the logarithm of the ranks",
+          (few, some, many))
     step = (busiest("epoch-4", *options, "--epochs", "1")[1] - still) / 4
     print(f"# bytes that the busiest of 4 hosts sends and receives in a step: {step:,.0f}")
     check(2.9 * SUM < step < 3.1 * SUM, "4 hosts: each sends one and a half times the sum, by recursive halving", step)

@@ -37,15 +37,18 @@ def processes_of(out):
 
 def nothing_left(what):
     names = ("dtrain", "mpirun", "prterun", "prted", "mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap_proxy")
-    check(eventually(lambda: not any(cluster.processes(name[:15]) for name in names), 20), f"{what}: no process is left",
-          [name for name in names if cluster.processes(name[:15])])
+    check(eventually(lambda: not any(cluster.processes(name[:15]) for name in names), 20),
+          f"{what}: no process is left", [name for name in names if cluster.processes(name[:15])])
 
 
 def agreement():
     one = start("one", "-np", "1", *SHORT).finish()
     (FOLDER / "hostfile").write_text("# a host and its ranks a line\nn1 slots=1\nn2 slots=2\n")
-    for ranks, name, how in (4, "-H", ["-H", "n1:2,n2:2"]), (4, "-np", ["-np", "4", "-H", "n1:2,n2:2", "--interface", "eth0"]), (
-            3, "hostfile", ["--hostfile", FOLDER / "hostfile"]):
+    for ranks, name, how in (
+        (4, "-H", ["-H", "n1:2,n2:2"]),
+        (4, "-np", ["-np", "4", "-H", "n1:2,n2:2", "--interface", "eth0"]),
+        (3, "hostfile", ["--hostfile", FOLDER / "hostfile"]),
+    ):
         several = start(f"several{name}", *how, *SHORT).finish()
         check(several.code == 0 and f"on {ranks} ranks, 2 hosts" in several.out and several.digest == one.digest and
               not several.err, f"{name}: {ranks} ranks on two hosts train as one does", f"{several}{one}")
@@ -61,8 +64,8 @@ def lost(what, strike, *options):
     took = time.monotonic() - began
     said = [line for line in result.err.splitlines() if line != "Killed"]
     print(f"# {what}: exit {result.code} after {took:.1f} s: {said}")
-    check(result.code == 4 and len(said) == 1 and re.search("n2|host n1's connection closed", said[0]) and "====" not in result.out,
-          f"{what}: 4, and one line names it", result)
+    check(result.code == 4 and len(said) == 1 and re.search("n2|host n1's connection closed", said[0]) and
+          "====" not in result.out, f"{what}: 4, and one line names it", result)
     check(took < 25, f"{what}: in {took:.0f} seconds", result)
     return running
 
@@ -74,8 +77,10 @@ def by_srun():
         return
     slurm.start(hosts)
     kind = "pmi2" if HYDRA else "pmix"
-    job = Job(FOLDER, ROOT / "slurm" / "train.sbatch", *SHORT, sbatch=["--job-name=srun", "--nodes=2", "--ntasks-per-node=2"],
-              env=ENVIRONMENT | {"DTRAIN_HOME": str(ROOT), "DTRAIN": PROGRAM, "LAUNCHER": "srun", "SLURM_MPI_TYPE": kind})
+    job = Job(FOLDER, ROOT / "slurm" / "train.sbatch", *SHORT,
+              sbatch=["--job-name=srun", "--nodes=2", "--ntasks-per-node=2"],
+              env=ENVIRONMENT | {"DTRAIN_HOME": str(ROOT), "DTRAIN": PROGRAM, "LAUNCHER": "srun",
+                                 "SLURM_MPI_TYPE": kind})
     state = job.wait()
     check(state == "COMPLETED 0" and "on 4 ranks, 2 hosts" in job.out, f"srun --mpi={kind}", f"{state}\n{job}")
 

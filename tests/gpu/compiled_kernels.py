@@ -30,8 +30,8 @@ def compile_kernels(nvcc, source):
 
 
 def compile_to_ptx(nvcc, *source, text=None):
-    command = [nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-Werror", "all-warnings", "-arch=sm_90", "-ptx",
-               "-o", "-", *source]
+    command = [nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-Werror", "all-warnings", "-arch=sm_90",
+               "-ptx", "-o", "-", *source]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
@@ -53,16 +53,16 @@ LEAST_SHARE = {"winograd.cuh": 62, "conv1.cuh": 31, "conv2.cuh": 17.5, "conv3.cu
 def find_nvdisasm(nvcc):
     """CUDA's toolkit may have it, or Python's package triton, which is not installed for this alone: it has 290 MB."""
     triton = importlib.util.find_spec("triton")
-    folders = [pathlib.Path(folder) / "backends/nvidia/bin" for folder in (triton.submodule_search_locations if triton else [])]
-    return next(filter(None, (shutil.which("nvdisasm", path=str(folder)) for folder in [pathlib.Path(nvcc).parent, *folders])),
-                shutil.which("nvdisasm"))
+    folders = [f"{folder}/backends/nvidia/bin" for folder in (triton.submodule_search_locations if triton else [])]
+    found = (shutil.which("nvdisasm", path=folder) for folder in [str(pathlib.Path(nvcc).parent), *folders, None])
+    return next(filter(None, found), None)
 
 
 def disassemble(nvcc, nvdisasm, source, kernel):
     """[(operation, operands, file)] of a kernel for sm_90, and where its labels are."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        subprocess.run([nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-lineinfo", "-arch=sm_90", "-cubin", "-o",
-                        cubin.name, source], check=True)
+        subprocess.run([nvcc, "-O3", "-std=c++17", "-fmad=false", "-Iinclude", "-I.", "-lineinfo", "-arch=sm_90",
+                        "-cubin", "-o", cubin.name, source], check=True)
         text = subprocess.run([nvdisasm, "-g", "-c", cubin.name], capture_output=True, text=True, check=True).stdout
     instructions, labels, file = [], {}, ""
     for line in re.split(rf"\.text\.\w*{kernel}\w*:", text)[1].splitlines():
@@ -83,8 +83,8 @@ def check_machine_code(nvcc):
     instructions, labels = disassemble(nvcc, nvdisasm, "kernels/fused/fused.cu", "fused_train_kernel")
     counts = collections.Counter(operation for operation, _, _ in instructions)
     reductions = counts["RED"] + counts["REDG"]
-    check(reductions > 20 and not counts["ATOM"] + counts["ATOMG"], f"fused.cu: {reductions} reductions, no atomics, in machine code",
-          counts)
+    check(reductions > 20 and not counts["ATOM"] + counts["ATOMG"],
+          f"fused.cu: {reductions} reductions, no atomics, in machine code", counts)
     ends = [(labels.get(found[0], end + 1), end) for end, (operation, operands, _) in enumerate(instructions)
             if operation == "BRA" and (found := re.search(r"\.L_x_\d+", operands))]
     loops = [loop for loop in ends if loop[0] <= loop[1]]
@@ -99,7 +99,8 @@ def check_machine_code(nvcc):
     shares = {file: 100 * work[file] / length[file] for file in length}
     for file, least in LEAST_SHARE.items():
         share = shares.get(file, 0)
-        check(share >= least, f"{file}: {share:.1f}% of its hot loops are multiply-adds", f"at least {least}%; {shares}")
+        check(share >= least, f"{file}: {share:.1f}% of its hot loops are multiply-adds",
+              f"at least {least}%; {shares}")
 
 
 def name_of(symbol):
@@ -118,9 +119,10 @@ for source in sorted(pathlib.Path("kernels").glob("*/*.cu")):
     expected = 2 * len(re.findall(r"__global__", source.read_text()))  # or more: templates
     check(len(kernels) >= expected, f"{source.name}: {len(kernels)} kernels for sm_80 and sm_90", compiled.stdout)
     for symbol, target, stack, stores, loads, registers in kernels:
-        check(int(stack) == int(stores) == int(loads) == 0 and int(registers) <= ROOMY.get(name_of(symbol), REGISTERS),
+        most = ROOMY.get(name_of(symbol), REGISTERS)
+        check(int(stack) == int(stores) == int(loads) == 0 and int(registers) <= most,
               f"{name_of(symbol)} for {target}: {registers} registers, nothing in local memory",
-              f"{symbol}: {stack} bytes of stack, {stores} + {loads} bytes spilled; at most {ROOMY.get(name_of(symbol), REGISTERS)} registers")
+              f"{symbol}: {stack} bytes of stack, {stores} + {loads} bytes spilled; at most {most} registers")
 # What a step adds to its sums asks for no answer, and no multiply-add stands where none was written.
 ptx = compile_to_ptx(nvcc, "kernels/fused/fused.cu").stdout
 check(ptx.count("red.relaxed.gpu.global.add.u64") > 20 and "atom." not in ptx, "fused.cu: reductions, no atomics")

@@ -52,13 +52,15 @@ def parity():
     run(2, *TRAIN, "--max-steps", "1", "--out", "own-log",
         env={**LIBRARIES, "EMULATED_GPUS": "2", "NCCL_CONF_FILE": str(FOLDER / "nccl.conf")})
     described = json.loads(content("own-log", "run.json"))["net"]
-    check(described["comm"] == "nccl" and "comm_ways" not in described, "but not if the user wants NCCL's log", described)
+    check(described["comm"] == "nccl" and "comm_ways" not in described, "but not if the user wants NCCL's log",
+          described)
     result = emulated(2, "--epochs", "2", "--comm", "mpi", "--out", "mpi-2")
     check(weights("mpi-2") == weights("nccl-2"), "NCCL and MPI sum to the same bits", result)
     result = emulated(4, "--epochs", "2", "--out", "unlike", models=2)
     check_close("GPUs of two models", result, "unlike", "cpu-D")
     chosen = json.loads(content("unlike", "run.json"))["net"]["choices"]
-    check(["model 1" in device for device in chosen] == [False, True] and all(chosen.values()), "each has chosen", chosen)
+    check(["model 1" in device for device in chosen] == [False, True] and all(chosen.values()), "each has chosen",
+          chosen)
 
 
 def checkpoints():
@@ -176,13 +178,15 @@ def choices():
     result = run(1, *TRAIN, "--max-steps", "1", "--out", "no-driver")
     check(result.code == 0 and "no NVIDIA driver" in " ".join(result.out.split()), "nor does it need a driver", result)
     result = unlike_builds()
-    check(result.says(2, "rank 1", "gcc -march=native", "gcc -march=naive!"), "ranks by unlike compilers are refused on GPUs",
-          result)
+    check(result.says(2, "rank 1", "gcc -march=native", "gcc -march=naive!"),
+          "ranks by unlike compilers are refused on GPUs", result)
     result = run(1, "--doctor", "--data", "synthetic:40+20", env={**LIBRARIES, "EMULATED_GPUS": "2"})
-    check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs", result)
+    check(result.code == 0 and "cuDNN" in result.out and "GPU 0 of 2" in result.out, "the doctor knows the GPUs",
+          result)
     result = run(1, "--doctor", "--data", "synthetic:40+20")
     check(result.code == 0 and ", cuDNN" in result.out and result.out.count("emulated/dtrain-cuda.so\n") == 3 and
-          "no NVIDIA driver" in result.out, "without a driver it names the libraries all the same, and their files", result)
+          "no NVIDIA driver" in result.out, "without a driver it names the libraries all the same, and their files",
+          result)
 
 
 def four_nets():

@@ -37,5 +37,6 @@ with ThreadPoolExecutor(4) as threads:  # a run is mostly the waiting of MPI's s
     for name, (count, some) in ENGINES.items():
         one_rank(threads, name, count, some)
 both = emulated(2, "--max-steps", "1", gpus=2, EMULATED_FULL_AT="3", EMULATED_FULL_RANK="1")
-check(both.says(1, f"rank 1 on host {HOST}, GPU ", "out of memory") and not both.digest, "on one rank of two: both end", both)
+check(both.says(1, f"rank 1 on host {HOST}, GPU ", "out of memory") and not both.digest, "on one rank of two: both end",
+      both)
 finish()

@@ -24,7 +24,8 @@ def one_net():
             check(metrics(out) == metrics(f"defined-{net}"), f"{name}: its losses and accuracies", metrics(out))
     for steps, engine, np in ("2", "fused", 2), ("3", "cpu", 1), ("5", "fused", 1), ("6", "cpu", 2):
         result = emulated(np, "--epochs", "2", "--max-steps", steps, "--out", "between", "--resume", "--engine", engine)
-    check(weights("between") == weights("defined-D"), "from GPUs to the CPU and back within an epoch: the same bits", result)
+    check(weights("between") == weights("defined-D"), "from GPUs to the CPU and back within an epoch: the same bits",
+          result)
     result = run(1, "--engine", "fused", "--data", "synthetic", "--max-steps", "1", "--out", "known", env=LIBRARIES)
     check(result.code == 0 and result.digest == "0cf1328e6eab9d21", "the digest of README.md after a step", result)
     result = emulated(2, "--engine", "fused", "--lr", "1000000", "--epochs", "50", gpus=2)
@@ -48,22 +49,27 @@ def peers():
     check(result.code == 0 and "comm nccl (peers: the GPU of rank 0 does not reach" in result.out,
           "GPUs that do not reach each other sum by NCCL, and a line says why", result)
     result = emulated(2, "--engine", "fused", "--max-steps", "1", gpus=1)
-    check(result.code == 0 and "comm mpi (peers: ranks 0 and 1 share one GPU" in result.out, "nor do ranks on one GPU", result)
+    check(result.code == 0 and "comm mpi (peers: ranks 0 and 1 share one GPU" in result.out, "nor do ranks on one GPU",
+          result)
     result = emulated(2, "--engine", "fused", "--comm", "peers", EMULATED_PEERS="0")
-    check(result.says(2, "--comm peers", "rank 0", "does not reach"), "--comm peers is refused where it cannot be", result)
+    check(result.says(2, "--comm peers", "rank 0", "does not reach"), "--comm peers is refused where it cannot be",
+          result)
     result = emulated(9, "--engine", "fused", "--comm", "peers", gpus=9)
-    check(result.says(2, "--comm peers", "8 ranks at most"), "--comm peers is refused to more ranks than it has places for", result)
+    check(result.says(2, "--comm peers", "8 ranks at most"),
+          "--comm peers is refused to more ranks than it has places for", result)
     result = emulated(2, "--comm", "peers")
     check(result.says(2, "--comm peers", "--engine fused"), "and to engine cudnn", result)
     result = emulated(2, "--engine", "fused", EMULATED_IPC="0")
-    check(result.says(1, "cannot map GPU memory", "--comm nccl"), "memory that cannot be mapped: one line, and a way out", result)
+    check(result.says(1, "cannot map GPU memory", "--comm nccl"),
+          "memory that cannot be mapped: one line, and a way out", result)
     for number in signal.SIGKILL, signal.SIGSTOP:
         running = start(2, *TRAIN, "--engine", "fused", "--epochs", "100000", "--out", number.name, "--timeout", "10",
                         env={**LIBRARIES, "EMULATED_GPUS": "2"})
         check(running.wait_for("epoch: 1", 100), "an endless run of two ranks begins")
         running.signal(number, 1)
         result = running.finish(40)
-        check(result.code == 4 and "rank 1" in result.err, f"{number.name}: the other ends in time, and names it", result)
+        check(result.code == 4 and "rank 1" in result.err, f"{number.name}: the other ends in time, and names it",
+              result)
 
 
 def losses(directory):
@@ -124,7 +130,8 @@ def ends_of_several():
         steps = [int(progress(f"stopped/{net}")["step"]) for net in "ABD"]
         check(result.code == 75 and min(steps) > end, f"a signal to the last of {np} ranks stops all, saved", result)
         end = max(steps) + 2
-        emulated(1, "--engine", "fused", "--net", "D", *options[2:4], "--out", "stopped/D", "--resume", "--max-steps", str(end))
+        emulated(1, "--engine", "fused", "--net", "D", *options[2:4], "--out", "stopped/D", "--resume", "--max-steps",
+                 str(end))
     options += ["--max-steps", str(end + 2)]
     result = emulated(2, "--engine", "fused", *options, "--resume", gpus=2)
     run(1, *TRAIN, *options[:4], *options[6:], "--engine", "cpu", "--out", "whole")

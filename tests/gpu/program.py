@@ -98,7 +98,8 @@ def parity():
     for net in "AD":
         for engine in "cpu", "cudnn":
             result = run(1, *STEPS, "--net", net, "--engine", engine, "--out", f"{engine}-steps-{net}")
-        check_close(f"net {net}: 100 steps as on the CPU", result, f"cudnn-steps-{net}", f"cpu-steps-{net}", accuracy=2.0)
+        check_close(f"net {net}: 100 steps as on the CPU", result, f"cudnn-steps-{net}", f"cpu-steps-{net}",
+                    accuracy=2.0)
     for net in "ABCD":
         out = reference("cudnn", net)
         check_close(f"net {net}: full and short batches", dtrain.Result(0, "", "", 0), out, reference("cpu", net))
@@ -177,7 +178,8 @@ def verify():
     """The engine's answers are not known, but they repeat, and are the same for all ranks."""
     for np, how in (1, {}), (2, POSING):
         result = run(np, "--verify=5s", "--engine", "cudnn", **how)
-        check(result.code == 0 and result.out.count("no known answer; the same") == np, f"--verify on {np} ranks", result)
+        check(result.code == 0 and result.out.count("no known answer; the same") == np, f"--verify on {np} ranks",
+              result)
 
 
 def study():

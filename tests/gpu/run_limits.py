@@ -54,8 +54,8 @@ check(code == 1 and "hangs        FAILED: killed after 1 s" in text and "good   
 left = [pid for i in range(9) for pid in runner.processes(f"{os.getpid()}-{i}")]
 check("begun" in text and not left, "what it printed is kept, and nothing of it is left, in whatever session", left)
 code, text, _ = run({"bad": BAD, "good": GOOD})
-check(code == 1 and "bad          FAILED: exit code 3" in text and "good         ok" in text, "a step that fails stops no other",
-      text)
+check(code == 1 and "bad          FAILED: exit code 3" in text and "good         ok" in text,
+      "a step that fails stops no other", text)
 code, text, _ = run({"step": GATE, "good": GOOD, "diagnose": GOOD})
 check(code == 1 and "good         NOT RUN: step failed" in text and "diagnose     ok" in text,
       "but after one that the others need only a diagnosis follows", text)
@@ -69,6 +69,7 @@ code, text, _ = run({"good": GOOD, "bad": BAD}, "good")
 check(code == 0 and "bad" not in text, "only what is named runs", text)
 check((FOLDER / "out" / "gpu.txt").read_text().count("fine") == 1, "gpu.txt has what was printed")
 code, text, _ = run({"good": GOOD}, nvidia_smi="exit 9")
-check(code == 0 and text.startswith("tests/gpu/run: skipped: there is no GPU here"), "without a GPU it is skipped", text)
+check(code == 0 and text.startswith("tests/gpu/run: skipped: there is no GPU here"), "without a GPU it is skipped",
+      text)
 shutil.rmtree(FOLDER)
 finish()

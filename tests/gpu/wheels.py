@@ -27,7 +27,8 @@ place.mkdir()
 subprocess.run(["cp", "--parents", "-t", place, *files.decode().rstrip("\0").split("\0")], cwd=ROOT, check=True)
 drawn = run(1, "--data", "synthetic:200+100", "--epochs", "1", "--out", "drawn")
 path = ":".join(folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "nvcc").exists())
-hide = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {TOOLKIT.resolve()} && exec "$@"', "hide"] if TOOLKIT.exists() else []
+hidden = f'mount -t tmpfs none {TOOLKIT.resolve()} && exec "$@"'
+hide = ["unshare", "-m", "sh", "-c", hidden, "hide"] if TOOLKIT.exists() else []
 
 
 def there(*command):
@@ -44,10 +45,12 @@ check(code == 0 and "Setting CUDA 13.0 up in .cuda (no nvcc)" in said and (place
       "quickstart --gpu sets CUDA up, builds with it and trains", said)
 code, said = there("./dtrain", "--doctor")
 libraries = re.findall(r"^ {11}(/.*)$", said, re.M)
-check(code == 0 and re.search(r"^gpu +CUDA 13\.0 .*, cuDNN 9\.\d+\.\d+, cuBLAS 13\.\d+\.\d+, NCCL 2\.\d+\.\d+$", said, re.M)
-      and len(libraries) == 3 and all(library.startswith(f"{place}/.cuda/") for library in libraries),
+VERSIONS = r"^gpu +CUDA 13\.0 .*, cuDNN 9\.\d+\.\d+, cuBLAS 13\.\d+\.\d+, NCCL 2\.\d+\.\d+$"
+check(code == 0 and re.search(VERSIONS, said, re.M) and
+      len(libraries) == 3 and all(library.startswith(f"{place}/.cuda/") for library in libraries),
       "the part loads, and --doctor says what from and where that lies", said)
-missing = subprocess.run(["sh", "-c", f"find {place}/.cuda -name '*.so.*' | xargs ldd 2>/dev/null | grep 'not found' | sort -u"],
+missing = subprocess.run(["sh", "-c",
+                          f"find {place}/.cuda -name '*.so.*' | xargs ldd 2>/dev/null | grep 'not found' | sort -u"],
                          capture_output=True, text=True, check=False).stdout
 check(not re.search("cudnn|cublas|nvrtc|nccl|cudart", missing), "cuDNN's parts find each other and cuBLAS", missing)
 code, said = there("launch/quickstart", "--gpu")

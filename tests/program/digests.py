@@ -29,7 +29,8 @@ def mixed(program):
     ranks = ":".join(f" -np 1 {path} --engine cpu --data synthetic --net D --max-steps 1 --out {program.parent.name} "
                      for path in (PROGRAM, ROOT / "dtrain-clang", program)).split()
     ended = Run(["mpirun", *ranks], {}, FOLDER).finish()
-    check(ended.code == 0 and ended.digest == TABLE["D"]["1 step"], f"ranks by gcc, by clang and {program.parent.name} in one job", ended)
+    check(ended.code == 0 and ended.digest == TABLE["D"]["1 step"],
+          f"ranks by gcc, by clang and {program.parent.name} in one job", ended)
 
 
 def make(march):

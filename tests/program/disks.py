@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 
-if os.geteuid() == 0 and "own-mounts" not in sys.argv and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+if os.geteuid() == 0 and "own-mounts" not in sys.argv and \
+        subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0:
     os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv, "own-mounts"])  # which end with this process
 
 from dtrain import FOLDER, PROGRAM, ROOT, Run, content, metrics, progress, run, run_all, start
@@ -39,8 +40,9 @@ def small_disk(size):
     """A file system of that size, or None where it cannot be mounted."""
     place = FOLDER / "small"
     place.mkdir(exist_ok=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "dtrain-test", place], stderr=subprocess.DEVNULL,
-                             check=False).returncode == 0 if shutil.which("mount") else False
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "dtrain-test", place], stderr=subprocess.DEVNULL,
+        check=False).returncode == 0
     if not mounted:
         skip("a disk that is full", "no small file system can be mounted here")
     try:
@@ -61,8 +63,8 @@ def disk_full():
         if small is None:
             return
         result = run(2, *TRAIN, "--epochs", "9", "--out", small / "run")
-        check(result.says(1, small / "run", "checkpoint", "No space left"), "a full disk at a checkpoint: the file is named",
-              result)
+        check(result.says(1, small / "run", "checkpoint", "No space left"),
+              "a full disk at a checkpoint: the file is named", result)
         left = {file.name for file in (small / "run").iterdir()}
         check(not any("tmp" in name for name in left), "nothing half-written stays", left)
         shutil.copytree(small / "run", FOLDER / "saved")
@@ -74,7 +76,8 @@ def disk_full():
         result = running.finish(60)
         check(result.says(1, small / "run", "No space left"), "a disk that fills up: the file is named", result)
         (small / "filler").unlink()
-        running = start(2, *ENDLESS, "--out", small / "run", "--resume", "--checkpoint-every", "1000000", "--eval-every", "1000000")
+        running = start(2, *ENDLESS, "--out", small / "run", "--resume", "--checkpoint-every", "1000000",
+                        "--eval-every", "1000000")
         running.wait_for("epoch: ")
         fill(small)
         result = running.finish(60)
@@ -95,8 +98,8 @@ def read_only():
     result = running.finish(60)
     out.chmod(0o755)
     named = re.search(r"/(checkpoint|model-best)\.safetensors", result.err)  # whichever is written next
-    check(result.says(1, out, "Permission denied") and named, "a directory made read-only: exit 1, and the file is named",
-          result)
+    check(result.says(1, out, "Permission denied") and named,
+          "a directory made read-only: exit 1, and the file is named", result)
     unharmed("a directory made read-only", "read-only")
 
 
@@ -131,7 +134,7 @@ def replaced():
             (FOLDER / out / "lock").unlink()
         words = ["--resume", f"{out}/lock" if "lock" in how else out]
         if "another" in how:
-            new = start(1, *ENDLESS, "--seed", 2, "--out", out) if "lock" not in how else start(1, *ENDLESS, "--out", out, "--resume")
+            new = start(1, *ENDLESS, "--out", out, *(["--resume"] if "lock" in how else ["--seed", 2]))
             new.wait_for("epoch: 2 ")
         result = old.finish(30)
         check(result.says(1, *words), f"a directory under a run: {how}: it ends with one line", result)
@@ -156,7 +159,8 @@ def study_replaced():
     (FOLDER / "study").rename(FOLDER / "study-moved")
     (FOLDER / "study").mkdir()
     result = running.finish(30)
-    check(result.code == 1 and "was removed, moved or replaced" in result.err and not list((FOLDER / "study").iterdir()),
+    check(result.code == 1 and "was removed, moved or replaced" in result.err and
+          not list((FOLDER / "study").iterdir()),
           "the directory of a study replaced: both nets end, and nothing is written there", result)
 
 
@@ -203,7 +207,8 @@ def without_locks():
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
     for number in errno.ENOLCK, errno.ENOSYS:
         out = f"no-locks-{number}"
-        result = run(0, *TRAIN, "--epochs", "1", "--out", out, env={"LD_PRELOAD": str(library), "LOCK_ERRNO": str(number)})
+        result = run(0, *TRAIN, "--epochs", "1", "--out", out,
+                     env={"LD_PRELOAD": str(library), "LOCK_ERRNO": str(number)})
         check(result.code == 0 and len(result.messages) == 1 and "has no locks" in result.err,
               f"a file system without locks ({os.strerror(number)}): a note, and the run", result)
 
@@ -239,10 +244,11 @@ def without_much():
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
     result = run(0, *TRAIN, "--epochs", "4", "--out", "much")
     lacking = run(0, *TRAIN, "--epochs", "4", "--out", "little", env={"LD_PRELOAD": str(library)})
-    check(lacking.code == 0 and lacking.digest == result.digest and len(lacking.messages) == 1 and "hard links" in lacking.err and
-          "syncing" in lacking.err and "cannot map files" in lacking.out, "no hard links, syncing, mapping: a line each, and the run",
-          lacking)
-    check(metrics("little") == metrics("much") and content("little", "checkpoint-previous.safetensors"), "with all of its files")
+    check(lacking.code == 0 and lacking.digest == result.digest and len(lacking.messages) == 1 and
+          "hard links" in lacking.err and "syncing" in lacking.err and "cannot map files" in lacking.out,
+          "no hard links, syncing, mapping: a line each, and the run", lacking)
+    check(metrics("little") == metrics("much") and content("little", "checkpoint-previous.safetensors"),
+          "with all of its files")
 
 
 def slow():
@@ -262,7 +268,8 @@ def slow():
         }"""
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, text=True, input=source)
     options = [PROGRAM, *TRAIN, "--epochs", "1", "--timeout", "2", "--out", "slow"]
-    result = Run(["mpirun", "-np", "1", "env", f"LD_PRELOAD={library}", *options, ":", "-np", "1", *options], {}, FOLDER).finish()
+    result = Run(["mpirun", "-np", "1", "env", f"LD_PRELOAD={library}", *options, ":", "-np", "1", *options], {},
+                 FOLDER).finish()
     check(result.code == 0 and "dtrain: note: rank 0 on host" in result.err and "busy with files" in result.err,
           "writing a checkpoint takes longer than --timeout: noted", result)
 

@@ -48,7 +48,8 @@ class Mpi:
 
     def make(self):
         done = subprocess.run(["make", "-s", f"-j{os.cpu_count()}", "WERROR=1", "CUDA=0", f"BUILD={self.build}",
-                               self.build / "dtrain"], cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+                               self.build / "dtrain"],
+                              cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
         self.env["DTRAIN"] = str(self.build / "dtrain")
         self.version = (re.search("^MPI +(.*)", done.stdout, re.M) or ["", "?"])[1]
         return check(done.returncode == 0, f"{self.name}: make builds with {self.version}", done.stdout + done.stderr)
@@ -73,7 +74,8 @@ class Mpi:
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (directory / "cmdline").read_text().split("\0")
-                rank = re.search(r"(?:^|\0)(?:OMPI_COMM_WORLD_RANK|PMI_RANK)=(\d+)", (directory / "environ").read_text())
+                rank = re.search(r"(?:^|\0)(?:OMPI_COMM_WORLD_RANK|PMI_RANK)=(\d+)",
+                                 (directory / "environ").read_text())
                 if out in words and rank and os.readlink(directory / "exe") == self.env["DTRAIN"]:
                     found[int(rank[1])] = int(directory.name)
         return [found[rank] for rank in sorted(found)]
@@ -125,16 +127,18 @@ def test_training(mpi):
     result = mpi.run("-np", 4, *train, "--net", "all", "--out", f"{mpi.name}-all")
     check(result[0] == 0 and len(re.findall("^[ABCD] .* [0-9a-f]{16}$", result[1], re.M)) == 4 and not result[2],
           f"{mpi.name}: --net all", told(result))
-    result = mpi.run("-np", 2, *train[:-2], "--out", f"{mpi.name}-moved", env={"DTRAIN_DATA": "x", "NCCL_SOCKET_IFNAME": "lo"})
-    check(result[0] == 0 and not result[2], f"{mpi.name}: with variables of dtrain's and NCCL's in the environment", told(result))
+    result = mpi.run("-np", 2, *train[:-2], "--out", f"{mpi.name}-moved",
+                     env={"DTRAIN_DATA": "x", "NCCL_SOCKET_IFNAME": "lo"})
+    check(result[0] == 0 and not result[2], f"{mpi.name}: with variables of dtrain's and NCCL's in the environment",
+          told(result))
     result = mpi.run("-np", 2, *DATA, "--lr", "fast")
     check(result[0] == 2 and not result[1] and re.fullmatch("dtrain: --lr fast: .*\n", result[2]),
           f"{mpi.name}: a wrong option is 2 and one line", told(result))
     result = mpi.run("-np", 2, *DATA, "--doctor")
     library = mpi.version.split()[0]
     check(result[0] == 0 and re.search("^launcher +mpi(run|exec)", result[1], re.M) and library in result[1] and
-          re.search("^ranks +2 on 1 host", result[1], re.M), f"{mpi.name}: --doctor sees two ranks, launcher and library",
-          told(result))
+          re.search("^ranks +2 on 1 host", result[1], re.M),
+          f"{mpi.name}: --doctor sees two ranks, launcher and library", told(result))
 
 
 def test_hosts(mpi):
@@ -153,7 +157,8 @@ def test_several_hosts(mpi):
         return
     before = dict(os.environ)
     os.environ.clear()
-    os.environ.update(mpi.env | {"PYTHONPATH": before["PYTHONPATH"], "XDG_CACHE_HOME": before.get("XDG_CACHE_HOME", "")})
+    os.environ.update(mpi.env | {"PYTHONPATH": before["PYTHONPATH"],
+                                 "XDG_CACHE_HOME": before.get("XDG_CACHE_HOME", "")})
     hosts.relay([(mpi.name, ROOT / "tests" / "cluster" / "other_mpi.py", mpi.name)])
     os.environ.clear()
     os.environ.update(before)
@@ -199,14 +204,18 @@ def test_lost(mpi):
     os.kill(ranks[1], signal.SIGKILL)
     result, seconds = finished(running)
     which = r"(rank 1 on host \S+|one of the ranks 0 1)" if "MPICH" in mpi.version else r"rank 1 on host \S+"
-    check(result[0] == 4 and re.fullmatch(rf"launch/run: lost {which}, ended by signal 9 \(Killed\).*; .*--resume\n", result[2])
-          and "====" not in result[1] and gone(ranks), f"{mpi.name}: a rank that is killed: 4, and one line names it", told(result))
+    check(result[0] == 4 and re.fullmatch(rf"launch/run: lost {which}, ended by signal 9 \(Killed\).*; .*--resume\n",
+                                          result[2])
+          and "====" not in result[1] and gone(ranks), f"{mpi.name}: a rank that is killed: 4, and one line names it",
+          told(result))
     check(seconds < 8, f"{mpi.name}: in {seconds:.1f} seconds", told(result))
     running, ranks = begin(mpi, f"{mpi.name}-crashed")
     os.kill(ranks[0], signal.SIGSEGV)
     result, _ = finished(running)
-    check(result[0] == 4 and re.search(r"(^|\n)launch/run: lost rank 0 on host \S+, ended by signal 11 .*--resume\n$", result[2])
-          and "====" not in result[1] and gone(ranks), f"{mpi.name}: a rank that crashes: 4, and one line names it", told(result))
+    check(result[0] == 4 and re.search(r"(^|\n)launch/run: lost rank 0 on host \S+, ended by signal 11 .*--resume\n$",
+                                       result[2])
+          and "====" not in result[1] and gone(ranks), f"{mpi.name}: a rank that crashes: 4, and one line names it",
+          told(result))
     running, ranks = begin(mpi, f"{mpi.name}-stalled", "--timeout", "3")
     os.kill(ranks[1], signal.SIGSTOP)
     result, seconds = finished(running)
@@ -222,24 +231,26 @@ def test_strangers(mpi):
     """The program of the machine's own Open MPI by this mpirun, in processes that do not know of each other."""
     if "Open MPI" in mpi.version:
         return  # of which one knows the other's
-    result = mpi.run("-np", 2, *DATA, "--epochs", 1, "--out", f"{mpi.name}-strange", env={"DTRAIN": str(ROOT / "dtrain")})
+    result = mpi.run("-np", 2, *DATA, "--epochs", 1, "--out", f"{mpi.name}-strange",
+                     env={"DTRAIN": str(ROOT / "dtrain")})
     check(result[0] == 2 and re.fullmatch("dtrain: 2 ranks were started, of which .* finds 1: .*\n", result[2]),
           f"{mpi.name}: a program of another MPI is refused with one line", told(result))
 
 
 def test_variants(mpi):
     done = subprocess.run([VARIANTS, "-np", "1", *DATA, "--epochs", "2", "--out", f"{mpi.name}-variants"], cwd=SCRATCH,
-                          env=mpi.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False)
-    check(done.returncode == 0 and len(re.findall("^net [ABCD]  .* weights: [0-9a-f]{16}$", done.stdout, re.M)) == 4 and DIGEST in done.stdout
-          and not done.stderr, f"{mpi.name}: launch/variants", done.stdout + done.stderr)
+                          env=mpi.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
+                          check=False)
+    check(done.returncode == 0 and len(re.findall("^net [ABCD]  .* weights: [0-9a-f]{16}$", done.stdout, re.M)) == 4 and
+          DIGEST in done.stdout and not done.stderr, f"{mpi.name}: launch/variants", done.stdout + done.stderr)
 
 
 def test_terminal(mpi):
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(SCRATCH)
-        os.execve(RUN, ["run", "-np", "2", "--data", "synthetic:60000+100", "--epochs", "2", "--out", f"{mpi.name}-drawn"],
-                  mpi.env | {"TERM": "xterm"})
+        options = ["-np", "2", "--data", "synthetic:60000+100", "--epochs", "2", "--out", f"{mpi.name}-drawn"]
+        os.execve(RUN, ["run", *options], mpi.env | {"TERM": "xterm"})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     output = b""
     with contextlib.suppress(OSError):  # the end of a terminal
@@ -267,7 +278,8 @@ try:
         if isinstance(mpi, str):
             skip(wanted, mpi)
         elif mpi.make():
-            for test in (test_training, test_hosts, test_several_hosts, test_stop, test_lost, test_strangers, test_variants, test_terminal):
+            for test in (test_training, test_hosts, test_several_hosts, test_stop, test_lost, test_strangers,
+                         test_variants, test_terminal):
                 test(mpi)
 finally:
     shutil.rmtree(SCRATCH, ignore_errors=True)

@@ -63,7 +63,8 @@ def gone():
 
 def gone_in_evaluation():
     run(0, *TRAIN, *EVALUATING, "--epochs", "0", "--out", "drawn")
-    lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *EVALUATING, "--timeout", TIMEOUT), rank)
+    lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *EVALUATING, "--timeout",
+                                                              TIMEOUT), rank)
           for rank in (0, 1)])
 
 
@@ -79,7 +80,8 @@ def kill(phase, running, rank):
     said = re.fullmatch(rf"launch/run: lost rank {rank} on host {HOST}, ended by signal 9 \(Killed\), while rank "
                         rf"[^{rank}] waited for (.*) of step \d+; start again with --resume\n", told)
     check(result.code == 4 and said and took < 10,
-          f"rank {rank} killed {phase}: exit 4, and one line names it, its host and the step", f"{took:.1f} s\n{result}")
+          f"rank {rank} killed {phase}: exit 4, and one line names it, its host and the step",
+          f"{took:.1f} s\n{result}")
     return said and said[1]
 
 
@@ -97,7 +99,8 @@ def killed_mostly(phase, out, rank, awaited, *options):
 
 
 def killed_computing():
-    killed_mostly("in its forward or backward pass", "killed-computing", 2, "the gradient sum", "--data", "synthetic:5000+70",
+    killed_mostly("in its forward or backward pass", "killed-computing", 2, "the gradient sum", "--data",
+                  "synthetic:5000+70",
                   "--batch-size", "2500", "--eval-every", "1000000", "--checkpoint-every", "1000000")
 
 
@@ -166,7 +169,8 @@ exec "$REAL" "$@"
 """)
     program.chmod(0o755)
     result = run(1, *TRAIN, "--epochs", "1", "--out", "noisy-run", env={"DTRAIN": str(program), "REAL": PROGRAM})
-    check(result.code == 0 and result.err == "another: Warning: setpgrp\n", "Open MPI's warning of setpgid is withheld", result)
+    check(result.code == 0 and result.err == "another: Warning: setpgrp\n", "Open MPI's warning of setpgid is withheld",
+          result)
 
 
 def crash_of_mpirun():
@@ -184,13 +188,15 @@ kill -s SEGV $$
 
     def crashed(when, out):
         env = {**ENVIRONMENT, "PATH": f"{places}:{ENVIRONMENT['PATH']}", "WHEN": when}
-        return subprocess.run([ROOT / "launch/run", "-np", "2", *TRAIN, "--epochs", "1", "--out", out], cwd=FOLDER, env=env,
-                              text=True, capture_output=True, timeout=60, check=False)
+        return subprocess.run([ROOT / "launch/run", "-np", "2", *TRAIN, "--epochs", "1", "--out", out], cwd=FOLDER,
+                              env=env, text=True, capture_output=True, timeout=60, check=False)
 
     result = crashed("after", "crashed")
-    check(result.returncode == 0 and result.stderr == "", "mpirun crashes when all is done: exit 0, and no word of it", result)
+    check(result.returncode == 0 and result.stderr == "", "mpirun crashes when all is done: exit 0, and no word of it",
+          result)
     result = crashed("after", "crashed")
-    check(result.returncode == 2 and len(result.stderr.splitlines()) == 1, "after a refusal: exit 2, and its line", result)
+    check(result.returncode == 2 and len(result.stderr.splitlines()) == 1, "after a refusal: exit 2, and its line",
+          result)
     result = crashed("before", "early")
     check(result.returncode == 4 and "/usr/bin/mpirun(" in result.stderr and "by signal 11" in result.stderr,
           "before: exit 4, one line, and what Open MPI says", result)
@@ -199,7 +205,8 @@ kill -s SEGV $$
 def unread():
     """Nobody reads what it prints any more, as after launch/run ... | head."""
     command = [ROOT / "launch" / "run", "-np", "2", *ENDLESS, "--out", "unread"]
-    with subprocess.Popen(command, cwd=FOLDER, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(command, cwd=FOLDER, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as running:
         while "epoch: 2 " not in running.stdout.readline():
             pass
         running.stdout.close()
@@ -233,13 +240,15 @@ def not_finite():
     check(result.code == 0 and [line["epoch"] for line in metrics("at-once")] == [1, 2],
           "the advice works: the same with a lower --lr, and --resume", result)
     result = run(1, *options, "--lr", "0.01", "--epochs", "2", "--out", "another")
-    check(result.code == 0 and result.digest, "so does that where there is a checkpoint: a lower --lr, another --out", result)
+    check(result.code == 0 and result.digest, "so does that where there is a checkpoint: a lower --lr, another --out",
+          result)
     weights = re.search(r"--init-from (\S+) ", said[-1])[1].replace("/", "infinite2/")
     result = run(1, *options, "--epochs", "0", "--out", "from-there", "--init-from", weights)
     check(result.code == 0 and result.digest == good.digest, "and the checkpoint named can be started from", result)
-    result = run(0, "--data", "synthetic:3200+70", "--batch-size", "64", "--lr", "0.05", "--net", "C", "--p-conv", "0.999",
-                 "--epochs", "3", "--out", "scaled")
-    check(result.says(1, "p = 0.999 multiplies what it keeps by 1000"), "where dropout may be the cause, that is said", result)
+    result = run(0, "--data", "synthetic:3200+70", "--batch-size", "64", "--lr", "0.05", "--net", "C", "--p-conv",
+                 "0.999", "--epochs", "3", "--out", "scaled")
+    check(result.says(1, "p = 0.999 multiplies what it keeps by 1000"), "where dropout may be the cause, that is said",
+          result)
 
 
 def flip_weights(pid, weights):
@@ -313,7 +322,8 @@ def clocks():
     check(result.code == 75, "clocks that jump: to a normal end", result)
     check(times[-1] > began + 86400, "clocks that jump: they did", times[-1] - began)
     seconds = [json.loads(line)["seconds"] for line in content("clocks", "metrics.jsonl").splitlines()]
-    check(all(0 < second < 60 for second in seconds), "clocks that jump: no epoch took a day, or less than nothing", seconds)
+    check(all(0 < second < 60 for second in seconds), "clocks that jump: no epoch took a day, or less than nothing",
+          seconds)
     unharmed("clocks that jump", "clocks")
 
 
@@ -349,8 +359,8 @@ def unlike():
     check(not (FOLDER / "unlike").exists(), "and no run began")
 
 
-side_by_side(2, diverged, clocks, unlike, killed_computing, killed_evaluating, killed_saving, killed_summing, not_finite,
-             all_killed, impatient, noise, crash_of_mpirun, unread)
+side_by_side(2, diverged, clocks, unlike, killed_computing, killed_evaluating, killed_saving, killed_summing,
+             not_finite, all_killed, impatient, noise, crash_of_mpirun, unread)
 stalls()
 gone()
 gone_in_evaluation()

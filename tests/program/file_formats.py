@@ -113,12 +113,13 @@ def check_foreign_models():
 
     for prefix in "module.", "_orig_mod.", "module._orig_mod.":
         safetensors_reader.write(foreign, {prefix + name: tensor for name, tensor in tensors.items()})
-        check(digest_of(foreign) == digest_of(BEST), f"--init-from reads names that begin with {prefix}, as wrappers save them")
+        check(digest_of(foreign) == digest_of(BEST),
+              f"--init-from reads names that begin with {prefix}, as wrappers save them")
     for name, begin in ("zip", b"PK\3\4"), ("pickle", b"\x80\2\x8a\nl\xfc"):
         (FOLDER / f"{name}.pt").write_bytes(begin + bytes(100))
         result = train("--init-from", FOLDER / f"{name}.pt", "--epochs", 1, out=FOLDER / f"{name}-run")
-        check(result.says(3, f"{name}.pt: a file of torch.save", "save_file"), f"--init-from a {name} of torch.save: how to convert",
-              result)
+        check(result.says(3, f"{name}.pt: a file of torch.save", "save_file"),
+              f"--init-from a {name} of torch.save: how to convert", result)
 
     def refused(name, words, other, dtype="F32"):
         path = FOLDER / f"{name}.safetensors"

@@ -97,13 +97,13 @@ def pickled(records, key=b"labels"):
     plain = lambda word: b"U" + bytes([len(word)]) + word
     text = lambda word: plain(word) + put()
     name = lambda words: b"c" + words + b"\n" + put()
-    array = (name(b"numpy.core.multiarray\n_reconstruct") + name(b"numpy\nndarray") + b"K\x00\x85" + plain(b"b") + b"\x87R" + put() +
-             b"(K\x01K" + bytes([count]) + b"M\x00\x0c\x86")
+    array = (name(b"numpy.core.multiarray\n_reconstruct") + name(b"numpy\nndarray") + b"K\x00\x85" + plain(b"b") +
+             b"\x87R" + put() + b"(K\x01K" + bytes([count]) + b"M\x00\x0c\x86")
     array += (name(b"numpy\ndtype") + plain(b"u1") + b"K\x00K\x01\x87R" + put() + b"(K\x03" + plain(b"|") +
               b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + len(rows).to_bytes(4, "little") + rows + b"tb")
     names = b"](" + b"".join(text(b"leptodactylus_s_%06d.png" % i) for i in range(300)) + b"e"
-    return (b"\x80\x02}" + put() + b"(" + text(b"data") + array + text(key) + b"](" + labels + b"e" + text(b"batch_label") +
-            text(b"training batch 1 of 5") + text(b"filenames") + names + b"u.")
+    return (b"\x80\x02}" + put() + b"(" + text(b"data") + array + text(key) + b"](" + labels + b"e" +
+            text(b"batch_label") + text(b"training batch 1 of 5") + text(b"filenames") + names + b"u.")
 
 
 def write_pickled(directory, **spoilt):
@@ -135,21 +135,24 @@ def of_others():
     shutil.copytree(FOLDER / "good", FOLDER / "above" / "cifar-10-batches-bin")
     above = run(0, *TRAIN, "--data", FOLDER / "above", "--out", "of-above")
     check(above.digest == good.digest and not above.err, "the directory above the binary version", above)
-    for number, data in enumerate([python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
-                                   FOLDER / "other.tar.gz"]):
+    for number, data in enumerate([python, python.parent, FOLDER / "archives",
+                                   FOLDER / "archives/cifar-10-python.tar.gz", FOLDER / "other.tar.gz"]):
         before = set(cache.glob("*"))
         result = run(3 if number == 0 else 0, *TRAIN, "--data", data, "--out", f"of-{number}", env=here)
         new = set(cache.glob("*")) - before
-        same = [(folder / name).read_bytes() == (FOLDER / "good" / name).read_bytes() for folder in new for name in DATA_FILES]
-        check(result.code == 0 and result.digest == good.digest and same == [True] * 6 and "not the original" in result.err,
-              f"{data.relative_to(FOLDER)}: converted to the same bytes, trained on, and told not to be the original", result)
+        same = [(folder / name).read_bytes() == (FOLDER / "good" / name).read_bytes() for folder in new
+                for name in DATA_FILES]
+        check(result.code == 0 and result.digest == good.digest and same == [True] * 6 and
+              "not the original" in result.err,
+              f"{data.relative_to(FOLDER)}: converted to the same bytes, trained on, and told not to be the original",
+              result)
     result = run(1, *TRAIN, "--out", "of-again", env=here | {"DTRAIN_DATA": str(python)})
     check(result.digest == good.digest and not result.err, "again, by DTRAIN_DATA: what the cache has", result)
     result = run(0, "--doctor", "--data", FOLDER / "torch", env=here)
     check(result.code == 0 and "converted" in result.out, "--doctor tells", result)
 
-    fetched = subprocess.run([ROOT / "launch/fetch-cifar10", "--from", python, FOLDER / "fetched"], capture_output=True, text=True,
-                             check=False)
+    fetched = subprocess.run([ROOT / "launch/fetch-cifar10", "--from", python, FOLDER / "fetched"], capture_output=True,
+                             text=True, check=False)
     check(fetched.returncode == 0 and content("fetched", "test_batch.bin") == content("good", "test_batch.bin"),
           "fetch-cifar10 --from takes it too", fetched.stdout + fetched.stderr)
 
@@ -178,12 +181,14 @@ def of_others():
     torn = FOLDER / "torn.tar.gz"
     torn.write_bytes((FOLDER / "other.tar.gz").read_bytes()[:-40])
     (python / "data_batch_4").unlink()
-    for data, *words in ("100", "CIFAR-100"), ("100/cifar-100-python", "CIFAR-100"), ("face", "parquet"), ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4"):
+    for data, word in (("100", "CIFAR-100"), ("100/cifar-100-python", "CIFAR-100"), ("face", "parquet"),
+                       ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4")):
         result = run(0, *TRAIN, "--data", FOLDER / data, env=here)
-        check(refused(result, "--data", *words), f"{data}: {words[0]}", result)
+        check(refused(result, "--data", word), f"{data}: {word}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
     check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
-    check(not [name for name in os.listdir(cache) if name.startswith(".")], "nothing half-done is left", os.listdir(cache))
+    check(not [name for name in os.listdir(cache) if name.startswith(".")], "nothing half-done is left",
+          os.listdir(cache))
 
 
 def searched():
@@ -259,9 +264,10 @@ def drawn():
         file.write(b"damaged")
     (cache / "synthetic-2000-300.tmp-killed").mkdir()
     result = run(2, *TRAIN, *data, "--out", "torn")
-    check(result.code == 0 and result.digest == results[0].digest and len(result.messages) == 1 and "drawn anew" in result.err,
-          "a set damaged later is drawn anew, and that is said", result)
-    check([path.name for path in cache.iterdir()] == ["synthetic-2000-300"], "what a killed process left goes", list(cache.iterdir()))
+    check(result.code == 0 and result.digest == results[0].digest and len(result.messages) == 1 and
+          "drawn anew" in result.err, "a set damaged later is drawn anew, and that is said", result)
+    check([path.name for path in cache.iterdir()] == ["synthetic-2000-300"], "what a killed process left goes",
+          list(cache.iterdir()))
 
 
 def many_losses():
@@ -273,23 +279,26 @@ def many_losses():
         (data / name).hardlink_to(data / DATA_FILES[0])
     run(0, *TRAIN, "--data", FOLDER / "good", "--epochs", "0", "--out", "weights")
     tensors = {name: (shape, array("f", len(values) * [0.0]))
-               for name, (shape, values) in read(FOLDER / "weights" / "checkpoint.safetensors")[0].items() if "momentum" not in name}
+               for name, (shape, values) in read(FOLDER / "weights" / "checkpoint.safetensors")[0].items()
+               if "momentum" not in name}
     tensors["fc2.bias"][1][0] = 1990
     write(FOLDER / "large.safetensors", tensors)
-    result = run(0, "--data", data, "--net", "A", "--init-from", FOLDER / "large.safetensors", "--lr", "0", "--epochs", "1",
-                 "--out", "many-losses")
+    result = run(0, "--data", data, "--net", "A", "--init-from", FOLDER / "large.safetensors", "--lr", "0", "--epochs",
+                 "1", "--out", "many-losses")
     line = metrics("many-losses")[0] if result.code == 0 else {}
-    check(line.get("loss") == 1990 and line.get("test_loss") == 1990, "the sum of 75,000 large losses does not wrap", f"{result}{line}")
+    check(line.get("loss") == 1990 and line.get("test_loss") == 1990, "the sum of 75,000 large losses does not wrap",
+          f"{result}{line}")
 
 
 def changed():
     """Files that are cut short, or written to in place, while a run has them mapped."""
-    for how, code, words in ("cut short", 3, "cut short|was changed"), ("written to", 3, "data_batch_2.bin was changed"), ("touched", 75, ""):
+    for how, code, words in (("cut short", 3, "cut short|was changed"),
+                             ("written to", 3, "data_batch_2.bin was changed"), ("touched", 75, "")):
         shutil.rmtree(FOLDER / "live", ignore_errors=True)
         shutil.copytree(FOLDER / "good", FOLDER / "live")
         out = how.replace(" ", "-")
-        running = start(2, "--data", FOLDER / "live", "--batch-size", "16", "--epochs", "1000000", "--eval-every", "1000000",
-                        "--checkpoint-every", "2", "--out", out)
+        running = start(2, "--data", FOLDER / "live", "--batch-size", "16", "--epochs", "1000000", "--eval-every",
+                        "1000000", "--checkpoint-every", "2", "--out", out)
         running.wait_for("epoch: 3 ")
         file = FOLDER / "live" / "data_batch_2.bin"
         if how == "cut short":

@@ -12,7 +12,8 @@ from tap import check, finish
 
 PREFIX = FOLDER / "staged" / "opt" / "dtrain"
 PLACE = ["DESTDIR=" + str(FOLDER / "staged"), "PREFIX=/opt/dtrain"]
-ENV = {key: value for key, value in ENVIRONMENT.items() if key != "DTRAIN"} | {"PATH": f"{PREFIX}/bin:{os.environ['PATH']}"}
+ENV = {key: value for key, value in ENVIRONMENT.items()
+       if key != "DTRAIN"} | {"PATH": f"{PREFIX}/bin:{os.environ['PATH']}"}
 
 
 def call(*words, **settings):
@@ -26,7 +27,8 @@ def files():
 
 
 def complete(*words):
-    script = f'. "$0"; COMP_WORDS=({" ".join(words)} ""); COMP_CWORD={len(words)}; _dtrain; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    script = f'. "$0"; COMP_WORDS=({" ".join(words)} ""); COMP_CWORD={len(words)}; _dtrain; ' \
+        'printf "%s\\n" "${COMPREPLY[@]}"'
     return call("bash", "-c", script, PREFIX / "share/bash-completion/completions/dtrain").stdout.split()
 
 
@@ -41,7 +43,8 @@ check(done.returncode == 0 and (FOLDER / "four" / "loss.svg").exists(), "dtrain-
 done = call("dtrain-plot", "-o", "drawn", "trained")
 check(done.returncode == 0 and (FOLDER / "drawn" / "loss.svg").exists(), "dtrain-plot", done.stdout + done.stderr)
 done = call("dtrain-fetch-cifar10", "--help")
-check(done.returncode == 0 and ENV["XDG_CACHE_HOME"] in done.stdout, "dtrain-fetch-cifar10 puts data into the user's cache", done.stdout)
+check(done.returncode == 0 and ENV["XDG_CACHE_HOME"] in done.stdout,
+      "dtrain-fetch-cifar10 puts data into the user's cache", done.stdout)
 done = call("dtrain", "--doctor", "--data", "synthetic")
 part = (PREFIX / "lib/dtrain/dtrain-cuda.so").exists() == Path(f"{PROGRAM}-cuda.so").exists()
 check(done.returncode == 0 and part, "dtrain by itself, its GPU part beside it", done.stdout + done.stderr)
@@ -52,12 +55,14 @@ check(done.returncode == 3 and "lacks data_batch_1" in done.stderr, "and the scr
 options = set(re.findall("--[a-z-]+", call("dtrain", "--help").stdout))
 manual = (PREFIX / "share/man/man1/dtrain.1").read_text().replace("\\-", "-")
 check({f"--{name}" for name in re.findall(r"^\\fB--([a-z-]+)\\fR", manual, re.M)} | {"--out"} == options and
-      all(word in manual for word in ("EXIT STATUS", "75 stopped by a signal")), "the man page has every option", manual)
+      all(word in manual for word in ("EXIT STATUS", "75 stopped by a signal")), "the man page has every option",
+      manual)
 check(set(complete("dtrain")) == options and complete("dtrain", "--precision", "=") == ["fp32", "tf32"] and
       "trained" in complete("dtrain-run", "--out"), "bash completes options, choices and files", complete("dtrain"))
 
 (FOLDER / "pc").mkdir()
-(FOLDER / "pc" / "libcjson.pc").write_text("Name: cJSON\nVersion: 1\nDescription: a module's\nLibs: -L/opt/cjson/lib -lcjson\n")
+(FOLDER / "pc" / "libcjson.pc").write_text(
+    "Name: cJSON\nVersion: 1\nDescription: a module's\nLibs: -L/opt/cjson/lib -lcjson\n")
 done = call("make", "-n", "-C", ROOT, "CUDA=0", f"BUILD={FOLDER}/elsewhere", FOLDER / "elsewhere" / "dtrain",
             env=ENV | {"PKG_CONFIG_PATH": str(FOLDER / "pc")})
 check("-L/opt/cjson/lib -lcjson" in done.stdout and "-Wl,-rpath,/opt/cjson/lib" in done.stdout,

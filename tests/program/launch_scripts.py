@@ -111,7 +111,8 @@ def test_run():
     done = launch("run", "-np", "\x1b[2J\n")
     check(fails(done, 2, "-np ?[2J?"), "run: control characters are not passed on", said(done))
     done = launch("run", "-np", 2, *DATA, "--epochs", 1, "--out", "odd\x1b[31m\nname")
-    check(done.returncode == 0 and "files in odd?[31m?name\n" in done.stdout, "run: nor those in the run's name", said(done))
+    check(done.returncode == 0 and "files in odd?[31m?name\n" in done.stdout, "run: nor those in the run's name",
+          said(done))
 
     command = 'printf left | { "$0" -np 1 --version >&2; cat; }'
     done = subprocess.run(["bash", "-c", command, LAUNCH / "run"], capture_output=True, text=True, timeout=60)
@@ -169,13 +170,15 @@ def test_odd_places():
     done = shell('ulimit -Sn 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "few")
     check(done.returncode == 0 and not done.stderr, "run: the soft limit on open files is raised", said(done))
     done = shell('ulimit -n 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "too-few")
-    check(fails(done, 1, "16 ranks", "92 open files", "48"), "run: a hard limit on open files is told before mpirun hangs", said(done))
+    check(fails(done, 1, "16 ranks", "92 open files", "48"),
+          "run: a hard limit on open files is told before mpirun hangs", said(done))
     done = shell('ulimit -n 44; exec "$0" "$@"', "-np", 4, *DATA, "--epochs", 1, "--out", "just-enough")
     check(done.returncode == 0 and not done.stderr, "run: one that just suffices will do", said(done))
     for options, code in (train, 1), (["--version"], 1), (["-h"], 1), ([*train, "--lr", "x"], 2):
-        done = shell('exec "$0" "$@" >/dev/full', *options, *(["--out", "unheard"] if code == 1 and len(options) > 1 else []))
-        check(done.returncode == code and done.stderr.count("\n") == 1, f"run: {options[-1]}: standard output is full: {code}, and told",
-              said(done))
+        out = ["--out", "unheard"] if options == train else []
+        done = shell('exec "$0" "$@" >/dev/full', *options, *out)
+        check(done.returncode == code and done.stderr.count("\n") == 1,
+              f"run: {options[-1]}: standard output is full: {code}, and told", said(done))
     done = shell('exec "$0" "$@" >out.txt', *train, "--out", "to-a-file")
     check(done.returncode == 0 and not done.stderr and (SCRATCH / "out.txt").read_text().count("\n") == 7,
           "run: standard output may be a file", said(done))
@@ -206,14 +209,15 @@ def test_odd_places():
         locked = full.replace("-o size=160k", how)
         done = subprocess.run(["unshare", "-m", "bash", "-c", locked, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
                               capture_output=True, text=True, timeout=60, check=False)
-        check(fails(done, 1, f"{SCRATCH}/full", why, "TMPDIR"), f"run: a TMPDIR mounted with {how} is named", said(done))
+        check(fails(done, 1, f"{SCRATCH}/full", why, "TMPDIR"), f"run: a TMPDIR mounted with {how} is named",
+              said(done))
     nobody = SCRATCH / "nobody"
     nobody.mkdir()
     os.chown(nobody, 4242, 4242)
     SCRATCH.chmod(0o755)
     done = subprocess.run(["setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups", "env", "-u", "HOME",
-                           f"XDG_CACHE_HOME={nobody}", LAUNCH / "run", *map(str, train)], cwd=nobody, capture_output=True, text=True,
-                          timeout=60, check=False)
+                           f"XDG_CACHE_HOME={nobody}", LAUNCH / "run", *map(str, train)], cwd=nobody,
+                          capture_output=True, text=True, timeout=60, check=False)
     check(done.returncode == 0 and not done.stderr, "run: a user without a name or a home", said(done))
     almost = full.replace("160k", "3m")
     done = subprocess.run(["unshare", "-m", "bash", "-c", almost, LAUNCH / "run", *map(str, train), "--out", "almost"],
@@ -327,9 +331,11 @@ def test_progress_line():
         code, output = run_on_terminal(columns, "xterm", *options, f"columns-{columns}")
         lines = re.findall(r"\r\x1b\[K(epoch \d+/[^\r\n]*)", output)
         longest = max(map(len, lines), default=0)
-        check(code == 0 and longest == columns - 1, f"run: a progress line of the width of {columns} columns", (longest, output))
+        check(code == 0 and longest == columns - 1, f"run: a progress line of the width of {columns} columns",
+              (longest, output))
     code, output = run_on_terminal(80, "dumb", *options, "dumb")
-    check(code == 0 and "\x1b" not in output and "epoch: 2" in output, "run: no escape sequences for a dumb terminal", output)
+    check(code == 0 and "\x1b" not in output and "epoch: 2" in output, "run: no escape sequences for a dumb terminal",
+          output)
 
 
 def rank_processes(run):
@@ -343,9 +349,11 @@ def test_lost_rank():
     wait_for((SCRATCH / "lost/checkpoint.safetensors").exists)
     os.kill(rank_processes(run)[1], signal.SIGKILL)
     output, errors = run.communicate(timeout=60)
-    words = r"launch/run: lost rank 1 on host \S+, ended by signal 9 \(Killed\), while rank 0 waited for .* of step \d+; .*"
-    check(run.returncode == 4 and re.fullmatch(words + "\n", errors),
-          "run: a rank killed is exit 4 and a line with rank, host, signal and step", f"exit {run.returncode}\n{errors}")
+    words = (r"launch/run: lost rank 1 on host \S+, ended by signal 9 \(Killed\), "
+             r"while rank 0 waited for .* of step \d+; .*\n")
+    check(run.returncode == 4 and re.fullmatch(words, errors),
+          "run: a rank killed is exit 4 and a line with rank, host, signal and step",
+          f"exit {run.returncode}\n{errors}")
 
 
 def test_killed_launcher():
@@ -354,7 +362,8 @@ def test_killed_launcher():
         run = begin("run", "-np", 2, *DATA, "--out", f"orphans-{victim}", "--progress", "never")
         wait_for((SCRATCH / f"orphans-{victim}/checkpoint.safetensors").exists)
         ranks = rank_processes(run)
-        shared = {word for pid in ranks for word in Path(f"/proc/{pid}/maps").read_text().split() if "/dev/shm/" in word}
+        shared = {word for pid in ranks for word in Path(f"/proc/{pid}/maps").read_text().split()
+                  if "/dev/shm/" in word}
         os.kill(run.pid if victim == "run" else parent(ranks[0]), signal.SIGKILL)
         output, errors = run.communicate(timeout=60)
         check(wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks)),
@@ -415,23 +424,29 @@ def test_relay():
         "frag.c:135:mca_btl_tcp_frag_send] mca_btl_tcp_frag_send: writev failed: Connection reset by peer (104)",
         "endpoint.c:1065:mca_btl_tcp_endpoint_send_handler] invalid connection state (2)"))
     done = with_mpirun(f"printf '%s' '{broken}{lost}\n' >&2; exit 137")
-    check(done.returncode == 4 and done.stderr == told, "broken connections to a rank that is lost: not told", said(done))
-    daemon = f"{rule}\nORTE has lost communication with a remote daemon.\n\n  Remote daemon: [[1,0],2] on node k \n{rule}\n"
+    check(done.returncode == 4 and done.stderr == told, "broken connections to a rank that is lost: not told",
+          said(done))
+    daemon = (f"{rule}\nORTE has lost communication with a remote daemon.\n\n"
+              f"  Remote daemon: [[1,0],2] on node k \n{rule}\n")
     route = f"{rule}\nORTE does not know how to route a message to the specified daemon\n  target node:  m\n{rule}\n"
     done = with_mpirun(f"printf '%s' '{route}{daemon}' >&2; exit 137")
-    check(done.returncode == 4 and done.stderr == "launch/run: lost host k, or Open MPI's daemon there; start again with --resume\n",
+    check(done.returncode == 4 and
+          done.stderr == "launch/run: lost host k, or Open MPI's daemon there; start again with --resume\n",
           "no route to the daemons behind one that is lost: not told", said(done))
     done = with_mpirun(f"printf '%s' '{broken}' >&2; exit 1")
     check(done.returncode == 1 and done.stderr == broken, "broken connections, and nothing lost: told", said(done))
-    closed = "".join(f"[h:00000] *** {line}\n" for line in ("An error occurred in Socket closed", "on a NULL communicator",
-                                                           "MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,"))
+    closed = "".join(f"[h:00000] *** {line}\n" for line in (
+        "An error occurred in Socket closed", "on a NULL communicator",
+        "MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,"))
     done = with_mpirun(f"printf '%s' '{closed}' >&2; exit 14")
-    check(done.returncode == 4 and done.stderr == "launch/run: lost a rank, to which host h's connection closed; start again "
+    check(done.returncode == 4 and
+          done.stderr == "launch/run: lost a rank, to which host h's connection closed; start again "
           "with --resume\n", "a rank that finds another's connection closed: one line, exit 4", said(done))
     done = with_mpirun(f"printf '%s' '{closed}{lost}\n' >&2; exit 137")
     check(done.returncode == 4 and done.stderr == told, "and is not told where the lost one is named", said(done))
     done = with_mpirun(f"echo 'dtrain: disk full' >&2; printf '%s' '{closed}' >&2; exit 1")
-    check(done.returncode == 1 and "dtrain: disk full" in done.stderr, "nor where dtrain itself said what is wrong", said(done))
+    check(done.returncode == 1 and "dtrain: disk full" in done.stderr, "nor where dtrain itself said what is wrong",
+          said(done))
     note = "dtrain: note: no room\n"
     done = with_mpirun(f"printf '%s' '{note}{closed}' >&2; exit 14")
     check(done.returncode == 4 and re.fullmatch(f"{note}launch/run: lost a rank, to which host h.*\n", done.stderr),
@@ -442,18 +457,21 @@ def test_relay():
     done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exit 4", capture_output=False, stdout=null, stderr=null)
     check(done.returncode == 4 and not done.left, "mpirun that ends by itself: nothing outlives launch/run", done.left)
     done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; exec sleep 100")
-    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "mpirun that waits for a host that is gone is ended",
-          said(done))
+    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n",
+          "mpirun that waits for a host that is gone is ended", said(done))
     begun = "dtrain: starting MPI has taken 60 s: a rank is stuck\n"
-    shared = f"{rule}\nA system call failed during shared memory initialization that should\nnot have.\n  System call: open(2)\n{rule}\n"
+    failed = f"{rule}\nA system call failed during shared memory initialization that should\nnot have.\n"
+    shared = f"{failed}  System call: open(2)\n{rule}\n"
     done = with_mpirun(f"printf '%s' '{begun}{shared}' >&2; exit 4")
-    check(done.returncode == 4 and done.stderr == begun, "a rank stuck in MPI_Init: what others say of its end is not told", said(done))
-    gone = (f"{rule}\nA system call failed during shared memory initialization that should\nnot have.\n\n  Local host:  h\n"
-            f"  System call: unlink(2) /tmp/ompi.h.0/pid.5/1/vader_segment.h.0.6bb60001.2\n"
+    check(done.returncode == 4 and done.stderr == begun,
+          "a rank stuck in MPI_Init: what others say of its end is not told", said(done))
+    gone = (f"{failed}\n  Local host:  h\n  System call: unlink(2) /tmp/ompi.h.0/pid.5/1/vader_segment.h.0.6bb60001.2\n"
             f"  Error:       No such file or directory (errno 2)\n{rule}\n")
     done = with_mpirun(f"printf '%s' '{gone}' >&2")
-    check(done.returncode == 0 and done.stderr == "", "a segment that is gone already as the run ends: not told", said(done))
-    full = gone.replace("unlink(2)", "open(2)").replace("No such file or directory (errno 2)", "No space left on device (errno 28)")
+    check(done.returncode == 0 and done.stderr == "", "a segment that is gone already as the run ends: not told",
+          said(done))
+    full = gone.replace("unlink(2)", "open(2)").replace("No such file or directory (errno 2)",
+                                                        "No space left on device (errno 28)")
     done = with_mpirun(f"printf '%s' '{full}' >&2; exit 1")
     check(done.returncode == 1 and done.stderr == full, "shared memory that cannot be had: told", said(done))
     done = with_mpirun("printf abc >&2; exit 3")
@@ -468,7 +486,8 @@ def test_hung_mpirun():
     mark = 'echo "$DTRAIN_MARK" >&2\n'
     deaf = "trap '' TERM INT USR1 USR2; while :; do sleep 1; done"
     idle = {"begun": begin_with_mpirun(f"{mark}exec sleep 1000"), "not begun": begin_with_mpirun("exec sleep 1000")}
-    early = {"heeds TERM alone": begin_with_mpirun("trap : USR1 USR2; while :; do sleep 0.2; done"), "heeds no signal": begin_with_mpirun(deaf)}
+    early = {"heeds TERM alone": begin_with_mpirun("trap : USR1 USR2; while :; do sleep 0.2; done"),
+             "heeds no signal": begin_with_mpirun(deaf)}
     twice = begin_with_mpirun(mark + deaf)
     time.sleep(0.5)
     for running in *early.values(), twice:
@@ -479,14 +498,17 @@ def test_hung_mpirun():
     for name, running in early.items():
         out, err = running.communicate(timeout=60)
         check(running.returncode == 75 and err == "launch/run: stopped before the ranks had begun: run again\n",
-              f"run: stopped before the ranks have begun, and mpirun {name}: 75, one line", f"exit {running.returncode}\n{out}{err}")
+              f"run: stopped before the ranks have begun, and mpirun {name}: 75, one line",
+              f"exit {running.returncode}\n{out}{err}")
     out, err = twice.communicate(timeout=60)
     check(twice.returncode == 4 and err.count("\n") == 1 and "mpirun was killed" in err,
           "run: a second signal ends mpirun that heeds none", f"exit {twice.returncode}\n{out}{err}")
     for name, code in ("begun", 4), ("not begun", 1):
         out, err = idle[name].communicate(timeout=60)
-        check(idle[name].returncode == code and re.fullmatch(r"launch/run: mpirun had no rank for half a minute.*\n", err) and
-              ("--resume" in err) == (code == 4), f"run: mpirun that has no rank, the ranks had {name}: {code}, one line",
+        check(idle[name].returncode == code and
+              re.fullmatch(r"launch/run: mpirun had no rank for half a minute.*\n", err) and
+              ("--resume" in err) == (code == 4),
+              f"run: mpirun that has no rank, the ranks had {name}: {code}, one line",
               f"exit {idle[name].returncode}\n{out}{err}")
 
 
@@ -509,27 +531,35 @@ INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1"
 def test_relay_of_hydra():
     """What MPICH's and Intel's launchers say, the former in an order that depends on chance."""
     bar = "=" * 83
-    for codes, which in ("[h] 0,11,9", "rank 1 on host h"), ("[k] 0,9\n[h] 0,11", "a rank on host h"), ("[h] 9", "a rank"):
+    for codes, which in (("[h] 0,11,9", "rank 1 on host h"), ("[k] 0,9\n[h] 0,11", "a rank on host h"),
+                         ("[h] 9", "a rank")):
         banner = (f"\n{bar}\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   EXIT CODE: 9\n{bar}\n"
                   f"[mpiexec@h] Exit codes: {codes}\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: "
                   "Segmentation fault (signal 11)\nThis typically refers to a problem with your application.\n")
         done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 11", HYDRA)
         told = f"launch/run: lost {which}, ended by signal 11 (Segmentation fault); start again with --resume\n"
-        check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", f"MPICH, exit codes {codes!r}: {which}",
-              said(done))
-    done = with_mpirun(f"echo '[mpiexec@h] Exit codes: [h] 9,9'; echo '{bar}'; echo 'YOUR APPLICATION TERMINATED WITH THE "
-                       "EXIT STRING: Killed (signal 9)'; exit 9", HYDRA)
-    check(done.returncode == 4 and "one of the ranks 0 1" in done.stderr, "MPICH: which of two is not known", said(done))
+        check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n",
+              f"MPICH, exit codes {codes!r}: {which}", said(done))
+    done = with_mpirun(f"echo '[mpiexec@h] Exit codes: [h] 9,9'; echo '{bar}'; echo 'YOUR APPLICATION TERMINATED WITH "
+                       "THE EXIT STRING: Killed (signal 9)'; exit 9", HYDRA)
+    check(done.returncode == 4 and "one of the ranks 0 1" in done.stderr, "MPICH: which of two is not known",
+          said(done))
     done = with_mpirun("printf 'epoch\n[mpiexec@h] Exit codes: [h] 0,0\n[k] 0,0\n'", HYDRA)
-    check(done.returncode == 0 and done.stdout == "epoch\n" and not done.stderr, "MPICH: exit codes of several hosts", said(done))
-    banner = f"\n{bar}\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   PID 12 RUNNING AT k\n=   EXIT CODE: 9\n{bar}\n"
+    check(done.returncode == 0 and done.stdout == "epoch\n" and not done.stderr, "MPICH: exit codes of several hosts",
+          said(done))
+    banner = (f"\n{bar}\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   PID 12 RUNNING AT k\n"
+              f"=   EXIT CODE: 9\n{bar}\n")
     broken = "[proxy:0@h] HYD_pmcd_pmip_control_cmd_cb (/src/proxy/pmip_cb.c:490): assert (!closed) failed"
-    for printed, which in (banner, "a rank on host k"), ("", r"a rank or a host, by what mpirun says \(assert \(!closed\) failed\)"):
+    for printed, which in ((banner, "a rank on host k"),
+                           ("", r"a rank or a host, by what mpirun says \(assert \(!closed\) failed\)")):
         done = with_mpirun(f"printf 'epoch\n%s' '{printed}'; echo '{broken}' >&2; exit 255", HYDRA)
         check(done.returncode == 4 and done.stdout == "epoch\n" and re.fullmatch(
-            f"launch/run: lost {which}; start again with --resume\n", done.stderr), f"MPICH's own failure: lost {which}", said(done))
-        done = with_mpirun(f"echo epoch; printf 'dtrain: note: no room\n%s\n' '{broken}' >&2; printf '%s' '{printed}'; exit 255", HYDRA)
-        check(done.returncode == 4 and re.fullmatch(f"dtrain: note: no room\nlaunch/run: lost {which}; start again with --resume\n",
+            f"launch/run: lost {which}; start again with --resume\n", done.stderr),
+              f"MPICH's own failure: lost {which}", said(done))
+        done = with_mpirun(f"echo epoch; printf 'dtrain: note: no room\n%s\n' '{broken}' >&2; printf '%s' '{printed}'; "
+                           "exit 255", HYDRA)
+        check(done.returncode == 4 and
+              re.fullmatch(f"dtrain: note: no room\nlaunch/run: lost {which}; start again with --resume\n",
               done.stderr), f"and after a note: lost {which}", said(done))
     for name, lines in ("MPICH", ("HYDU_sock_get_iface_ip (sock.c:447): unable to find interface eth7",
                                   "main (mpiexec.c:266): process manager returned error")), (
@@ -537,26 +567,32 @@ def test_relay_of_hydra():
                       "1. Host is unavailable. Please check that all hosts are available.")):
         lines = "".join(f"[mpiexec@a] {line}\n" for line in lines)
         done = with_mpirun(f"printf '%s' '{lines}' >&2; exit 255", HYDRA)
-        check(done.returncode == 255 and done.stderr == lines, f"{name} that cannot start a rank: nothing is lost, all is told",
-              said(done))
-    for name, ending, code in ("ended well", "exit 0", 0), ("saved and ended", "echo 75 >$DTRAIN_EXIT_FILE; exit 255", 75):
+        check(done.returncode == 255 and done.stderr == lines,
+              f"{name} that cannot start a rank: nothing is lost, all is told", said(done))
+    for name, ending, code in (("ended well", "exit 0", 0),
+                               ("saved and ended", "echo 75 >$DTRAIN_EXIT_FILE; exit 255", 75)):
         done = with_mpirun(f"echo epoch; echo '{broken}' >&2; {ending}", HYDRA)
-        check(done.returncode == code and done.stderr == f"{broken}\n", f"Hydra's own failure, and the ranks {name}", said(done))
+        check(done.returncode == code and done.stderr == f"{broken}\n", f"Hydra's own failure, and the ranks {name}",
+              said(done))
     banner = "".join(f"\n{bar}\n=   RANK {rank} PID 5 RUNNING AT h\n=   KILLED BY SIGNAL: {how}\n{bar}\n"
                      for rank, how in ((0, "26 (Virtual timer expired)"), (1, "9 (Killed)")))
     done = with_mpirun(f"printf 'epoch\n%s' '{banner}'; exit 255", INTEL)
     told = "launch/run: lost rank 1 on host h, ended by signal 9 (Killed); start again with --resume\n"
-    check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", "Intel: the first to die is named", said(done))
-    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application called "
-                       "MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exit 255", INTEL)
-    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "MPI_Abort's code is the exit code", said(done))
-    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application called "
-                       "MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exec sleep 100", INTEL)
-    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "a launcher that hangs after it is ended", said(done))
+    check(done.returncode == 4 and done.stderr == told and done.stdout == "epoch\n", "Intel: the first to die is named",
+          said(done))
+    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application "
+                       "called MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exit 255", INTEL)
+    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "MPI_Abort's code is the exit code",
+          said(done))
+    done = with_mpirun("echo 'dtrain: lost 1 of 2' >&2; echo 'Abort(4) on node 0 (rank 0 in comm 480): application "
+                       "called MPI_Abort(comm=0x84000006, 4) - process 0' >&2; exec sleep 100", INTEL)
+    check(done.returncode == 4 and done.stderr == "dtrain: lost 1 of 2\n", "a launcher that hangs after it is ended",
+          said(done))
     done = with_mpirun("printf 'a\n\n=b'; sleep 0.3; printf 'c\n'; printf '~d'; sleep 0.3; printf '~e'", HYDRA)
     check(done.stdout == "a\n\n=bc\n~d~e", "output passes as it is", repr(done.stdout))
     done = with_mpirun("echo no", "mpirun of tomorrow 9.1")
-    check(fails(done, 1, "mpirun of tomorrow 9.1", "Open MPI", "MPICH"), "a launcher that is not known is refused", said(done))
+    check(fails(done, 1, "mpirun of tomorrow 9.1", "Open MPI", "MPICH"), "a launcher that is not known is refused",
+          said(done))
 
 
 # --- plot ----------------------------------------------------------------------------------------------
@@ -615,7 +651,8 @@ def test_plot_one():
         "Net B - fc: training loss (cross-entropy)" in loss.text, "plot: the title names the net", loss.text
     )
     check(loss.markers == 6, "plot: a loss an epoch", loss.markers)
-    check(accuracy.markers == accuracy.open_markers == 3 + 1, "plot: accuracies at the checks, and the key, of another mark each",
+    check(accuracy.markers == accuracy.open_markers == 3 + 1,
+          "plot: accuracies at the checks, and the key, of another mark each",
           (accuracy.markers, accuracy.open_markers))
     check(
         {"training set", "test set"} <= set(accuracy.text),
@@ -665,12 +702,14 @@ def test_plot_odd():
     done = launch("plot", run)
     check(done.returncode == 0 and Picture(run / "loss.svg").markers == 1, "plot: a single epoch", said(done))
     check(not (run / "accuracy.svg").exists(), "plot: no figure of accuracies that were not measured")
-    for name, losses in ("flat", [2.3055]), ("nearly-flat", [2.30551, 2.30552]):  # which rounding to three digits puts below
+    for name, losses in ("flat", [2.3055]), ("nearly-flat", [2.30551,
+                                                             2.30552]):  # which rounding to three digits puts below
         run = make_run(name, "D", len(losses))
         lines = [{"epoch": epoch, "step": epoch, "loss": loss, "lr": 0.01} for epoch, loss in enumerate(losses, 1)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         done = launch("plot", run)
-        check(done.returncode == 0 and Picture(run / "loss.svg").markers == len(losses), f"plot: losses {losses}", said(done))
+        check(done.returncode == 0 and Picture(run / "loss.svg").markers == len(losses), f"plot: losses {losses}",
+              said(done))
     run = make_run(f"hostile/{HOSTILE}\n-", None, 2)
     done = launch("plot", run)
     check(done.returncode == 0 and is_png(run / "loss.png"), "plot: a hostile directory", said(done))
@@ -697,7 +736,8 @@ def test_plot_errors():
         check(fails(done, 3, "line 3"), f"plot: a damaged line {damage[:20]!r}", said(done))
     foreign = make_run("läufe-ε", "A", 2)
     done = launch("plot", foreign, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    check(done.returncode == 0 and "l\\xe4ufe" in done.stdout, "plot: a name that the output's encoding lacks", said(done))
+    check(done.returncode == 0 and "l\\xe4ufe" in done.stdout, "plot: a name that the output's encoding lacks",
+          said(done))
     tools = SCRATCH / "tools"
     tools.mkdir()
     for tool in "env", "python3":
@@ -880,7 +920,8 @@ def test_quickstart():
     done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True, timeout=60)
     check("no g++" not in done.stdout and "CUDA=\n" in done.stderr, "quickstart: and with it for GPUs", said(done))
     (tools / "make").write_text("#!/bin/sh\n")
-    done = subprocess.run([place / "launch/quickstart", "--gpu"], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([place / "launch/quickstart", "--gpu"], env=environment, capture_output=True, text=True,
+                          timeout=60)
     check(fails(done, 1, "535.104.05", "580") and not (place / ".cuda").exists(),
           "quickstart --gpu: a driver that is too old is named before anything is downloaded", said(done))
 

@@ -19,7 +19,8 @@ HOST = socket.gethostname()
 def sources():
     found = subprocess.run(["grep", "-rnE", r"\b(malloc|calloc|realloc|aligned_alloc|posix_memalign|strdup|asprintf)\(",
                             "--include=*.[ch]", "--exclude-dir=fused",
-                            "--exclude=netdelay.c", "src", "include", "kernels", "bench"], cwd=ROOT, capture_output=True, text=True, check=False)
+                            "--exclude=netdelay.c", "src", "include", "kernels", "bench"], cwd=ROOT,
+                           capture_output=True, text=True, check=False)
     stray = [line for line in found.stdout.splitlines() if not line.startswith("src/base/memory.c:")]
     check(not stray, "all memory comes from memory.c", "\n".join(stray))
 
@@ -39,7 +40,8 @@ def failing(number, json, ranks=0, rank=None):
 def one_rank():
     run(0, *TRAIN, "--max-steps", "1", "--out", "half")
     shutil.copytree(FOLDER / "half", FOLDER / "counted")
-    run(0, *TRAIN, "--resume", "--out", "counted", env={"LD_PRELOAD": str(LIBRARY), "ALLOCATIONS": str(FOLDER / "count")})
+    run(0, *TRAIN, "--resume", "--out", "counted", env={"LD_PRELOAD": str(LIBRARY),
+                                                        "ALLOCATIONS": str(FOLDER / "count")})
     plain, json = map(int, (FOLDER / "count").read_text().split())
     check(plain > 20 and json > 100, f"{plain} allocations, and {json} for JSON")
     cases = [(number, False) for number in range(1, plain + 1)]

@@ -83,13 +83,16 @@ def refusals():
 def abbreviated():
     """A name stands in full, or scripts that look for it would miss it."""
     names = [*REFUSED, *FLAGS]
-    calls = [(0, *TINY, f"--{name[:-1]}", *([] if name in FLAGS else ["1"])) for name in names if name[:-1] not in names]
-    calls += [(0, *TINY, "--ou=x"), (0, *TINY, "--o", "x"), (0, *TINY, "--Out", "x"), (0, *TINY, "--epochs", "1", "--re")]
+    calls = [(0, *TINY, f"--{name[:-1]}", *([] if name in FLAGS else ["1"])) for name in names
+             if name[:-1] not in names]
+    calls += [(0, *TINY, "--ou=x"), (0, *TINY, "--o", "x"), (0, *TINY, "--Out", "x"),
+              (0, *TINY, "--epochs", "1", "--re")]
     results = run_all(calls)
     check(len(calls) > len(names) and all(result.says(2, "no such option") for result in results),
           "no option's name may be shortened", "\n".join(str(result) for result in results if not result.says(2)))
     result = run(0, *TINY, "--out", "--ou", "--epochs", "0", "--help", "--ou")
-    check(result.code == 0 and "Usage" in result.out, "a value may look like one; after --help nothing is looked at", result)
+    check(result.code == 0 and "Usage" in result.out, "a value may look like one; after --help nothing is looked at",
+          result)
 
 
 def once():

@@ -104,7 +104,8 @@ def by_signals():
     running = go_on(2, "signals")
     running.signal(signal.SIGKILL, 1)
     result = running.finish()
-    check(result.code == 4 and "lost rank 1" in result.err and result.seconds < 20, "a rank killed ends the job", result)
+    check(result.code == 4 and "lost rank 1" in result.err and result.seconds < 20, "a rank killed ends the job",
+          result)
 
     running = go_on(0, "signals", "--checkpoint-every", "1000000")
     running.signal(signal.SIGTERM)
@@ -198,8 +199,8 @@ def best_model():
     """The file of the best check, gone or changed, is noticed and replaced."""
     options = [*TRAIN, "--epochs", "6"]
     run(1, *TRAIN, "--epochs", "4", "--out", "best")
-    for how, words in (("gone", "No such file"), ("changed", "damaged"), ("another net's", "--net A, but this one has D"),
-                       ("PyTorch's", "no checksum")):
+    for how, words in (("gone", "No such file"), ("changed", "damaged"),
+                       ("another net's", "--net A, but this one has D"), ("PyTorch's", "no checksum")):
         out = "best-" + how.split("'")[0]
         shutil.copytree(FOLDER / "best", FOLDER / out)
         best = FOLDER / out / "model-best.safetensors"
@@ -216,7 +217,8 @@ def best_model():
         check(result.code == 0 and len(result.messages) == 1 and words in result.err and "model-best" in result.err,
               f"the best model is {how}: said", result)
         kept = read(best)[1]
-        check(how == "PyTorch's" or kept.get("net") == "D" and abs(float(kept["test_accuracy"]) - metrics(out)[5]["test_accuracy"]) < 1e-6,
+        check(how == "PyTorch's" or kept.get("net") == "D" and
+              abs(float(kept["test_accuracy"]) - metrics(out)[5]["test_accuracy"]) < 1e-6,
               f"{how}: the next check's takes its place", kept)
 
 
@@ -229,19 +231,23 @@ def interrupted_writes():
     result = run(2, *TRAIN, "--epochs", "6", "--out", "crashed", "--resume")
     longer = run(0, *TRAIN, "--epochs", "6", "--out", "longer", "--resume")
     same("the previous checkpoint alone", result, "crashed", longer, "longer")
-    for words in f"goes on from {FILES[1]} (epoch ", f"{FILES[0]}.tmp-77, left by", "run.json cannot be read as JSON: kept as":
+    for words in (f"goes on from {FILES[1]} (epoch ", f"{FILES[0]}.tmp-77, left by",
+                  "run.json cannot be read as JSON: kept as"):
         check(sum(words in line for line in result.messages) == 1, f"said: {words}", result)
-    check(content("crashed", "run-damaged.json") == b"{ damaged" and not content("crashed", f"{FILES[0]}.tmp-77"), "and done")
+    check(content("crashed", "run-damaged.json") == b"{ damaged" and not content("crashed", f"{FILES[0]}.tmp-77"),
+          "and done")
     (FOLDER / "crashed" / "run.json").write_text("[ 1 ]")
     result = run(1, *TRAIN, "--epochs", "6", "--out", "crashed", "--resume")
-    check(content("crashed", "run-damaged.json") == b"{ damaged" and content("crashed", "run-damaged-2.json") == b"[ 1 ]" and
+    check(content("crashed", "run-damaged.json") == b"{ damaged" and
+          content("crashed", "run-damaged-2.json") == b"[ 1 ]" and
           any("kept as run-damaged-2.json" in line for line in result.messages), "and another one beside it", result)
     lines = content("crashed", FILES[3]).split(b"\n")
     lines[2:2] = [b"damaged", b'{"epoch": 99, "note": "of a user"}']
     (FOLDER / "crashed" / FILES[3]).write_bytes(b"\n".join(lines) + b'{"epoch":7,"st')
     result = run(1, *TRAIN, "--epochs", "7", "--out", "crashed", "--resume")
     after = content("crashed", FILES[3]).split(b"\n")
-    check(result.code == 0 and after[:len(lines) - 1] == lines[:-1] and after[-2].startswith(b'{"epoch":7,"step":42') and
+    check(result.code == 0 and after[:len(lines) - 1] == lines[:-1] and
+          after[-2].startswith(b'{"epoch":7,"step":42') and
           any("lines that are not dtrain's are kept: 2, from line 3 on" in line for line in result.messages),
           "damaged and foreign lines among the metrics stay, and nothing behind them goes", result)
 

@@ -80,7 +80,8 @@ def several_seeds():
         for seed in 1, 2:
             for net in nets:
                 place = f"{out}/seed{seed}" + (f"/{net}" if len(nets) > 1 else "")
-                alone = ALONE[net] if seed == 1 else run(1, *SHORT, "--net", net, "--seed", "2", "--out", f"{out}-{net}")
+                alone = ALONE[net] if seed == 1 else run(1, *SHORT, "--net", net, "--seed", "2", "--out",
+                                                         f"{out}-{net}")
                 row = rf"^{net} +{seed} .* {alone.digest}$"
                 check(re.search(row, result.out, re.MULTILINE), f"net {net}, seed {seed} as alone", f"{alone}{result}")
                 check(json.loads(content(place, "run.json"))["options"]["seed"] == seed, "and run.json has its seed")

@@ -28,7 +28,8 @@ def right():
         check(result.code == 0 and found == expected and result.err == "", f"on {ranks} ranks all are right", result)
     result = run(1, "--verify=2s", "--engine", "cpu")
     steps = re.search(r"(\d+) steps  digest", result.out)
-    check(result.code == 0 and int(steps[1]) > 244 and int(steps[1]) % 244 == 0, "in two seconds there are some rounds", result)
+    check(result.code == 0 and int(steps[1]) > 244 and int(steps[1]) % 244 == 0, "in two seconds there are some rounds",
+          result)
     check(not (FOLDER / "runs").exists() and not (FOLDER / "cache").exists(), "it leaves no files")
     result = Run([ROOT / "launch" / "verify", "0", "-np", "2", "--engine", "cpu"], {}, FOLDER).finish()
     check(result.code == 0 and result.out.count(DIGEST) == 3, "launch/verify is the same", result)
@@ -39,7 +40,8 @@ def stopped():
     running.wait_for("engine cpu")
     running.signal(signal.SIGINT)
     result = running.finish(30)
-    check(result.code == 75 and len(re.findall("right", result.out)) >= 2, "a signal ends it: what was found, and 75", result)
+    check(result.code == 75 and len(re.findall("right", result.out)) >= 2, "a signal ends it: what was found, and 75",
+          result)
 
 
 def refused():
@@ -63,9 +65,9 @@ def flips():
     named = weights["tensor"] + weights["evaluation"]
     check(set(weights["late"]) <= {"0", "1"} and named == weights["rank"] == weights["found"],
           "in that step or, where the digest had been taken already, the next, by rank and tensor", weights)
-    wrong = re.search(r"^rank \d  (\S+)  .* digest \w{16}, not \w{16}  WRONG 1 time; first in round \d+, (alone|together), "
-                      r"net [A-D] in batches of \d+, step \d+.*: (update or memory: [cf]\w+\.\w+\[\d+\]|evaluation: loss) "
-                      r"is .*, not ", measured["said"], re.M)
+    wrong = re.search(r"^rank \d  (\S+)  .* digest \w{16}, not \w{16}  WRONG 1 time; first in round \d+, "
+                      r"(alone|together), net [A-D] in batches of \d+, step \d+.*: "
+                      r"(update or memory: [cf]\w+\.\w+\[\d+\]|evaluation: loss) is .*, not ", measured["said"], re.M)
     hosts = f"dtrain: verify: 1 of 2 ranks computed wrongly, on {HOST}\n"
     check(wrong and wrong[1] == HOST and hosts in measured["said"],
           "a line tells the round, the step and the number, another the host", measured["said"])

@@ -64,7 +64,8 @@ def fields(message):
 
 def wall_times(directory):
     """Of all events, in the order they were written."""
-    return [dict(fields(record))[1] for path in sorted(directory.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    return [dict(fields(record))[1] for path in sorted(directory.glob("events.out.tfevents.*"),
+                                                       key=lambda path: path.stat().st_mtime)
             for record in records(path.read_bytes())]
 
 

@@ -29,7 +29,8 @@ def missing():
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
     if absent:
         return f"{', '.join(absent)} not found; apt-get install iproute2 util-linux"
-    tried = subprocess.run([*_namespaces(), "sh", "-c", "ip link add name b type bridge && ip link add name v type veth"],
+    tried = subprocess.run([*_namespaces(), "sh", "-c",
+                            "ip link add name b type bridge && ip link add name v type veth"],
                            stderr=subprocess.PIPE, text=True)
     return f"no namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
@@ -42,7 +43,8 @@ def _namespaces():
 def enter(*command):
     """Starts a command in namespaces of its own, with an empty SHARED; they end with it, and with us. bash is their
     first process, here and in each host: it buries the dead."""
-    script = f'mount -t tmpfs dtrain-test {SHARED} && mount -t tmpfs dtrain-test /dev/shm && mkdir {SHARED}/tmp && "$@"; exit'
+    script = f'mount -t tmpfs dtrain-test {SHARED} && mount -t tmpfs dtrain-test /dev/shm && mkdir {SHARED}/tmp && ' \
+        '"$@"; exit'
     return subprocess.Popen([*_namespaces(), "bash", "-c", script, "bash", *command], stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                             env={**os.environ, "TMPDIR": f"{SHARED}/tmp"})
@@ -109,7 +111,7 @@ def processes(name, words=""):
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
-            text = (directory / "cmdline").read_text(errors="replace") + "\0" + (directory / "environ").read_text(errors="replace")
+            text = "\0".join((directory / file).read_text(errors="replace") for file in ("cmdline", "environ"))
             if (directory / "comm").read_text().strip() == name and words in text.replace("\0", " "):
                 found.append(int(directory.name))
         except OSError:

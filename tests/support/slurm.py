@@ -41,7 +41,8 @@ KillWait=8
 SlurmdTimeout=10
 ReturnToService=2
 GresTypes=gpu
-NodeName=n[1-{count}] NodeAddr=10.77.0.[1-{count}] CPUs=64 Boards=1 SocketsPerBoard=1 CoresPerSocket=64 ThreadsPerCore=1 RealMemory=2000 Gres=gpu:4 State=UNKNOWN
+NodeName=n[1-{count}] NodeAddr=10.77.0.[1-{count}] CPUs=64 Boards=1 SocketsPerBoard=1 CoresPerSocket=64 \
+ThreadsPerCore=1 RealMemory=2000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=5
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
@@ -71,12 +72,14 @@ def start(hosts):
     subprocess.run(["slurmctld", "-i", "-c"], check=True)
     for host in hosts:
         subprocess.run(host.command("slurmd"), check=True)
-    assert eventually(lambda: say("sinfo", "-h", "-t", "idle", "-p", "main", "-o", "%D") == str(len(hosts))), say("sinfo")
+    assert eventually(lambda: say("sinfo", "-h", "-t", "idle", "-p", "main", "-o", "%D") ==
+                      str(len(hosts))), say("sinfo")
 
 
 def say(*words, **settings):
     """What a command of SLURM prints."""
-    done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
+    done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          **settings)
     return done.stdout.strip()
 
 

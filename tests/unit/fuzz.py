@@ -32,5 +32,6 @@ if check(built.returncode == 0, "make fuzz", built.stdout):
         for name, process in running:
             out, _ = process.communicate()
             runs = [line.split()[-1] for line in out.splitlines() if "number_of_executed_units" in line]
-            check(process.returncode == 0 and runs and int(runs[0]) > 100, f"{name}: {runs and runs[0]} inputs in {seconds} s", out[-3000:])
+            check(process.returncode == 0 and runs and int(runs[0]) > 100,
+                  f"{name}: {runs and runs[0]} inputs in {seconds} s", out[-3000:])
 finish()

@@ -79,5 +79,6 @@ if CROSS and EMULATOR:
         check(len(table) == 4 and printed.split("\n")[:-1] == [" ".join(row) for row in table],
               f"the first step's digests on aarch64, {' '.join(options)}", printed)
 else:
-    skip("the first step's digests on aarch64", "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static")
+    skip("the first step's digests on aarch64",
+         "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static")
 finish()

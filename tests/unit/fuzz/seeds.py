@@ -39,10 +39,13 @@ SEEDS = {
                     safetensors({"__metadata__": {"checksum": "0" * 16}, **TENSORS}),
                     safetensors({"h": {"dtype": "F16", "shape": [], "data_offsets": [0, 2]}}, bytes(2)),
                     safetensors(b"[" * 1000), safetensors(b"{}", b""), b"", bytes(8), b"\xff" * 16],
-    "checkpoint": [CHECKPOINT.encode(), CHECKPOINT.replace("-1", "99999999999999999999").encode(), b"dtrain-checkpoint=2"],
+    "checkpoint": [CHECKPOINT.encode(), CHECKPOINT.replace("-1", "99999999999999999999").encode(),
+                   b"dtrain-checkpoint=2"],
     "dataset": [bytes(6 * 3073), bytes(6 * 3073 + 1), bytes(5), b"\x09" * 6 * 3073, b""],
-    "options": [b"--net\nA,D\n--epochs\n5\n--lr=0.1\n--resume", b"--data\nsynthetic:335+70\n--p-fc\n1", b"--net\nall\n--eval-on\nall",
-                b"--lr\nnan\n--seed\n18446744073709551616", b"--he\n-x\n--\nword", b"--timeout\n0x1p3\n--comm\nmpi\n--version"],
+    "options": [b"--net\nA,D\n--epochs\n5\n--lr=0.1\n--resume", b"--data\nsynthetic:335+70\n--p-fc\n1",
+                b"--net\nall\n--eval-on\nall",
+                b"--lr\nnan\n--seed\n18446744073709551616", b"--he\n-x\n--\nword",
+                b"--timeout\n0x1p3\n--comm\nmpi\n--version"],
 }
 
 for name, inputs in SEEDS.items():
