@@ -2,7 +2,7 @@
 """Several hosts, and SLURM over them: everything in tests/cluster, each part with four fake hosts of its own, all parts
 side by side. With arguments only these parts: tests/cluster/four_hosts.py unplug limits."""
 # needs: dtrain
-# alone: its parts run side by side, and how long it takes until faults are told is measured
+# timed: how long it takes until faults are told is measured
 
 import os
 import re

@@ -203,9 +203,9 @@ def four_nets():
     check(result.code == 0 and weights("uneven/A") == weights("gpu-A") and weights("uneven/D") == weights("nccl-2"),
           "two nets on three GPUs, one of them alone without NCCL: the same bits as each by itself", result)
     running = start(1, *TRAIN, "--net", "A,C,D", "--epochs", "100000", "--out", "stop-all", env=LIBRARIES)
-    check(running.wait_for("epoch: 1", 200), "three endless nets begin")
+    check(running.wait_for("epoch: 1"), "three endless nets begin")
     running.signal(signal.SIGUSR1, 0)
-    result = running.finish(60)
+    result = running.finish()
     check(result.code == 75 and all(int(progress(f"stop-all/{net}")["step"]) > 0 for net in "ACD"),
           "a signal stops all of them, saved", result)
 
@@ -216,9 +216,9 @@ def ends():
     for rank in 0, 1:
         running = start(2, *TRAIN, "--epochs", "100000", "--out", f"stop-{rank}",
                         env={**LIBRARIES, "EMULATED_GPUS": "2"})
-        check(running.wait_for("epoch: 1", 200), "an endless run begins")
+        check(running.wait_for("epoch: 1"), "an endless run begins")
         running.signal(signal.SIGUSR1, rank)
-        result = running.finish(60)
+        result = running.finish()
         check(result.code == 75 and progress(f"stop-{rank}")["step"] == str(result.step),
               f"a signal to rank {rank} stops both, saved", result)
         result = emulated(2, "--epochs", "100000", "--max-steps", str(result.step + 2), "--resume", "--out",
@@ -227,10 +227,10 @@ def ends():
     for number in signal.SIGKILL, signal.SIGSTOP:
         running = start(2, *TRAIN, "--epochs", "100000", "--out", number.name, "--timeout", "10",
                         env={**LIBRARIES, "EMULATED_GPUS": "2"})
-        check(running.wait_for("epoch: 1", 200), "an endless run begins")
+        check(running.wait_for("epoch: 1"), "an endless run begins")
         running.signal(number, 1)
         began = time.monotonic()
-        result = running.finish(60)
+        result = running.finish()
         check(result.code == 4 and time.monotonic() - began < 30, f"{number.name}: the other ends in time", result)
         check("rank 1" in result.err, "and names the rank that is lost", result)
 

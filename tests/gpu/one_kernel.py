@@ -65,7 +65,7 @@ def peers():
     for number in signal.SIGKILL, signal.SIGSTOP:
         running = start(2, *TRAIN, "--engine", "fused", "--epochs", "100000", "--out", number.name, "--timeout", "10",
                         env={**LIBRARIES, "EMULATED_GPUS": "2"})
-        check(running.wait_for("epoch: 1", 100), "an endless run of two ranks begins")
+        check(running.wait_for("epoch: 1"), "an endless run of two ranks begins")
         running.signal(number, 1)
         result = running.finish(40)
         check(result.code == 4 and "rank 1" in result.err, f"{number.name}: the other ends in time, and names it",
@@ -124,9 +124,9 @@ def ends_of_several():
     end = 0
     for np in 1, 2:
         running = start(np, *TRAIN, *options, "--engine", "fused", "--resume", env={**LIBRARIES, "EMULATED_GPUS": "2"})
-        check(running.wait_for("net: D epoch: ", 100, times=2), "three endless nets begin")
+        check(running.wait_for("net: D epoch: ", times=2), "three endless nets begin")
         running.signal(signal.SIGUSR1, np - 1)
-        result = running.finish(60)
+        result = running.finish()
         steps = [int(progress(f"stopped/{net}")["step"]) for net in "ABD"]
         check(result.code == 75 and min(steps) > end, f"a signal to the last of {np} ranks stops all, saved", result)
         end = max(steps) + 2

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """tests/gpu/run, which has a few minutes of a lent GPU: steps that hang, fail or come too late cost only themselves.
 Its own steps are replaced by small ones, nvidia-smi by one that finds a GPU."""
-# alone: steps of seconds have limits of seconds
+# timed: steps of seconds have limits of seconds
 
 import contextlib
 import io

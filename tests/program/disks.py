@@ -72,15 +72,16 @@ def disk_full():
 
     with small_disk("4m") as small:
         running = go_on(2, small / "run", "--checkpoint-every", "2")
+        running.wait_for("epoch: 3 ")  # the checkpoint of epoch 2 is whole by then
         fill(small)
-        result = running.finish(60)
+        result = running.finish()
         check(result.says(1, small / "run", "No space left"), "a disk that fills up: the file is named", result)
         (small / "filler").unlink()
         running = start(2, *ENDLESS, "--out", small / "run", "--resume", "--checkpoint-every", "1000000",
                         "--eval-every", "1000000")
         running.wait_for("epoch: ")
         fill(small)
-        result = running.finish(60)
+        result = running.finish()
         check(result.says(1, small / "run", "No space left") and re.search("metrics.jsonl|events.out", result.err),
               "a full disk at logging: the log is named", result)
         (small / "filler").unlink()
@@ -95,7 +96,7 @@ def read_only():
     running = Run([*powerless, ROOT / "launch" / "run", "-np", 2, *ENDLESS, "--out", out], {}, FOLDER)
     running.wait_for("epoch: 2 ")
     out.chmod(0o555)
-    result = running.finish(60)
+    result = running.finish()
     out.chmod(0o755)
     named = re.search(r"/(checkpoint|model-best)\.safetensors", result.err)  # whichever is written next
     check(result.says(1, out, "Permission denied") and named,
@@ -136,7 +137,7 @@ def replaced():
         if "another" in how:
             new = start(1, *ENDLESS, "--out", out, *(["--resume"] if "lock" in how else ["--seed", 2]))
             new.wait_for("epoch: 2 ")
-        result = old.finish(30)
+        result = old.finish()
         check(result.says(1, *words), f"a directory under a run: {how}: it ends with one line", result)
         if "another" in how:
             before = progress(out)["step"]
@@ -158,7 +159,7 @@ def study_replaced():
         running.wait_for(f"net: {net} epoch: 2 ")
     (FOLDER / "study").rename(FOLDER / "study-moved")
     (FOLDER / "study").mkdir()
-    result = running.finish(30)
+    result = running.finish()
     check(result.code == 1 and "was removed, moved or replaced" in result.err and
           not list((FOLDER / "study").iterdir()),
           "the directory of a study replaced: both nets end, and nothing is written there", result)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The first moments of a run, when not all ranks do what they should, and studies that lose rank 0."""
 # needs: dtrain
-# alone: what happens first is a matter of moments
+# timed: what happens first is a matter of moments
 
 import os
 import signal

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What goes wrong with ranks is told in one line, ends the job soon, and costs no more than the last checkpoint."""
 # needs: dtrain
-# alone: how long it takes until faults are told is measured
+# timed: how long it takes until faults are told is measured
 
 import json
 import os

@@ -134,7 +134,7 @@ def main(folder):
             time.sleep(0.05)
         began = bool(list(empty.glob(".fetch*")))
         process.send_signal(number)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         check(began and process.returncode == 128 + number, f"{name} ends it", process.returncode)
         check(not os.listdir(empty), f"{name} leaves nothing behind", os.listdir(empty))
     server.released.set()
@@ -166,14 +166,14 @@ def main(folder):
                  "tar").split():
         (tools / tool).symlink_to(shutil.which(tool))
     process = start("--from", server.url(), empty / "cifar", env={"PATH": str(tools)})
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     check(process.returncode == 1 and "needs curl or wget" in output, "neither curl nor wget", output)
     if shutil.which("wget"):
         (tools / "wget").symlink_to(shutil.which("wget"))
         target = fresh("wget") / "cifar"
         process = start("--from", server.url(), "--md5", md5, target,
                         env={"PATH": str(tools), "no_proxy": "127.0.0.1"})
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
         check(process.returncode == 0 and whole(target), "wget serves as well as curl", output)
     else:
         skip("wget serves as well as curl", "wget is not installed")

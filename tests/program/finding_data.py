@@ -311,7 +311,7 @@ def changed():
             os.utime(file)
             time.sleep(0.5)
             running.signal(signal.SIGUSR1)
-        result = running.finish(60)
+        result = running.finish()
         check(result.code == code and re.search(words, result.err) and len(result.messages) == (code == 3),
               f"data {how} under a run: exit {code}", result)
 

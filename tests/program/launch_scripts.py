@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """launch/run, plot, variants and quickstart, with nets that train for a second."""
 # needs: dtrain
+# timed: signals come at moments of a start
 
 import contextlib
 import fcntl

@@ -101,7 +101,7 @@ def once():
                           ("--p-fc", "=1", "--net=A"):
         result = run(2, *TINY, name + options[0], *options[1:])
         check(result.says(2, name), f"2 ranks say once what is wrong with {name}", result)
-    result = start_unlike(TINY, [*TINY, "--epochs", "x"]).finish(30)
+    result = start_unlike(TINY, [*TINY, "--epochs", "x"]).finish()
     check(result.says(2, "--epochs"), "a bad option of one rank ends the job", result)
 
 

@@ -108,7 +108,7 @@ def interrupted():
     for np, rank in (4, None), (5, 2), (8, 1), (8, 5), (2, 1), (1, None), (4, 0):
         running = go_on(np, "stopped")
         running.signal(signal.SIGUSR1, rank)
-        result = running.finish(30)
+        result = running.finish()
         whom = "mpirun" if rank is None else f"rank {rank}"
         check(result.code == 75 and result.messages == [] and "--resume" in result.out and result.digest,
               f"SIGUSR1 to {whom} of {np} stops all nets, exit 75", result)
@@ -132,7 +132,7 @@ def stopped_in_the_last_check():
         running = start(1, *options, "--epochs", "1000000")
         running.wait_for("net: A epoch: ", times=2)
         running.signal(signal.SIGUSR1)
-        running.finish(30)
+        running.finish()
         first, second = (progress(f"checking/{net}") for net in "AB")
         if first["step"] == second["step"] and int(first["epoch"]) == int(second["epoch"]) + 1:
             break
@@ -153,7 +153,7 @@ def failing():
     running = start(4, *TRAIN, "--net", "all", "--out", "hangs", "--epochs", "40", "--timeout", "3")
     running.wait_for("net: C epoch: 2 ")
     running.signal(signal.SIGSTOP, 2)
-    result = running.finish(60)
+    result = running.finish()
     check(result.says(4, "rank 2 on host"),
           "a rank that hangs is named once the other nets are done", result)
     for np in 2, 5:

@@ -39,7 +39,7 @@ def stopped():
     running = start(2, "--verify=1h", "--engine", "cpu")
     running.wait_for("engine cpu")
     running.signal(signal.SIGINT)
-    result = running.finish(30)
+    result = running.finish()
     check(result.code == 75 and len(re.findall("right", result.out)) >= 2, "a signal ends it: what was found, and 75",
           result)
 
@@ -49,7 +49,7 @@ def refused():
     for words, result in zip(cases, run_all([(0, "--verify", *words) for words in cases])):
         check(result.says(2, words[0], "--verify", "--engine, --comm, --precision and --timeout"),
               f"{words[0]} is refused beside --verify", result)
-    result = start_unlike(["--verify=0"], ["--epochs", "0"]).finish(30)
+    result = start_unlike(["--verify=0"], ["--epochs", "0"]).finish()
     check(result.says(2, "rank ", "--verify"), "--verify on one rank alone is refused", result)
 
 

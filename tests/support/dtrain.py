@@ -22,6 +22,7 @@ PROGRAM = str(Path(os.environ.get("DTRAIN") or ROOT / "dtrain").resolve())
 FOLDER = Path(tempfile.mkdtemp(prefix="dtrain-"))
 DATA_FILES = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
 RECORD = 3073  # bytes: a label and an image
+LIMIT = 200  # seconds: only for what hangs, as a machine may be busy
 MARK = "DTRAIN_TEST_RUN"  # in the environment of every process of a run: its number
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("DTRAIN")}
@@ -86,7 +87,7 @@ class Run:
                 text=True, errors="replace", cwd=cwd, env=environment)
         _running.add(self)
 
-    def wait_for(self, words, seconds=60, times=1):
+    def wait_for(self, words, seconds=LIMIT, times=1):
         """Until standard output has the words so many times; False if the run ended or time went by without them."""
         end = time.monotonic() + seconds
         while self.out.read_text().count(words) < times:
@@ -128,7 +129,7 @@ class Run:
             except ProcessLookupError:
                 pass
 
-    def finish(self, seconds=120):
+    def finish(self, seconds=LIMIT):
         """The result; a run that takes longer is killed."""
         try:
             _, err = self.process.communicate(timeout=seconds)
@@ -154,7 +155,7 @@ def start_unlike(*ranks, settings=()):
     return Run(command, {}, FOLDER)
 
 
-def run(np, *options, seconds=120, **where):
+def run(np, *options, seconds=LIMIT, **where):
     return start(np, *options, **where).finish(seconds)
 
 

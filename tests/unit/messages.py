@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The messages between ranks: sums, agreements, parts, and waits that end."""
 # needs: messages
-# alone: waits must end within seconds
+# timed: waits must end within seconds
 
 import os
 import subprocess
