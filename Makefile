@@ -88,7 +88,7 @@ GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) 
 	-lstdc++ -lpthread -lrt -ldl
 SM ?= 80 90 # machine code for these, and PTX of the last for what comes after
 # -lineinfo lets compute-sanitizer and the profilers name lines; the machine code stays the same.
-NVCC_FLAGS = -O3 -lineinfo -std=c++17 -Xcompiler -fPIC$(comma)-Wall $(if $(WERROR),-Werror all-warnings) \
+NVCC_FLAGS = -O3 -lineinfo -std=c++17 -Xcompiler -fPIC$(comma)-Wall$(comma)-Wextra -Xptxas -v $(if $(WERROR),-Werror all-warnings) \
 	$(foreach s,$(SM),-gencode arch=compute_$s$(comma)code=sm_$s) \
 	-gencode arch=compute_$(lastword $(SM))$(comma)code=compute_$(lastword $(SM))
 
@@ -127,14 +127,17 @@ $(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)
 $(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
 $(GPU_OBJECTS): $(CUDA_BUILD)/toolkit
 
-# And another CUDA has another nvcc, other headers and libraries.
+# And another CUDA has another nvcc, other headers and libraries; SM names other machines.
 $(CUDA_BUILD)/toolkit: always
 	@mkdir -p $(@D)
-	@echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS)' | cmp -s - $@ || echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS)' > $@
+	@echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS) $(SM)' | cmp -s - $@ || \
+	  echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS) $(SM)' > $@
 
+# What ptxas tells of registers and local memory lies beside it: tests/gpu/compiled_kernels.py.
 $(CUDA_BUILD)/%.o: %.cu $(CUDA_BUILD)/toolkit | found
 	@mkdir -p $(@D)
-	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(call say,NVCC) $(NVCC) $(NVCC_FLAGS) -Iinclude -I. -MMD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.ptxas) 2>&1; \
+	  code=$$?; grep -Ev '^ptxas info|bytes stack frame' $(@:.o=.ptxas) >&2; exit $$code
 
 # Multiply-adds where they are written and nowhere else: kernels/README.md.
 $(CUDA_BUILD)/kernels/fused/%.o: NVCC_FLAGS += -fmad=false
