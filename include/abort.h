@@ -5,10 +5,6 @@
 #include <mpi.h>
 #include <stddef.h>
 
-/* For what MPI does without a request to wait for: from now on this process ends with EXIT_PEER_LOST and one line
- * once `seconds` have gone by; NULL, 0 calls it off. */
-void abort_after(const char *what, double seconds);
-
 /* Prints one line and ends the whole job with `code`, within seconds even if MPI no longer answers. On any thread. */
 _Noreturn void abort_job(MPI_Comm comm, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -8,11 +8,17 @@
 
 #include "error.h"
 
+/* The variables of the environment that tell a rank. */
+#define LAUNCHER_RANKS                                                                                                 \
+    {                                                                                                                  \
+        "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"                                                                \
+    }
+
 /* This process's rank, as a number in decimal, by whoever started it: Open MPI's mpirun, Hydra (MPICH, Intel) or srun
  * with pmi2, srun with pmix. NULL: nobody did. Inline, as built_for.c needs it compiled for any processor. */
 static inline const char *launcher_rank(void)
 {
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
+    static const char *const names[] = LAUNCHER_RANKS;
     const char *rank = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names && rank == NULL; i++)
         rank = getenv(names[i]);

@@ -1,44 +1,26 @@
 #include "abort.h"
 
-#include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "error.h"
 
-/* For the handler of SIGALRM, which takes no argument. */
-static struct {
-    int code;
-    char line[200]; /* "" when the reason has been printed */
-} farewell;
+static int exit_code; /* for the handler of SIGALRM, which takes no argument */
 
 static void quit(int number)
 {
     (void)number;
-    if (write(STDERR_FILENO, farewell.line, strlen(farewell.line)) < 0)
-        _exit(farewell.code); /* nothing more can be done about it */
-    _exit(farewell.code);
+    _exit(exit_code);
 }
 
-static void quit_after(double seconds, int code, const char *line)
+static void quit_after(unsigned seconds, int code)
 {
-    farewell.code = code;
-    snprintf(farewell.line, sizeof farewell.line, "%s", line);
+    exit_code = code;
     signal(SIGALRM, quit);
-    alarm((unsigned)fmin(ceil(seconds), 1e9));
-}
-
-void abort_after(const char *what, double seconds)
-{
-    char line[200] = "";
-    if (what != NULL)
-        snprintf(line, sizeof line, "dtrain: %s has taken %g s: a rank is stuck or was not started as dtrain\n", what,
-                 seconds);
-    quit_after(seconds, EXIT_PEER_LOST, line);
+    alarm(seconds);
 }
 
 static bool mpi_runs(void)
@@ -57,7 +39,7 @@ void abort_job(MPI_Comm comm, int code, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     fprintf(stderr, "dtrain: %s\n", text);
-    quit_after(5, code, ""); /* MPI_Abort itself can hang when a host has vanished */
+    quit_after(5, code); /* MPI_Abort itself can hang when a host has vanished */
     if (mpi_runs())
         MPI_Abort(comm, code);
     _exit(code);

@@ -1,5 +1,6 @@
 #include "comm.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@ static const struct transport transport_mpi = {.name = "mpi"}; /* device memory 
 
 /* Best first: "auto" takes the first that suits. A new transport is added here. */
 static const struct transport *const transports[] = {&transport_peers, &proxy_nccl, &transport_mpi};
+static const double SLOW_SECONDS = 60; /* beside the timeout: 64 ranks on an overloaded machine took 120 to start */
 enum { TRANSPORTS = sizeof transports / sizeof *transports };
 
 void comm_names(char *text, size_t bytes, bool notes)
@@ -74,11 +76,12 @@ static void learn_group(struct comm *comm, MPI_Comm world)
     comm->host_size = count_host(hosts, comm->size, hosts[comm->rank]);
 }
 
-static struct comm *open_group(MPI_Comm mpi, struct watch *watch)
+static struct comm *open_group(MPI_Comm mpi, struct watch *watch, struct guard *guard)
 {
     struct comm *comm = memory_allocate(1, sizeof *comm, "a group of ranks");
     comm->mpi = mpi;
     comm->watch = watch;
+    comm->guard = guard;
     comm->transport = &transport_mpi;
     comm->outbox.request = MPI_REQUEST_NULL;
     comm->slice_peers = MPI_COMM_NULL;
@@ -99,13 +102,15 @@ static void want_no_daemon(void)
 
 /* Nets that share a GPU have a thread each, of which one runs (turns.h). All ranks run the same library and get the
  * same level of threads, so rank 0 alone prints the message and ends the job. */
-static void start_mpi(void)
+static struct guard *start_mpi(double timeout_seconds)
 {
     int threads, rank;
     want_no_daemon();
     for (int i = 0; i < TRANSPORTS; i++)
         if (transports[i]->prepare != NULL)
             transports[i]->prepare();
+    struct guard *guard = guard_open(timeout_seconds);
+    guard_begin(guard, "starting MPI", SLOW_SECONDS + timeout_seconds);
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     if (threads < MPI_THREAD_SERIALIZED && rank == 0)
@@ -113,14 +118,19 @@ static void start_mpi(void)
                   "this MPI lets only the main thread call it (level %d of MPI_Init_thread), where dtrain needs "
                   "MPI_THREAD_SERIALIZED (%d): install one that is built with threads",
                   threads, MPI_THREAD_SERIALIZED);
+    return guard;
 }
 
 struct comm *comm_open_world(double timeout_seconds)
 {
     MPI_Comm mpi;
-    start_mpi();
+    struct guard *guard = start_mpi(timeout_seconds);
     MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &mpi));
-    struct comm *comm = open_group(mpi, watch_open(MPI_COMM_WORLD, timeout_seconds));
+    struct watch *watch = watch_open(MPI_COMM_WORLD, SLOW_SECONDS + timeout_seconds);
+    guard_begin(guard, "starting MPI", HUGE_VAL); /* now the watch counts */
+    struct comm *comm = open_group(mpi, watch, guard);
+    guard_end(guard);
+    watch_set_timeout(watch, timeout_seconds);
     comm->is_world = true;
     if (comm->host_count > 1)
         halving_open();
@@ -167,7 +177,7 @@ static const struct transport *choose_named(struct comm *comm, const char *name,
 struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_place place,
                         struct error *error)
 {
-    struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch);
+    struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch, parent->guard);
     comm->local_rank = parent->local_rank;
     const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, place)
                                                                     : choose_named(comm, transport, place, error);
@@ -187,8 +197,11 @@ void comm_close(struct comm *comm)
         comm->transport->close(comm);
     mailbox_drain(comm);
     bool is_world = comm->is_world;
-    if (is_world)
+    struct guard *guard = comm->guard;
+    if (is_world) {
+        guard_begin(guard, "ending MPI", SLOW_SECONDS + watch_timeout(comm->watch));
         watch_close(comm->watch);
+    }
     if (comm->slice_peers != MPI_COMM_NULL)
         MPI_CHECK(MPI_Comm_free(&comm->slice_peers));
     MPI_CHECK(MPI_Comm_free(&comm->mpi));
@@ -199,6 +212,7 @@ void comm_close(struct comm *comm)
     if (is_world) {
         halving_close();
         MPI_Finalize();
+        guard_close(guard);
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include "abort.h"
 #include "comm.h"
+#include "guard.h"
 #include "watch.h"
 
 enum { MESSAGE_BYTES = 1024 };
@@ -29,7 +30,8 @@ struct comm {
     MPI_Comm mpi;
     int rank, size;
     struct watch *watch;      /* shared by all comms of the process */
-    bool is_world;            /* owns the watch */
+    struct guard *guard;      /* as well */
+    bool is_world;            /* owns both */
     struct watch_group group; /* of this comm's ranks */
     char (*host_names)[64];   /* by rank */
     int host_rank, host_size; /* among the ranks of this host */

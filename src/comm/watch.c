@@ -63,6 +63,11 @@ double watch_timeout(const struct watch *watch)
     return watch->timeout_seconds;
 }
 
+void watch_set_timeout(struct watch *watch, double seconds)
+{
+    watch->timeout_seconds = seconds;
+}
+
 void watch_set_step(struct watch *watch, uint64_t step)
 {
     watch->step = step;

@@ -25,7 +25,8 @@ struct watch; /* opaque: one a process */
 struct watch *watch_open(MPI_Comm world, double timeout_seconds);
 void watch_close(struct watch *watch);
 bool watch_is_alone(const struct watch *watch);  /* no other rank of the world may ask */
-double watch_timeout(const struct watch *watch); /* in seconds, as given to watch_open */
+double watch_timeout(const struct watch *watch); /* in seconds, as given last */
+void watch_set_timeout(struct watch *watch, double seconds);
 
 /* The ranks one waits for, as ranks of the world. Borrowed arrays. */
 struct watch_group {

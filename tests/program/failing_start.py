@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, run, start
+from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, run, start
 from tap import check, finish, side_by_side
 
 DATA = ["--data", "synthetic:335+64", "--batch-size", "64"]
@@ -40,10 +40,16 @@ def answers():
     check(done.returncode == 1 and "No space left" in done.stderr, "--help that finds no room is exit 1", done.stderr)
 
 
+def preloaded(name, source):
+    """A library of this C, for LD_PRELOAD."""
+    library = FOLDER / f"{name}.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=source.encode())
+    return library
+
+
 def few_threads():
     """An MPI that lets one thread alone call it, which Open MPI's is built not to be: its answer is changed."""
-    library = FOLDER / "few_threads.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=b"""
+    library = preloaded("few_threads", """
         int PMPI_Init_thread(int *, char ***, int, int *);
         int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
         {
@@ -68,6 +74,45 @@ def early_signals():
         running.signal(signal.SIGUSR1, 0)
         codes.append(running.finish(60).code)
     check(codes == [75] * 4, "a signal while MPI starts stops the run as any other", codes)
+
+
+def stopped_start():
+    """A rank that is stopped within MPI_Init, which takes a second longer here, is told from a slow one."""
+    library = preloaded("slow_init", """
+        #include <unistd.h>
+        int PMPI_Init_thread(int *, char ***, int, int *);
+        int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+        {
+            sleep(1);
+            return PMPI_Init_thread(argc, argv, required, provided);
+        }""")
+    options = [*DATA, "--epochs", "1", "--timeout", 3, "--out"]
+
+    def begin(np, *stopped, launcher=()):
+        """Its ranks are there, and those are stopped."""
+        out = FOLDER / f"stopped-{np}-{len(stopped)}-{len(launcher)}"
+        command = [*launcher, "-np", np, PROGRAM] if launcher else [ROOT / "launch/run", "-np", np]
+        running = Run([*command, *options, out], {"LD_PRELOAD": str(library)}, FOLDER)
+        while len(ranks := running.ranks()) < np:
+            time.sleep(0.02)
+        for rank in stopped:
+            os.kill(ranks[rank], signal.SIGSTOP)
+        return running, ranks, time.monotonic()
+
+    ways = [(2, 0, "mpirun"), (4, 2, "mpirun"), (2, 1, ""), (4, 0, "")]
+    runs = [begin(np, rank, launcher=launcher.split()) for np, rank, launcher in ways]
+    paused, ranks, began = begin(3, 0, 1, 2)
+    for (np, rank, launcher), (running, _, stopped) in zip(ways, runs):
+        result = running.finish(60)
+        took = time.monotonic() - stopped
+        check(result.says(4, f"lost rank {rank} on host", "stopped for 3 s") and took < 40,
+              f"rank {rank} of {np} stopped within MPI_Init, {launcher or 'launch/run'}: one line, exit 4", f"{took:.1f} s\n{result}")
+    time.sleep(max(0, began + 4 - time.monotonic()))
+    for process in ranks.values():
+        os.kill(process, signal.SIGCONT)
+        time.sleep(0.3)
+    result = paused.finish(60)
+    check(result.code == 0 and not result.err, "all ranks stopped within MPI_Init, and continued one by one: it goes on", result)
 
 
 def mpmd(*parts):
@@ -118,5 +163,5 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-side_by_side(2, stalled_study, early_signals, alone, answers, few_threads, unlike_actions, refused, diverged)
+side_by_side(2, stalled_study, early_signals, stopped_start, alone, answers, few_threads, unlike_actions, refused, diverged)
 finish()
