@@ -169,7 +169,7 @@ static bool is_in_place(const struct metrics *metrics)
 }
 
 /* Where the file was removed, or an editor has put another in its place, what is written would be lost: the lines are
- * put there again, or those to come appended to what is there. */
+ * put there again, also in the place of a link, or those to come appended to what is there. */
 static bool stay_in_place(struct metrics *metrics, struct error *error)
 {
     const struct folder *folder = metrics->folder;
@@ -177,7 +177,8 @@ static bool stay_in_place(struct metrics *metrics, struct error *error)
     if (is_in_place(metrics))
         return true;
     struct stat there;
-    if (fstatat(folder->descriptor, NAME, &there, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT) {
+    bool is_there = fstatat(folder->descriptor, NAME, &there, AT_SYMLINK_NOFOLLOW) == 0;
+    if (is_there ? !S_ISREG(there.st_mode) : errno == ENOENT) {
         rewind(metrics->stream);
         struct kept kept = read_lines(metrics->stream, UINT64_MAX);
         good = folder_replace(folder, NAME, NULL, kept.text, kept.bytes, error);

@@ -228,12 +228,22 @@ static void begin_next_epoch(struct trainer *trainer)
     trainer_read_clock(trainer);
 }
 
+/* What could not be recorded of the epoch, a disk is full, is no reason to lose its steps: they are saved, if there is
+ * room for that, as of a run that was stopped before the end of the epoch was reached. */
+static enum run_status save_steps(struct trainer *trainer, const struct progress *before)
+{
+    struct error another = {0}; /* the first one counts */
+    trainer->state.progress = *before;
+    return save_and_leave(trainer, RUN_FAILED, &another);
+}
+
 /* The epoch counts as done once this has returned GOING or DONE. A run that is stopped before that does all of it
  * again as it resumes. */
 static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 {
     const struct options *options = &trainer->setup.trial->options;
     struct progress *progress = &trainer->state.progress;
+    const struct progress before = *progress;
     struct epoch_metrics metrics = summarise(trainer);
     bool last = metrics.epoch >= options->epochs || (options->max_steps > 0 && progress->step >= options->max_steps);
     if (last || metrics.epoch % options->eval_every == 0) {
@@ -247,7 +257,7 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
         comm_back(trainer->setup.comm);
     }
     if (!comm_agree(trainer->setup.comm, error))
-        return RUN_FAILED;
+        return save_steps(trainer, &before);
 
     begin_next_epoch(trainer);
     trainer_report(trainer, EVENT_EPOCH, &metrics);

@@ -252,6 +252,22 @@ def without_much():
           "with all of its files")
 
 
+def unrecorded():
+    """What cannot be written into metrics.jsonl ends the run, but its steps are saved, without a checkpoint so far."""
+    running = start(2, *ENDLESS, "--checkpoint-every", "1000000", "--out", "unrecorded")
+    running.wait_for("epoch: 2 ")
+    log = FOLDER / "unrecorded" / "metrics.jsonl"
+    os.rename(log, FOLDER / "log")
+    log.mkdir()
+    result = running.finish(60)
+    check(result.says(1, "unrecorded/metrics.jsonl", "Is a directory"),
+          "metrics.jsonl cannot be written: exit 1, one line", result)
+    log.rmdir()
+    os.rename(FOLDER / "log", log)
+    check(int(progress("unrecorded")["step"]) >= 3 * 6, "and the steps of that epoch are saved", progress("unrecorded"))
+    unharmed("metrics.jsonl that could not be written", "unrecorded")
+
+
 def slow():
     """A file system that is busy is no rank that is lost."""
     library = FOLDER / "slow.so"
@@ -281,6 +297,7 @@ without_much()
 replaced()
 study_replaced()
 in_the_way()
+unrecorded()
 slow()
 disk_full()
 read_only()

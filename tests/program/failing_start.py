@@ -77,16 +77,16 @@ def early_signals():
 
 
 def stopped_start():
-    """A rank that is stopped within MPI_Init, which takes a second longer here, is told from a slow one."""
+    """A rank that is stopped within MPI_Init, which takes two seconds longer here, is told from a slow one."""
     library = preloaded("slow_init", """
         #include <unistd.h>
         int PMPI_Init_thread(int *, char ***, int, int *);
         int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
         {
-            sleep(1);
+            sleep(2);
             return PMPI_Init_thread(argc, argv, required, provided);
         }""")
-    options = [*DATA, "--epochs", "1", "--timeout", 3, "--out"]
+    options = [*ENDLESS, "--timeout", 3, "--out"]
 
     def begin(np, *stopped, launcher=()):
         """Its ranks are there, and those are stopped."""
@@ -106,13 +106,17 @@ def stopped_start():
         result = running.finish(60)
         took = time.monotonic() - stopped
         check(result.says(4, f"lost rank {rank} on host", "stopped for 3 s") and took < 40,
-              f"rank {rank} of {np} stopped within MPI_Init, {launcher or 'launch/run'}: one line, exit 4", f"{took:.1f} s\n{result}")
+              f"rank {rank} of {np} stopped within MPI_Init, {launcher or 'launch/run'}: one line, exit 4",
+              f"{took:.1f} s\n{result}")
     time.sleep(max(0, began + 4 - time.monotonic()))
     for process in ranks.values():
         os.kill(process, signal.SIGCONT)
         time.sleep(0.3)
+    paused.wait_for("epoch: 1 ")
+    paused.signal(signal.SIGUSR1)
     result = paused.finish(60)
-    check(result.code == 0 and not result.err, "all ranks stopped within MPI_Init, and continued one by one: it goes on", result)
+    check(result.code == 75 and not result.err, "all ranks stopped within MPI_Init, continued one by one: it goes on",
+          result)
 
 
 def mpmd(*parts):
@@ -163,5 +167,6 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-side_by_side(2, stalled_study, early_signals, stopped_start, alone, answers, few_threads, unlike_actions, refused, diverged)
+side_by_side(2, stalled_study, early_signals, stopped_start, alone, answers, few_threads, unlike_actions, refused,
+             diverged)
 finish()

@@ -214,9 +214,15 @@ static void test_removed_or_replaced_under_a_run(void **state)
     assert_lines(LINE("1", "10") "mine\n" LINE("3", "30"));
     assert_int_equal(unlink(PATH), 0);
     assert_int_equal(symlink("elsewhere", PATH), 0);
+    assert_true(metrics_write(metrics, &epochs[0], &error));
+    assert_lines(LINE("1", "10") "mine\n" LINE("3", "30") LINE("1", "10"));
+    assert_int_equal(access("elsewhere", F_OK), -1);
+    assert_int_equal(unlink(PATH), 0);
+    assert_int_equal(mkdir(PATH, 0700), 0);
     assert_false(metrics_write(metrics, &epochs[0], &error));
-    assert_int_equal(error.code, EXIT_RUNTIME);
+    assert_error(&error, EXIT_RUNTIME, "./metrics.jsonl: cannot be written: Is a directory");
     metrics_close(metrics);
+    assert_int_equal(rmdir(PATH), 0);
 }
 
 int main(void)
