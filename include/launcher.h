@@ -40,7 +40,7 @@ void launcher_mend_streams(void);
 const char *launcher_terminal(void);
 
 /* Tells launch/run, which takes the line ($DTRAIN_MARK) out of standard error again, that all ranks are there and heed
- * signals. On one rank. */
+ * signals; by a file too ($DTRAIN_BEGUN_FILE), as a script between the two may hide the line. On one rank. */
 void launcher_begin(void);
 
 /* Leaves the job's exit code for launch/run in $DTRAIN_EXIT_FILE: mpirun that is ended together with its ranks says 1,

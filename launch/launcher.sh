@@ -4,7 +4,8 @@
 # shellcheck disable=SC2034,SC2154 # much of it is used where it is sourced
 
 # Settings from the environment, which the user's own win over. When: always, as root, on this machine alone, there
-# without ssh, where ranks share cores, where they are bound to none, and where the network between the hosts is given.
+# without ssh, with a full /dev/shm, where ranks share cores, where they are bound to none, and where the network
+# between the hosts is given.
 launcher_settings='
 root     open-mpi-*  OMPI_ALLOW_RUN_AS_ROOT=1
 root     open-mpi-*  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -29,6 +30,9 @@ lsf      intel-mpi   I_MPI_HYDRA_RMK=lsf
 # not know of it.
 alone    open-mpi-*  PMIX_MCA_gds=hash
 no-ssh   open-mpi-4  OMPI_MCA_plm=isolated
+# Ranks then reach each other by sockets. They would anyway, after a banner; their sums have memory of their own.
+no-shm   open-mpi-4  OMPI_MCA_btl=^vader
+no-shm   open-mpi-5  OMPI_MCA_btl=^sm
 
 shared   open-mpi-4  OMPI_MCA_rmaps_base_oversubscribe=1
 shared   open-mpi-5  PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
@@ -65,6 +69,23 @@ launcher_find() {
     *) fail 1 "$launcher is neither Open MPI's, 4 or 5, nor MPICH's nor Intel's (${said%%$'\n'*}): start dtrain by it yourself" ;;
     esac
 }
+
+# Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files.
+launcher_names_hosts() {
+    local etc parameters=() file name
+    for name in $(compgen -e); do
+        [[ ! $name =~ $hosts_named || -z ${!name} ]] || return 0
+    done
+    for etc in "${launcher%/bin/*}/etc" "${launcher%/bin/*}/etc/openmpi" /etc/openmpi; do
+        parameters+=("$etc"/openmpi-mca-params.conf)
+        ! grep -q -s '^[^#]*[^#[:space:]]' "$etc/openmpi-default-hostfile" || return 0
+    done
+    for file in "${parameters[@]}" ~/.openmpi/mca-params.conf; do
+        ! grep -q -s -E '^[[:space:]]*[a-z_]*(hostfile|rankfile|rank_file)[a-z_]*[[:space:]]*=' "$file" || return 0
+    done
+    return 1
+}
+hosts_named='^(OMPI|PRTE)_MCA_[a-z_]*(hostfile|rankfile|rank_file)|^(I_MPI_)?HYDRA_HOST_FILE$'
 
 # Makes the settings for an occasion of the table, but those that the user has made.
 launcher_set() { # WHEN [NETWORK]

@@ -69,20 +69,28 @@ const char *launcher_terminal(void)
     return strncmp(terminal, "/dev/pts/", 9) == 0 || strncmp(terminal, "/dev/tty", 8) == 0 ? terminal : NULL;
 }
 
+/* Into the file that this variable names: it is there on launch/run's own host, and is not to be left on another. */
+static void leave_line(const char *variable, const char *line)
+{
+    const char *path = getenv(variable);
+    FILE *file = path != NULL && *path != '\0' ? fopen(path, "r+") : NULL;
+    if (file == NULL)
+        return;
+    fprintf(file, "%s\n", line);
+    fclose(file);
+}
+
 void launcher_begin(void)
 {
     const char *mark = getenv("DTRAIN_MARK");
     if (mark != NULL)
         fprintf(stderr, "%s\n", mark);
+    leave_line("DTRAIN_BEGUN_FILE", "begun");
 }
 
 void launcher_tell(enum exit_code code)
 {
-    const char *path = getenv("DTRAIN_EXIT_FILE");
-    /* r+: it is there on launch/run's own host, and is not to be left on another */
-    FILE *file = path != NULL && *path != '\0' ? fopen(path, "r+") : NULL;
-    if (file == NULL)
-        return;
-    fprintf(file, "%d\n", code);
-    fclose(file);
+    char line[20];
+    snprintf(line, sizeof line, "%d", code);
+    leave_line("DTRAIN_EXIT_FILE", line);
 }

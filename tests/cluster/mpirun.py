@@ -83,6 +83,10 @@ def agreement():
               named)
     for host in hosts:
         subprocess.run(host.command("ip", "link", "del", "docker0"), check=True)
+    settings = {"DTRAIN": "/bin/uname", "OMPI_MCA_orte_default_hostfile": FOLDER / "hostfile"}
+    named = Run([ROOT / "launch" / "run", "--nodename"], settings, FOLDER).finish()
+    check(named.code == 0 and Counter(named.out.split()) == {"n1": 2, "n2": 3, "n3": 2},
+          "hosts that Open MPI's own settings name are used as they say", named)
 
 
 def killed():

@@ -224,6 +224,10 @@ def test_odd_places():
     done = subprocess.run(["unshare", "-m", "bash", "-c", almost, LAUNCH / "run", *map(str, train), "--out", "almost"],
                           cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
     check(done.returncode == 0 and not done.stderr, "run: one that is nearly full will do", said(done))
+    shared = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$0" "$@"'
+    done = subprocess.run(["unshare", "-m", "bash", "-c", shared, LAUNCH / "run", *map(str, train), "--out", "shm"],
+                          cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
+    check(done.returncode == 0 and not done.stderr, "run: a full /dev/shm", said(done))
     name = "training-job-with-a-rather-long-name-for-a-pod-worker-xkzpqrst"
     done = subprocess.run(["unshare", "-u", "bash", "-c", f'hostname {name}; exec "$0" "$@"', LAUNCH / "run",
                            *map(str, train), "--out", "long"], capture_output=True, text=True, timeout=60, cwd=SCRATCH)
@@ -292,6 +296,21 @@ def test_stop():
     done_epochs = len((SCRATCH / "stopped-SIGINT/metrics.jsonl").read_text().splitlines())
     done = launch("run", "-np", 1, *DATA, "--out", "stopped-SIGINT", "--epochs", done_epochs + 2, "--resume")
     check(done.returncode == 0, "run: --resume goes on", said(done))
+
+
+def test_hidden_errors():
+    """A script between launch/run and dtrain that leads its standard error elsewhere."""
+    script = SCRATCH / "hides.sh"
+    script.write_text(f'#!/bin/sh\nexec {ROOT}/dtrain "$@" 2>/dev/null\n')
+    script.chmod(0o755)
+    command = [LAUNCH / "run", "-np", "2", *DATA, "--out", "hidden", "--checkpoint-every", "1000000"]
+    running = subprocess.Popen(command, cwd=SCRATCH, env={**os.environ, "DTRAIN": str(script)}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: (SCRATCH / "hidden/metrics.jsonl").exists())
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    check(running.returncode == 75 and "stopped by SIGUSR1" in out and not err,
+          "run: a script that hides standard error", f"exit {running.returncode}\n{out}{err}")
 
 
 def test_terminal():
@@ -946,6 +965,7 @@ try:
     test_stop()
     test_early_stop()
     test_stop_of_all()
+    test_hidden_errors()
     test_terminal()
     test_progress_line()
     test_lost_rank()
