@@ -71,21 +71,23 @@ static const struct cpu *cpu_of(const struct bench *b)
     return (const struct cpu *)b->engine;
 }
 
-/* --- multiply-adds really done for sample s of the engine's tile; padding lanes do not count --------------- */
+/* --- multiply-adds that sample s of the engine's tile needs ------------------------------------------------
+ *
+ * One definition for all layers and nets: the terms of kernels/README.md's sums, but for those that dropout or a pool
+ * makes zero. So neither the input nor the output is dropped, and a backward pass has the gradients that are not zero:
+ * of winners of their pool whose ReLU was open. Two neighbours of a convolution have seven products for ten
+ * (kernels/cpu/winograd.h). What the engine multiplies beyond these, with a dropped channel's lane or with padding, is
+ * its loss; zeros that a ReLU leaves in an input count as needed. */
 
 static size_t count_kept(const struct cpu *cpu, int s, enum dropout_layer layer)
 {
-    return (size_t)__builtin_popcount((unsigned)cpu->input.masks[s].keep[layer][0]);
-}
-
-static size_t conv1_forward_done(const struct cpu *cpu, int s)
-{
-    return count_kept(cpu, s, DROPOUT_CONV1) * 28 * 14 * 75 / 5 * 7;
-}
-
-static size_t conv2_forward_done(const struct cpu *cpu, int s)
-{
-    return count_kept(cpu, s, DROPOUT_CONV1) * 16 * 10 * 5 * 25 / 5 * 7;
+    const uint64_t *keep = cpu->input.masks[s].keep[layer];
+    static const int units[DROPOUT_LAYERS] = {
+        [DROPOUT_CONV1] = 6, [DROPOUT_CONV2] = 16, [DROPOUT_CONV3] = 120, [DROPOUT_FC1] = 84};
+    size_t kept = 0;
+    for (int u = 0; u < units[layer]; u++)
+        kept += keep[u / 64] >> u % 64 & 1;
+    return kept;
 }
 
 static size_t count_live(const float *gradient, int units)
@@ -96,22 +98,47 @@ static size_t count_live(const float *gradient, int units)
     return live;
 }
 
-static size_t fc1_backward_done(const struct cpu *cpu, int s)
+static size_t conv1_forward_needs(const struct cpu *cpu, int s)
 {
-    return count_live(cpu->tile.dense.dfc1[s], 84) * 120;
+    return count_kept(cpu, s, DROPOUT_CONV1) * 28 * 14 * 75 / 5 * 7;
 }
 
-static size_t conv3_backward_done(const struct cpu *cpu, int s)
+static size_t conv2_forward_needs(const struct cpu *cpu, int s)
 {
-    return count_live(cpu->tile.dense.dconv3[s], 120) * 400;
+    return count_kept(cpu, s, DROPOUT_CONV1) * count_kept(cpu, s, DROPOUT_CONV2) * 10 * 5 * 25 / 5 * 7;
 }
 
-static size_t conv2_backward_done(const struct cpu *cpu, int s)
+static size_t conv3_forward_needs(const struct cpu *cpu, int s)
 {
-    return count_live(cpu->tile.dense.dpool2[s][0], 25 * 16) * 6 * 25;
+    return count_kept(cpu, s, DROPOUT_CONV2) * 25 * count_kept(cpu, s, DROPOUT_CONV3);
 }
 
-static size_t conv1_weights_done(const struct cpu *cpu, int s)
+static size_t fc1_forward_needs(const struct cpu *cpu, int s)
+{
+    return count_kept(cpu, s, DROPOUT_CONV3) * count_kept(cpu, s, DROPOUT_FC1);
+}
+
+static size_t fc2_needs(const struct cpu *cpu, int s)
+{
+    return count_kept(cpu, s, DROPOUT_FC1) * 10;
+}
+
+static size_t fc1_backward_needs(const struct cpu *cpu, int s)
+{
+    return count_live(cpu->tile.dense.dfc1[s], 84) * count_kept(cpu, s, DROPOUT_CONV3);
+}
+
+static size_t conv3_backward_needs(const struct cpu *cpu, int s)
+{
+    return count_live(cpu->tile.dense.dconv3[s], 120) * 25 * count_kept(cpu, s, DROPOUT_CONV2);
+}
+
+static size_t conv2_backward_needs(const struct cpu *cpu, int s)
+{
+    return count_live(cpu->tile.dense.dpool2[s][0], 25 * 16) * 25 * count_kept(cpu, s, DROPOUT_CONV1);
+}
+
+static size_t conv1_backward_needs(const struct cpu *cpu, int s)
 {
     size_t live = 0;
     for (int y = 0; y < 14; y++)
@@ -124,34 +151,34 @@ static size_t conv1_weights_done(const struct cpu *cpu, int s)
 /* What the engine marks, in this order, but for the last. */
 static const struct layer {
     const char *name, *pass;
-    size_t dense;                                 /* multiply-adds of a sample with nothing skipped */
-    size_t (*done)(const struct cpu *cpu, int s); /* NULL: all of them */
+    size_t dense;                                   /* multiply-adds of a sample by the textbook's formula */
+    size_t (*needed)(const struct cpu *cpu, int s); /* NULL: none */
 } layers[] = {
     {"masks", "draw", 0, NULL},
     {"image", "columns", 0, NULL},
-    {"conv1", "forward", 352800, conv1_forward_done},
-    {"conv2", "forward", 240000, conv2_forward_done},
-    {"conv3", "forward", 48000, NULL},
-    {"fc1", "forward", 10080, NULL},
-    {"fc2", "forward", 840, NULL},
+    {"conv1", "forward", 352800, conv1_forward_needs},
+    {"conv2", "forward", 240000, conv2_forward_needs},
+    {"conv3", "forward", 48000, conv3_forward_needs},
+    {"fc1", "forward", 10080, fc1_forward_needs},
+    {"fc2", "forward", 840, fc2_needs},
     {"softmax", "loss", 0, NULL},
-    {"fc2", "weights", 840, NULL},
-    {"fc2", "input", 840, NULL},
-    {"fc1", "weights", 10080, fc1_backward_done},
-    {"fc1", "input", 10080, fc1_backward_done},
-    {"conv3", "weights", 48000, conv3_backward_done},
-    {"conv3", "input", 48000, conv3_backward_done},
-    {"conv2", "weights", 240000, conv2_backward_done},
-    {"conv2", "input", 240000, conv2_backward_done},
+    {"fc2", "weights", 840, fc2_needs},
+    {"fc2", "input", 840, fc2_needs},
+    {"fc1", "weights", 10080, fc1_backward_needs},
+    {"fc1", "input", 10080, fc1_backward_needs},
+    {"conv3", "weights", 48000, conv3_backward_needs},
+    {"conv3", "input", 48000, conv3_backward_needs},
+    {"conv2", "weights", 240000, conv2_backward_needs},
+    {"conv2", "input", 240000, conv2_backward_needs},
     {"image", "pixels", 0, NULL},
-    {"conv1", "weights", 352800, conv1_weights_done},
+    {"conv1", "weights", 352800, conv1_backward_needs},
     {"sgd", "update", 0, NULL},
 };
 enum { LAYERS = sizeof layers / sizeof *layers, UPDATE = LAYERS - 1 };
 
 struct times {
     double seconds[LAYERS];
-    size_t done[LAYERS];
+    size_t needed[LAYERS];
 };
 
 struct result {
@@ -260,7 +287,7 @@ static void record(void *context, const char *name, const char *pass, int sample
     int l = find_layer(name, pass);
     recorder->times->seconds[l] += now - recorder->last;
     for (int s = sample < 0 ? 0 : sample; s < (sample < 0 ? TILE : sample + 1); s++)
-        recorder->times->done[l] += layers[l].done != NULL ? layers[l].done(recorder->cpu, s) : layers[l].dense;
+        recorder->times->needed[l] += layers[l].needed != NULL ? layers[l].needed(recorder->cpu, s) : 0;
     recorder->last = clock_seconds();
 }
 
@@ -311,10 +338,10 @@ static void time_layers(struct bench *b, struct result *result)
     for (int t = 0; t < TILES; t++) {
         time_tile(all[t], &result->times);
         for (int l = 0; l < LAYERS; l++)
-            result->times.done[l] += all[t][0].done[l];
+            result->times.needed[l] += all[t][0].needed[l];
     }
     for (int l = 0; l < LAYERS; l++)
-        result->times.done[l] /= BATCHES;
+        result->times.needed[l] /= BATCHES;
     result->times.seconds[UPDATE] = time_update(b);
     free(all);
 }
@@ -331,30 +358,30 @@ static bool all_timed(const struct result *r)
 /* --- the report ------------------------------------------------------------------------------------ */
 
 static void print_line(const char *name, const char *pass, const struct result *r, double spent, double dense,
-                       double done, double peak)
+                       double needed, double peak)
 {
     printf("  %-8s %-8s %7.3f %6.1f%%", name, pass, spent * 1e3, 100 * spent / r->step_seconds);
     if (dense > 0)
-        printf(" %9.1f %9.1f %9.1f %6.1f%%", done * 1e-6, (dense - done) * 1e-6, 2e-9 * done / spent,
-               100 * done / spent / peak);
+        printf(" %9.1f %9.1f %9.1f %6.1f%%", needed * 1e-6, (dense - needed) * 1e-6, 2e-9 * needed / spent,
+               100 * needed / spent / peak);
     printf("\n");
 }
 
 static void print_result(const struct result *r, double peak)
 {
-    double all = 0, dense = 0, done = 0;
+    double all = 0, dense = 0, needed = 0;
     printf("\nnet %c: %.0f samples/s, %.3f ms a step of %d (the least of %d)\n", r->net->name, r->samples_per_second,
            r->step_seconds * 1e3, BATCH, STEPS);
-    printf("  %-8s %-8s %7s %7s %9s %9s %9s %7s\n", "layer", "pass", "ms", "share", "M mul-add", "M skipped", "GFLOP/s",
+    printf("  %-8s %-8s %7s %7s %9s %9s %9s %7s\n", "layer", "pass", "ms", "share", "M needed", "M not", "GFLOP/s",
            "of peak");
     for (int l = 0; l < LAYERS; l++) {
         print_line(layers[l].name, layers[l].pass, r, r->times.seconds[l], (double)layers[l].dense * BATCH,
-                   (double)r->times.done[l], peak);
+                   (double)r->times.needed[l], peak);
         all += r->times.seconds[l];
         dense += (double)layers[l].dense * BATCH;
-        done += (double)r->times.done[l];
+        needed += (double)r->times.needed[l];
     }
-    print_line("sum", "", r, all, dense, done, peak);
+    print_line("sum", "", r, all, dense, needed, peak);
     printf("  gradient off by %.1e of the reference (limit %.0e)%s\n", r->error, GRADIENT_TOLERANCE,
            all_timed(r) ? "" : "; A LAYER WAS NOT MARKED");
 }
@@ -374,8 +401,8 @@ static cJSON *json_result(const struct result *r)
         cJSON_AddStringToObject(layer, "pass", layers[l].pass);
         cJSON_AddNumberToObject(layer, "ms", r->times.seconds[l] * 1e3);
         if (layers[l].dense > 0) {
-            cJSON_AddNumberToObject(layer, "multiply_adds", (double)r->times.done[l]);
-            cJSON_AddNumberToObject(layer, "skipped", (double)(layers[l].dense * BATCH) - (double)r->times.done[l]);
+            cJSON_AddNumberToObject(layer, "multiply_adds", (double)r->times.needed[l]);
+            cJSON_AddNumberToObject(layer, "skipped", (double)(layers[l].dense * BATCH) - (double)r->times.needed[l]);
         }
         cJSON_AddItemToArray(list, layer);
     }
