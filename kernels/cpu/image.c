@@ -9,20 +9,28 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads four bytes as one number");
 
+/* Twice a pixel is cut out of four of them at once; the 255 cancel in differences. */
 static inline void row_columns(const uint8_t *restrict row, float columns[restrict WINOGRAD_PRODUCTS][16])
 {
-    for (int odd = 0; odd < 2; odd++)
-        for (int i = 0; i < 8; i++) { /* for pooled column 2i + odd, from pixel 2 (2i + odd) on */
-            int d[6], factors[WINOGRAD_PRODUCTS];
-            uint32_t four, next;
-            memcpy(&four, row + 4 * i + 2 * odd, sizeof four);
-            memcpy(&next, row + 4 * i + 2 * odd + 4, sizeof next);
-            UNROLL for (int k = 0; k < 6; k++)
-                d[k] = 2 * (int)((k < 4 ? four : next) >> k % 4 * 8 & 255) - 255;
-            WINOGRAD_COLUMNS(d, factors);
+    ROLLED for (int i = 0; i < 8; i++) { /* for pooled columns 2i and 2i + 1, from pixel 4i on */
+        uint32_t four, next;
+        int pixel[8];
+        memcpy(&four, row + 4 * i, sizeof four);
+        memcpy(&next, row + 4 * i + 4, sizeof next);
+        pixel[0] = (int)(four << 1 & 510), pixel[4] = (int)(next << 1 & 510);
+        UNROLL for (int k = 1; k < 4; k++) {
+            pixel[k] = (int)(four >> (8 * k - 1) & 510);
+            pixel[4 + k] = (int)(next >> (8 * k - 1) & 510);
+        }
+        UNROLL for (int odd = 0; odd < 2; odd++) {
+            int factors[WINOGRAD_PRODUCTS];
+            WINOGRAD_COLUMNS(pixel + 2 * odd, factors);
+            factors[1] -= 2 * 255;
+            factors[5] -= 255;
             UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
                 columns[k][odd * 8 + i] = (float)factors[k];
         }
+    }
 }
 
 void image_columns(const uint8_t *pixels, struct image_columns *image)
