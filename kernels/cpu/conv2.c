@@ -52,17 +52,14 @@ struct pool1_columns {
     _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][8];
 };
 
-static inline void plane_columns(const float *restrict even, const float *restrict odd,
-                                 float columns[restrict WINOGRAD_PRODUCTS][8])
+static inline void plane_columns(const float *even, const float *odd, float columns[WINOGRAD_PRODUCTS][8])
 {
-    ROLLED for (int x = 0; x < 8; x++) {
-        float d[6], factors[WINOGRAD_PRODUCTS];
-        UNROLL for (int k = 0; k < 6; k++)
-            d[k] = (k % 2 ? odd : even)[x + k / 2];
-        WINOGRAD_COLUMNS(d, factors);
-        UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-            columns[k][x] = factors[k];
-    }
+    eight d[6], factors[WINOGRAD_PRODUCTS];
+    UNROLL for (int k = 0; k < 6; k++)
+        eight_load((k % 2 ? odd : even) + k / 2, &d[k]);
+    WINOGRAD_COLUMNS(d, factors);
+    UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+        eight_store(columns[k], &factors[k]);
 }
 
 static void make_columns(const struct pool1_planes *planes, unsigned kept, struct pool1_columns *columns)
@@ -184,6 +181,33 @@ KERNEL void sum_winners(bool add, int first, int end, int row, struct winners wi
     }
 }
 
+/* The same for a patch where vectors have 512 bits: a row is two of them and half a one. */
+KERNEL void sum_patches(struct winners winners, const float *pool1, float gradient[5][6][8])
+{
+    enum { WHOLE = 5 * 8 / LANES };
+    vec whole[5][WHOLE];
+    eight half[5];
+    UNROLL for (int ky = 0; ky < 5; ky++) {
+        UNROLL for (int k = 0; k < WHOLE; k++)
+            whole[ky][k] = (vec){0};
+        half[ky] = (eight){0};
+    }
+    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
+        int i = __builtin_ctz(rest) * winners.apart;
+        const float *patch = pool1 + winners.starts[i];
+        UNROLL for (int ky = 0; ky < 5; ky++) {
+            UNROLL for (int k = 0; k < WHOLE; k++)
+                add_product(vec_load(patch + ky * 16 * 8 + k * LANES), winners.gradients[i], &whole[ky][k]);
+            eight_add_product(patch + ky * 16 * 8 + WHOLE * LANES, winners.gradients[i], &half[ky]);
+        }
+    }
+    UNROLL for (int ky = 0; ky < 5; ky++) {
+        UNROLL for (int k = 0; k < WHOLE; k++)
+            vec_store(gradient[ky][0] + k * LANES, whole[ky][k]);
+        eight_store(gradient[ky][0] + WHOLE * LANES, &half[ky]);
+    }
+}
+
 /* dpool2 becomes the gradient before ReLU and dropout, at the winners. The bias's is their sum: cells 16, 8, 4, 2 and
  * 1 apart. */
 static void activation_backward(float pool2[25][16], float scale, float dpool2[25][16], float bias[16],
@@ -244,7 +268,9 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2);
         struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &features->from2[0][c]};
-        UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
+        if (LANES == 16)
+            sum_patches(winners, pool1, gradient);
+        else UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
             sum_winners(false, PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, winners,
                         pool1, 16 * 8, gradient[0][0], 6 * 8);
         room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * (5 * 6 * 8));

@@ -8,6 +8,7 @@
 #define DTRAIN_CPU_VECTOR_H
 
 #include <stdint.h>
+#include <string.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -136,6 +137,33 @@ typedef float eight __attribute__((vector_size(8 * sizeof(float))));
 typedef int32_t eight_places __attribute__((vector_size(8 * sizeof(int32_t))));
 #define PICK_EIGHT(a, b, ...) __builtin_shuffle(a, b, (eight_places){__VA_ARGS__})
 #endif
+
+/* By address, as builds for narrower vectors have no convention for passing eights. No alignment is asked. */
+KERNEL void eight_load(const float *from, eight *to)
+{
+    typedef float unaligned __attribute__((vector_size(8 * sizeof(float)), aligned(4), may_alias));
+    *to = *(const unaligned *)from;
+}
+
+KERNEL void eight_store(float *to, const eight *v)
+{
+    typedef float unaligned __attribute__((vector_size(8 * sizeof(float)), aligned(4), may_alias));
+    *(unaligned *)to = *v;
+}
+
+/* As add_product, of eight numbers at a. */
+KERNEL void eight_add_product(const float *a, float b, eight *sum)
+{
+#if defined(__FMA__) && defined(__AVX__)
+    *sum = (eight)_mm256_fmadd_ps(_mm256_loadu_ps(a), _mm256_set1_ps(b), (__m256)*sum);
+#else
+    vec parts[8 / LANES];
+    memcpy(parts, sum, sizeof *sum);
+    UNROLL for (int k = 0; k < 8 / LANES; k++)
+        add_product(vec_load(a + k * LANES), b, &parts[k]);
+    memcpy(sum, parts, sizeof *sum);
+#endif
+}
 
 /* rows[i][k] becomes rows[k][i]. */
 KERNEL void transpose_eight(eight rows[8])
