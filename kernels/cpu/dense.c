@@ -11,7 +11,7 @@
  * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. To
  * leave out zero times infinity would hide a NaN (kernels/README.md): so an x that is not finite counts as refused, and
  * where a w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's samples drop different
- * units.
+ * units. But conv3 takes its samples one by one where dropout leaves few of its inputs.
  */
 #include <string.h>
 
@@ -201,18 +201,86 @@ enum {
     PARTS2 = LANES == 16 ? 6 : 12,
 };
 
+/* The weights of each chain of conv3, for live_forward. */
+static void pack_chains(const struct layout *w, struct dense_tile *t)
+{
+    for (int out = 0; out < 120; out += 8)
+        for (int in = 0; in < 400; in += 8) {
+            eight block[8];
+            UNROLL for (int k = 0; k < 8; k++)
+                eight_load(w->conv3[out + k] + in, &block[k]);
+            transpose_eight(block);
+            UNROLL for (int k = 0; k < 8; k++)
+                eight_store(t->conv3_chains[(in + k) % 16 / 2][(in + k) / 16 * 2 + k % 2] + out, &block[k]);
+        }
+}
+
 void dense_pack(const struct layout *w, struct dense_tile *t)
 {
+    pack_chains(w, t);
     int finite = all_finite(120 * 400, w->conv3[0]) && all_finite(84 * 128, w->fc1[0]);
     t->all = finite ? 0 : ~0u;
+}
+
+/* Of a sample's inputs of each chain of conv3, cell by cell two of them, a bit each: whether it is not zero; or all. */
+static void find_live(float pool2[25][16], uint32_t all, uint64_t live[8])
+{
+    for (int c = 0; c < 8; c++)
+        live[c] = 0;
+    for (int cell = 0; cell < 25; cell++) {
+        uint32_t bits = live_bits(pool2[cell], 16, all);
+        UNROLL for (int c = 0; c < 8; c++)
+            live[c] |= (uint64_t)(bits >> 2 * c & 3) << 2 * cell;
+    }
+}
+
+/* conv3's sums, sample by sample, without the inputs that are zero; lanes are outputs. A chain's weights stay in the
+ * first-level cache for all samples. */
+static void live_forward(struct dense_tile *t)
+{
+    enum { PARTS = (120 + LANES - 1) / LANES };
+    uint64_t live[TILE][8];
+    for (int s = 0; s < TILE; s++)
+        find_live(t->pool2[s], t->all, live[s]);
+    for (int c = 0; c < 8; c++)
+        for (int s = 0; s < TILE; s++) {
+            vec sum[PARTS];
+            UNROLL for (int k = 0; k < PARTS; k++)
+                sum[k] = (vec){0};
+            for (uint64_t rest = live[s][c]; rest != 0; rest &= rest - 1) {
+                int i = __builtin_ctzll(rest);
+                const float *row = t->conv3_chains[c][i];
+                float input = t->pool2[s][i / 2][2 * c + i % 2];
+                UNROLL for (int k = 0; k < PARTS; k++)
+                    add_product(vec_load(row + k * LANES), input, &sum[k]);
+            }
+            UNROLL for (int k = 0; k < PARTS; k++) {
+                float *to = t->conv3[s] + k * LANES;
+                vec_store(to, c > 0 ? vec_load(to) + sum[k] : sum[k]);
+            }
+        }
+    lanes_from_rows(120, 128, t->conv3[0], t->conv3_lanes[0]);
+}
+
+/* Whether dropout leaves so few of conv2's channels that it pays to look for them. */
+static int drops_much(const struct sample_mask masks[TILE])
+{
+    int kept = 0;
+    for (int s = 0; s < TILE; s++)
+        kept += __builtin_popcount((unsigned)masks[s].keep[DROPOUT_CONV2][0]);
+    return kept < TILE * 16 * 2 / 3;
 }
 
 void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                    struct dense_tile *t)
 {
     int32_t kept[4][TILE];
-    lanes_from_rows(400, 400, t->pool2[0][0], t->pool2_lanes[0]);
-    product_forward(conv3_chains, 120, 400, BLOCK(12, 6, 3), w->conv3[0], t->pool2_lanes[0], t->conv3_lanes[0]);
+    if (drops_much(masks))
+        live_forward(t);
+    else {
+        lanes_from_rows(400, 400, t->pool2[0][0], t->pool2_lanes[0]);
+        product_forward(conv3_chains, 120, 400, BLOCK(12, 6, 3), w->conv3[0], t->pool2_lanes[0], t->conv3_lanes[0]);
+    }
     mask_lanes(masks, DROPOUT_CONV3, kept);
     activate(120, w->conv3_bias, scale, kept, t->conv3_lanes[0]);
 }
