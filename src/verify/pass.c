@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "step.h"
 
 bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices,
@@ -133,20 +134,21 @@ static uint64_t answer(const struct pass *pass, size_t place)
     return pass->verify->ops->is_defined ? known_digests[place] : pass->done ? pass->digests[place] : 0;
 }
 
-/* Whether the step is right on every rank of the pass. Also learns whether a rank wishes to end. */
+/* Whether the step is right on every rank of the pass. Also learns whether a rank wishes to end, or must. */
 static bool check_step(struct pass *pass, const struct lesson_batch *batch, bool applied)
 {
     struct verify *verify = pass->verify;
     size_t place = lesson_place(verify->lesson) + batch->step;
     uint64_t digest = lesson_digest(&verify->after), wanted = answer(pass, place);
     bool mine = !applied || (wanted != 0 && digest != wanted);
-    int64_t seen[] = {mine, *verify->stop};
+    int64_t seen[] = {mine, *verify->stop, verify->round == 0 && clock_seconds() > verify->end};
     int odd = -1;
     if (pass->together)
-        comm_sum_control(pass->comm, seen, 2, "the verdict on a step");
+        comm_sum_control(pass->comm, seen, 3, "the verdict on a step");
     if (pass->together && !verify->ops->is_defined)
         comm_same(pass->comm, digest, &odd);
-    verify->stopped = seen[1] != 0;
+    verify->is_cut = seen[1] == 0 && seen[2] != 0;
+    verify->stopped = seen[1] != 0 || verify->is_cut;
     verify->steps++;
     pass->steps++;
     if (seen[0] == 0 && odd < 0) {

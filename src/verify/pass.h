@@ -27,7 +27,9 @@ struct verify {
     const struct engine_ops *ops;
     enum precision precision;
     const volatile sig_atomic_t *stop; /* this rank's wish to end */
-    bool stopped;                      /* some rank's, once all know */
+    bool stopped;                      /* some rank's, once all know: or the time was over in the first round */
+    double end;                        /* clock_seconds when that is; HUGE_VAL: the first round takes what it takes */
+    bool is_cut;                       /* it was, on some rank, and no rank wished to end */
     int round, core;
     int lesson, step;      /* that are under way; -1: between two lessons */
     struct engine *engine; /* of that lesson */

@@ -74,8 +74,10 @@ void report_finding(const struct finding *finding, char *text, size_t bytes)
              finding->together ? "together" : "alone", lesson->net, lesson->batch, finding->step + 1, core, what);
 }
 
-static void print_verdict(const struct testimony *all, int count, int rank, bool is_defined, int rounds)
+static void print_verdict(const struct testimony *all, int count, int rank, const struct verify *verify)
 {
+    bool is_defined = verify->ops->is_defined;
+    int rounds = verify->round;
     const struct finding *finding = &all[rank].finding;
     int others = count_equal(all, count, rank) - 1;
     if (finding->times > 0) {
@@ -84,7 +86,8 @@ static void print_verdict(const struct testimony *all, int count, int rank, bool
         printf("digest %016llx, not %016llx  WRONG %d time%s; first in %s\n", (unsigned long long)finding->got,
                (unsigned long long)finding->wanted, finding->times, finding->times == 1 ? "" : "s", text);
     } else if (rounds == 0) {
-        printf("stopped in the first round%s\n", is_defined ? ", right until then" : "");
+        printf("%s in the first round%s\n", verify->is_cut ? "the time was over" : "stopped",
+               is_defined ? ", right until then" : "");
     } else if (is_defined) {
         printf("digest %016llx  right\n", (unsigned long long)digest_of(all[rank].digests));
     } else {
@@ -94,16 +97,16 @@ static void print_verdict(const struct testimony *all, int count, int rank, bool
     }
 }
 
-int report_print(const struct testimony *all, int count, const struct pass *together, bool is_defined, int rounds)
+int report_print(const struct testimony *all, int count, const struct pass *together, const struct verify *verify)
 {
     int wrong = 0;
     for (int i = 0; i < count; i++) {
         printf("%s  %llu steps  ", all[i].device, (unsigned long long)all[i].steps);
-        print_verdict(all, count, i, is_defined, rounds);
+        print_verdict(all, count, i, verify);
         wrong += all[i].finding.times > 0;
     }
-    if (together != NULL && wrong == 0 && rounds > 0)
+    if (together != NULL && wrong == 0 && verify->round > 0)
         printf("all together  %llu steps  digest %016llx  %s\n", (unsigned long long)together->steps,
-               (unsigned long long)digest_of(together->digests), is_defined ? "right" : "the same on all");
+               (unsigned long long)digest_of(together->digests), verify->ops->is_defined ? "right" : "the same on all");
     return wrong;
 }

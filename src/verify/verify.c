@@ -1,5 +1,6 @@
 #include "verify.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,6 +134,16 @@ static bool go_on(struct examination *e, double end)
     return stop[0] == 0 && (stop[1] == 0 || e->verify->round == 0);
 }
 
+/* After ranks were alone: what one of them has learnt is true of all. */
+static void learn_of_stops(struct examination *e)
+{
+    struct verify *verify = e->verify;
+    int64_t stop[] = {verify->stopped && !verify->is_cut, verify->is_cut};
+    comm_sum_control(e->world, stop, 2, "the end of a round");
+    verify->is_cut = stop[0] == 0 && stop[1] != 0;
+    verify->stopped = stop[0] != 0 || verify->is_cut;
+}
+
 /* Ranks of a host take different cores, and each another one every round. */
 static void run_alone(struct examination *e)
 {
@@ -147,15 +158,15 @@ static void run_alone(struct examination *e)
     verify->core = -1;
 }
 
+/* A round that was begun is ended; the first one, where a machine is so slow, no later than the time given. */
 static void run_rounds(struct examination *e)
 {
     struct verify *verify = e->verify;
-    double end = clock_seconds() + e->options->verify_seconds;
-    while (go_on(e, end)) {
+    double seconds = e->options->verify_seconds, end = clock_seconds() + seconds;
+    verify->end = seconds > 0 ? end : HUGE_VAL;
+    while (!verify->stopped && go_on(e, end)) {
         run_alone(e);
-        int64_t stop = verify->stopped;
-        comm_sum_control(e->world, &stop, 1, "the end of a round");
-        verify->stopped = stop != 0;
+        learn_of_stops(e);
         if (comm_size(e->world) > 1)
             pass_run(&e->together);
         verify->round += !verify->stopped;
@@ -247,12 +258,12 @@ static enum exit_code conclude(struct examination *e, struct error *error)
     if (speaks && !verify->ops->is_defined)
         report_compare(all, ranks);
     if (speaks)
-        wrong = report_print(all, ranks, ranks > 1 ? &e->together : NULL, verify->ops->is_defined, verify->round);
+        wrong = report_print(all, ranks, ranks > 1 ? &e->together : NULL, verify);
     if (wrong > 0)
         refuse(e, all, wrong, error);
     free(all);
     comm_agree(e->world, error);
-    return error->code != EXIT_DONE ? error->code : verify->stopped ? EXIT_STOPPED : EXIT_DONE;
+    return error->code != EXIT_DONE ? error->code : verify->stopped && !verify->is_cut ? EXIT_STOPPED : EXIT_DONE;
 }
 
 enum exit_code verify_run(const struct options *options, struct comm *world, struct error *error)

@@ -4,6 +4,7 @@ for several at once."""
 # needs: emulated
 
 import json
+import re
 import signal
 
 from emulated_gpu import LIBRARIES, TRAIN, emulated, weights
@@ -70,6 +71,25 @@ def peers():
         result = running.finish(40)
         check(result.code == 4 and "rank 1" in result.err, f"{number.name}: the other ends in time, and names it",
               result)
+
+
+def verified():
+    """--verify, some steps of it: right on both ranks; a bit of one rank's GPU memory that is flipped is found there."""
+    verify = ["--verify=2s", "--engine", "fused"]
+    result = run(2, *verify, env={**LIBRARIES, "EMULATED_GPUS": "2"})
+    steps = re.findall(r"^rank \d .*  (\d+) steps  the time was over in the first round, right until then$", result.out,
+                       re.M)
+    check(result.code == 0 and len(steps) == 2 and min(map(int, steps)) > 0,
+          "--verify: both ranks are right, and out of time", result)
+    # Picture 10 is in the first step.
+    for what, size, at in (("weights", 248024, 1000), ("a picture", 250 * 3073, 10 * 3073 + 900),
+                           ("a sum", 4 << 20, 2048 + 8 * 77 + 4)):
+        result = run(2, *verify, env={**LIBRARIES, "EMULATED_GPUS": "2", "EMULATED_FLIP": f"{size}:{at}",
+                                      "EMULATED_FLIP_RANK": "1"})
+        wrong = re.findall(r"^rank (\d) .*  WRONG \d time.*first in round 1, alone, net A in batches of 33, step 1: ",
+                           result.out, re.M)
+        check(result.code == 5 and "1 of 2 ranks computed wrongly" in result.err and wrong == ["1"],
+              f"--verify: a bit of {what} in GPU memory, flipped on rank 1, is found there", result)
 
 
 def losses(directory):
@@ -149,6 +169,7 @@ def ends_of_several():
 
 one_net()
 peers()
+verified()
 several_nets()
 ends_of_several()
 finish()

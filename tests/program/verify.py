@@ -30,6 +30,11 @@ def right():
     steps = re.search(r"(\d+) steps  digest", result.out)
     check(result.code == 0 and int(steps[1]) > 244 and int(steps[1]) % 244 == 0, "in two seconds there are some rounds",
           result)
+    result = run(2, "--verify=0.01s", "--engine", "cpu")
+    cut = re.findall(r"^rank \d  .*  (\d+) steps  the time was over in the first round, right until then$", result.out,
+                     re.M)
+    check(result.code == 0 and len(cut) == 2 and all(0 < int(steps) < 244 for steps in cut),
+          "in too little time for one, it tells how many steps were right", result)
     check(not (FOLDER / "runs").exists() and not (FOLDER / "cache").exists(), "it leaves no files")
     result = Run([ROOT / "launch" / "verify", "0", "-np", "2", "--engine", "cpu"], {}, FOLDER).finish()
     check(result.code == 0 and result.out.count(DIGEST) == 3, "launch/verify is the same", result)

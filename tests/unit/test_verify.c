@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include <string.h>
@@ -107,6 +108,7 @@ static void a_device_is_held_to_itself(void **test)
         lesson_data(&lessons[i], &verify->pictures, &verify->data[i]);
     verify->ops = &blind;
     verify->stop = &stop;
+    verify->end = HUGE_VAL;
     assert_true(pass_open(pass, verify, comm, NULL, &error));
     verify->terms = calloc(pass->engines[0]->sums->count, sizeof *verify->terms);
 

@@ -7,7 +7,8 @@
  * forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS of how many models in
  * turn; unset: 1. For kernels/fused EMULATED_MULTIPROCESSORS (16) and EMULATED_SHARED (bytes of a block) say how large
  * they are. EMULATED_PEERS=0: GPUs do not reach each other's memory; EMULATED_IPC=0: nor can processes map it.
- * EMULATED_FULL_AT: which request for memory is refused; EMULATED_FULL_RANK: that rank's alone.
+ * EMULATED_FLIP=BYTES:BYTE: before the first launch of kernels/fused a bit of that byte is flipped in the first memory of
+ * so many bytes; EMULATED_FLIP_RANK: that rank's alone. EMULATED_FULL_AT: which request for memory is refused; EMULATED_FULL_RANK: that rank's alone.
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H
@@ -21,6 +22,9 @@ extern "C" {
 
 /* Queues a copy of the context; run(context) is called until it returns true: it is done. */
 void emulated_queue(void *stream, bool (*run)(void *context), const void *context, size_t bytes);
+
+/* A launch of kernels/fused begins. */
+void emulated_begins(void);
 
 #ifdef __cplusplus
 }

@@ -60,6 +60,36 @@ void emulated_queue(void *stream, bool (*run)(void *context), const void *contex
         append(&to->jobs, &to->count, job);
 }
 
+/* Whether an environment variable names no rank, or this one. */
+static bool is_meant(const char *variable)
+{
+    const char *only = getenv(variable), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    return only == NULL || (rank != NULL && strcmp(only, rank) == 0);
+}
+
+/* A memory that errs. */
+static struct {
+    size_t bytes, at;
+    char *memory;
+    bool done;
+} flip;
+
+static void note_memory(void *memory, size_t bytes)
+{
+    const char *asked = getenv("EMULATED_FLIP");
+    if (asked == NULL || flip.memory != NULL || flip.done || !is_meant("EMULATED_FLIP_RANK") ||
+        sscanf(asked, "%zu:%zu", &flip.bytes, &flip.at) != 2 || bytes != flip.bytes)
+        return;
+    flip.memory = memory;
+}
+
+void emulated_begins(void)
+{
+    if (flip.memory != NULL && !flip.done)
+        flip.memory[flip.at] ^= 0x20;
+    flip.done = true;
+}
+
 /* Runs what comes before `place` as far as it can. */
 static bool run_to(cudaStream_t stream, size_t place)
 {
@@ -240,9 +270,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 static bool is_full(void)
 {
     static long count;
-    const char *at = getenv("EMULATED_FULL_AT"), *only = getenv("EMULATED_FULL_RANK"),
-               *rank = getenv("OMPI_COMM_WORLD_RANK");
-    return at != NULL && (only == NULL || (rank != NULL && strcmp(only, rank) == 0)) && ++count == atol(at);
+    const char *at = getenv("EMULATED_FULL_AT");
+    return at != NULL && is_meant("EMULATED_FULL_RANK") && ++count == atol(at);
 }
 
 /* Full of what nobody should read. */
@@ -252,6 +281,7 @@ static cudaError_t allocate(void **memory, size_t bytes)
         return fail(cudaErrorMemoryAllocation);
     *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
     memset(*memory, 0xff, bytes);
+    note_memory(*memory, bytes);
     return cudaSuccess;
 }
 
@@ -272,6 +302,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
         return fail(cudaErrorMemoryAllocation);
     *memory = made->memory = shared_memory_make(bytes, &made->shared);
     memset(*memory, 0xff, bytes);
+    note_memory(*memory, bytes);
     made->next = mappables;
     mappables = made;
     return cudaSuccess;

@@ -10,9 +10,10 @@
 #include "cuda_runtime.h"
 #include "fibers.h"
 
-/* In tests/emulated: queues a copy of the context. */
+/* In tests/support/emulated: queues a copy of the context; a launch begins. */
 extern "C" __attribute__((weak)) void emulated_queue(void *stream, bool (*run)(void *context), const void *context,
                                                      size_t bytes);
+extern "C" __attribute__((weak)) void emulated_begins();
 
 namespace
 {
@@ -265,6 +266,8 @@ size_t all_stack_bytes()
 launch *begin(const call &call)
 {
     launch *launch = running = new struct launch();
+    if (emulated_begins != nullptr)
+        emulated_begins();
     launch->blocks = call.blocks, launch->threads = call.threads, launch->shared_bytes = call.shared_bytes;
     launch->thread = call.thread, launch->context = call.context;
     launch->hidden = std::vector<unseen>(call.blocks);
