@@ -16,7 +16,8 @@
 #include "signals.h"
 
 enum tag { TAG_PROBE = 1, TAG_ACKNOWLEDGEMENT };
-enum { MOST_STALLED_ROUNDS = 3 };
+enum { MOST_STALLED_ROUNDS = 3, SPINS = 50, YIELDS = 2000 };
+static const double PAUSE_SECONDS = 1; /* between two polls: this rank was stopped, or had no processor */
 static const double SIGTERM_REPORT_SECONDS = 0.3; /* after SIGTERM */
 
 /* A probe, or its acknowledgement, which carries the round of the probe: a late one is told from a new one. */
@@ -222,10 +223,19 @@ static void report_sigterm(struct watch *watch, const struct watch_group *group,
  * millisecond, then sleeps a little between polls. */
 static void give_way(unsigned polls)
 {
-    if (polls > 2000)
+    if (polls > YIELDS)
         nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-    else if (polls > 50)
+    else if (polls > SPINS)
         sched_yield();
+}
+
+/* How long this rank has not run since the last poll, at *polled: then it has heard nobody either. A whole job may be
+ * stopped for hours and go on (Ctrl-Z, SLURM), and no rank is to blame for that. */
+static double take_pause(double *polled)
+{
+    double now = clock_seconds(), pause = *polled > 0 ? now - *polled : 0;
+    *polled = now;
+    return pause > PAUSE_SECONDS ? pause : 0;
 }
 
 /* What a wait is for, and what is done meanwhile. */
@@ -240,7 +250,7 @@ struct wait {
 static void wait_for(struct watch *watch, const struct wait *wait, const struct watch_group *group)
 {
     struct probing probing = {0};
-    double quiet_until = 0, end = HUGE_VAL;
+    double quiet_until = 0, end = HUGE_VAL, polled = 0;
     for (unsigned polls = 1; !wait->done(wait->done_context); polls++) {
         if (polls % 500 == 0) {
             if (quiet_until == 0)
@@ -255,6 +265,12 @@ static void wait_for(struct watch *watch, const struct wait *wait, const struct 
             probe_group(watch, group, &probing, wait->what, &quiet_until);
         }
         give_way(polls);
+        double pause = polls > YIELDS ? take_pause(&polled) : 0;
+        if (pause > 0) {
+            quiet_until += quiet_until > 0 ? pause : 0;
+            probing.deadline += probing.deadline > 0 ? pause : 0;
+            end += pause;
+        }
     }
     watch->moves++;
     free(probing.acknowledged);

@@ -74,7 +74,7 @@ def peers():
 
 
 def verified():
-    """--verify, some steps of it: right on both ranks; a bit of one rank's GPU memory that is flipped is found there."""
+    """Some steps of --verify: right on both ranks; a bit of a rank's GPU memory that is flipped is found there."""
     verify = ["--verify=2s", "--engine", "fused"]
     result = run(2, *verify, env={**LIBRARIES, "EMULATED_GPUS": "2"})
     steps = re.findall(r"^rank \d .*  (\d+) steps  the time was over in the first round, right until then$", result.out,

@@ -42,6 +42,25 @@ def stalls():
     unharmed("a pause", "pause")
 
 
+def suspended():
+    """A whole job is stopped for longer than the timeout, in the middle of asking for a rank, and goes on."""
+    running = go_on(3, "suspended", "--timeout", TIMEOUT)
+    running.signal(signal.SIGSTOP, 1)
+    time.sleep(0.5 * TIMEOUT + 0.3)  # the others have asked it
+    for rank in 0, 2, None:
+        running.signal(signal.SIGSTOP, rank)
+    time.sleep(TIMEOUT + 1)
+    last = running.out.read_text().count("epoch: ")
+    for rank in None, 0, 2:
+        running.signal(signal.SIGCONT, rank)
+    time.sleep(0.3)
+    running.signal(signal.SIGCONT, 1)
+    check(running.wait_for(f"epoch: {last + 2} ", 20), "a whole job that is stopped and continued goes on")
+    running.signal(signal.SIGUSR1)
+    result = running.finish()
+    check(result.code == 75, "a whole job that is stopped and continued: to a normal end", result)
+
+
 def lost(runs):
     """Stops a rank of each run for ever. runs: a list of (name, run, rank)."""
     for _, running, rank in runs:
@@ -360,7 +379,7 @@ def unlike():
 
 
 side_by_side(2, diverged, clocks, unlike, killed_computing, killed_evaluating, killed_saving, killed_summing,
-             not_finite, all_killed, impatient, noise, crash_of_mpirun, unread)
+             not_finite, all_killed, suspended, impatient, noise, crash_of_mpirun, unread)
 stalls()
 gone()
 gone_in_evaluation()
