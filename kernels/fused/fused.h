@@ -53,7 +53,9 @@ enum { FUSED_PEERS = 8 }; /* ranks whose kernels sum together, at most */
 struct fused_peers {
     int64_t *sums[FUSED_PEERS];     /* run.sums of each */
     uint32_t *arrived[FUSED_PEERS]; /* two numbers of each, zero before a net's first launch, then the kernels' own */
-    const volatile uint32_t *alive; /* in pinned host memory: grows, from 1 on, while the host watches over the ranks */
+    const volatile uint32_t *alive; /* in pinned host memory: grows while the host watches over the ranks */
+    uint32_t patience;              /* looks at that, 10 s each, after which it does so no more if it has not grown */
+    uint32_t padding;
 };
 
 /* A launch: the update of an earlier launch's sums, if any, then steps, of which the last one's update may be left to a

@@ -42,16 +42,22 @@ DEVICE void tell_peers(const memory &m)
     add_release_to_peers(m.peers.arrived, m.run.ranks);
 }
 
-/* As wait_on, but a wait for other GPUs may be long, as their ranks may be busy. The host sees whether they live, and
- * goes on saying so; if it does not, nobody watches any more. *seen: what it said at the last look; 0 before one. */
-DEVICE bool wait_on_peers(const memory &m, unsigned *turns, unsigned *seen)
+/* How a wait for other GPUs goes on: what the host said at the last look, and looks since it said something new. */
+struct watched {
+    unsigned turns, alive, silent;
+};
+
+/* As wait_on, but such a wait may be long. Whether the other ranks live is for the host to see: if not, it ends, and
+ * with it this kernel. While it watches it says so. Where it does not, it may have been stopped with all its job, to go
+ * on in hours; after as many looks in a row as it allowed, ten seconds each, nobody watches any more. */
+DEVICE bool wait_on_peers(const memory &m, watched *w)
 {
-    if (!wait_on(turns))
+    if (!wait_on(&w->turns))
         return false;
     unsigned now = *m.peers.alive;
-    bool over = now == *seen;
-    *seen = now, *turns = 0;
-    return over;
+    w->silent = now == w->alive ? w->silent + 1 : 0;
+    w->alive = now, w->turns = 0;
+    return w->silent >= m.peers.patience;
 }
 
 /* The first thread: until all blocks have told once more. */
@@ -59,10 +65,11 @@ static __device__ __noinline__ void hear_peers()
 {
     memory &m = shared();
     const uint32_t *counter = m.peers.arrived[m.run.rank];
-    unsigned wanted = m.awaited += m.run.ranks * blocks_of(m), found = load_acquire_of_peers(counter), seen = 0;
+    unsigned wanted = m.awaited += m.run.ranks * blocks_of(m), found = load_acquire_of_peers(counter);
+    watched w = {0, 0, 0};
 #pragma unroll 1
-    for (unsigned turns = 0; (int)(found - wanted) < 0; found = load_acquire_of_peers(counter))
-        if (wait_on_peers(m, &turns, &seen))
+    for (; (int)(found - wanted) < 0; found = load_acquire_of_peers(counter))
+        if (wait_on_peers(m, &w))
             give_up(m.run.trouble, FUSED_FOR_RANKS, wanted, found);
 }
 

@@ -17,6 +17,7 @@ struct device;
 struct gpu_node;
 /* As in gpu.h. */
 bool fused_peers_reach(const struct device *all, int count, int rank, char *why, size_t why_bytes);
+bool fused_peers_can_map(struct comm *comm, struct error *error);
 int fused_profile(struct engine *engine, struct gpu_node *nodes, int most);
 
 #endif

@@ -7,11 +7,15 @@
 #include "check.h"
 #include "clock.h"
 #include "device.h"
+#include "device_memory.h"
 #include "fused.h"
 #include "fused_engine.h"
 #include "memory.h"
 
 static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
+
+/* A day, 10 s a look: longer than a job is stopped that is to go on. A process that is gone takes its kernel along. */
+enum { PATIENCE = 8640 };
 
 /* A mapping shows whole pages of the GPU, 2 MB each: nothing else lies in them. */
 enum { COUNTERS = FUSED_NETS * FUSED_PEER_PITCH, GPU_PAGE = 2 << 20 };
@@ -39,33 +43,50 @@ bool fused_peers_reach(const struct device *all, int count, int rank, char *why,
 
 /* --- opening, closing ------------------------------------------------------------------------------------------ */
 
-static bool map_all(struct fused_device *device, struct comm *comm, struct error *error)
+/* Collective: mapped[r] becomes what rank r calls `exported`; NULL where it could not be, and for this rank. One
+ * verdict on all ranks; unmap comes after it either way. */
+static bool map(struct comm *comm, void *exported, void *mapped[FUSED_PEERS], struct error *error)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
     cudaIpcMemHandle_t mine = {0}, all[FUSED_PEERS];
-    cudaError_t exported = cudaIpcGetMemHandle(&mine, device->exported);
+    cudaError_t status = cudaIpcGetMemHandle(&mine, exported);
     comm_gather(comm, &mine, sizeof mine, all);
     comm_broadcast(comm, all, (size_t)ranks * sizeof *all, 0);
-    if (exported != cudaSuccess) {
-        cudaGetLastError(); /* clears it */
-        return error_set(error, EXIT_RUNTIME, "rank %d on host %s cannot share GPU memory (%s): give --comm nccl", rank,
-                         comm_host_name(comm, rank), cudaGetErrorString(exported));
-    }
-    for (int r = 0; r < ranks; r++) {
+    if (status != cudaSuccess)
+        error_set(error, EXIT_RUNTIME, "rank %d cannot share GPU memory (%s)", rank, cudaGetErrorString(status));
+    for (int r = 0; r < ranks && status == cudaSuccess; r++) {
         if (r == rank)
             continue;
-        cudaError_t status = cudaIpcOpenMemHandle(&device->mapped[r], all[r], cudaIpcMemLazyEnablePeerAccess);
+        status = cudaIpcOpenMemHandle(&mapped[r], all[r], cudaIpcMemLazyEnablePeerAccess);
         if (status == cudaSuccess)
             continue;
-        cudaGetLastError(); /* clears it */
-        device->mapped[r] = NULL;
-        return error_set(
-            error, EXIT_RUNTIME,
-            "rank %d on host %s cannot map GPU memory of rank %d (%s; is each in a container of its own?): "
-            "give --comm nccl",
-            rank, comm_host_name(comm, rank), r, cudaGetErrorString(status));
+        mapped[r] = NULL;
+        error_set(error, EXIT_RUNTIME,
+                  "rank %d cannot map GPU memory of rank %d (%s; is each in a container of its own?)", rank, r,
+                  cudaGetErrorString(status));
     }
-    return true;
+    cudaGetLastError(); /* clears it */
+    return comm_agree(comm, error);
+}
+
+/* Collective: before any rank frees what it has exported. */
+static void unmap(struct comm *comm, void *mapped[FUSED_PEERS])
+{
+    for (int r = 0; r < FUSED_PEERS; r++)
+        if (mapped[r] != NULL)
+            CUDA_CHECK(cudaIpcCloseMemHandle(mapped[r]));
+    comm_barrier(comm);
+}
+
+bool fused_peers_can_map(struct comm *comm, struct error *error)
+{
+    void *mapped[FUSED_PEERS] = {NULL};
+    device_use(comm_local_rank(comm));
+    void *page = device_allocate(GPU_PAGE, "a page that other ranks map");
+    bool agreed = map(comm, page, mapped, error);
+    unmap(comm, mapped);
+    CUDA_CHECK(cudaFree(page));
+    return agreed;
 }
 
 static void write_tables(struct fused_device *device, const struct comm *comm)
@@ -73,6 +94,7 @@ static void write_tables(struct fused_device *device, const struct comm *comm)
     struct fused_peers tables[FUSED_NETS] = {0};
     for (int net = 0; net < FUSED_NETS; net++) {
         tables[net].alive = &device->pinned->alive;
+        tables[net].patience = PATIENCE;
         for (int r = 0; r < comm_size(comm); r++) {
             void *exported = device->mapped[r] != NULL ? device->mapped[r] : device->exported;
             tables[net].sums[r] = sums_in(exported) + net * FUSED_SUMS_PITCH;
@@ -85,10 +107,8 @@ static void write_tables(struct fused_device *device, const struct comm *comm)
 
 bool fused_peers_open(struct fused_device *device, struct comm *comm, struct error *error)
 {
-    device->pinned->alive = 1;
     CUDA_CHECK(cudaStreamSynchronize(device->stream)); /* what is exported is zero */
-    map_all(device, comm, error);
-    bool agreed = comm_agree(comm, error);
+    bool agreed = map(comm, device->exported, device->mapped, error);
     if (agreed)
         write_tables(device, comm);
     else
@@ -98,11 +118,8 @@ bool fused_peers_open(struct fused_device *device, struct comm *comm, struct err
 
 void fused_peers_close(struct fused_device *device, struct comm *comm)
 {
-    for (int r = 0; r < FUSED_PEERS; r++)
-        if (device->mapped[r] != NULL)
-            CUDA_CHECK(cudaIpcCloseMemHandle(device->mapped[r]));
     CUDA_CHECK(cudaFree(device->peers));
-    comm_barrier(comm);
+    unmap(comm, device->mapped);
 }
 
 /* --- trouble --------------------------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .nccl = &transport_nccl,
     .cudnn_profile = cudnn_profile,
     .reaches = fused_peers_reach,
+    .can_map = fused_peers_can_map,
     .fused_profile = fused_profile,
     .time_dropout = device_time_dropout,
     .look = device_look,

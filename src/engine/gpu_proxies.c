@@ -144,7 +144,7 @@ static bool suits_peers(struct comm *comm, enum comm_place place, char *why, siz
     devices_gather(comm, devices);
     if (!reaches_all(comm, devices, why, why_bytes))
         error_set(&refused, EXIT_USAGE, "%s", why);
-    bool agreed = comm_agree(comm, &refused);
+    bool agreed = comm_agree(comm, &refused) && gpu_load(why, why_bytes)->can_map(comm, &refused);
     free(devices);
     snprintf(why, why_bytes, "%s", agreed ? "every GPU reaches the memory of the others" : refused.text);
     return agreed;

@@ -6,6 +6,7 @@ for several at once."""
 import json
 import re
 import signal
+import time
 
 from emulated_gpu import LIBRARIES, TRAIN, emulated, weights
 from tap import check, finish
@@ -60,9 +61,12 @@ def peers():
           "--comm peers is refused to more ranks than it has places for", result)
     result = emulated(2, "--comm", "peers")
     check(result.says(2, "--comm peers", "--engine fused"), "and to engine cudnn", result)
-    result = emulated(2, "--engine", "fused", EMULATED_IPC="0")
-    check(result.says(1, "cannot map GPU memory", "--comm nccl"),
-          "memory that cannot be mapped: one line, and a way out", result)
+    result = emulated(3, "--engine", "fused", "--max-steps", "1", EMULATED_IPC="0", EMULATED_IPC_RANK="1")
+    check(result.code == 0 and result.err == "" and
+          "comm nccl (peers: rank 1 cannot map GPU memory of rank 0 (mapping failed;" in " ".join(result.out.split()),
+          "nor do ranks of which one cannot map the memory of another", result)
+    result = emulated(2, "--engine", "fused", "--comm", "peers", EMULATED_IPC="0")
+    check(result.says(2, "--comm peers", "cannot map GPU memory"), "--comm peers is refused to them", result)
     for number in signal.SIGKILL, signal.SIGSTOP:
         running = start(2, *TRAIN, "--engine", "fused", "--epochs", "100000", "--out", number.name, "--timeout", "10",
                         env={**LIBRARIES, "EMULATED_GPUS": "2"})
@@ -71,6 +75,18 @@ def peers():
         result = running.finish(40)
         check(result.code == 4 and "rank 1" in result.err, f"{number.name}: the other ends in time, and names it",
               result)
+    running = start(2, *TRAIN, "--engine", "fused", "--epochs", "100000", "--out", "suspended", "--timeout", "3",
+                    env={**LIBRARIES, "EMULATED_GPUS": "2"})
+    check(running.wait_for("epoch: 1", 100), "an endless run of two ranks begins")
+    for rank in 1, 0:
+        running.signal(signal.SIGSTOP, rank)
+    time.sleep(4)
+    last = running.out.read_text().count("epoch: ")
+    for rank in 0, 1:
+        running.signal(signal.SIGCONT, rank)
+    check(running.wait_for(f"epoch: {last + 2} ", 60), "two ranks that are stopped for longer than the timeout go on")
+    running.signal(signal.SIGUSR1)
+    check(running.finish(60).code == 75, "to a normal end")
 
 
 def verified():

@@ -320,7 +320,7 @@ static void open_peers(const struct fixture *f, const struct training *t, uint32
         p->arrived[i][0] = p->arrived[i][1] = UINT32_MAX - 20; /* which passes 0 soon */
     }
     for (uint32_t i = 0; i < p->count; i++) {
-        p->tables[i].alive = &p->alive;
+        p->tables[i].alive = &p->alive, p->tables[i].patience = 2;
         for (uint32_t r = 0; r < ranks; r++) {
             p->tables[i].sums[r] = p->runs[i / ranks * ranks + r].sums;
             p->tables[i].arrived[r] = p->arrived[i / ranks * ranks + r];
@@ -429,6 +429,24 @@ static void a_lost_peer_is_given_up(void **state)
     together.patience = 0;
     assert_int_equal(p.trouble.waited, FUSED_FOR_RANKS);
     assert_int_equal(p.trouble.wanted - p.trouble.found, FUSED_SEATS); /* the other's blocks */
+    close_peers(&p);
+}
+
+/* The hosts of both ranks say nothing for long, as their processes are stopped, one of them before its launch began;
+ * then all go on. */
+static void a_stopped_job_goes_on(void **state)
+{
+    enum { LOOK = 500, LOOKS = 20 };
+    static struct peers p;
+    struct fixture *f = *state;
+    const struct training t = {0.5, 0.5, 1, 40, 0, 80, 5};
+    open_peers(f, &t, 2, 1, &p);
+    for (int i = 0; i < 2; i++)
+        p.tables[i].patience = 10 * LOOKS;
+    together.patience = LOOK, together.late = LOOKS * LOOK, together.late_from = FUSED_SEATS;
+    train_peers(&p, 1);
+    assert_peers(f, "stopped", &t, &p);
+    together.patience = together.late = 0;
     close_peers(&p);
 }
 
@@ -571,6 +589,7 @@ int main(void)
         cmocka_unit_test(nets_of_peers_are_equal),
         cmocka_unit_test(peers_end_together),
         cmocka_unit_test(a_lost_peer_is_given_up),
+        cmocka_unit_test(a_stopped_job_goes_on),
         cmocka_unit_test(nets_at_once_are_equal),
         cmocka_unit_test(ends_of_nets_are_their_own),
         cmocka_unit_test(a_wish_to_stop_is_granted),

@@ -341,11 +341,11 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *memory)
 /* A mapping is remembered, too, as its size is needed to close it. */
 cudaError_t cudaIpcOpenMemHandle(void **memory, cudaIpcMemHandle_t handle, unsigned flags)
 {
-    const char *refused = getenv("EMULATED_IPC");
+    bool refused = getenv("EMULATED_IPC") != NULL && is_meant("EMULATED_IPC_RANK");
     struct mappable *opened = calloc(1, sizeof *opened);
     (void)flags;
     memcpy(&opened->shared, &handle, sizeof opened->shared);
-    *memory = refused == NULL ? shared_memory_open(&opened->shared) : NULL;
+    *memory = !refused ? shared_memory_open(&opened->shared) : NULL;
     opened->shared.descriptor = -1;
     opened->memory = *memory;
     opened->next = mappables;

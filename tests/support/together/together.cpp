@@ -80,6 +80,7 @@ struct launch {
     uint64_t useless; /* times that they looked since one was of use */
     bool abroad;      /* and one of them at what another process may write */
     bool given_up;
+    unsigned late; /* turns of waiting until the last blocks begin; 0: they have */
     std::vector<unseen> hidden; /* by block */
     std::vector<released> handed;
 };
@@ -116,6 +117,9 @@ void look_again()
     for (unsigned i = 0; i < running->polling_count; i++)
         make_ready(running->polling[i]);
     running->polling_count = 0;
+    if (running->late > 0 && --running->late == 0)
+        for (unsigned i = together.late_from * running->threads; i < all(); i++)
+            make_ready(i);
     if (++running->useless > 100000)
         fail("waits for another block without end");
 }
@@ -280,7 +284,8 @@ launch *begin(const call &call)
     launch->at_block = barriers(launch->blocks, launch->threads);
     launch->at_part = barriers(launch->blocks, 0);
     launch->at_warp = barriers(all() / WARP, WARP);
-    for (unsigned i = 0; i < all(); i++)
+    launch->late = together.late;
+    for (unsigned i = 0; i < (together.late > 0 ? together.late_from * launch->threads : all()); i++)
         make_ready(i);
     return launch;
 }
