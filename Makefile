@@ -222,7 +222,7 @@ $(TOGETHER_TESTS): private TEST_PARTS = $(TOGETHER)
 $(TOGETHER_TESTS): private TEST_LIBS = -lstdc++
 
 # The same tests with the kernels on a GPU; only the huge tensors need the host.
-DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS))))
+DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS)) $(BUILD)/tests/unit/test_fused))
 DEVICE_PARTS := $(GPU_KERNELS) tests/support/shim/cuda_device.c
 device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
 

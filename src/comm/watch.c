@@ -17,7 +17,7 @@
 
 enum tag { TAG_PROBE = 1, TAG_ACKNOWLEDGEMENT };
 enum { MOST_STALLED_ROUNDS = 3, SPINS = 50, YIELDS = 2000 };
-static const double PAUSE_SECONDS = 1; /* between two polls: this rank was stopped, or had no processor */
+static const double PAUSE_SECONDS = 1;            /* between two polls: this rank was stopped, or had no processor */
 static const double SIGTERM_REPORT_SECONDS = 0.3; /* after SIGTERM */
 
 /* A probe, or its acknowledgement, which carries the round of the probe: a late one is told from a new one. */

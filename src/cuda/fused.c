@@ -59,7 +59,8 @@ void fused_copy(struct fused_device *device, void *to, const void *from, size_t 
 
 static uint8_t *upload(struct fused_device *device, const struct split *split, const char *name)
 {
-    uint8_t *records = fused_get(split->count * RECORD_BYTES, name, device->stream);
+    size_t bytes = split->count * RECORD_BYTES, words = (bytes + 3) / 4; /* in which the kernel reads them */
+    uint8_t *records = fused_get(words * 4, name, device->stream);
     for (size_t i = 0; i < split->count; i += split->per_file)
         fused_copy(device, records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
     return records;

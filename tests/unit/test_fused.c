@@ -1,6 +1,6 @@
 /* The fused step on the host, all its blocks at once in a random order (tests/support/together), leaves what
  * kernels/definition says, bit for bit: weights, momentum, losses, refusals, checks; on any number of groups and of
- * ranks. */
+ * ranks. `make device` has the same on a GPU, which holds all ranks of a test. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,6 +27,7 @@ static const uint64_t STEP = 1ull << 33 | 5;
 struct fixture {
     uint8_t *records; /* (PICTURES, RECORD_BYTES) */
     uint32_t *order;
+    int32_t *wish;               /* 1 */
     float first[LENET5_WEIGHTS]; /* weights */
 };
 
@@ -51,7 +52,10 @@ static int setup(void **state)
         synthetic_draw(false, i, f->records + (size_t)i * RECORD_BYTES);
         f->order[i] = (i * 91 + 7) % PICTURES;
     }
+    f->wish = guarded_new(sizeof *f->wish, 0);
+    *f->wish = 1;
     lenet5_initialise(1, f->first);
+    assert_int_equal(fused_prepare(), cudaSuccess);
     *state = f;
     return 0;
 }
@@ -61,6 +65,7 @@ static int teardown(void **state)
     struct fixture *f = *state;
     guarded_free(f->records);
     guarded_free(f->order);
+    guarded_free(f->wish);
     free(f);
     return 0;
 }
@@ -205,6 +210,15 @@ static void compare(const struct fixture *f, const char *what, struct training t
     close_run(&run);
 }
 
+/* What the orders of threads, or launches that fail, are for. */
+static void host_only(void)
+{
+    if (!together.is_device)
+        return;
+    print_message("# on a GPU this cannot be asked for\n");
+    skip();
+}
+
 /* --- tests ------------------------------------------------------------------------------------ */
 
 static void every_number_has_its_place(void **state)
@@ -307,10 +321,9 @@ struct peers {
 };
 
 /* t[net] */
-static void open_peers(const struct fixture *f, const struct training *t, uint32_t ranks, uint32_t nets,
-                       struct peers *p)
+static struct peers *open_peers(const struct fixture *f, const struct training *t, uint32_t ranks, uint32_t nets)
 {
-    memset(p, 0, sizeof *p);
+    struct peers *p = zeros(sizeof *p);
     p->ranks = ranks, p->nets = nets, p->count = ranks * nets, p->alive = 1;
     for (uint32_t i = 0; i < p->count; i++) {
         struct fused_run *run = &p->runs[i];
@@ -326,12 +339,14 @@ static void open_peers(const struct fixture *f, const struct training *t, uint32
             p->tables[i].arrived[r] = p->arrived[i / ranks * ranks + r];
         }
     }
+    return p;
 }
 
 static void close_peers(struct peers *p)
 {
     for (uint32_t i = 0; i < p->count; i++)
         close_run(&p->runs[i]);
+    guarded_free(p);
 }
 
 /* The first `steps` in a launch of their own; then the rest. */
@@ -367,69 +382,65 @@ static void assert_peers(const struct fixture *f, const char *what, const struct
  * nothing. */
 static void peers_are_equal(void **state)
 {
-    static struct peers p;
     struct fixture *f = *state;
     for (uint32_t net = 0; net < NETS; net++) {
         const struct training t = {
             lenet5_nets[net].p_conv, lenet5_nets[net].p_fc, 1 + net % 2, 70, 3, 3 + 3 * 70 + 9, 5};
-        open_peers(f, &t, 2 + net % 3, 1, &p);
-        train_peers(&p, 2);
-        assert_peers(f, "peers", &t, &p);
-        close_peers(&p);
+        struct peers *p = open_peers(f, &t, 2 + net % 3, 1);
+        train_peers(p, 2);
+        assert_peers(f, "peers", &t, p);
+        close_peers(p);
     }
 }
 
 /* Nets at once, each over all ranks, of unlike lengths. */
 static void nets_of_peers_are_equal(void **state)
 {
-    static struct peers p;
     static const struct training t[] = {{0, 0, 1, 40, 3, 3 + 40 + 40 + 9, 1},
                                         {0.5, 0.5, 1, 40, 0, 7, 2},
                                         {0.5, 0, 1, 40, 90, 90 + 80, 1}};
     struct fixture *f = *state;
-    open_peers(f, t, 3, 3, &p);
-    train_peers(&p, 1);
-    assert_peers(f, "nets of peers", t, &p);
-    close_peers(&p);
+    struct peers *p = open_peers(f, t, 3, 3);
+    train_peers(p, 1);
+    assert_peers(f, "nets of peers", t, p);
+    close_peers(p);
 }
 
 /* One rank's wish ends the run of all, and so does one rank's refusal, after the same step. */
 static void peers_end_together(void **state)
 {
-    static struct peers p;
     static struct outcome defined;
-    static const volatile int32_t wish = 1;
     struct fixture *f = *state;
     struct training t[] = {{0.5, 0.5, 1, 40, 0, 120, 5}, {0.5, 0.5, 1, 40, 0, 120, 5}};
-    open_peers(f, t, 2, 2, &p);
-    p.runs[1].stop = &wish;                /* the first net's second rank */
-    ((float *)p.runs[2].weights)[7] = NAN; /* the second net's first one */
+    struct peers *p = open_peers(f, t, 2, 2);
+    p->runs[1].stop = f->wish;              /* the first net's second rank */
+    ((float *)p->runs[2].weights)[7] = NAN; /* the second net's first one */
     together.seed++;
-    train_several(p.runs, p.count);
+    train_several(p->runs, p->count);
     t[0].last = 40;
     define(f, t[0], &defined);
     for (int i = 0; i < 2; i++) {
-        assert_outcome("which stops", &p.runs[i], &defined);
-        assert_int_equal(p.runs[i].after->stopped, 1);
-        assert_int_equal(p.runs[2 + i].after->not_finite, 1);
-        assert_int_equal(p.runs[2 + i].after->applied, 0);
+        assert_outcome("which stops", &p->runs[i], &defined);
+        assert_int_equal(p->runs[i].after->stopped, 1);
+        assert_int_equal(p->runs[2 + i].after->not_finite, 1);
+        assert_int_equal(p->runs[2 + i].after->applied, 0);
     }
-    close_peers(&p);
+    close_peers(p);
 }
 
 /* One of two ranks never comes, and nobody says that it lives: the other's launch fails, and says so. */
 static void a_lost_peer_is_given_up(void **state)
 {
-    static struct peers p;
     const struct training t = {0.5, 0.5, 1, 40, 0, 40, 5};
-    open_peers(*state, &t, 2, 1, &p);
-    memset(p.runs[0].arrived, 0, fused_arrived_bytes(1));
+    host_only();
+    struct peers *p = open_peers(*state, &t, 2, 1);
+    memset(p->runs[0].arrived, 0, fused_arrived_bytes(1));
     together.patience = 3000;
-    assert_int_equal(fused_train(p.runs, 1, NULL), cudaErrorLaunchFailure);
+    assert_int_equal(fused_train(p->runs, 1, NULL), cudaErrorLaunchFailure);
     together.patience = 0;
-    assert_int_equal(p.trouble.waited, FUSED_FOR_RANKS);
-    assert_int_equal(p.trouble.wanted - p.trouble.found, FUSED_SEATS); /* the other's blocks */
-    close_peers(&p);
+    assert_int_equal(p->trouble.waited, FUSED_FOR_RANKS);
+    assert_int_equal(p->trouble.wanted - p->trouble.found, FUSED_SEATS); /* the other's blocks */
+    close_peers(p);
 }
 
 /* The hosts of both ranks say nothing for long, as their processes are stopped, one of them before its launch began;
@@ -437,17 +448,17 @@ static void a_lost_peer_is_given_up(void **state)
 static void a_stopped_job_goes_on(void **state)
 {
     enum { LOOK = 500, LOOKS = 20 };
-    static struct peers p;
     struct fixture *f = *state;
     const struct training t = {0.5, 0.5, 1, 40, 0, 80, 5};
-    open_peers(f, &t, 2, 1, &p);
+    host_only();
+    struct peers *p = open_peers(f, &t, 2, 1);
     for (int i = 0; i < 2; i++)
-        p.tables[i].patience = 10 * LOOKS;
+        p->tables[i].patience = 10 * LOOKS;
     together.patience = LOOK, together.late = LOOKS * LOOK, together.late_from = FUSED_SEATS;
-    train_peers(&p, 1);
-    assert_peers(f, "stopped", &t, &p);
+    train_peers(p, 1);
+    assert_peers(f, "stopped", &t, p);
     together.patience = together.late = 0;
-    close_peers(&p);
+    close_peers(p);
 }
 
 /* --- several nets, ends ----------------------------------------------------------------------- */
@@ -481,14 +492,13 @@ static void ends_of_nets_are_their_own(void **state)
 {
     enum { REFUSED, STOPPED, IDLE, WHOLE, COUNT };
     static struct outcome defined;
-    static const volatile int32_t wish = 1;
     struct fixture *f = *state;
     struct training t = {0.5, 0.5, 1, 16, 0, 48, 3};
     struct fused_run runs[COUNT];
     for (int i = 0; i < COUNT; i++)
         runs[i] = open_run(f, t);
     ((float *)runs[REFUSED].weights)[7] = NAN;
-    runs[STOPPED].stop = &wish;
+    runs[STOPPED].stop = f->wish;
     runs[IDLE].steps = runs[IDLE].closes = 0;
     together.seed++;
     train_several(runs, COUNT);
@@ -510,10 +520,9 @@ static void ends_of_nets_are_their_own(void **state)
 static void a_wish_to_stop_is_granted(void **state)
 {
     static struct outcome defined;
-    static const volatile int32_t wish = 1;
     struct fixture *f = *state;
     struct fused_run run = open_run(f, (struct training){0.5, 0.5, 1, 16, 0, 64, 5});
-    run.stop = &wish;
+    run.stop = f->wish;
     train(&run);
     define(f, (struct training){0.5, 0.5, 1, 16, 0, 16, 5}, &defined);
     assert_outcome("stopped", &run, &defined);
@@ -564,6 +573,7 @@ static void a_device_may_be_too_small(void **state)
 {
     uint32_t groups = 99;
     (void)state;
+    host_only();
     assert_int_equal(fused_fits(0, &groups), cudaSuccess);
     assert_int_equal(groups, 2);
     together.multiprocessors = 132;

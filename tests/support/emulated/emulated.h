@@ -4,12 +4,17 @@
  * transport but the libraries themselves is tested where there is no GPU.
  *
  * Work that is queued runs when somebody looks for its end (an event's query, a synchronisation), not before: who
- * forgets to wait finds nothing done. EMULATED_GPUS says how many GPUs there are, EMULATED_MODELS of how many models in
- * turn; unset: 1. For kernels/fused EMULATED_MULTIPROCESSORS (16) and EMULATED_SHARED (bytes of a block) say how large
- * they are. EMULATED_PEERS=0: GPUs do not reach each other's memory; EMULATED_IPC=0: nor can processes map it;
- * EMULATED_IPC_RANK: that rank's alone.
- * EMULATED_FLIP=BYTES:BYTE: before the first launch of kernels/fused a bit of that byte is flipped in the first memory of
- * so many bytes; EMULATED_FLIP_RANK: that rank's alone. EMULATED_FULL_AT: which request for memory is refused; EMULATED_FULL_RANK: that rank's alone.
+ * forgets to wait finds nothing done. Of the environment:
+ *
+ *   EMULATED_GPUS              how many GPUs there are; 1 if unset
+ *   EMULATED_MODELS            of how many models in turn; 1
+ *   EMULATED_MULTIPROCESSORS   for kernels/fused; 16
+ *   EMULATED_SHARED            bytes of a block's shared memory, for kernels/fused
+ *   EMULATED_PEERS=0           GPUs do not reach each other's memory
+ *   EMULATED_IPC=0             nor can processes map it; with EMULATED_IPC_RANK that rank's alone
+ *   EMULATED_FULL_AT           which request for memory is refused; with EMULATED_FULL_RANK that rank's alone
+ *   EMULATED_FLIP=BYTES:BYTE   before the first launch of kernels/fused a bit of that byte is flipped in the first memory
+ *                              of so many bytes; with EMULATED_FLIP_RANK that rank's alone
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H

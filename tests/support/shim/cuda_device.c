@@ -2,4 +2,7 @@
  * for several orders of blocks and threads checks that the same launch gives the same bits. */
 #include "cuda_host.h"
 
+#include "tests/support/together/together.h"
+
 struct cuda_host cuda_host;
+struct together together = {.is_device = 1};

@@ -21,7 +21,9 @@ struct together {
     uint32_t multiprocessors; /* that the host claims to have; 0: 16 */
     uint32_t shared_bytes;    /* of a block, at most; 0: as many as sm_90 */
     uint32_t patience;        /* looks after which a wait has had no end; 0: endless */
-    uint32_t late_from, late; /* blocks from `late_from` on begin once others have waited so many turns; late 0: at once */
+    uint32_t is_device;       /* nothing of this can be had: the blocks are on a GPU (shim/cuda_device.c) */
+    uint32_t late_from,
+        late; /* blocks from `late_from` on begin once others have waited so many turns; late 0: at once */
 };
 extern struct together together;
 
