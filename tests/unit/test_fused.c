@@ -585,8 +585,13 @@ static void a_device_may_be_too_small(void **state)
     together = (struct together){0};
 }
 
-int main(void)
+/* test_fused [PATTERN [ORDER]]: the tests that match, from another order of threads on (tests/barriers). */
+int main(int count, char **words)
 {
+    if (count > 1)
+        cmocka_set_test_filter(words[1]);
+    if (count > 2)
+        together.seed = strtoull(words[2], NULL, 10);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_number_has_its_place),
         cmocka_unit_test(a_device_may_be_too_small),
