@@ -22,8 +22,8 @@ struct guarded {
 };
 
 /* `bytes` that begin `skew` (below GUARD_ALIGN) bytes after a multiple of 64. Floats in it and beside it are
- * NaN, so that what nobody wrote is seen, and what reads beside it too. (Out of line, as GCC 12 would else take what CUDA
- * hands out for the address of `block`.) */
+ * NaN, so that what nobody wrote is seen, and what reads beside it too. (Out of line, as GCC 12 would else take what
+ * CUDA hands out for the address of `block`.) */
 static __attribute__((noinline, unused)) void *guarded_new(size_t bytes, size_t skew)
 {
     void *block;

@@ -13,8 +13,8 @@
  *   EMULATED_PEERS=0           GPUs do not reach each other's memory
  *   EMULATED_IPC=0             nor can processes map it; with EMULATED_IPC_RANK that rank's alone
  *   EMULATED_FULL_AT           which request for memory is refused; with EMULATED_FULL_RANK that rank's alone
- *   EMULATED_FLIP=BYTES:BYTE   before the first launch of kernels/fused a bit of that byte is flipped in the first memory
- *                              of so many bytes; with EMULATED_FLIP_RANK that rank's alone
+ *   EMULATED_FLIP=BYTES:BYTE   before the first launch of kernels/fused a bit of that byte is flipped in the first
+ *                              memory of so many bytes; with EMULATED_FLIP_RANK that rank's alone
  */
 #ifndef DTRAIN_EMULATED_H
 #define DTRAIN_EMULATED_H
