@@ -14,7 +14,7 @@
  *     ops->write(engine, weights, momentum);
  *     ops->begin_epoch(engine, order);
  *     for (size_t first = 0; first < count; first += report.samples) {
- *         struct span span = {.step = step++, .first = first, .last = count, .learning_rate = 0.01f, .stop = &stop};
+ *         struct span span = {.step = step++, .first = first, .end = count, .learning_rate = 0.01f, .stop = &stop};
  *         step_train(engine, &span, &report);      one step or more, by ops->train or the plain way: step.h
  *     }
  *     ops->read(engine, weights, momentum);
@@ -57,9 +57,9 @@ struct engine_setup {
 
 /* A run of steps within one epoch. */
 struct span {
-    uint64_t step;      /* global number of the first step, from 0: the random streams' step */
-    size_t first, last; /* positions in the epoch's order: batches start at `first`, each of batch_size
-                            samples; the one that reaches `last` may be smaller */
+    uint64_t step;     /* global number of the first step, from 0: the random streams' step */
+    size_t first, end; /* positions in the epoch's order: batches start at `first`, each of batch_size
+                            samples; the one that reaches `end` may be smaller */
     float learning_rate;
     const volatile sig_atomic_t *stop; /* this rank's wish to stop; any rank's is seen by all */
 };
@@ -99,9 +99,9 @@ struct engine_ops {
     /* The epoch's order (training-set size; borrowed until the next call). */
     void (*begin_epoch)(struct engine *engine, const uint32_t *order);
 
-    /* Forward and backward over this rank's share of the batch at [first, last) of the order: leaves
+    /* Forward and backward over this rank's share of the batch at [first, end) of the order: leaves
      * in engine->sums->terms the sums over the share. */
-    void (*gradient)(struct engine *engine, uint64_t step, size_t first, size_t last);
+    void (*gradient)(struct engine *engine, uint64_t step, size_t first, size_t end);
 
     /* v = momentum v + g, w -= learning_rate v, with g = engine->sums->totals / samples. */
     void (*update)(struct engine *engine, float learning_rate, size_t samples);
@@ -117,9 +117,9 @@ struct engine_ops {
     void (*train_several)(struct engine *const *engines, int count, const struct span *spans,
                           struct train_report *reports);
 
-    /* Predict mode (no dropout) on samples [first, last) of a split; first is a multiple of TILE.
+    /* Predict mode (no dropout) on samples [first, end) of a split; first is a multiple of TILE.
      * Adds to *sum. */
-    void (*evaluate)(struct engine *engine, const struct split *split, size_t first, size_t last,
+    void (*evaluate)(struct engine *engine, const struct split *split, size_t first, size_t end,
                      struct evaluation *sum);
 
     /* Canonical layout, LENET5_WEIGHTS floats each; either may be NULL. */

@@ -21,7 +21,7 @@ struct introduction {
     const struct device *devices; /* every rank's; NULL: the engine is on CPUs */
     const struct dataset *data;
     const char *directory;       /* of the files */
-    int trials_of_rank, at_once; /* of a rank's trials as many are trained at once by the engine; 0: not by it */
+    int trials_of_rank, at_once; /* of a rank's trials as many are trained at once */
 };
 
 void introduction_print(const struct introduction *run, struct display *display);

@@ -11,7 +11,7 @@ void step_train(struct engine *engine, const struct span *span, struct train_rep
  * least one. Returns how many; the rest are as they were. */
 int step_train_team(struct engine *const *engines, int count, const struct span *spans, struct train_report *reports);
 
-/* Of `count`, how many are best trained at once; 1: they take turns; 0: the engine has no way to do that. */
+/* Of `count` engines beside each other, how many are best trained at once, at least one: 1, and they take turns. */
 int step_at_once(struct engine *engine, int count);
 
 #endif

@@ -166,7 +166,7 @@ static void mask_lanes(const struct sample_mask *masks, enum dropout_layer layer
             kept[i][s] = (int32_t)(uint32_t)(masks[s].keep[layer][i / 2] >> i % 2 * 32);
 }
 
-/* dy = gradient before the activation whose outcome is y; adds its sum over samples to the bias's. live: of each unit a
+/* dy = gradient before the activation whose output is y; adds its sum over samples to the bias's. live: of each unit a
  * bit a sample, whether dy is not zero. */
 KERNEL size_t activation_backward(int stride, float scale, const float *y, float *dy, int64_t *bias_sums,
                                   uint32_t *live)

@@ -44,8 +44,8 @@ static __device__ __forceinline__ float normalise(uint8_t pixel)
 static __device__ __forceinline__ void read_all(const struct conv1 &at, struct memory &m, uint32_t n)
 {
     const struct cuda_input &input = at.input;
-    uint32_t place = input.first + n + (input.step ? input.step->position : 0);
-    const uint8_t *record = input.records + (size_t)(input.order ? input.order[place] : place) * RECORD;
+    uint32_t position = input.first + n + (input.step ? input.step->position : 0);
+    const uint8_t *record = input.records + (size_t)(input.order ? input.order[position] : position) * RECORD;
     unsigned t = threadIdx.x;
     float weights[WEIGHT_READS]; /* all reads are under way before the first is waited for */
     uint8_t pixels[READS];

@@ -104,10 +104,10 @@ static __device__ __forceinline__ unsigned list_windows(const struct reads<L> &r
         float d = reads.dy[k] * scale;
         bool passes = from != CUDA_NOWHERE;
         unsigned passing = __ballot_sync(0xffffffffu, passes);
-        unsigned place = count + __popc(passing & ((1u << lane) - 1));
+        unsigned slot = count + __popc(passing & ((1u << lane) - 1));
         if (passes) {
-            list[place / AT_ONCE].d[place % AT_ONCE] = d;
-            list[place / AT_ONCE].at[place % AT_ONCE] =
+            list[slot / AT_ONCE].d[slot % AT_ONCE] = d;
+            list[slot / AT_ONCE].at[slot % AT_ONCE] =
                 (window / L::HALF * 2 + from / 2) * PITCH + window % L::HALF * 2 + from % 2;
             *bias += d;
         }

@@ -47,11 +47,11 @@ static __device__ __forceinline__ float relu(float x)
 }
 
 /* The largest so far, the first of equals; a NaN is larger than all, the last of several. */
-static __device__ __forceinline__ void challenge(float x, uint8_t place, float *largest, uint8_t *origin)
+static __device__ __forceinline__ void challenge(float x, uint8_t which, float *largest, uint8_t *origin)
 {
     if (x > *largest || x != x) {
         *largest = x;
-        *origin = place;
+        *origin = which;
     }
 }
 
@@ -59,12 +59,12 @@ static __device__ __forceinline__ void challenge(float x, uint8_t place, float *
 static __device__ __forceinline__ float pool(const float x[4], float bias, float scale, uint8_t *origin)
 {
     float largest = x[0];
-    uint8_t place = 0;
+    uint8_t which = 0;
 #pragma unroll
     for (uint8_t i = 1; i < 4; i++)
-        challenge(x[i], i, &largest, &place);
+        challenge(x[i], i, &largest, &which);
     largest = relu(largest + bias);
-    *origin = largest == 0 ? (uint8_t)CUDA_NOWHERE : place;
+    *origin = largest == 0 ? (uint8_t)CUDA_NOWHERE : which;
     return largest * scale;
 }
 

@@ -102,9 +102,9 @@ static __device__ __forceinline__ struct quad quad_make(uint32_t i, struct divid
                                                         uint64_t sample)
 {
     uint32_t block, n = divide(i, per_sample, &block);
-    uint64_t place = (uint64_t)block * 4;
-    uint32_t left = sample - place < 4 ? (uint32_t)(sample - place) : 4;
-    return {n, block, WHOLE ? (uint64_t)i * 4 : n * sample + place, left};
+    uint64_t at = (uint64_t)block * 4;
+    uint32_t left = sample - at < 4 ? (uint32_t)(sample - at) : 4;
+    return {n, block, WHOLE ? (uint64_t)i * 4 : n * sample + at, left};
 }
 
 template <bool WHOLE>
@@ -154,27 +154,27 @@ static __device__ __forceinline__ struct channels channels_make(unsigned kept, u
     struct channels channels = {kept, {0, 0, 0}};
 #pragma unroll
     for (int i = 0; i < 3; i++) { /* before the segment, in it, or past its end */
-        int64_t place = (int64_t)((i + 1) * inner - skipped);
-        channels.begin[i] = place < 0 ? 0 : place > floats ? floats : (int32_t)place;
+        int64_t at = (int64_t)((i + 1) * inner - skipped);
+        channels.begin[i] = at < 0 ? 0 : at > floats ? floats : (int32_t)at;
     }
     return channels;
 }
 
-/* Which of the four the float at `place` of the segment belongs to. */
-static __device__ __forceinline__ int channel_at(const struct channels &c, int32_t place)
+/* Which of the four float number `at` of the segment belongs to. */
+static __device__ __forceinline__ int channel_at(const struct channels &c, int32_t at)
 {
-    return (place >= c.begin[0]) + (place >= c.begin[1]) + (place >= c.begin[2]);
+    return (at >= c.begin[0]) + (at >= c.begin[1]) + (at >= c.begin[2]);
 }
 
-/* The keep bits of the quad at `place`. */
-static __device__ __forceinline__ unsigned channels_keep(const struct channels &c, int32_t place)
+/* The keep bits of the quad that begins with float `at`. */
+static __device__ __forceinline__ unsigned channels_keep(const struct channels &c, int32_t at)
 {
-    int first = channel_at(c, place), last = channel_at(c, place + 3);
+    int first = channel_at(c, at), last = channel_at(c, at + 3);
     if (first == last)
         return c.kept >> first & 1 ? 0xf : 0;
     unsigned kept = 0;
     for (int i = 0; i < 4; i++)
-        kept |= (c.kept >> channel_at(c, place + i) & 1) << i;
+        kept |= (c.kept >> channel_at(c, at + i) & 1) << i;
     return kept;
 }
 
@@ -200,16 +200,16 @@ static __global__ void __launch_bounds__(THREADS)
     float4 v[QUADS];
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        uint32_t place = (lane + k * teams.size) * 4;
-        kept[k] = channels_keep(channels, (int32_t)place);
-        if (place < left && kept[k])
-            v[k] = read_quad<WHOLE>(x + n * drop.sample + begin + place, left - place);
+        uint32_t at = (lane + k * teams.size) * 4;
+        kept[k] = channels_keep(channels, (int32_t)at);
+        if (at < left && kept[k])
+            v[k] = read_quad<WHOLE>(x + n * drop.sample + begin + at, left - at);
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        uint32_t place = (lane + k * teams.size) * 4;
-        if (place < left)
-            write_quad<WHOLE>(y + n * drop.sample + begin + place, left - place,
+        uint32_t at = (lane + k * teams.size) * 4;
+        if (at < left)
+            write_quad<WHOLE>(y + n * drop.sample + begin + at, left - at,
                               pass_quad(drop, kept[k], v[k]));
     }
 }

@@ -36,15 +36,15 @@ static __device__ void read_quad(const struct head &head, struct memory &m, uint
 {
     float4 v = make_float4(0, 0, 0, 0);
     if (n < head.count) {
-        float4 *place = (float4 *)head.at.conv3 + n * (IN / 4) + q;
+        float4 *quad = (float4 *)head.at.conv3 + n * (IN / 4) + q;
         float4 b = ((const float4 *)head.bias3)[q];
         unsigned kept = layer_mask_draw(head.mask3, n, q);
-        v = *place;
+        v = *quad;
         v = make_float4(kept & 1 ? relu(v.x + b.x) * head.mask3.scale : 0,
                         kept & 2 ? relu(v.y + b.y) * head.mask3.scale : 0,
                         kept & 4 ? relu(v.z + b.z) * head.mask3.scale : 0,
                         kept & 8 ? relu(v.w + b.w) * head.mask3.scale : 0);
-        *place = v;
+        *quad = v;
     }
     m.x[4 * q][s] = v.x;
     m.x[4 * q + 1][s] = v.y;

@@ -49,8 +49,8 @@ struct cuda_dropout {
     uint32_t first;
 };
 
-/* The samples at the places step->position + first .. + count of `order`. Without a step (NULL) places count
- * from `first` alone; without an order (NULL) place i is record i. */
+/* The samples at the positions step->position + first .. + count of `order`. Without a step (NULL) positions count
+ * from `first` alone; without an order (NULL) position i is record i. */
 struct cuda_input {
     const uint8_t *records; /* RECORD_BYTES each (dataset.h) */
     const uint32_t *order;

@@ -63,15 +63,19 @@ static __device__ void conv1_forward(memory &m, both kept)
 
 /* --- weights ---------------------------------------------------------------------------------- */
 
-/* A warp: 25 windows, a chunk of kernels/README.md, of one sample; channel after channel. Leaves a row of parts. */
+/* The 196 windows, as kernels/README.md takes them for the weights: 21 in the last chunk. */
+constexpr unsigned CONV1_CHUNKS = 8, CONV1_CHUNK = 25;
+
+/* A warp: a chunk of one sample, a lane a window; channel after channel. Leaves a row of parts. */
 static __device__ void conv1_chunks(memory &m, both kept)
 {
-    unsigned lane = tid() % LANES, warp = tid() / LANES, e = warp / CHUNKS, at = warp % CHUNKS * 25 + lane, number = 0;
+    unsigned lane = tid() % LANES, warp = tid() / LANES, number = 0;
+    unsigned e = warp / CONV1_CHUNKS, at = warp % CONV1_CHUNKS * CONV1_CHUNK + lane;
     const float *image = &m.image[e][0][0][lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 0];
 #pragma unroll 1
     for (unsigned rest = kept[e]; rest != 0; rest &= rest - 1, number++) {
         winner w = {0, 0};
-        if (lane < 25 && at < 196)
+        if (lane < CONV1_CHUNK && at < 196)
             w = m.win1[e][__ffs((int)rest) - 1][at];
         float bias = warp_tree(w.d), chains[3] = {};
         unsigned count = list_live(m.list[warp], w);
@@ -105,10 +109,10 @@ static __device__ void conv1_sum(memory &m, both kept)
         if ((kept[e] >> channel & 1) == 0)
             continue;
         unsigned number = (unsigned)__popc(kept[e] & ((1u << channel) - 1));
-        float sum = m.parts[e * CHUNKS][number][i];
+        float sum = m.parts[e * CONV1_CHUNKS][number][i];
 #pragma unroll
-        for (unsigned chunk = 1; chunk < CHUNKS; chunk++)
-            sum += m.parts[e * CHUNKS + chunk][number][i];
+        for (unsigned chunk = 1; chunk < CONV1_CHUNKS; chunk++)
+            sum += m.parts[e * CONV1_CHUNKS + chunk][number][i];
         units += fixed_point(m, i < 75 ? sum * (1 / 255.0f) : sum);
     }
     add_units(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 84 + i / 25 * 28 + i % 25 : AT_B1 + channel), units);

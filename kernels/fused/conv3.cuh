@@ -55,16 +55,16 @@ DEVICE void conv3_input(memory &m, unsigned round)
     unsigned s = tid() % SAMPLES, q = tid() / SAMPLES, i = q < 13 ? 4 * q : 48;
     float sum[4] = {};
 #pragma unroll 1
-    for (unsigned chunk = 0; chunk < CHUNKS; chunk++) {
-        float d[CHUNK_PITCH], chain[4] = {};
+    for (unsigned chunk = 0; chunk < CONV3_CHUNKS; chunk++) {
+        float d[CONV3_CHUNK_PITCH], chain[4] = {};
 #pragma unroll
-        for (unsigned j = 0; j < CHUNK_PITCH; j += 4) {
-            float4 v = *reinterpret_cast<const float4 *>(&m.rows.d3[s][chunk * CHUNK_PITCH + j]);
+        for (unsigned j = 0; j < CONV3_CHUNK_PITCH; j += 4) {
+            float4 v = *reinterpret_cast<const float4 *>(&m.rows.d3[s][chunk * CONV3_CHUNK_PITCH + j]);
             d[j] = v.x, d[j + 1] = v.y, d[j + 2] = v.z, d[j + 3] = v.w;
         }
 #pragma unroll
-        for (unsigned j = 0; j < CHUNK; j++) {
-            float4 w = *reinterpret_cast<const float4 *>(&m.w3[chunk * CHUNK + j][i]);
+        for (unsigned j = 0; j < CONV3_CHUNK; j++) {
+            float4 w = *reinterpret_cast<const float4 *>(&m.w3[chunk * CONV3_CHUNK + j][i]);
             chain[0] = fmaf(d[j], w.x, chain[0]), chain[1] = fmaf(d[j], w.y, chain[1]);
             chain[2] = fmaf(d[j], w.z, chain[2]), chain[3] = fmaf(d[j], w.w, chain[3]);
         }
@@ -80,12 +80,12 @@ DEVICE void conv3_input(memory &m, unsigned round)
 }
 
 /* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */
-constexpr unsigned CONV3_UNITS = 2 * CHUNKS;
+constexpr unsigned CONV3_UNITS = 2 * CONV3_CHUNKS;
 static __device__ __noinline__ void conv3_weights(unsigned unit)
 {
     memory &m = shared();
     unsigned lane = tid() % LANES, second = lane < INPUTS - LANES ? LANES + lane : INPUTS; /* INPUTS: zeros */
-    unsigned o = unit / 2 * CHUNK + unit % 2 * 8, outputs = 8 - unit % 2;
+    unsigned o = unit / 2 * CONV3_CHUNK + unit % 2 * 8, outputs = 8 - unit % 2;
     float chains[8][2] = {};
 #pragma unroll 2
     for (unsigned s = 0; s < SAMPLES; s++) {

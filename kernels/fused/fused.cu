@@ -156,7 +156,7 @@ DEVICE unsigned position_of(const memory &m, unsigned i)
 /* Samples of the batch; 0: there is none. */
 DEVICE unsigned samples_of(const memory &m, unsigned i)
 {
-    unsigned position = position_of(m, i), left = i < m.run.steps && position < m.run.last ? m.run.last - position : 0;
+    unsigned position = position_of(m, i), left = i < m.run.steps && position < m.run.end ? m.run.end - position : 0;
     return left < m.run.batch ? left : m.run.batch;
 }
 
@@ -165,7 +165,7 @@ DEVICE int64_t *sums_of(const memory &m, unsigned i)
     return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
 }
 
-/* This rank's tiles of a batch are those before `last` from `first` on; this group has every groups-th. */
+/* This rank's tiles of a batch are those from first_tile on, before end_tile; this group has every groups-th. */
 DEVICE unsigned tiles_before(const memory &m, unsigned samples, unsigned rank)
 {
     return (samples + SAMPLES - 1) / SAMPLES * rank / m.run.ranks; /* at most 4,096 tiles: 32 bits do */
@@ -176,7 +176,7 @@ DEVICE unsigned first_tile(const memory &m, unsigned i)
     return tiles_before(m, samples_of(m, i), m.run.rank) + m.group;
 }
 
-DEVICE unsigned last_tile(const memory &m, unsigned i)
+DEVICE unsigned end_tile(const memory &m, unsigned i)
 {
     return tiles_before(m, samples_of(m, i), m.run.rank + 1);
 }
@@ -196,9 +196,9 @@ DEVICE void prepare(const memory &m, unsigned i, unsigned number)
 DEVICE void step_gradient(memory &m, unsigned i)
 {
 #pragma unroll 1
-    for (bool more = first_tile(m, i) < last_tile(m, i); more;) {
+    for (bool more = first_tile(m, i) < end_tile(m, i); more;) {
         tile_gradient(m);
-        more = m.tile + m.run.groups < last_tile(m, m.step);
+        more = m.tile + m.run.groups < end_tile(m, m.step);
         if (more)
             prepare(m, m.step, m.tile + m.run.groups);
     }
@@ -238,7 +238,7 @@ DEVICE void run_steps(memory &m)
 {
 #pragma unroll 1
     for (unsigned i = 0;; i = m.step + 1) {
-        if (first_tile(m, i) < last_tile(m, i))
+        if (first_tile(m, i) < end_tile(m, i))
             prepare(m, i, first_tile(m, i));
         if (is_first(m))
             m.wish = m.run.stop != nullptr && *m.run.stop; /* a way to the host: before the wait */
@@ -344,7 +344,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 {
     memory &m = shared();
     take_run(m, &run);
-    unsigned samples = m.run.last - m.run.position;
+    unsigned samples = m.run.end - m.run.position;
     load(m, false);
 #pragma unroll 1
     for (unsigned number = m.group; number * SAMPLES < samples; number = m.tile + m.run.groups) {

@@ -62,7 +62,7 @@ struct fused_peers {
  * later launch, so that ranks can add up their sums in between. */
 struct fused_run {
     const uint8_t *records;            /* RECORD_BYTES each (dataset.h) */
-    const uint32_t *order;             /* of the epoch; NULL: place i is record i */
+    const uint32_t *order;             /* of the epoch; NULL: position i is record i */
     const float *weights, *velocity;   /* canonical, as the launch finds them */
     float *new_weights, *new_velocity; /* and as it leaves them: other memory */
     const struct fused_state *before;  /* if that run is over, the launch does nothing but hand all on */
@@ -80,7 +80,7 @@ struct fused_run {
     double unit[2];    /* EXACT_UNIT * (1 / (double)samples) of a full batch; of another */
     uint32_t batch;    /* samples of a full (global) batch */
     uint32_t position; /* in the order, of the first batch */
-    uint32_t last;     /* where the last one ends at the latest: it may be smaller */
+    uint32_t end;      /* where the last one ends at the latest: it may be smaller */
     uint32_t steps;    /* batches whose gradients are computed, at most */
     uint32_t buffer;   /* which of the sums the first one is added to, 0..2 */
     uint32_t pending;  /* samples of the batch before, whose sums, in the buffer before, wait for their update; or 0 */
@@ -97,8 +97,8 @@ struct fused_evaluation {
     int64_t loss, correct, refused; /* as in struct evaluation (engine.h) */
 };
 
-/* Predict mode: samples [position, last) of the records; adds to *sum. Of the run records, weights, mail, arrived,
- * trouble, groups, round, position and last are read. */
+/* Predict mode: samples [position, end) of the records; adds to *sum. Of the run records, weights, mail, arrived,
+ * trouble, groups, round, position and end are read. */
 cudaError_t fused_evaluate(const struct fused_run *run, struct fused_evaluation *sum, cudaStream_t stream);
 
 /* Up to FUSED_NETS runs of as many nets at once, with as many groups each. None waits for another: each ends as it

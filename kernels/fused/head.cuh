@@ -39,18 +39,18 @@ DEVICE void fc1_forward(memory &m)
     unsigned o = tid() % 84, e = tid() / 84;
     if (e >= EACH)
         return;
-    float chains[CHUNKS] = {};
+    float chains[CONV3_CHUNKS] = {};
 #pragma unroll
     for (unsigned k = 0; k < 120; k += 4) {
         float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][k]), x = *reinterpret_cast<const float4 *>(&m.y3[e][k]);
-        chains[k / CHUNK] = fmaf(x.x, w.x, chains[k / CHUNK]);
-        chains[(k + 1) / CHUNK] = fmaf(x.y, w.y, chains[(k + 1) / CHUNK]);
-        chains[(k + 2) / CHUNK] = fmaf(x.z, w.z, chains[(k + 2) / CHUNK]);
-        chains[(k + 3) / CHUNK] = fmaf(x.w, w.w, chains[(k + 3) / CHUNK]);
+        chains[k / CONV3_CHUNK] = fmaf(x.x, w.x, chains[k / CONV3_CHUNK]);
+        chains[(k + 1) / CONV3_CHUNK] = fmaf(x.y, w.y, chains[(k + 1) / CONV3_CHUNK]);
+        chains[(k + 2) / CONV3_CHUNK] = fmaf(x.z, w.z, chains[(k + 2) / CONV3_CHUNK]);
+        chains[(k + 3) / CONV3_CHUNK] = fmaf(x.w, w.w, chains[(k + 3) / CONV3_CHUNK]);
     }
     float sum = chains[0];
 #pragma unroll
-    for (unsigned r = 1; r < CHUNKS; r++)
+    for (unsigned r = 1; r < CONV3_CHUNKS; r++)
         sum += chains[r];
     m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
 }
@@ -150,11 +150,11 @@ DEVICE void send_lines(const memory &m, unsigned first, unsigned lines, unsigned
 }
 
 /* y3 and y1. */
-DEVICE void send_outcomes(const memory &m, unsigned first, unsigned round)
+DEVICE void send_outputs(const memory &m, unsigned first, unsigned round)
 {
-    constexpr unsigned OUTCOMES = 68;
-    unsigned i = tid() - first, e = i / OUTCOMES % EACH, q = i % OUTCOMES;
-    send_lines(m, first, OUTCOMES, e, q < 40 ? LINE_Y3 + q : LINE_Y1 + q - 40,
+    constexpr unsigned OUTPUTS = 68;
+    unsigned i = tid() - first, e = i / OUTPUTS % EACH, q = i % OUTPUTS;
+    send_lines(m, first, OUTPUTS, e, q < 40 ? LINE_Y3 + q : LINE_Y1 + q - 40,
                q < 40 ? m.y3[e] + 3 * q : m.y1[e] + 3 * (q - 40), round);
 }
 
@@ -173,7 +173,7 @@ DEVICE float *row_of_line(memory &m, unsigned s, unsigned line)
     if (line < LINE_D3)
         return m.rows.y3[s] + 3 * line;
     if (line < LINE_Y1)
-        return m.rows.d3[s] + place_d3(3 * (line - LINE_D3)); /* a chunk is five lines */
+        return m.rows.d3[s] + d3_at(3 * (line - LINE_D3)); /* a chunk is five lines */
     if (line < LINE_D1)
         return m.rows.y1[s] + 3 * (line - LINE_Y1);
     return line < LINE_DZ ? m.rows.d1[s] + 3 * (line - LINE_D1) : m.rows.dz[s] + 3 * (line - LINE_DZ);
@@ -220,7 +220,7 @@ static __device__ void head_back(memory &m, unsigned round)
         if (k == 0 && l.label >= 0)
             add_term(m, FUSED_LOSS, l.loss);
     } else if (tid() >= 2 * LANES)
-        send_outcomes(m, 2 * LANES, round);
+        send_outputs(m, 2 * LANES, round);
     __syncthreads();
     fc1_back(m);
     __syncthreads();
@@ -259,7 +259,7 @@ DEVICE void dense_weights(memory &m, unsigned unit)
     if (own >= OWN || i < AT_B3)
         return;
     if (i < AT_WF1)
-        term = sum_of_samples(&r.d3[0][place_d3(i - AT_B3)], PITCH_D3);
+        term = sum_of_samples(&r.d3[0][d3_at(i - AT_B3)], PITCH_D3);
     else if (i < AT_WF2) {
         unsigned o = (i - AT_WF1) / PITCH_FC1, k = (i - AT_WF1) % PITCH_FC1;
         if (k >= 120)

@@ -28,13 +28,14 @@ constexpr unsigned SMALL = FUSED_SMALL, OWN = SMALL / SEATS; /* small parameters
 constexpr unsigned INPUTS =
                        50, /* of conv3 that a seat has: number 2 * cell + channel, as kernels/README.md takes them */
     WEIGHTS3 = FUSED_CONV3;
-constexpr unsigned CHUNKS = 8, CHUNK = 15, CHUNK_PITCH = 16; /* in which conv3's outputs go backward, and into fc1 */
+/* conv3's 120 outputs: in eight chunks of 15 they go backward, and into fc1. */
+constexpr unsigned CONV3_CHUNKS = 8, CONV3_CHUNK = 15, CONV3_CHUNK_PITCH = 16;
 
 /* Rows in shared memory are padded so that what the lanes of a warp read at once lies in different banks. */
 constexpr unsigned PITCH_IMAGE = 38, PLANE_IMAGE = 32 * PITCH_IMAGE, PITCH_POOL1 = 26;
 constexpr unsigned PITCH_CONV3 = 52; /* two zeros at the end */
 constexpr unsigned PITCH_FC1 = 124;
-constexpr unsigned PITCH_D3 = 132;  /* output o is at place_d3(o) */
+constexpr unsigned PITCH_D3 = 132;  /* output o is at d3_at(o) */
 constexpr unsigned PITCH_TAPS = 40; /* five rows of eight */
 constexpr unsigned PATCH = 36, PITCH_SEEN = 6 * PATCH + 1;
 
@@ -52,7 +53,7 @@ struct both {
     __device__ __forceinline__ unsigned operator[](unsigned e) const { return e != 0 ? second : first; }
 };
 
-/* In the order of the tile: conv3's and fc1's outcomes, and the gradients before their activations; logits'. */
+/* In the order of the tile: conv3's and fc1's outputs, and the gradients before their activations; logits'. */
 struct rows {
     float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][84], d1[SAMPLES][84], dz[SAMPLES][12];
 };
@@ -151,9 +152,9 @@ DEVICE mailbox &mail_of(const memory &m, unsigned seat)
 }
 
 /* Output o of conv3 in a row of gradients. */
-DEVICE unsigned place_d3(unsigned o)
+DEVICE unsigned d3_at(unsigned o)
 {
-    return o / CHUNK * CHUNK_PITCH + o % CHUNK;
+    return o / CONV3_CHUNK * CONV3_CHUNK_PITCH + o % CONV3_CHUNK;
 }
 
 /* --- the order of the numbers ----------------------------------------------------------------- */

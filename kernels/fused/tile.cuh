@@ -11,8 +11,8 @@
 /* Of the tile's samples those before `count` are there. */
 struct tile {
     uint64_t step;
-    unsigned number; /* in the global batch */
-    unsigned place;  /* of its first sample in the epoch's order */
+    unsigned number;   /* in the global batch */
+    unsigned position; /* of its first sample in the epoch's order */
     unsigned count;
 };
 
@@ -64,8 +64,8 @@ static __device__ void draw_convolutions(memory &m, const tile &tile)
         unsigned s = t / 6, i = t % 6;
         m.drawn[s][i] = s < tile.count ? (uint8_t)draw(m, tile, i < 2 ? 0 : 1, s, i < 2 ? i : i - 2) : 0;
     } else if (t >= 128 && t < 128 + SAMPLES) {
-        unsigned place = tile.place + (t - 128 < tile.count ? t - 128 : 0);
-        m.record[t - 128] = m.run.order != nullptr ? m.run.order[place] : place;
+        unsigned position = tile.position + (t - 128 < tile.count ? t - 128 : 0);
+        m.record[t - 128] = m.run.order != nullptr ? m.run.order[position] : position;
     }
     if (t < FIRST_THREADS)
         sync_first_threads();
@@ -96,10 +96,10 @@ DEVICE unsigned aligned_word(const uint8_t *at)
 }
 
 /* Out of line, as it is called twice; its arguments are numbers, so that they come in registers. */
-static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned number, unsigned place, unsigned count)
+static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned number, unsigned position, unsigned count)
 {
     memory &m = shared();
-    struct tile tile = {step, number, place, count};
+    struct tile tile = {step, number, position, count};
     constexpr unsigned FOURS = 768, TURNS = EACH * FOURS / THREADS; /* of pixels in a sample */
     unsigned t = tid();
     draw_convolutions(m, tile);
@@ -134,7 +134,7 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
 /* What it leaves is there behind the next barrier. What it overwrites was read before the last tile's end. */
 DEVICE void prepare_tile(const tile &tile)
 {
-    prepare_numbered(tile.step, tile.number, tile.place, tile.count);
+    prepare_numbered(tile.step, tile.number, tile.position, tile.count);
 }
 
 #endif

@@ -153,13 +153,13 @@ static void sum_by_mpi(const struct comm *comm, MPI_Comm among, int64_t *numbers
     watch_wait(comm->watch, &request, &comm->group, "the gradient sum", NULL, NULL);
 }
 
-/* totals[first, last) = the host's terms, a block at a time: it stays in the first-level cache. Refused terms may
+/* totals[first, end) = the host's terms, a block at a time: it stays in the first-level cache. Refused terms may
  * wrap, without undefined behaviour. */
-static void add_terms(const struct sums *s, size_t first, size_t last)
+static void add_terms(const struct sums *s, size_t first, size_t end)
 {
     enum { BLOCK = 1024 };
-    for (; first < last; first += BLOCK) {
-        size_t count = last - first < BLOCK ? last - first : BLOCK;
+    for (; first < end; first += BLOCK) {
+        size_t count = end - first < BLOCK ? end - first : BLOCK;
         int64_t *total = s->totals + first;
         memcpy(total, s->all_terms + first, count * sizeof *total);
         for (int r = 1; r < s->comm->host_size; r++) {
@@ -182,10 +182,10 @@ static void sum_by_slices(struct sums *s)
     const struct comm *comm = s->comm;
     host_barrier(s);
     if (comm->host_rank < comm->slices) {
-        size_t first = slice_begin(s, comm->host_rank), last = slice_begin(s, comm->host_rank + 1);
-        add_terms(s, first, last);
+        size_t first = slice_begin(s, comm->host_rank), end = slice_begin(s, comm->host_rank + 1);
+        add_terms(s, first, end);
         if (comm->host_count > 1)
-            sum_by_mpi(comm, comm->slice_peers, s->totals + first, last - first);
+            sum_by_mpi(comm, comm->slice_peers, s->totals + first, end - first);
     }
     host_barrier(s);
 }

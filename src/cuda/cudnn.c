@@ -132,7 +132,7 @@ static void begin_epoch(struct engine *engine, const uint32_t *order)
 
 /* --- evaluation, state --------------------------------------------------------------------------------- */
 
-static void evaluate_cudnn(struct engine *engine, const struct split *split, size_t first, size_t last,
+static void evaluate_cudnn(struct engine *engine, const struct split *split, size_t first, size_t end,
                            struct evaluation *sum)
 {
     struct cudnn *cudnn = cudnn_of(engine);
@@ -140,9 +140,9 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     const uint8_t *records = split == &engine->setup.data->train ? cudnn->train : cudnn->test;
     range_begin("check");
     CUDA_CHECK(cudaMemsetAsync(cudnn->evaluation, 0, sizeof *cudnn->evaluation, cudnn->net.stream));
-    for (size_t i = first; i < last; i += shape->count)
+    for (size_t i = first; i < end; i += shape->count)
         net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
-                     (uint32_t)(last - i < shape->count ? last - i : shape->count), cudnn->evaluation);
+                     (uint32_t)(end - i < shape->count ? end - i : shape->count), cudnn->evaluation);
     CUDA_CHECK(cudaMemcpyAsync(&cudnn->pinned->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
                                cudaMemcpyDefault, cudnn->net.stream));
     CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
@@ -151,7 +151,7 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     sum->loss += cudnn->pinned->evaluation.loss;
     sum->correct += cudnn->pinned->evaluation.correct;
     sum->refused += cudnn->pinned->evaluation.refused;
-    sum->samples += (int64_t)(last - first);
+    sum->samples += (int64_t)(end - first);
 }
 
 static void read_state(struct engine *engine, float *weights, float *momentum)

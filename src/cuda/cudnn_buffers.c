@@ -6,13 +6,7 @@
 #include "device_memory.h"
 #include "memory.h"
 
-enum {
-    POOL1 = 6 * 14 * 14,
-    POOL2 = 16 * 5 * 5,
-    CONV3 = 120,
-    FC1 = 84,
-    ALIGNMENT = 256,
-};
+enum { ALIGNMENT = 256 };
 
 struct piece {
     void **at;
@@ -64,22 +58,22 @@ void buffers_open(struct cudnn_net *net)
         {(void **)&net->gradient, cuda_splits(net->most) * LENET5_WEIGHTS * f},
         {(void **)&net->sums, CUDA_SUMS * sizeof *net->sums},
         {(void **)&net->images, n * LENET5_PIXELS * f},
-        {(void **)&net->pool1_y, n * POOL1 * f},
-        {(void **)&net->d_pool1_y, n * POOL1 * f},
+        {(void **)&net->pool1_y, n * POOL1_NUMBERS * f},
+        {(void **)&net->d_pool1_y, n * POOL1_NUMBERS * f},
         {(void **)&net->conv2_y, n * 16 * 10 * 10 * f},
-        {(void **)&net->pool2_y, n * POOL2 * f},
-        {(void **)&net->d_pool2_y, n * POOL2 * f},
-        {(void **)&net->conv3_y, n * CONV3 * f},
-        {(void **)&net->d_conv3_y, n * CONV3 * f},
-        {(void **)&net->fc1_y, n * FC1 * f},
-        {(void **)&net->d_fc1_y, n * FC1 * f},
+        {(void **)&net->pool2_y, n * POOL2_NUMBERS * f},
+        {(void **)&net->d_pool2_y, n * POOL2_NUMBERS * f},
+        {(void **)&net->conv3_y, n * CONV3_ELEMENTS * f},
+        {(void **)&net->d_conv3_y, n * CONV3_ELEMENTS * f},
+        {(void **)&net->fc1_y, n * FC1_ELEMENTS * f},
+        {(void **)&net->d_fc1_y, n * FC1_ELEMENTS * f},
         {(void **)&net->logits, n * LENET5_CLASSES * f},
         {(void **)&net->losses, n * f},
         {(void **)&net->parts1, cuda_parts(net->most) * CUDA_CONV1_WIDTH * f},
         {(void **)&net->parts2, cuda_parts(net->most) * CUDA_CONV2_WIDTH * f},
         {(void **)&net->labels, n},
-        {(void **)&net->origin1, n * POOL1},
-        {(void **)&net->origin2, n * POOL2},
+        {(void **)&net->origin1, n * POOL1_NUMBERS},
+        {(void **)&net->origin2, n * POOL2_NUMBERS},
         {&net->workspace, CUDNN_WORKSPACE + CUBLAS_WORKSPACE},
     };
     carve(net, pieces, sizeof pieces / sizeof *pieces);

@@ -9,12 +9,15 @@
 
 enum { CUDNN_WORKSPACE = 64 << 20, CUBLAS_WORKSPACE = 32 << 20 }; /* bytes; cuBLAS's as it asks on Hopper */
 
+/* Of a sample. */
+enum { POOL1_NUMBERS = 6 * 14 * 14, POOL2_NUMBERS = 16 * 5 * 5 };
+
 /* What depends on how many samples pass at once: made once for each such number. */
 struct net_shape {
     struct net_shape *next;
     uint32_t count;
-    bool backward; /* it can go back, too */
-    bool fused;    /* the dense layers of a step: see dense_step */
+    bool backward;   /* it can go back, too */
+    bool one_kernel; /* for the dense layers of a step: see dense_step */
     struct conv_choice conv2;
 };
 

@@ -5,8 +5,6 @@
 
 #include "check.h"
 
-enum { POOL2 = 16 * 5 * 5, CONV3 = 120, FC1 = 84, CLASSES = LENET5_CLASSES };
-
 /* --- matrix products: cuBLAS counts columns first, so it sees every row-major matrix transposed -------- */
 
 static void multiply(struct cudnn_net *net, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
@@ -37,17 +35,17 @@ static void dense_dgrad(struct cudnn_net *net, struct dense layer, const float *
 
 static struct dense conv3_of(int n)
 {
-    return (struct dense){n, POOL2, CONV3, CONV3_W};
+    return (struct dense){n, POOL2_NUMBERS, CONV3_ELEMENTS, CONV3_W};
 }
 
 static struct dense fc1_of(int n)
 {
-    return (struct dense){n, CONV3, FC1, FC1_W};
+    return (struct dense){n, CONV3_ELEMENTS, FC1_ELEMENTS, FC1_W};
 }
 
 static struct dense fc2_of(int n)
 {
-    return (struct dense){n, FC1, CLASSES, FC2_W};
+    return (struct dense){n, FC1_ELEMENTS, LENET5_CLASSES, FC2_W};
 }
 
 /* --- the passes ---------------------------------------------------------------------------------------- */
@@ -89,7 +87,7 @@ static void step_in_parts(struct cudnn_net *net, uint32_t count, struct cuda_dro
     net_mark(net, "conv3", "dropout back");
 }
 
-static void step_fused(struct cudnn_net *net, uint32_t count, struct cuda_dropout dropout)
+static void step_in_one_kernel(struct cudnn_net *net, uint32_t count, struct cuda_dropout dropout)
 {
     struct cuda_head head = {
         .weights = net->weights,
@@ -105,10 +103,10 @@ static void step_fused(struct cudnn_net *net, uint32_t count, struct cuda_dropou
     net_mark(net, "dense", "there and back");
 }
 
-void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_dropout dropout)
+void dense_step(struct cudnn_net *net, bool one_kernel, uint32_t count, struct cuda_dropout dropout)
 {
-    if (fused)
-        step_fused(net, count, dropout);
+    if (one_kernel)
+        step_in_one_kernel(net, count, dropout);
     else
         step_in_parts(net, count, dropout);
 }
@@ -138,18 +136,18 @@ void dense_conv3_input(struct cudnn_net *net, int n)
 /* One way under the clock. Without masks: what they cost is the same both ways. */
 struct timed {
     struct cudnn_net *net;
-    bool fused;
+    bool one_kernel;
     uint32_t count;
 };
 
 static bool run_timed(const void *context)
 {
     const struct timed *timed = context;
-    dense_step(timed->net, timed->fused, timed->count, (struct cuda_dropout){NULL, NULL, 0});
+    dense_step(timed->net, timed->one_kernel, timed->count, (struct cuda_dropout){NULL, NULL, 0});
     return true;
 }
 
-bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t count)
+bool dense_choose_one_kernel(struct cudnn_net *net, struct chooser *chooser, uint32_t count)
 {
     char key[100];
     snprintf(key, sizeof key, "dense layers, %u samples %s", count, engine_precision_name(net->precision));
@@ -157,10 +155,10 @@ bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t
     if (cJSON_IsBool(known))
         return cJSON_IsTrue(known);
     float parts = chooser_time(chooser, run_timed, &(struct timed){net, false, count});
-    float fused = chooser_time(chooser, run_timed, &(struct timed){net, true, count});
+    float whole = chooser_time(chooser, run_timed, &(struct timed){net, true, count});
     cJSON *note = chooser_note(chooser, key);
-    cJSON_AddBoolToObject(note, "fused", fused <= parts);
-    cJSON_AddNumberToObject(note, "microseconds", fmin(fused, parts));
-    cJSON_AddNumberToObject(note, "microseconds_otherwise", fmax(fused, parts));
-    return fused <= parts;
+    cJSON_AddBoolToObject(note, "fused", whole <= parts);
+    cJSON_AddNumberToObject(note, "microseconds", fmin(whole, parts));
+    cJSON_AddNumberToObject(note, "microseconds_otherwise", fmax(whole, parts));
+    return whole <= parts;
 }

@@ -14,12 +14,12 @@ void dense_conv3(struct cudnn_net *net, int n);
 void dense_logits(struct cudnn_net *net, int n, uint32_t count, struct cuda_dropout dropout);
 
 /* In a training step: from conv3_y to the losses, and back to the gradients before each bias: logits (in
- * place), d_fc1_y, d_conv3_y. Fused into one kernel of the project (cuda_head), or by cuBLAS's products and the
+ * place), d_fc1_y, d_conv3_y. By one kernel of the project (cuda_head), or by cuBLAS's products and the
  * kernels between them, which is faster from some number of samples on. */
-void dense_step(struct cudnn_net *net, bool fused, uint32_t count, struct cuda_dropout dropout);
+void dense_step(struct cudnn_net *net, bool one_kernel, uint32_t count, struct cuda_dropout dropout);
 
-/* Whether fused is faster here: timed once, see cudnn_choose.h. Overwrites the buffers. */
-bool dense_choose_fused(struct cudnn_net *net, struct chooser *chooser, uint32_t count);
+/* Whether one kernel is faster here: timed once, see cudnn_choose.h. Overwrites the buffers. */
+bool dense_choose_one_kernel(struct cudnn_net *net, struct chooser *chooser, uint32_t count);
 
 /* From there to the gradients of the weights, on any stream, and to d_pool2_y. */
 void dense_weights(struct cudnn_net *net, uint32_t count, cudaStream_t stream);

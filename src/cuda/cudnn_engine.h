@@ -62,7 +62,7 @@ void cudnn_queue_step(struct cudnn *cudnn, const struct net_batch *batch, size_t
 
 /* As in engine.h. */
 bool cudnn_train(struct engine *engine, const struct span *span, struct train_report *report);
-void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last);
+void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t end);
 void cudnn_update(struct engine *engine, float learning_rate, size_t samples);
 void cudnn_read_sums(const struct engine *engine, const int64_t *sums, int64_t *canonical);
 

@@ -63,7 +63,7 @@ static bool choose(struct cudnn_net *net, struct net_shape *shape, struct error 
     if (!conv_choose(&net->planner, &conv2, &on, &shape->conv2, error))
         return false;
     if (shape->backward)
-        shape->fused = dense_choose_fused(net, net->planner.chooser, shape->count);
+        shape->one_kernel = dense_choose_one_kernel(net, net->planner.chooser, shape->count);
     return true;
 }
 
@@ -142,7 +142,7 @@ static void pass(struct cudnn_net *net, const struct net_batch *batch)
     struct cuda_input input = {batch->records, batch->order, batch->step, batch->first};
     forward(net, shape, shape->count, input, dropout, true);
     range_begin("dense layers, there and back");
-    dense_step(net, shape->fused, shape->count, dropout);
+    dense_step(net, shape->one_kernel, shape->count, dropout);
     range_end();
     backward(net, shape->count, batch->masks);
 }

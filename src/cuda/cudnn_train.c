@@ -122,8 +122,8 @@ static void keep_pace(struct cudnn *cudnn, int burst, const volatile sig_atomic_
 static void queue_steps(struct cudnn *cudnn, const struct span *span)
 {
     size_t first = span->first, batch = cudnn->base.setup.batch_size;
-    for (int i = 0; i < STEPS_A_CALL && first < span->last; i++) {
-        size_t samples = span->last - first < batch ? span->last - first : batch;
+    for (int i = 0; i < STEPS_A_CALL && first < span->end; i++) {
+        size_t samples = span->end - first < batch ? span->end - first : batch;
         const struct step_graph *graph = find_graph(cudnn, samples);
         if (graph == NULL || (i > 0 && first + samples - span->first > EXACT_MAX_TERMS))
             break; /* the next call does it without, or has room for its loss again */
@@ -137,7 +137,7 @@ static void queue_steps(struct cudnn *cudnn, const struct span *span)
 bool cudnn_train(struct engine *engine, const struct span *span, struct train_report *report)
 {
     struct cudnn *cudnn = cudnn_of(engine);
-    size_t left = span->last - span->first, batch = engine->setup.batch_size;
+    size_t left = span->end - span->first, batch = engine->setup.batch_size;
     if (!trains_on_device(cudnn) || find_graph(cudnn, left < batch ? left : batch) == NULL)
         return false;
     struct cuda_step *done = &cudnn->pinned->step;
@@ -160,12 +160,12 @@ bool cudnn_train(struct engine *engine, const struct span *span, struct train_re
 
 /* --- the plain step: sums by way of the host ----------------------------------------------------------- */
 
-void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t end)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     struct net_batch batch;
     struct error error = {0};
-    if (!cudnn_find_batch(cudnn, last - first, &batch, &error))
+    if (!cudnn_find_batch(cudnn, end - first, &batch, &error))
         gpu_failed("cuDNN", "a batch of another size", __FILE__, __LINE__, error.text);
     write_step(cudnn, step, first, 0);
     net_gradient(&cudnn->net, &batch);

@@ -206,7 +206,7 @@ static void read_sums(const struct engine *engine, const int64_t *sums, int64_t 
 
 /* --- evaluation, state ----------------------------------------------------------------------------------------- */
 
-static void evaluate_fused(struct engine *engine, const struct split *split, size_t first, size_t last,
+static void evaluate_fused(struct engine *engine, const struct split *split, size_t first, size_t end,
                            struct evaluation *sum)
 {
     struct fused *fused = fused_of(engine);
@@ -218,13 +218,13 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
         .mail = device->mail,
         .arrived = device->arrived,
         .trouble = &device->pinned->trouble,
-        .batch = (uint32_t)(last - first),
+        .batch = (uint32_t)(end - first),
         .position = (uint32_t)first,
-        .last = (uint32_t)last,
+        .end = (uint32_t)end,
         .groups = device->groups,
         .round = device->round,
     };
-    if (first == last)
+    if (first == end)
         return;
     range_begin("check");
     CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, fused_arrived_bytes(run.groups), device->stream));
@@ -237,7 +237,7 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
     sum->loss += result->loss;
     sum->correct += result->correct;
     sum->refused += result->refused;
-    sum->samples += (int64_t)(last - first);
+    sum->samples += (int64_t)(end - first);
 }
 
 static void read_state(struct engine *engine, float *weights, float *momentum)

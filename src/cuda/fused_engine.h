@@ -89,7 +89,7 @@ int fused_at_once(struct engine *engine, int count);
 void fused_train_several(struct engine *const *engines, int count, const struct span *spans,
                          struct train_report *reports);
 bool fused_train_alone(struct engine *engine, const struct span *span, struct train_report *report);
-void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t last);
+void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t end);
 void fused_update(struct engine *engine, float learning_rate, size_t samples);
 
 #endif

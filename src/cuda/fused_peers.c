@@ -101,7 +101,7 @@ static void write_tables(struct fused_device *device, const struct comm *comm)
             tables[net].arrived[r] = (uint32_t *)exported + net * FUSED_PEER_PITCH;
         }
     }
-    device->peers = fused_get(sizeof tables, "the places of the ranks' sums", device->stream);
+    device->peers = fused_get(sizeof tables, "where the ranks' sums lie", device->stream);
     fused_copy(device, device->peers, tables, sizeof tables);
 }
 

@@ -13,7 +13,7 @@ enum { STEPS = 20, LAUNCHES = 2 };
 static double launch_clocked(struct engine *engine, long long *clocks, cudaEvent_t *events, size_t *steps)
 {
     size_t batch = engine->setup.batch_size, count = engine->setup.data->train.count / batch * batch;
-    struct span span = {.last = count < STEPS * batch ? count : STEPS * batch, .learning_rate = 1e-3f};
+    struct span span = {.end = count < STEPS * batch ? count : STEPS * batch, .learning_rate = 1e-3f};
     struct fused_team team;
     float milliseconds;
     fused_begin(&team, &engine, 1, &span);

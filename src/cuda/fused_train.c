@@ -53,7 +53,7 @@ static size_t tiles_of_rank(const struct engine_setup *setup)
 static struct fused_run begin_run(struct fused *fused, const struct span *span)
 {
     const struct engine_setup *setup = &fused->base.setup;
-    size_t batch = setup->batch_size, rest = (span->last - span->first) % batch;
+    size_t batch = setup->batch_size, rest = (span->end - span->first) % batch;
     struct fused_run run = {
         .records = fused->device->train,
         .order = fused->order,
@@ -66,7 +66,7 @@ static struct fused_run begin_run(struct fused *fused, const struct span *span)
         .unit = {EXACT_UNIT * (1 / (double)batch), rest > 0 ? EXACT_UNIT * (1 / (double)rest) : 0},
         .batch = (uint32_t)batch,
         .position = (uint32_t)span->first,
-        .last = (uint32_t)span->last,
+        .end = (uint32_t)span->end,
         .rank = (uint32_t)comm_rank(setup->comm),
         .ranks = (uint32_t)comm_size(setup->comm),
     };
@@ -101,7 +101,7 @@ void fused_begin(struct fused_team *team, struct engine *const *engines, int cou
     team->count = count;
     for (int i = 0; i < count; i++) {
         struct fused *fused = team->nets[i] = fused_of(engines[i]);
-        size_t batch = engines[i]->setup.batch_size, steps = (spans[i].last - spans[i].first + batch - 1) / batch;
+        size_t batch = engines[i]->setup.batch_size, steps = (spans[i].end - spans[i].first + batch - 1) / batch;
         team->steps[i] = steps < STEPS_A_CALL ? steps : STEPS_A_CALL;
         team->runs[i] = begin_run(fused, &spans[i]);
         CUDA_CHECK(cudaMemsetAsync(fused->state[fused->now], 0, sizeof *fused->state[0], team->device->stream));
@@ -150,7 +150,7 @@ static void queue_step(struct fused_team *team, size_t i)
     fused_launch(team);
     for (int k = 0; k < team->count; k++) {
         struct fused_run *run = &team->runs[k];
-        uint32_t left = run->last - run->position, samples = left < run->batch ? left : run->batch;
+        uint32_t left = run->end - run->position, samples = left < run->batch ? left : run->batch;
         run->pending = run->steps != 0 ? samples : 0;
         run->position += run->pending, run->step += run->steps;
     }
@@ -191,7 +191,7 @@ static void train(struct fused_team *team, const volatile sig_atomic_t *stop)
 static void report_state(const struct fused_state *done, const struct span *span, size_t batch,
                          struct train_report *report)
 {
-    size_t left = span->last - span->first;
+    size_t left = span->end - span->first;
     *report = (struct train_report){
         .steps = done->applied,
         .samples = done->applied * batch < left ? done->applied * batch : left,
@@ -233,26 +233,26 @@ bool fused_train_alone(struct engine *engine, const struct span *span, struct tr
     return true;
 }
 
-/* A net with g groups takes its tiles in rounds of g; the number of nets is taken that needs the fewest rounds a net,
- * and the largest of them, as nets do not wait for each other. 16 groups have 16 tiles of three nets in 2 rounds for
- * two of them and 1 for the third, but in 4 for all three at once. */
+/* Of a step's tiles the busiest of a net's g groups has tiles / g, rounded up, one after the other. As many nets are
+ * taken at once as make that least a net; of equals the most, as nets do not wait for each other. Three nets of 16 tiles
+ * on 16 groups: two at once take the time of 2 tiles, then the third that of 1; all three at once would take 4. */
 int fused_at_once(struct engine *engine, int count)
 {
     size_t groups = fused_of(engine)->device->least_groups, tiles = tiles_of_rank(&engine->setup);
-    size_t best = 1, best_rounds = (tiles + groups - 1) / groups;
+    size_t best = 1, best_tiles = (tiles + groups - 1) / groups; /* of the busiest group */
     for (size_t nets = 2; nets <= (size_t)count && nets <= groups && nets <= FUSED_NETS; nets++) {
-        size_t each = groups / nets, rounds = (tiles + each - 1) / each;
-        if (rounds * best <= best_rounds * nets)
-            best = nets, best_rounds = rounds;
+        size_t each = groups / nets, most_tiles = (tiles + each - 1) / each;
+        if (most_tiles * best <= best_tiles * nets)
+            best = nets, best_tiles = most_tiles;
     }
     return trains_on_device(engine) ? (int)best : 1;
 }
 
 /* --- the plain step: sums by way of the host --------------------------------------------------------------------- */
 
-void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t end)
 {
-    struct span span = {.step = step, .first = first, .last = last};
+    struct span span = {.step = step, .first = first, .end = end};
     struct fused_team team;
     fused_begin(&team, &engine, 1, &span);
     team.runs[0].steps = 1;
@@ -263,7 +263,7 @@ void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t l
 
 void fused_update(struct engine *engine, float learning_rate, size_t samples)
 {
-    struct span span = {.last = samples, .learning_rate = learning_rate};
+    struct span span = {.end = samples, .learning_rate = learning_rate};
     struct fused_team team;
     fused_begin(&team, &engine, 1, &span);
     team.runs[0].buffer = 1, team.runs[0].pending = (uint32_t)samples;

@@ -116,13 +116,13 @@ struct canvas {
     int channel[LENET5_CHANNELS][PLANE];
 };
 
-struct place {
+struct pose {
     int x, y, cosine, sine; /* a point, and a direction as a unit vector of length 256 */
 };
 
 struct thing {
     outline *distance;
-    struct place place;
+    struct pose pose;
     int r, opacity; /* opacity: 256 hides all behind it */
     struct colour colour;
 };
@@ -155,20 +155,20 @@ static struct colour vary_colour(struct dice *dice, struct colour colour, int by
 
 /* At least `margin` from the border. The angle is 2 atan(t / 256) within an eighth of a turn of 0, where
  * a uniform t spreads it evenly enough, and then some quarter turns. */
-static struct place roll_place(struct dice *dice, int margin)
+static struct pose roll_pose(struct dice *dice, int margin)
 {
-    struct place place;
-    place.x = roll(dice, margin, SIDE * PIXEL - margin);
-    place.y = roll(dice, margin, SIDE * PIXEL - margin);
+    struct pose pose;
+    pose.x = roll(dice, margin, SIDE * PIXEL - margin);
+    pose.y = roll(dice, margin, SIDE * PIXEL - margin);
     int t = roll(dice, -106, 106);
-    place.cosine = 256 * (65536 - t * t) / (65536 + t * t);
-    place.sine = 256 * (512 * t) / (65536 + t * t);
+    pose.cosine = 256 * (65536 - t * t) / (65536 + t * t);
+    pose.sine = 256 * (512 * t) / (65536 + t * t);
     for (int turns = roll(dice, 0, 3); turns > 0; turns--) {
-        int cosine = place.cosine;
-        place.cosine = -place.sine;
-        place.sine = cosine;
+        int cosine = pose.cosine;
+        pose.cosine = -pose.sine;
+        pose.sine = cosine;
     }
-    return place;
+    return pose;
 }
 
 /* --- painting --------------------------------------------------------------------------------- */
@@ -187,12 +187,12 @@ static int last_pixel(int centre, int r)
 /* Paints a thing; its edge is a pixel wide. */
 static void paint(struct canvas *canvas, const struct thing *thing)
 {
-    const struct place *place = &thing->place;
-    for (int y = first_pixel(place->y, thing->r); y <= last_pixel(place->y, thing->r); y++)
-        for (int x = first_pixel(place->x, thing->r); x <= last_pixel(place->x, thing->r); x++) {
-            int dx = x * PIXEL + PIXEL / 2 - place->x, dy = y * PIXEL + PIXEL / 2 - place->y;
-            int u = (dx * place->cosine + dy * place->sine) / 256;
-            int v = (dy * place->cosine - dx * place->sine) / 256;
+    const struct pose *pose = &thing->pose;
+    for (int y = first_pixel(pose->y, thing->r); y <= last_pixel(pose->y, thing->r); y++)
+        for (int x = first_pixel(pose->x, thing->r); x <= last_pixel(pose->x, thing->r); x++) {
+            int dx = x * PIXEL + PIXEL / 2 - pose->x, dy = y * PIXEL + PIXEL / 2 - pose->y;
+            int u = (dx * pose->cosine + dy * pose->sine) / 256;
+            int v = (dy * pose->cosine - dx * pose->sine) / 256;
             int cover = smaller(PIXEL / 2 - thing->distance(u, v, thing->r), PIXEL);
             for (int c = 0; cover > 0 && c < LENET5_CHANNELS; c++) {
                 int *value = &canvas->channel[c][y * SIDE + x];
@@ -205,7 +205,7 @@ static void paint(struct canvas *canvas, const struct thing *thing)
  * random levels, interpolated. */
 struct texture {
     bool striped;
-    struct place place;
+    struct pose pose;
     int period, lattice[5][5];
 };
 
@@ -213,7 +213,7 @@ static struct texture roll_texture(struct dice *dice)
 {
     struct texture texture;
     texture.striped = roll(dice, 0, 2) == 0;
-    texture.place = roll_place(dice, 0);
+    texture.pose = roll_pose(dice, 0);
     texture.period = roll(dice, 4 * PIXEL, 14 * PIXEL);
     for (int i = 0; i < 25; i++)
         texture.lattice[i / 5][i % 5] = roll(dice, 0, 256);
@@ -223,8 +223,8 @@ static struct texture roll_texture(struct dice *dice)
 static int texture_level(const struct texture *texture, int x, int y)
 {
     if (texture->striped) {
-        const struct place *place = &texture->place;
-        int u = ((x * PIXEL - place->x) * place->cosine + (y * PIXEL - place->y) * place->sine) / 256;
+        const struct pose *pose = &texture->pose;
+        int u = ((x * PIXEL - pose->x) * pose->cosine + (y * PIXEL - pose->y) * pose->sine) / 256;
         return abs(abs(u) % texture->period * 512 / texture->period - 256);
     }
     const int *above = &texture->lattice[y / 8][x / 8], *below = above + 5;
@@ -263,7 +263,7 @@ static struct thing roll_clutter(struct dice *dice)
     struct thing clutter = {.opacity = 256};
     clutter.distance = classes[roll(dice, 0, LENET5_CLASSES - 1)].distance;
     clutter.r = roll(dice, 2 * PIXEL, 4 * PIXEL);
-    clutter.place = roll_place(dice, 0);
+    clutter.pose = roll_pose(dice, 0);
     clutter.colour = roll_colour(dice, 0, 255);
     return clutter;
 }
@@ -272,7 +272,7 @@ static struct thing roll_object(struct dice *dice, unsigned label)
 {
     struct thing object = {.distance = classes[label].distance};
     object.r = roll(dice, 5 * PIXEL, 12 * PIXEL);
-    object.place = roll_place(dice, object.r * 25 / 32);
+    object.pose = roll_pose(dice, object.r * 25 / 32);
     object.opacity = roll(dice, 180, 256);
     object.colour = vary_colour(dice, classes[label].colour, 80);
     return object;
@@ -282,7 +282,7 @@ static struct thing roll_obstacle(struct dice *dice)
 {
     struct thing obstacle = {.distance = bar, .opacity = 256};
     obstacle.r = roll(dice, 4 * PIXEL, 12 * PIXEL);
-    obstacle.place = roll_place(dice, 0);
+    obstacle.pose = roll_pose(dice, 0);
     obstacle.colour = roll_colour(dice, 0, 255);
     return obstacle;
 }

@@ -74,15 +74,15 @@ void cpu_add_tile(struct engine *engine, uint64_t step, size_t first, size_t pos
     slots[SLOT_REFUSED] += (int64_t)tile_gradient(&cpu->tile, &cpu->weights, input, sums, &slots[SLOT_LOSS]);
 }
 
-static void gradient(struct engine *engine, uint64_t step, size_t first, size_t last)
+static void gradient(struct engine *engine, uint64_t step, size_t first, size_t end)
 {
     struct comm *comm = engine->setup.comm;
-    size_t position, end;
-    sampler_share(last - first, comm_rank(comm), comm_size(comm), &position, &end);
+    size_t position, share_end;
+    sampler_share(end - first, comm_rank(comm), comm_size(comm), &position, &share_end);
     cpu_prepare(engine);
     comm_alive(comm); /* a rank without a tile too */
-    for (; position < end; position += TILE) {
-        cpu_add_tile(engine, step, first, position, end - position < TILE ? end - position : TILE);
+    for (; position < share_end; position += TILE) {
+        cpu_add_tile(engine, step, first, position, share_end - position < TILE ? share_end - position : TILE);
         comm_alive(comm);
     }
 }
@@ -107,7 +107,7 @@ static void update(struct engine *engine, float learning_rate, size_t samples)
 
 /* --- evaluation ----------------------------------------------------------------------------------- */
 
-static void evaluate_cpu(struct engine *engine, const struct split *split, size_t first, size_t last,
+static void evaluate_cpu(struct engine *engine, const struct split *split, size_t first, size_t end,
                          struct evaluation *sum)
 {
     struct cpu *cpu = cpu_of(engine);
@@ -116,8 +116,8 @@ static void evaluate_cpu(struct engine *engine, const struct split *split, size_
     tile_pack(&cpu->tile, &cpu->weights);
     masks_draw(&keep_all, 0, 0, TILE, input->masks);
     memcpy(input->scales, keep_all.scale, sizeof input->scales);
-    for (; first < last; first += TILE) {
-        input->count = (int)(last - first < TILE ? last - first : TILE);
+    for (; first < end; first += TILE) {
+        input->count = (int)(end - first < TILE ? end - first : TILE);
         for (int s = 0; s < input->count; s++)
             input->records[s] = split_record(split, first + (size_t)s);
         sum->refused += (int64_t)tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss, &sum->correct);

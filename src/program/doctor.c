@@ -19,7 +19,7 @@
 #include "version.h"
 
 /* What rank 0 learns of each rank. */
-struct place {
+struct rank_facts {
     int host_rank;
     int cores; /* this process may use */
 };
@@ -50,19 +50,19 @@ static void print_versions(void)
         XXH_versionNumber() / 100 % 100, XXH_versionNumber() % 100);
 }
 
-static void print_ranks(const struct comm *world, const struct place *places)
+static void print_ranks(const struct comm *world, const struct rank_facts *facts)
 {
     int size = comm_size(world);
     const char *launcher = launcher_name();
     row("launcher", "%s", launcher != NULL ? launcher : "none: a single process (mpirun -np 4 ./dtrain ... for more)");
     row("ranks", "%d on %d host%s", size, comm_host_count(world), comm_host_count(world) == 1 ? "" : "s");
     for (int i = 0; i < size; i++)
-        if (places[i].host_rank == 0) {
+        if (facts[i].host_rank == 0) {
             int here = 0;
             for (int j = 0; j < size; j++)
                 here += strcmp(comm_host_name(world, i), comm_host_name(world, j)) == 0;
             row("", "%s: %d rank%s; each may use %d core%s%s", comm_host_name(world, i), here, here == 1 ? "" : "s",
-                places[i].cores, places[i].cores == 1 ? "" : "s",
+                facts[i].cores, facts[i].cores == 1 ? "" : "s",
                 here > sysconf(_SC_NPROCESSORS_ONLN) ? "; more ranks than cores: they take turns" : "");
         }
 }
@@ -138,17 +138,17 @@ static void print_data(const struct options *options, struct error *error)
 
 enum exit_code doctor(const struct options *options, struct comm *world)
 {
-    struct place here = {comm_host_rank(world), usable_cores()};
-    struct place *places = memory_allocate((size_t)comm_size(world), sizeof *places, "the list of ranks");
+    struct rank_facts ours = {comm_host_rank(world), usable_cores()};
+    struct rank_facts *facts = memory_allocate((size_t)comm_size(world), sizeof *facts, "the list of ranks");
     struct error errors[3] = {0};
     bool speaks = comm_rank(world) == 0;
     enum comm_place place = COMM_FOR_CPU;
     struct device *devices = memory_allocate((size_t)comm_size(world), sizeof *devices, "the list of GPUs");
-    comm_gather(world, &here, sizeof here, places);
+    comm_gather(world, &ours, sizeof ours, facts);
     devices_gather(world, devices);
     if (speaks) {
         print_versions();
-        print_ranks(world, places);
+        print_ranks(world, facts);
         print_devices(devices, comm_size(world));
         print_engines(options, &place, &errors[0]);
     }
@@ -160,7 +160,7 @@ enum exit_code doctor(const struct options *options, struct comm *world)
         comm_back(world);
     }
     free(devices);
-    free(places);
+    free(facts);
 
     enum exit_code code = EXIT_DONE;
     for (int i = 0; i < 3 && speaks; i++) {

@@ -31,6 +31,20 @@ static void introduce_resumption(const struct introduction *run, struct display 
     }
 }
 
+/* Of an engine that may train several. */
+static void introduce_nets_at_once(const struct introduction *run, struct display *display)
+{
+    bool by_host = comm_size(run->group) > 1 && !comm_can_sum_on_device(run->group) && !comm_sums_in_kernel(run->group);
+    if (run->at_once >= run->trials_of_rank)
+        display_line(display, "all %d nets are trained at once, in one kernel", run->at_once);
+    else if (run->at_once > 1)
+        display_line(display, "%d nets take turns, up to %d at once in one kernel: so many fill the GPU best",
+                     run->trials_of_rank, run->at_once);
+    else
+        display_line(display, "%d nets take turns, %s", run->trials_of_rank,
+                     by_host ? "as their sums go by way of the host" : "as one alone fills the GPU");
+}
+
 void introduction_print(const struct introduction *run, struct display *display)
 {
     const char *why = run->engine_reason, *comm_reason = comm_why(run->group);
@@ -45,17 +59,8 @@ void introduction_print(const struct introduction *run, struct display *display)
                  comm_host_count(run->world) == 1 ? "" : "s", (unsigned long long)run->options->batch_size);
     display_line(display, "engine %s%s%s%s, comm %s%s%s%s", run->engine->name, *why ? " (" : "", why, *why ? ")" : "",
                  comm_transport(run->group), *comm_reason ? " (" : "", comm_reason, *comm_reason ? ")" : "");
-    if (run->at_once >= run->trials_of_rank && run->at_once > 0)
-        display_line(display, "all %d nets are trained at once, in one kernel", run->at_once);
-    else if (run->at_once > 1)
-        display_line(display, "%d nets take turns, up to %d at once in one kernel: so many fill the GPU best",
-                     run->trials_of_rank, run->at_once);
-    else if (run->at_once == 1)
-        display_line(display, "%d nets take turns, %s", run->trials_of_rank,
-                     comm_size(run->group) > 1 && !comm_can_sum_on_device(run->group) &&
-                             !comm_sums_in_kernel(run->group)
-                         ? "as their sums go by way of the host"
-                         : "as one alone fills the GPU");
+    if (run->engine->at_once != NULL && run->trials_of_rank > 1)
+        introduce_nets_at_once(run, display);
     display_line(display, "data %s: %zu + %zu pictures", run->data->directory, run->data->train.count,
                  run->data->test.count);
     if (run->data->copied)

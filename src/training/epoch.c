@@ -70,7 +70,7 @@ static struct span next_span(const struct trainer *trainer)
     return (struct span){
         .step = progress->step,
         .first = progress->in_epoch,
-        .last = trainer->reach,
+        .end = trainer->reach,
         .learning_rate = (float)learning_rate(trainer),
         .stop = trainer->setup.stop,
     };

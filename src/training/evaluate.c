@@ -11,12 +11,12 @@ enum { TRAIN_CORRECT, TEST_CORRECT, TEST_LOSS_HIGH, TEST_LOSS_LOW, REFUSED, STOP
 static bool evaluate_share(struct engine *engine, const struct split *split, int rank, int size,
                            const volatile sig_atomic_t *stop, struct evaluation *sum, exact_wide *loss)
 {
-    size_t first, last;
+    size_t first, end;
     *loss = 0;
-    sampler_share(split->count, rank, size, &first, &last);
-    for (; first < last && !*stop; first += SLICE) {
+    sampler_share(split->count, rank, size, &first, &end);
+    for (; first < end && !*stop; first += SLICE) {
         sum->loss = 0; /* of a slice alone it cannot wrap */
-        engine->ops->evaluate(engine, split, first, last < first + SLICE ? last : first + SLICE, sum);
+        engine->ops->evaluate(engine, split, first, end < first + SLICE ? end : first + SLICE, sum);
         *loss += sum->loss;
         comm_alive(engine->setup.comm);
     }

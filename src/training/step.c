@@ -3,11 +3,11 @@
 /* gradient - comm_sum - update */
 static void train_one(struct engine *engine, const struct span *span, struct train_report *report)
 {
-    size_t last = span->first + engine->setup.batch_size;
-    if (last > span->last)
-        last = span->last;
+    size_t end = span->first + engine->setup.batch_size;
+    if (end > span->end)
+        end = span->end;
 
-    engine->ops->gradient(engine, span->step, span->first, last);
+    engine->ops->gradient(engine, span->step, span->first, end);
     engine->sums->terms[engine->n_gradient + SLOT_STOP] = *span->stop;
     comm_sum(engine->sums);
     const int64_t *slots = engine->sums->totals + engine->n_gradient;
@@ -15,9 +15,9 @@ static void train_one(struct engine *engine, const struct span *span, struct tra
         report->not_finite = true;
         return;
     }
-    engine->ops->update(engine, span->learning_rate, last - span->first);
+    engine->ops->update(engine, span->learning_rate, end - span->first);
     report->steps = 1;
-    report->samples = last - span->first;
+    report->samples = end - span->first;
     report->loss = slots[SLOT_LOSS];
     report->stopped = slots[SLOT_STOP] != 0;
 }
@@ -31,7 +31,7 @@ void step_train(struct engine *engine, const struct span *span, struct train_rep
 
 int step_at_once(struct engine *engine, int count)
 {
-    return engine->ops->at_once != NULL ? engine->ops->at_once(engine, count) : 0;
+    return engine->ops->at_once != NULL ? engine->ops->at_once(engine, count) : 1;
 }
 
 int step_train_team(struct engine *const *engines, int count, const struct span *spans, struct train_report *reports)

@@ -29,7 +29,7 @@ struct study {
     int count;
 
     struct comm *group;       /* this rank's */
-    int first, last;          /* trials of this rank: [first, last) */
+    int first, end;           /* trials of this rank: [first, end) */
     int leaders[MOST_TRIALS]; /* world ranks */
 
     struct display display; /* used on world rank 0 */
@@ -83,7 +83,7 @@ static bool open_group(struct study *study, struct error *error)
             color = i;
     }
     study->first = apart ? color : 0;
-    study->last = apart ? color + 1 : study->count;
+    study->end = apart ? color + 1 : study->count;
     study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
     study->group = comm_split(study->world, color, study->options->comm, engine_place(study->engine), error);
     return comm_agree(study->world, error);
@@ -118,7 +118,7 @@ static void share_outcomes(struct study *study)
 
 static bool open_trainers(struct study *study, struct error *error)
 {
-    for (int i = study->first; i < study->last && error->code == EXIT_DONE; i++) {
+    for (int i = study->first; i < study->end && error->code == EXIT_DONE; i++) {
         struct trainer_setup setup = {
             .trial = &study->trials[i],
             .index = i,
@@ -139,7 +139,7 @@ static bool open_trainers(struct study *study, struct error *error)
 
 static bool begin_trainers(struct study *study, struct error *error)
 {
-    for (int i = study->first; i < study->last; i++) {
+    for (int i = study->first; i < study->end; i++) {
         if (error->code == EXIT_DONE) /* the group agrees on it */
             trainer_begin(study->trainers[i], error);
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
@@ -150,7 +150,7 @@ static bool begin_trainers(struct study *study, struct error *error)
 
 static void save_others(struct study *study)
 {
-    for (int i = study->first; i < study->last; i++)
+    for (int i = study->first; i < study->end; i++)
         if (study->outcomes[i].status == RUN_GOING)
             study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error) ? RUN_STOPPED
                                                                                                     : RUN_FAILED;
@@ -159,10 +159,10 @@ static void save_others(struct study *study)
 /* An epoch of each trial in turn, until all have ended. */
 static void train_in_turn(struct study *study)
 {
-    int running = study->last - study->first;
+    int running = study->end - study->first;
     while (running > 0) {
         running = 0;
-        for (int i = study->first; i < study->last; i++) {
+        for (int i = study->first; i < study->end; i++) {
             struct outcome *outcome = &study->outcomes[i];
             if (outcome->status != RUN_GOING)
                 continue;
@@ -186,7 +186,7 @@ static void train_at_once(struct study *study)
         struct outcome *outcomes[MOST_TRIALS];
         int going = 0;
         bool stopped = false;
-        for (int i = study->first; i < study->last; i++) {
+        for (int i = study->first; i < study->end; i++) {
             stopped |= study->outcomes[i].status == RUN_STOPPED;
             if (study->outcomes[i].status == RUN_GOING)
                 trainers[going] = study->trainers[i], outcomes[going++] = &study->outcomes[i];
@@ -214,12 +214,10 @@ static void train_one(void *context, int number, struct turns *turns)
         report_failure(study, study->first + number);
 }
 
-/* Of this rank's trials, how many the engine trains at once; 1: they take turns; 0: it is one, or there
- * is no such way. */
+/* Of this rank's trials, how many are trained at once. */
 static int at_once(const struct study *study)
 {
-    int trials = study->last - study->first;
-    return trials > 1 ? trainer_at_once(study->trainers[study->first], trials) : 0;
+    return trainer_at_once(study->trainers[study->first], study->end - study->first);
 }
 
 /* Whether this rank's trials go on while one waits for the GPU, which one alone does not fill. Not in a group of
@@ -227,14 +225,14 @@ static int at_once(const struct study *study)
  * trials share what threads must not touch at the same time. */
 static bool waits_overlap(const struct study *study)
 {
-    return study->last - study->first > 1 && study->engine->on_gpu && study->engine->at_once == NULL &&
+    return study->end - study->first > 1 && study->engine->on_gpu && study->engine->at_once == NULL &&
            comm_size(study->group) == 1;
 }
 
 /* This rank's trials. */
 static void train(struct study *study)
 {
-    int trials = study->last - study->first;
+    int trials = study->end - study->first;
     if (at_once(study) > 1) {
         train_at_once(study);
     } else if (waits_overlap(study)) {
@@ -248,7 +246,7 @@ static void train(struct study *study)
 /* Outcomes of all trials, on every rank. */
 static void gather_outcomes(struct study *study)
 {
-    for (int i = study->first; i < study->last; i++) {
+    for (int i = study->first; i < study->end; i++) {
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
         study->outcomes[i].digest = trainer_digest(study->trainers[i]);
         if (study->outcomes[i].status == RUN_STOPPED)
@@ -290,7 +288,7 @@ static void introduce(struct study *study, const char *engine_reason)
         .devices = study->devices,
         .data = study->data,
         .directory = study->directory,
-        .trials_of_rank = study->last - study->first,
+        .trials_of_rank = study->end - study->first,
         .at_once = at_once(study),
     };
     introduction_print(&introduction, &study->display);
@@ -319,7 +317,7 @@ static void begin_display(struct study *study)
 
 static void close_all(struct study *study)
 {
-    for (int i = study->first; i < study->last; i++)
+    for (int i = study->first; i < study->end; i++)
         if (study->trainers[i] != NULL)
             trainer_close(study->trainers[i]);
     if (study->group != NULL)

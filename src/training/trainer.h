@@ -49,8 +49,8 @@ enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
  * each outcome's status, and error. */
 void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *const *outcomes);
 
-/* Of `count` of the study's nets, how many trainer_epochs trains at once; 1: they are better trained in turn, 0: its
- * engine cannot. The same on all ranks. */
+/* Of `count` of the study's nets, how many trainer_epochs trains at once; 1: they are to be trained in turn. The same
+ * on all ranks. */
 int trainer_at_once(const struct trainer *trainer, int count);
 
 /* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */

@@ -112,7 +112,7 @@ static void define(struct case_file *file)
     const struct wrong_step *wrong = file->wrong;
     const struct engine_setup *setup = &wrong->engine->setup;
     size_t from, to;
-    sampler_share(wrong->batch.last - wrong->batch.first, comm_rank(setup->comm), comm_size(setup->comm), &from, &to);
+    sampler_share(wrong->batch.end - wrong->batch.first, comm_rank(setup->comm), comm_size(setup->comm), &from, &to);
     file->defined = *wrong->before;
     lesson_define(wrong->lesson, setup->data, wrong->engine->order, &wrong->batch, from, to, &file->defined, file->sums,
                   alive, setup->comm);
@@ -123,7 +123,7 @@ static void read_sums(struct case_file *file)
     const struct engine *engine = file->wrong->engine;
     engine->ops->read_sums(engine, file->wrong->terms, file->terms);
     engine->ops->read_sums(engine, engine->sums->totals, file->totals);
-    exact_sum_read(LENET5_WEIGHTS, file->totals, 1 / (double)(file->wrong->batch.last - file->wrong->batch.first),
+    exact_sum_read(LENET5_WEIGHTS, file->totals, 1 / (double)(file->wrong->batch.end - file->wrong->batch.first),
                    file->gradient);
 }
 

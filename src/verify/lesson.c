@@ -15,12 +15,12 @@ const struct lesson lessons[LESSONS] = {
     {'D', 1000, 1024, 4}, /* 24 */
 };
 
-size_t lesson_place(int lesson)
+size_t lesson_offset(int lesson)
 {
-    size_t place = 0;
+    size_t at = 0;
     for (int i = 0; i < lesson; i++)
-        place += lessons[i].steps;
-    return place;
+        at += lessons[i].steps;
+    return at;
 }
 
 struct masks lesson_masks(const struct lesson *lesson)
@@ -50,8 +50,8 @@ void lesson_data(const struct lesson *lesson, const struct lesson_pictures *pict
 struct lesson_batch lesson_batch(const struct lesson *lesson, unsigned step)
 {
     size_t in_epoch = (lesson->pictures + lesson->batch - 1) / lesson->batch, first = step % in_epoch * lesson->batch;
-    size_t last = first + lesson->batch < lesson->pictures ? first + lesson->batch : lesson->pictures;
-    return (struct lesson_batch){step, step / in_epoch, first, last, last == lesson->pictures};
+    size_t end = first + lesson->batch < lesson->pictures ? first + lesson->batch : lesson->pictures;
+    return (struct lesson_batch){step, step / in_epoch, first, end, end == lesson->pictures};
 }
 
 void lesson_begin(struct lesson_state *state)
@@ -69,7 +69,7 @@ static void define_tile(const struct dataset *data, const uint32_t *order, const
                         const struct lesson_batch *batch, size_t position, const float *weights,
                         struct definition_sums *sums)
 {
-    size_t left = batch->last - batch->first - position, count = left < TILE ? left : TILE;
+    size_t left = batch->end - batch->first - position, count = left < TILE ? left : TILE;
     const uint8_t *records[TILE];
     struct sample_mask drawn[TILE];
     for (size_t s = 0; s < count; s++)
@@ -93,13 +93,13 @@ void lesson_define(const struct lesson *lesson, const struct dataset *data, cons
 {
     const struct masks masks = lesson_masks(lesson);
     memset(sums, 0, 2 * sizeof *sums);
-    for (size_t position = 0; position < batch->last - batch->first; position += TILE) {
+    for (size_t position = 0; position < batch->end - batch->first; position += TILE) {
         bool in_share = position >= from && position < to;
         define_tile(data, order, &masks, batch, position, state->weights, &sums[in_share ? 0 : 1]);
         alive(context);
     }
     add(&sums[0], &sums[1]);
-    definition_update(&sums[1], batch->last - batch->first, LESSON_RATE, LESSON_MOMENTUM, state->momentum,
+    definition_update(&sums[1], batch->end - batch->first, LESSON_RATE, LESSON_MOMENTUM, state->momentum,
                       state->weights);
     state->loss = sums[1].loss;
     if (!batch->ends_epoch)

@@ -29,8 +29,8 @@ extern const struct lesson lessons[LESSONS];
 /* After each step of each lesson, one lesson after the other: lesson_digest. */
 extern const uint64_t known_digests[LESSON_STEPS];
 
-/* The place of a lesson's first step in it. */
-size_t lesson_place(int lesson);
+/* Where a lesson's first step stands in it. */
+size_t lesson_offset(int lesson);
 
 /* How all lessons train. */
 #define LESSON_RATE 0.05f
@@ -45,10 +45,10 @@ struct lesson_pictures {
 void lesson_draw(struct lesson_pictures *pictures);
 void lesson_data(const struct lesson *lesson, const struct lesson_pictures *pictures, struct dataset *data);
 
-/* Which samples a step has: positions first..last of the order of an epoch. */
+/* Which samples a step has: positions [first, end) of the order of an epoch. */
 struct lesson_batch {
     uint64_t step, epoch;
-    size_t first, last;
+    size_t first, end;
     bool ends_epoch;
 };
 struct lesson_batch lesson_batch(const struct lesson *lesson, unsigned step);

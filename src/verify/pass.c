@@ -42,21 +42,21 @@ void pass_close(struct pass *pass)
 static bool step_apart(struct verify *verify, const struct lesson_batch *batch, int64_t *loss)
 {
     struct engine *engine = verify->engine;
-    engine->ops->gradient(engine, batch->step, batch->first, batch->last);
+    engine->ops->gradient(engine, batch->step, batch->first, batch->end);
     memcpy(verify->terms, engine->sums->terms, engine->sums->count * sizeof *verify->terms);
     comm_sum(engine->sums);
     const int64_t *slots = engine->sums->totals + engine->n_gradient;
     *loss = slots[SLOT_LOSS];
     if (slots[SLOT_REFUSED] != 0)
         return false;
-    engine->ops->update(engine, LESSON_RATE, batch->last - batch->first);
+    engine->ops->update(engine, LESSON_RATE, batch->end - batch->first);
     return true;
 }
 
 static bool step_in_one(struct engine *engine, const struct lesson_batch *batch, int64_t *loss)
 {
     static const volatile sig_atomic_t never = 0;
-    const struct span span = {batch->step, batch->first, batch->last, LESSON_RATE, &never};
+    const struct span span = {batch->step, batch->first, batch->end, LESSON_RATE, &never};
     struct train_report report;
     step_train(engine, &span, &report);
     *loss = report.loss;
@@ -129,17 +129,17 @@ static void compare(struct pass *pass, struct finding *finding, bool mine, int o
 /* --- a lesson ------------------------------------------------------------------------------------------- */
 
 /* The digest that a step must have; 0: nobody knows it yet. */
-static uint64_t answer(const struct pass *pass, size_t place)
+static uint64_t answer(const struct pass *pass, size_t at)
 {
-    return pass->verify->ops->is_defined ? known_digests[place] : pass->done ? pass->digests[place] : 0;
+    return pass->verify->ops->is_defined ? known_digests[at] : pass->done ? pass->digests[at] : 0;
 }
 
 /* Whether the step is right on every rank of the pass. Also learns whether a rank wishes to end, or must. */
 static bool check_step(struct pass *pass, const struct lesson_batch *batch, bool applied)
 {
     struct verify *verify = pass->verify;
-    size_t place = lesson_place(verify->lesson) + batch->step;
-    uint64_t digest = lesson_digest(&verify->after), wanted = answer(pass, place);
+    size_t at = lesson_offset(verify->lesson) + batch->step;
+    uint64_t digest = lesson_digest(&verify->after), wanted = answer(pass, at);
     bool mine = !applied || (wanted != 0 && digest != wanted);
     int64_t seen[] = {mine, *verify->stop, verify->round == 0 && clock_seconds() > verify->end};
     int odd = -1;
@@ -152,7 +152,7 @@ static bool check_step(struct pass *pass, const struct lesson_batch *batch, bool
     verify->steps++;
     pass->steps++;
     if (seen[0] == 0 && odd < 0) {
-        pass->digests[place] = digest;
+        pass->digests[at] = digest;
         return true;
     }
     verify->wrong += mine;

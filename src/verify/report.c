@@ -40,16 +40,16 @@ static void note_difference(struct testimony *mine, const struct testimony *thei
 {
     for (int lesson = 0; lesson < LESSONS; lesson++)
         for (unsigned step = 0; step < lessons[lesson].steps; step++) {
-            size_t place = lesson_place(lesson) + step;
-            if (mine->digests[place] == theirs->digests[place])
+            size_t at = lesson_offset(lesson) + step;
+            if (mine->digests[at] == theirs->digests[at])
                 continue;
             mine->finding = (struct finding){.times = 1,
                                              .blame = {.fault = FAULT_UNLIKE_OTHERS, .parameter = -1},
                                              .lesson = lesson,
                                              .core = -1,
                                              .step = step,
-                                             .got = mine->digests[place],
-                                             .wanted = theirs->digests[place]};
+                                             .got = mine->digests[at],
+                                             .wanted = theirs->digests[at]};
             return;
         }
 }

@@ -128,7 +128,7 @@ static struct fused_run open_run(const struct fixture *f, struct training t)
                             .learning_rate = LEARNING_RATE,
                             .batch = t.batch,
                             .position = t.first,
-                            .last = t.last,
+                            .end = t.last,
                             .steps = UINT32_MAX / 2,
                             .closes = 1,
                             .sums_pitch = FUSED_SUMS_PITCH,

@@ -42,7 +42,7 @@ static void answers_are_the_definitions(void **test)
             batch = lesson_batch(&lessons[i], step);
             lesson_define(&lessons[i], &data, order, &batch, TILE, 2 * TILE, state, sums, nothing, NULL);
             assert_int_equal(sums[1].refused, 0);
-            assert_int_equal(lesson_digest(state), known_digests[lesson_place(i) + step]);
+            assert_int_equal(lesson_digest(state), known_digests[lesson_offset(i) + step]);
         }
         assert_int_equal(batch.epoch, 0);
     }
@@ -54,7 +54,7 @@ static void answers_are_the_definitions(void **test)
 static void lessons_fill_the_table(void **test)
 {
     (void)test;
-    assert_int_equal(lesson_place(LESSONS), LESSON_STEPS);
+    assert_int_equal(lesson_offset(LESSONS), LESSON_STEPS);
     for (int i = 0; i < LESSONS; i++) {
         assert_true(lessons[i].pictures <= sizeof((struct lesson_pictures *)0)->train / RECORD_BYTES);
         assert_true(lesson_batch(&lessons[i], lessons[i].steps - 1).epoch > 0); /* more than one order */
@@ -117,7 +117,7 @@ static void a_device_is_held_to_itself(void **test)
     assert_int_equal(verify->steps, LESSON_STEPS);
     assert_memory_equal(pass->digests, known_digests, sizeof known_digests);
 
-    pass->digests[lesson_place(LESSON) + STEP] ^= 1; /* as if the first round had been wrong there */
+    pass->digests[lesson_offset(LESSON) + STEP] ^= 1; /* as if the first round had been wrong there */
     pass_run(pass);
     assert_int_equal(verify->finding.times, 1);
     assert_int_equal(verify->finding.blame.fault, FAULT_UNLIKE_ITSELF);
