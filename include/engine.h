@@ -75,7 +75,6 @@ struct train_report {
 struct evaluation {
     int64_t loss;    /* sum of the samples' losses, in EXACT_UNITs */
     int64_t correct; /* samples whose largest output is their label (the first of equals) */
-    int64_t samples;
     int64_t refused; /* losses, or sums of a tile's, that are infinite, NaN or over EXACT_LIMIT: the loss is then
                         meaningless */
 };

@@ -151,7 +151,6 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     sum->loss += cudnn->pinned->evaluation.loss;
     sum->correct += cudnn->pinned->evaluation.correct;
     sum->refused += cudnn->pinned->evaluation.refused;
-    sum->samples += (int64_t)(end - first);
 }
 
 static void read_state(struct engine *engine, float *weights, float *momentum)

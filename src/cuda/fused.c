@@ -237,7 +237,6 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
     sum->loss += result->loss;
     sum->correct += result->correct;
     sum->refused += result->refused;
-    sum->samples += (int64_t)(end - first);
 }
 
 static void read_state(struct engine *engine, float *weights, float *momentum)

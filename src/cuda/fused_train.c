@@ -234,8 +234,8 @@ bool fused_train_alone(struct engine *engine, const struct span *span, struct tr
 }
 
 /* Of a step's tiles the busiest of a net's g groups has tiles / g, rounded up, one after the other. As many nets are
- * taken at once as make that least a net; of equals the most, as nets do not wait for each other. Three nets of 16 tiles
- * on 16 groups: two at once take the time of 2 tiles, then the third that of 1; all three at once would take 4. */
+ * taken at once as make that least a net; of equals the most, as nets do not wait for each other. Three nets of 16
+ * tiles on 16 groups: two at once take the time of 2 tiles, then the third that of 1; all three at once, of 4. */
 int fused_at_once(struct engine *engine, int count)
 {
     size_t groups = fused_of(engine)->device->least_groups, tiles = tiles_of_rank(&engine->setup);

@@ -121,7 +121,6 @@ static void evaluate_cpu(struct engine *engine, const struct split *split, size_
         for (int s = 0; s < input->count; s++)
             input->records[s] = split_record(split, first + (size_t)s);
         sum->refused += (int64_t)tile_evaluate(&cpu->tile, &cpu->weights, input, &sum->loss, &sum->correct);
-        sum->samples += input->count;
     }
 }
 

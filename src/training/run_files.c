@@ -22,33 +22,34 @@ static void look_for_best(const struct folder *folder, const struct terms *terms
     }
 }
 
-static bool load_start(struct run_files *files, const struct options *options, const struct terms *terms,
+static void load_start(struct run_files *files, const struct options *options, const struct terms *terms,
                        size_t samples, struct run_state *start, struct error *error)
 {
     start->progress = (struct progress){.best_train = -1, .best_test = -1};
     if (options->resume && checkpoint_exists(&files->folder)) {
         if (!checkpoint_read(&files->folder, terms, samples, &start->progress, start->weights, start->momentum, error))
-            return false;
+            return;
         if (options->init_from != NULL)
             error_note("--init-from %s is not read: the run goes on from the checkpoint in %s", options->init_from,
                        files->folder.path);
         look_for_best(&files->folder, terms, &start->progress);
         files->saved = true;
         files->saved_step = start->progress.step;
-        return true;
+        return;
     }
     memset(start->momentum, 0, LENET5_WEIGHTS * sizeof *start->momentum);
     if (options->init_from != NULL)
-        return checkpoint_read_model(options->init_from, start->weights, error);
-    lenet5_initialise(options->seed, start->weights);
-    return true;
+        checkpoint_read_model(options->init_from, start->weights, error);
+    else
+        lenet5_initialise(options->seed, start->weights);
 }
 
-bool run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
+void run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
                     size_t samples, struct run_state *start, struct error *error)
 {
     files->is_open = run_directory_open(&files->folder, path, options->resume, error);
-    return files->is_open && load_start(files, options, terms, samples, start, error);
+    if (files->is_open)
+        load_start(files, options, terms, samples, start, error);
 }
 
 const cJSON *run_files_choices(const struct run_files *files, cJSON **description)
@@ -99,28 +100,26 @@ static bool write_description(struct run_files *files, const cJSON *description,
     return done;
 }
 
-bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
+void run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
                      struct engine *engine, uint64_t epochs_done, struct error *error)
 {
     run_directory_tidy(&files->folder);
     if (write_description(files, description, trial, engine, epochs_done, error))
         files->metrics = metrics_open(&files->folder, epochs_done, error);
-    return files->metrics != NULL;
 }
 
-bool run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
+void run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error)
 {
     files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->momentum, error);
     if (files->saved)
         files->saved_step = state->progress.step;
-    return files->saved;
 }
 
-bool run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
+void run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
                          struct error *error)
 {
-    return checkpoint_write_best(&files->folder, terms, &state->progress, state->weights, error);
+    checkpoint_write_best(&files->folder, terms, &state->progress, state->weights, error);
 }
 
 void run_files_close(struct run_files *files)

@@ -1,5 +1,6 @@
 /* run_files.h - the files of one run, as the leader of its group, and it alone, reads and writes them: run.json,
- * metrics, checkpoints, the best model. Nothing here is collective.
+ * metrics, checkpoints, the best model. Nothing here is collective. What fails sets *error, on which the ranks then
+ * agree.
  */
 #ifndef DTRAIN_TRAINING_RUN_FILES_H
 #define DTRAIN_TRAINING_RUN_FILES_H
@@ -26,7 +27,7 @@ struct run_state {
 
 /* Locks the directory and finds where the run starts: at its checkpoint (--resume), with the weights of a file
  * (--init-from), or anew from the seed. samples: of an epoch. */
-bool run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
+void run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
                     size_t samples, struct run_state *start, struct error *error);
 
 /* "choices" of run.json as the run left it before; the caller deletes *description when done with them. */
@@ -34,12 +35,12 @@ const cJSON *run_files_choices(const struct run_files *files, cJSON **descriptio
 
 /* Writes run.json: the description of the whole study, what is this trial's own, and what the file said when the run
  * was started before. Opens the metrics. */
-bool run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
+void run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
                      struct engine *engine, uint64_t epochs_done, struct error *error);
 
-bool run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
+void run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error);
-bool run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
+void run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
                          struct error *error);
 
 void run_files_close(struct run_files *files); /* opened or not */

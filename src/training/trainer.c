@@ -79,7 +79,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     return trainer;
 }
 
-bool trainer_begin(struct trainer *trainer, struct error *error)
+void trainer_begin(struct trainer *trainer, struct error *error)
 {
     if (trainer->leader) {
         comm_away(trainer->setup.comm);
@@ -87,7 +87,7 @@ bool trainer_begin(struct trainer *trainer, struct error *error)
                         trainer->state.progress.epoch, error);
         comm_back(trainer->setup.comm);
     }
-    return comm_agree(trainer->setup.comm, error);
+    comm_agree(trainer->setup.comm, error);
 }
 
 void trainer_close(struct trainer *trainer)

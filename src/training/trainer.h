@@ -38,7 +38,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
 
 /* Writes run.json and opens the metrics. After every net of the study has opened, so that a run that is refused leaves
  * the files of an earlier one as they are; before the first epoch. */
-bool trainer_begin(struct trainer *trainer, struct error *error);
+void trainer_begin(struct trainer *trainer, struct error *error);
 
 /* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint. DONE: the
  * run has all its epochs (or --max-steps). STOPPED: saved, go on with --resume. FAILED: *error is set on

@@ -274,7 +274,6 @@ static void evaluation_matches_the_reference(void **state)
         correct += best == record[0];
         loss += reference_softmax_loss(LENET5_CLASSES, logits, record[0], gradient);
     }
-    assert_int_equal(sum.samples, 50);
     assert_int_equal(sum.correct, correct);
     assert_true(fabs((double)sum.loss * EXACT_UNIT / loss - 1) < 1e-6);
     engine_cpu.close(engine);
