@@ -82,12 +82,11 @@ struct evaluation {
 struct engine;
 struct engine_ops {
     const char *name; /* --engine NAME */
-    const char *note; /* for whom it is, a word or two for --help; NULL */
     bool on_gpu;      /* it computes on this rank's GPU */
     bool in_kernel;   /* by kernels that can sum over the ranks themselves */
     bool is_defined;  /* it follows kernels/README.md: its bits are known beforehand, whatever compiled it */
 
-    /* Whether this machine can run it; if not, `why` says what is missing, in a few words. */
+    /* Whether this machine can run it; `why` says on what, or what is missing, in a few words. */
     bool (*available)(char *why, size_t why_bytes);
 
     /* Collective over setup->comm. An engine calls comm_sums_open, which is collective too, before anything that may
@@ -146,8 +145,12 @@ enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradie
  * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
 enum comm_place engine_place(const struct engine_ops *ops); /* for comm_split */
-const struct engine_ops *const *engine_list(void);          /* NULL-terminated, best first */
 void engine_names(char *text, size_t bytes);                /* for --help: "auto, cudnn (GPUs) or cpu" */
+
+/* Engine `number`, from 0 on, best first: its name, NULL behind the last; its ops, NULL where this machine cannot run it.
+ * `why` says on what it runs, or what is missing. */
+const char *engine_name(int number);
+const struct engine_ops *engine_find(int number, char *why, size_t why_bytes);
 
 /* The gradient in engine->sums->totals in canonical layout, as averages over `samples`. */
 void engine_read_gradient(const struct engine *engine, size_t samples, float *gradient);

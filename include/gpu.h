@@ -86,7 +86,8 @@ const struct gpu_part *gpu_load_without_driver(char *why, size_t why_bytes);
 /* Whether it lies beside the program. Loads nothing. */
 bool gpu_is_built(void);
 
-/* The engines `cudnn` and `fused` of the program's list: they load the part, then open the part's own. */
-extern const struct engine_ops proxy_cudnn, proxy_fused;
+/* The part's engines, for the list in engine.c: gpu_load, and what it says. */
+const struct engine_ops *gpu_find_cudnn(char *why, size_t why_bytes);
+const struct engine_ops *gpu_find_fused(char *why, size_t why_bytes);
 
 #endif

@@ -1,5 +1,5 @@
 /* cudnn.h - the cudnn engine: cuDNN, cuBLAS and the project's kernels, a step as one CUDA graph. Inside the GPU
- * part; the program knows it as proxy_cudnn (gpu.h).
+ * part; the program finds it by gpu_find_cudnn (gpu.h).
  *
  * A rank's gradients are rounded once to fixed point and summed as integers, by NCCL as by MPI. So a run on as
  * many ranks gives the same bits each time, whatever algorithm sums. On another number of ranks it gives others:

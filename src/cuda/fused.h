@@ -1,5 +1,5 @@
-/* fused.h - the GPU engine whose whole step is one kernel (kernels/fused). Inside the GPU part; the program knows it as
- * proxy_fused (gpu.h).
+/* fused.h - the GPU engine whose whole step is one kernel (kernels/fused). Inside the GPU part; the program finds it by
+ * gpu_find_fused (gpu.h).
  *
  * It follows kernels/README.md: weights, momentum, losses and checks are the CPU engine's, bit for bit, on any number
  * of ranks. A rank alone trains up to a thousand steps in a launch, and so do several ranks by the transport `peers`,

@@ -8,17 +8,38 @@
 #include "gpu.h"
 #include "memory.h"
 
+static const struct engine_ops *find_cpu(char *why, size_t why_bytes)
+{
+    (void)why, (void)why_bytes; /* it is always there */
+    return &engine_cpu;
+}
+
 /* Best first. A new engine is added here and nowhere else. */
-static const struct engine_ops *const engines[] = {&proxy_cudnn, &proxy_fused, &engine_cpu, NULL};
+static const struct {
+    const char *name;                                              /* of its ops, too */
+    const char *note;                                              /* for whom it is, a word or two for --help; NULL */
+    const struct engine_ops *(*find)(char *why, size_t why_bytes); /* NULL: not here, and why */
+} engines[] = {
+    {"cudnn", "GPUs", gpu_find_cudnn},
+    {"fused", "GPUs, to the CPU's bits", gpu_find_fused},
+    {"cpu", NULL, find_cpu},
+};
+enum { ENGINES = sizeof engines / sizeof *engines };
 
 enum comm_place engine_place(const struct engine_ops *ops)
 {
     return ops->in_kernel ? COMM_FOR_KERNEL : ops->on_gpu ? COMM_FOR_GPU : COMM_FOR_CPU;
 }
 
-const struct engine_ops *const *engine_list(void)
+const char *engine_name(int number)
 {
-    return engines;
+    return number < ENGINES ? engines[number].name : NULL;
+}
+
+const struct engine_ops *engine_find(int number, char *why, size_t why_bytes)
+{
+    const struct engine_ops *ops = engines[number].find(why, why_bytes);
+    return ops != NULL && ops->available(why, why_bytes) ? ops : NULL;
 }
 
 static const char *const precisions[] = {"fp32", "tf32"};
@@ -36,17 +57,17 @@ const char *engine_precision_name(enum precision precision)
 static void list_names(char *names, size_t bytes)
 {
     size_t used = (size_t)snprintf(names, bytes, "auto");
-    for (int i = 0; engines[i] != NULL && used < bytes; i++)
-        used += (size_t)snprintf(names + used, bytes - used, ", %s", engines[i]->name);
+    for (int i = 0; i < ENGINES && used < bytes; i++)
+        used += (size_t)snprintf(names + used, bytes - used, ", %s", engines[i].name);
 }
 
 void engine_names(char *text, size_t bytes)
 {
     size_t used = (size_t)snprintf(text, bytes, "auto");
-    for (int i = 0; engines[i] != NULL && used < bytes; i++) {
-        const char *note = engines[i]->note;
-        used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", engines[i + 1] == NULL ? " or " : ", ",
-                                 engines[i]->name, note != NULL ? " (" : "", note != NULL ? note : "",
+    for (int i = 0; i < ENGINES && used < bytes; i++) {
+        const char *note = engines[i].note;
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", i == ENGINES - 1 ? " or " : ", ",
+                                 engines[i].name, note != NULL ? " (" : "", note != NULL ? note : "",
                                  note != NULL ? ")" : "");
     }
 }
@@ -55,17 +76,16 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
 {
     bool any = strcmp(name, "auto") == 0, known = any;
     why[0] = '\0';
-    for (int i = 0; engines[i] != NULL; i++) {
+    for (int i = 0; i < ENGINES; i++) {
         char reason[300] = "";
-        if (!any && strcmp(name, engines[i]->name) != 0)
+        if (!any && strcmp(name, engines[i].name) != 0)
             continue;
         known = true;
-        bool available = engines[i]->available(reason, sizeof reason);
+        const struct engine_ops *found = engine_find(i, reason, sizeof reason);
         if (why[0] == '\0') /* why the best one is not available: the reason for taking the next */
-            snprintf(why, why_bytes, "%s%s%s", available || !any ? "" : engines[i]->name, available || !any ? "" : ": ",
-                     reason);
-        if (available)
-            return engines[i];
+            snprintf(why, why_bytes, "%s%s%s", found || !any ? "" : engines[i].name, found || !any ? "" : ": ", reason);
+        if (found != NULL)
+            return found;
     }
     char names[100];
     list_names(names, sizeof names);

@@ -1,4 +1,4 @@
-/* What the lists of engines and transports name for the GPU part: each loads it, then opens the real one there. */
+/* What the lists of engines and transports name for the GPU part, which is loaded where it is asked for. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,75 +9,19 @@
 #include "nccl_log.h"
 #include "src/comm/transport.h"
 
-/* --- the engine ------------------------------------------------------------------------------------- */
+/* --- the engines ------------------------------------------------------------------------------------ */
 
-static bool available(const struct engine_ops *engine, char *why, size_t why_bytes)
-{
-    return engine != NULL && engine->available(why, why_bytes);
-}
-
-static struct engine *open_engine(const struct engine_ops *engine, const char *name, char *why, size_t why_bytes,
-                                  const struct engine_setup *setup, struct error *error)
-{
-    if (!available(engine, why, why_bytes)) {
-        error_set(error, EXIT_RUNTIME, "engine %s: rank %d on host %s cannot run it: %s", name, comm_rank(setup->comm),
-                  comm_host_name(setup->comm, comm_rank(setup->comm)), why);
-        return NULL;
-    }
-    return engine->open(setup, error);
-}
-
-static const struct engine_ops *find_cudnn(char *why, size_t why_bytes)
+const struct engine_ops *gpu_find_cudnn(char *why, size_t why_bytes)
 {
     const struct gpu_part *part = gpu_load(why, why_bytes);
     return part != NULL ? part->cudnn : NULL;
 }
 
-static bool cudnn_available(char *why, size_t why_bytes)
-{
-    return available(find_cudnn(why, why_bytes), why, why_bytes);
-}
-
-static struct engine *open_cudnn(const struct engine_setup *setup, struct error *error)
-{
-    char why[300];
-    return open_engine(find_cudnn(why, sizeof why), "cudnn", why, sizeof why, setup, error);
-}
-
-const struct engine_ops proxy_cudnn = {
-    .name = "cudnn",
-    .note = "GPUs",
-    .on_gpu = true,
-    .available = cudnn_available,
-    .open = open_cudnn,
-};
-
-static const struct engine_ops *find_fused(char *why, size_t why_bytes)
+const struct engine_ops *gpu_find_fused(char *why, size_t why_bytes)
 {
     const struct gpu_part *part = gpu_load(why, why_bytes);
     return part != NULL ? part->fused : NULL;
 }
-
-static bool fused_available(char *why, size_t why_bytes)
-{
-    return available(find_fused(why, why_bytes), why, why_bytes);
-}
-
-static struct engine *open_fused(const struct engine_setup *setup, struct error *error)
-{
-    char why[300];
-    return open_engine(find_fused(why, sizeof why), "fused", why, sizeof why, setup, error);
-}
-
-const struct engine_ops proxy_fused = {
-    .name = "fused",
-    .note = "GPUs, to the CPU's bits",
-    .on_gpu = true,
-    .in_kernel = true,
-    .is_defined = true,
-    .available = fused_available,
-    .open = open_fused,
-};
 
 /* --- the transports --------------------------------------------------------------------------------- */
 

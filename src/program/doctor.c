@@ -96,10 +96,10 @@ static void print_devices(const struct device *devices, int count)
 static void print_engines(const struct options *options, enum comm_place *place, struct error *error)
 {
     char why[400] = "";
-    for (const struct engine_ops *const *engine = engine_list(); *engine != NULL; engine++) {
+    for (int i = 0; engine_name(i) != NULL; i++) {
         why[0] = '\0';
-        bool available = (*engine)->available(why, sizeof why);
-        row("engine", "%s: %s%s%s", (*engine)->name, available ? "available" : "not available", *why ? ": " : "", why);
+        bool available = engine_find(i, why, sizeof why) != NULL;
+        row("engine", "%s: %s%s%s", engine_name(i), available ? "available" : "not available", *why ? ": " : "", why);
     }
     const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
     if (chosen == NULL)

@@ -31,11 +31,14 @@ def one_rank(pool, engine, most, purposes):
           f"{engine}: it says what the memory was for", told)
     check(len(failed) < most and all(result.code == 0 for result in results[len(failed):]),
           f"{engine}: there are no more requests", results[len(failed):])
+    return len(failed)
 
 
 with ThreadPoolExecutor(4) as threads:  # a run is mostly the waiting of MPI's start
-    for name, (count, some) in ENGINES.items():
-        one_rank(threads, name, count, some)
+    requests = {name: one_rank(threads, name, count, some) for name, (count, some) in ENGINES.items()}
+second = emulated(0, "--max-steps", "1", "--engine", "fused", "--net", "A,D",
+                  EMULATED_FULL_AT=str(requests["fused"] + 1))
+check(second.says(1, " bytes for the order of an epoch"), "fused: a second net asks for what is its own alone", second)
 both = emulated(2, "--max-steps", "1", gpus=2, EMULATED_FULL_AT="3", EMULATED_FULL_RANK="1")
 check(both.says(1, f"rank 1 on host {HOST}, GPU ", "out of memory") and not both.digest, "on one rank of two: both end",
       both)
