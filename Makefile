@@ -305,7 +305,7 @@ $(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for e
 .PHONY: bench
 
 # Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
-FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c
+FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c src/program/trials.c
 FUZZERS := $(patsubst tests/unit/fuzz/%.c,build/fuzz/%,$(wildcard tests/unit/fuzz/*.c))
 fuzz: $(FUZZERS) ## build the fuzzers; tests/exec tests/unit/fuzz.py SECONDS runs them
 

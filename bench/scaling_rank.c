@@ -20,9 +20,9 @@
 #include "find_data.h"
 #include "median.h"
 #include "memory.h"
-#include "options.h"
 #include "sampler.h"
 #include "step.h"
+#include "trials.h"
 #include "version.h"
 
 enum { WARM_UP = 48, BLOCK = 16, STEPS = 320, MAX_BLOCKS = 1000 };
@@ -200,7 +200,7 @@ static bool open_engine(struct bench *b, struct comm *world, struct error *error
     struct trial trials[MOST_TRIALS];
     const struct options *o = b->options;
     const struct engine_ops *ops = engine_choose(o->engine, why, sizeof why, error);
-    options_trials(o, trials);
+    trials_list(o, trials);
     if (comm_agree(world, error))
         b->comm = comm_split(world, 0, o->comm, engine_place(ops), error);
     if (!comm_agree(world, error))

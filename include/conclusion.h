@@ -3,8 +3,8 @@
 #define DTRAIN_CONCLUSION_H
 
 #include "comm.h"
-#include "options.h"
 #include "run.h"
+#include "trials.h"
 
 /* Of several trials the table and the figures, of several seeds how far they lie apart; how to go on after a stop; and
  * last the digest. On one rank; `world` is only kept alive. directory: of the study. */

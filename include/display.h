@@ -5,8 +5,8 @@
 
 #include <stdbool.h>
 
-#include "options.h"
 #include "run.h"
+#include "trials.h"
 
 struct display {
     const struct trial *trials;

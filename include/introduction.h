@@ -7,8 +7,8 @@
 #include "devices.h"
 #include "display.h"
 #include "engine.h"
-#include "options.h"
 #include "run.h"
+#include "trials.h"
 
 struct introduction {
     const struct options *options;

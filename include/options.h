@@ -12,7 +12,7 @@
 
 /* Texts are borrowed from argv or from the table of defaults. */
 struct options {
-    const char *net;     /* a list in order, like "A,D", or "all"; see options_trials */
+    const char *net;     /* a list in order, like "A,D", or "all"; see trials_list */
     double p_conv, p_fc; /* NAN: the net's own */
 
     const char *data;      /* NULL: searched for, see dataset_find */
@@ -28,7 +28,7 @@ struct options {
     uint64_t eval_every; /* epochs */
     const char *eval_on; /* "rank0" or "all" */
 
-    const char *out; /* NULL: see options_directory */
+    const char *out; /* NULL: see trials_directory */
     bool resume;
     uint64_t checkpoint_every; /* epochs */
     const char *progress;      /* "auto", "always" or "never" */
@@ -49,23 +49,7 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
 /* The names of engines and transports are those of the tables that own them. */
 void options_print_help(const char *engines, const char *transports);
 
-enum { MOST_SEEDS = 32, MOST_TRIALS = NETS * MOST_SEEDS };
-
-/* One training of a study: a net under a seed. Alone it would have the same options, and the same result. */
-struct trial {
-    struct net net;         /* with --p-conv and --p-fc applied */
-    struct options options; /* of this trial: one seed, its own */
-    char name[40];          /* for sentences: "net A"; among several seeds "net A, seed 2" */
-    char tag[40];           /* before its lines, as far as it tells trials apart: "", "net: A ", "net: A seed: 2 " */
-    char path[40];          /* of its files, below the study's directory, likewise: "", "/A", "/seed2/A" */
-};
-
-/* The trials asked for, by seed and in a seed by net: trials[0..return). */
-int options_trials(const struct options *options, struct trial trials[MOST_TRIALS]);
-
-/* The directory of the study: --out, or one named after nets and seeds. On a path that is too long false and *error
- * (EXIT_USAGE). */
-bool options_directory(const struct options *options, char *path, size_t size, struct error *error);
+enum { MOST_SEEDS = 32 };
 
 /* Adds those options that fix a run's arithmetic. */
 void options_terms(const struct options *options, struct terms *terms);

@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agree.h"
 #include "comm.h"
 #include "dataset.h"
-#include "describe.h"
 #include "doctor.h"
 #include "engine.h"
 #include "find_data.h"
@@ -32,7 +32,7 @@ static enum exit_code run(const struct options *options, struct comm *world, str
         return doctor(options, world);
     if (options->verify)
         return verify_run(options, world, error);
-    if (!describe_agree_options(options, world, error))
+    if (!agree_on_options(options, world, error))
         return error->code;
     bool opened = find_data(options->data, world, directory, error);
     if (opened) {
@@ -48,8 +48,7 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     snprintf(cut_short, sizeof cut_short,
              "dtrain: a file in %s was cut short while the run used it: restore it, then --resume\n", directory);
     signals_explain_bus_error(cut_short, EXIT_INPUT);
-    enum exit_code code = describe_agree_data(&data, world, error) ? study_run(options, &data, world, error)
-                                                                   : error->code;
+    enum exit_code code = agree_on_data(&data, world, error) ? study_run(options, &data, world, error) : error->code;
     dataset_close(&data);
     return code;
 }
@@ -66,20 +65,6 @@ static bool is_whole(const struct comm *world, struct error *error)
         "%d ranks were started, of which %s, which this program was built with, finds %d: use the mpirun that "
         "belongs to it, or make with the mpicc of this one",
         launcher_size(), mpi, comm_size(world));
-}
-
-/* What was asked for instead of training must be asked of all ranks, or they wait for each other. */
-static bool agree_on_action(const struct options *options, struct comm *world, struct error *error)
-{
-    int odd;
-    if (comm_same(world,
-                  (uint64_t)(options->help | options->version << 1 | options->doctor << 2 | options->verify << 3),
-                  &odd))
-        return true;
-    return error_set(error, EXIT_USAGE,
-                     "rank %d on host %s was started with another of --help, --version, --doctor, --verify than the "
-                     "others: start all ranks alike",
-                     odd, comm_host_name(world, odd));
 }
 
 static void print_help(void)

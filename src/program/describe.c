@@ -1,10 +1,8 @@
 #include "describe.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <xxhash.h>
 
 #include "gpu.h"
 #include "nccl_log.h"
@@ -75,56 +73,4 @@ void describe_gpus(cJSON *json, const struct device *devices, int count)
     for (char **variable = environ; *variable != NULL; variable++)
         if (strncmp(*variable, "NCCL_", 5) == 0 && !nccl_log_has_set(*variable))
             cJSON_AddItemToArray(settings, cJSON_CreateString(*variable));
-}
-
-/* Ranks compare one text; on a difference all learn what the odd rank has. */
-static bool agree(struct comm *world, const char *text, enum exit_code code, const char *what, struct error *error)
-{
-    char mine[400] = "", odd_text[400] = "", other_text[400] = "";
-    int odd;
-    snprintf(mine, sizeof mine, "%s", text);
-    if (comm_same(world, XXH64(text, strlen(text), 0), &odd))
-        return true;
-    memcpy(odd_text, mine, sizeof mine);
-    memcpy(other_text, mine, sizeof mine);
-    int other = odd == 0 ? 1 : 0;
-    comm_broadcast(world, odd_text, sizeof odd_text, odd);
-    comm_broadcast(world, other_text, sizeof other_text, other);
-    return error_set(error, code, "rank %d on host %s has %s %s but rank %d has %s: start all ranks alike", odd,
-                     comm_host_name(world, odd), what, odd_text, other, other_text);
-}
-
-bool describe_agree_options(const struct options *options, struct comm *world, struct error *error)
-{
-    int odd;
-    cJSON *json = options_json(options);
-    char *all = cJSON_PrintUnformatted(json);
-    bool alike = comm_same(world, XXH64(all, strlen(all), XXH64(version_revision, strlen(version_revision), 0)), &odd);
-    free(all);
-    if (alike) {
-        cJSON_Delete(json);
-        return true;
-    }
-    bool same = agree(world, version_revision, EXIT_USAGE, "code of revision", error);
-    for (cJSON *item = json->child; item != NULL && same; item = item->next) {
-        char *value = cJSON_PrintUnformatted(item), what[40];
-        snprintf(what, sizeof what, "--%s", item->string);
-        same = agree(world, value, EXIT_USAGE, what, error);
-        free(value);
-    }
-    cJSON_Delete(json);
-    return same;
-}
-
-bool describe_agree_build(struct comm *world, struct error *error)
-{
-    return agree(world, version_build, EXIT_USAGE, "a program built by", error);
-}
-
-bool describe_agree_data(const struct dataset *data, struct comm *world, struct error *error)
-{
-    char content[100];
-    snprintf(content, sizeof content, "%zu + %zu pictures, xxh64 %016llx", data->train.count, data->test.count,
-             (unsigned long long)data->hash);
-    return agree(world, content, EXIT_INPUT, "data", error);
 }

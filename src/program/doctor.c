@@ -9,7 +9,6 @@
 #include <xxhash.h>
 
 #include "dataset.h"
-#include "describe.h"
 #include "devices.h"
 #include "engine.h"
 #include "find_data.h"

@@ -4,8 +4,8 @@
 #ifndef DTRAIN_PROGRAM_ROWS_H
 #define DTRAIN_PROGRAM_ROWS_H
 
-#include "options.h"
 #include "run.h"
+#include "trials.h"
 
 /* Of a net: the sums over those of its trials, one a seed, that closed the epoch, and that checked then. */
 struct cell {

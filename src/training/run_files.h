@@ -7,9 +7,9 @@
 
 #include "engine.h"
 #include "metrics.h"
-#include "options.h"
 #include "run.h"
 #include "run_directory.h"
+#include "trials.h"
 
 struct run_files {
     struct folder folder; /* ours and locked, if it is open */

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
+#include "agree.h"
 #include "conclusion.h"
 #include "describe.h"
 #include "devices.h"
@@ -40,20 +40,6 @@ struct study {
 };
 
 /* --- who trains what, and with what --------------------------------------------------------------- */
-
-/* "auto" was chosen by each rank's own machine: all must have chosen alike. Replicas must come to the same bits, for
- * which an engine that is not defined needs equal builds too. */
-static bool agree_on_engine(struct study *study, struct error *error)
-{
-    int odd;
-    const char *name = study->engine->name;
-    if (comm_same(study->world, XXH64(name, strlen(name), 0), &odd))
-        return study->engine->is_defined || describe_agree_build(study->world, error);
-    return error_set(error, EXIT_USAGE,
-                     "rank %d on host %s chose another engine than the others, because not all machines are "
-                     "alike: name one for all (--engine cpu runs everywhere)",
-                     odd, comm_host_name(study->world, odd));
-}
 
 /* The first rank of group g of n, as even as possible. */
 static int group_begin(int g, int n, int ranks)
@@ -91,7 +77,7 @@ static bool open_group(struct study *study, struct error *error)
 
 static bool name_directories(struct study *study, struct error *error)
 {
-    if (!options_directory(study->options, study->directory, sizeof study->directory, error))
+    if (!trials_directory(study->options, study->directory, sizeof study->directory, error))
         return false;
     for (int i = 0; i < study->count; i++)
         strcpy(stpcpy(study->directories[i], study->directory), study->trials[i].path); /* fits, as declared */
@@ -335,13 +321,13 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     study->options = options;
     study->data = data;
     study->world = world;
-    study->count = options_trials(options, study->trials);
+    study->count = trials_list(options, study->trials);
     study->display = display_open(study->trials, study->count, goal(options, data), options->progress);
     study->engine = engine_choose(options->engine, why, sizeof why, error);
     name_directories(study, error);
 
     enum exit_code code;
-    bool agreed = comm_agree(world, error) && agree_on_engine(study, error);
+    bool agreed = comm_agree(world, error) && agree_on_engine(study->engine, world, error);
     if (agreed)
         describe(study);
     if (agreed && open_group(study, error) && open_trainers(study, error) && begin_trainers(study, error)) {

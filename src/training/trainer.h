@@ -12,8 +12,8 @@
 #include "comm.h"
 #include "dataset.h"
 #include "engine.h"
-#include "options.h"
 #include "run.h"
+#include "trials.h"
 
 /* All pointers are borrowed and must outlive the trainer. */
 struct trainer_setup {

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "agree.h"
 #include "clock.h"
 #include "cores.h"
-#include "describe.h"
 #include "devices.h"
 #include "memory.h"
 #include "report.h"
@@ -44,17 +44,8 @@ static void prepare(struct examination *e)
 static bool choose_engine(struct examination *e, struct error *error)
 {
     char why[400];
-    int odd;
     e->verify->ops = engine_choose(e->options->engine, why, sizeof why, error);
-    if (!comm_agree(e->world, error))
-        return false;
-    const char *name = e->verify->ops->name;
-    if (comm_same(e->world, XXH64(name, strlen(name), 0), &odd))
-        return e->verify->ops->is_defined || describe_agree_build(e->world, error);
-    return error_set(error, EXIT_USAGE,
-                     "rank %d on host %s chose another engine than the others: name one for all "
-                     "with --engine",
-                     odd, comm_host_name(e->world, odd));
+    return comm_agree(e->world, error) && agree_on_engine(e->verify->ops, e->world, error);
 }
 
 /* Collective: on every rank what rank 0's engine chose among several ways, or NULL. */
@@ -274,7 +265,7 @@ enum exit_code verify_run(const struct options *options, struct comm *world, str
     e->verify = memory_allocate(1, sizeof *e->verify, "--verify");
     enum exit_code code = EXIT_DONE;
     prepare(e);
-    if (describe_agree_options(options, world, error) && choose_engine(e, error) && open_all(e, error)) {
+    if (agree_on_options(options, world, error) && choose_engine(e, error) && open_all(e, error)) {
         if (comm_rank(world) == 0)
             introduce(e);
         run_rounds(e);

@@ -5,6 +5,7 @@
 
 #include "options.h"
 #include "synthetic.h"
+#include "trials.h"
 
 enum { MAX_WORDS = 40, MAX_BYTES = 2000 };
 
@@ -25,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     struct trial trials[MOST_TRIALS];
     size_t train, test;
-    if (options_trials(&options, trials) < 1 || options.batch_size < 1 || !(options.timeout_seconds >= 1))
+    if (trials_list(&options, trials) < 1 || options.batch_size < 1 || !(options.timeout_seconds >= 1))
         abort();
     cJSON_Delete(options_json(&options));
     if (options.data != NULL)
