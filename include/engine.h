@@ -147,8 +147,8 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
 enum comm_place engine_place(const struct engine_ops *ops); /* for comm_split */
 void engine_names(char *text, size_t bytes);                /* for --help: "auto, cudnn (GPUs) or cpu" */
 
-/* Engine `number`, from 0 on, best first: its name, NULL behind the last; its ops, NULL where this machine cannot run it.
- * `why` says on what it runs, or what is missing. */
+/* Engine `number`, from 0 on, best first: its name, NULL behind the last; its ops, NULL where this machine cannot run
+ * it. `why` says on what it runs, or what is missing. */
 const char *engine_name(int number);
 const struct engine_ops *engine_find(int number, char *why, size_t why_bytes);
 
