@@ -220,12 +220,12 @@ static bool is_pickled(const char *directory)
 static bool find_named(const char *source, const char *named, char directory[4096], struct error *error)
 {
     struct stat status;
-    if (stat(named, &status) != 0)
-        return error_set(error, EXIT_INPUT, "%s: the data directory %s cannot be read: %s", source, named,
-                         strerror(errno));
-    if (!S_ISDIR(status.st_mode))
+    if (stat(named, &status) == 0 && !S_ISDIR(status.st_mode))
         return error_set(error, EXIT_INPUT, "%s: %s is not a directory; name the one that holds " ALL_FILES, source,
                          named);
+    if (access(named, X_OK) != 0)
+        return error_set(error, EXIT_INPUT, "%s: the data directory %s cannot be read: %s", source, named,
+                         strerror(errno));
     if (!holds_data(named)) {
         const char *hint = "launch/fetch-cifar10 gets them, --data synthetic needs none";
         if (exists(named, WELL_KNOWN)) {

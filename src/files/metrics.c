@@ -37,7 +37,7 @@ static bool is_torn(const char *line, size_t length)
 }
 
 /* A note of the user's may have an epoch; ours also has a step and a loss, which is null where it is not finite. */
-static enum line judge(const char *line, size_t length, uint64_t epochs_done)
+static enum line judge(const char *line, size_t length, uint64_t epochs_done, double *last)
 {
     const char *end = NULL;
     cJSON *json = cJSON_ParseWithLengthOpts(line, length, &end, false);
@@ -46,6 +46,8 @@ static enum line judge(const char *line, size_t length, uint64_t epochs_done)
                 cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "step")) && cJSON_HasObjectItem(json, "loss");
     bool later = ours && epoch->valuedouble > (double)epochs_done;
     bool whole = json != NULL;
+    if (ours && !later)
+        *last = fmax(*last, epoch->valuedouble);
     cJSON_Delete(json);
     while (whole && end < line + length && isspace((unsigned char)*end))
         end++;
@@ -61,6 +63,7 @@ struct kept {
     size_t bytes;
     bool whole;                  /* all were read */
     bool is_start;               /* of the file, which need only be cut behind it */
+    double last;                 /* epoch of those before the end, 0: none */
     long foreign, first_foreign; /* lines that are not dtrain's: how many, and the number of the first */
 };
 
@@ -73,7 +76,7 @@ static struct kept read_lines(FILE *stream, uint64_t epochs_done)
     FILE *text = memory_check(open_memstream(&kept.text, &kept.bytes), "the metrics");
     for (long number = 1; (got = getline(&line, &capacity, stream)) > 0; number++) {
         size_t length = (size_t)got;
-        enum line kind = judge(line, length, epochs_done);
+        enum line kind = judge(line, length, epochs_done, &kept.last);
         bool dropped = kind == LATER_EPOCH || kind == TORN, ended = line[length - 1] == '\n';
         if (kind == FOREIGN && kept.foreign++ == 0)
             kept.first_foreign = number;
@@ -119,6 +122,9 @@ static bool cut_lines(struct metrics *metrics, uint64_t epochs_done, struct erro
     if (good && kept.foreign > 0)
         error_note("%s/%s: lines that are not dtrain's are kept: %ld, from line %ld on", path, NAME, kept.foreign,
                    kept.first_foreign);
+    if (good && kept.last < (double)epochs_done && epochs_done != UINT64_MAX)
+        error_note("%s/%s lacks epochs %.0f to %" PRIu64 ", which the checkpoint has", path, NAME, kept.last + 1,
+                   epochs_done);
     free(kept.text);
     return good;
 }

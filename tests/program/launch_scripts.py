@@ -175,6 +175,10 @@ def test_odd_places():
           "run: a hard limit on open files is told before mpirun hangs", said(done))
     done = shell('ulimit -n 44; exec "$0" "$@"', "-np", 4, *DATA, "--epochs", 1, "--out", "just-enough")
     check(done.returncode == 0 and not done.stderr, "run: one that just suffices will do", said(done))
+    for limit, words in ("ulimit -f 20", "20480 bytes"), ("umask 777", "0777"), ("cd gone && rmdir ../gone", "gone"):
+        (SCRATCH / "gone").mkdir(exist_ok=True)
+        done = shell(limit + ' && exec "$0" "$@"', *train, "--out", "limited")
+        check(done.returncode == 1 and words in done.stderr.splitlines()[-1], f"run: {limit}: told", said(done))
     for options, code in (train, 1), (["--version"], 1), (["-h"], 1), ([*train, "--lr", "x"], 2):
         out = ["--out", "unheard"] if options == train else []
         done = shell('exec "$0" "$@" >/dev/full', *options, *out)
@@ -224,6 +228,12 @@ def test_odd_places():
     done = subprocess.run(["unshare", "-m", "bash", "-c", almost, LAUNCH / "run", *map(str, train), "--out", "almost"],
                           cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
     check(done.returncode == 0 and not done.stderr, "run: one that is nearly full will do", said(done))
+    done = subprocess.run(["unshare", "-m", "bash", "-c", 'mount -t tmpfs none /proc && exec "$0"', LAUNCH / "run"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, "/proc"), "run: without /proc", said(done))
+    done = subprocess.run(["prlimit", "--nproc=8", "setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups",
+                           LAUNCH / "run"], cwd=nobody, capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, "8 processes"), "run: a limit on processes", said(done))
     shared = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$0" "$@"'
     done = subprocess.run(["unshare", "-m", "bash", "-c", shared, LAUNCH / "run", *map(str, train), "--out", "shm"],
                           cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
