@@ -83,9 +83,16 @@ void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *
 /* Local: whether the engine's kernels sum over the ranks, in memory of theirs that all GPUs reach. */
 bool comm_sums_in_kernel(const struct comm *comm);
 
+/* Local: whether an engine on GPUs needs comm_sum: there are several ranks, and neither of these two ways. */
+bool comm_sums_by_host(const struct comm *comm);
+
 /* Not collective: waits until done(context), for work on a device that may wait for other ranks; they are
  * watched meanwhile. `what` is for the message when one is lost: "the gradient sum". */
 void comm_wait(struct comm *comm, bool (*done)(void *context), void *context, const char *what);
+
+/* Not collective: a GPU tells that another rank is lost, but not which. mpirun, or the watch, can name it, and ends
+ * this rank soon; returns if none did for 15 s. what: as for comm_wait. */
+void comm_wait_for_end(struct comm *comm, const char *what);
 
 /* Not collective: from now on comm_wait calls idle(context) as long as it waits (turns.h). NULL: nothing. */
 void comm_set_idle(struct comm *comm, void (*idle)(void *context), void *context);

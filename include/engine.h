@@ -31,6 +31,7 @@
 #include "comm.h"
 #include "dataset.h"
 #include "error.h"
+#include "evaluation.h"
 #include "masks.h"
 
 /* What the operands of sums of products may be rounded to: nothing less than fp32; TF32 (10 bits of mantissa).
@@ -70,13 +71,6 @@ struct train_report {
     bool stopped;          /* some rank wished to stop: nothing was begun after the last step */
     bool not_finite;       /* the step after the last one met a loss or gradient that is infinite, NaN
                               or over EXACT_LIMIT; it was not applied */
-};
-
-struct evaluation {
-    int64_t loss;    /* sum of the samples' losses, in EXACT_UNITs */
-    int64_t correct; /* samples whose largest output is their label (the first of equals) */
-    int64_t refused; /* losses, or sums of a tile's, that are infinite, NaN or over EXACT_LIMIT: the loss is then
-                        meaningless */
 };
 
 struct engine;

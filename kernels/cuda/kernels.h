@@ -19,6 +19,7 @@
 extern "C" {
 #endif
 
+#include "evaluation.h"
 #include "lenet5.h"
 #include "masks.h"
 
@@ -122,16 +123,9 @@ struct cuda_head {
 cudaError_t cuda_head(struct cuda_dropout dropout, uint32_t count, struct cuda_head head, int64_t *sums,
                       cudaStream_t stream);
 
-/* In device memory; the host clears it. Integers: the order of addition does not matter. */
-struct cuda_evaluation {
-    int64_t loss;    /* in EXACT_UNITs (exact_sum.h), without those refused */
-    int64_t correct; /* samples whose largest output is their label (the first of equals) */
-    int64_t refused; /* losses that are not finite, or EXACT_LIMIT and more */
-};
-
-/* Adds count samples to *sum. */
+/* Adds count samples to *sum, in device memory. */
 cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
-                          struct cuda_evaluation *sum, cudaStream_t stream);
+                          struct evaluation *sum, cudaStream_t stream);
 
 /* --- the dense layers' weights ---------------------------------------------------------------------- */
 

@@ -58,7 +58,7 @@ static __global__ void __launch_bounds__(THREADS)
 /* Every thread stays to the end, for the sums over its warp. */
 static __global__ void __launch_bounds__(THREADS)
     evaluate_kernel(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
-                    struct cuda_evaluation *total)
+                    struct evaluation *total)
 {
     uint32_t n = blockIdx.x * THREADS + threadIdx.x;
     int64_t loss = 0;
@@ -98,7 +98,7 @@ cudaError_t cuda_loss(uint32_t count, const float *logits, const float *bias, co
 }
 
 cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias, const uint8_t *labels,
-                          struct cuda_evaluation *sum, cudaStream_t stream)
+                          struct evaluation *sum, cudaStream_t stream)
 {
     if (count == 0)
         return cudaSuccess;

@@ -321,7 +321,7 @@ static cudaError_t launch_training(const fused_run *runs, uint32_t nets, cudaStr
 /* --- predict mode ----------------------------------------------------------------------------- */
 
 /* The first warp: losses and hits of the seat's samples. */
-DEVICE void evaluate_head(const memory &m, fused_evaluation *sum)
+DEVICE void evaluate_head(const memory &m, evaluation *sum)
 {
     unsigned k = tid() % 16;
     logit l = classify(m);
@@ -340,7 +340,7 @@ DEVICE void evaluate_head(const memory &m, fused_evaluation *sum)
 }
 
 static __global__ void __launch_bounds__(THREADS, 1)
-    fused_evaluate_kernel(const __grid_constant__ fused_run run, fused_evaluation *sum)
+    fused_evaluate_kernel(const __grid_constant__ fused_run run, evaluation *sum)
 {
     memory &m = shared();
     take_run(m, &run);
@@ -378,7 +378,7 @@ extern "C" cudaError_t fused_train(const fused_run *runs, uint32_t nets, cudaStr
     return launch_training(runs, nets, stream);
 }
 
-extern "C" cudaError_t fused_evaluate(const fused_run *run, fused_evaluation *sum, cudaStream_t stream)
+extern "C" cudaError_t fused_evaluate(const fused_run *run, evaluation *sum, cudaStream_t stream)
 {
     fused_run all = *run;
     all.order = nullptr;

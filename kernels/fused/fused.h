@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "evaluation.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -93,13 +95,9 @@ struct fused_run {
 };
 uint32_t fused_rounds(const struct fused_run *run);
 
-struct fused_evaluation {
-    int64_t loss, correct, refused; /* as in struct evaluation (engine.h) */
-};
-
-/* Predict mode: samples [position, end) of the records; adds to *sum. Of the run records, weights, mail, arrived,
- * trouble, groups, round, position and end are read. */
-cudaError_t fused_evaluate(const struct fused_run *run, struct fused_evaluation *sum, cudaStream_t stream);
+/* Predict mode: samples [position, end) of the records; adds to *sum, in device memory. Of the run records, weights,
+ * mail, arrived, trouble, groups, round, position and end are read. */
+cudaError_t fused_evaluate(const struct fused_run *run, struct evaluation *sum, cudaStream_t stream);
 
 /* Up to FUSED_NETS runs of as many nets at once, with as many groups each. None waits for another: each ends as it
  * would alone, and the launch with the last. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "halving.h"
 #include "memory.h"
 #include "transport.h"
@@ -281,6 +282,11 @@ bool comm_sums_in_kernel(const struct comm *comm)
     return comm->transport->in_kernel;
 }
 
+bool comm_sums_by_host(const struct comm *comm)
+{
+    return comm->size > 1 && !comm_can_sum_on_device(comm) && !comm_sums_in_kernel(comm);
+}
+
 void comm_sum_on_device(struct comm *comm, int64_t *buffer, size_t count, void *stream)
 {
     comm->transport->sum_on_device(comm, buffer, count, stream);
@@ -306,6 +312,18 @@ static bool look_at_device(void *context)
 void comm_wait(struct comm *comm, bool (*done)(void *context), void *context, const char *what)
 {
     watch_until(comm->watch, look_at_device, &(struct device_wait){comm, done, context}, &comm->group, what);
+}
+
+static bool has_passed(void *time)
+{
+    return clock_seconds() > *(const double *)time;
+}
+
+void comm_wait_for_end(struct comm *comm, const char *what)
+{
+    static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
+    double end = clock_seconds() + MPIRUN_SECONDS;
+    watch_until(comm->watch, has_passed, &end, &comm->group, what);
 }
 
 void comm_set_idle(struct comm *comm, void (*idle)(void *context), void *context)

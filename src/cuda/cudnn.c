@@ -1,7 +1,6 @@
 #include "cudnn.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "check.h"
 #include "cudnn_engine.h"
@@ -19,26 +18,12 @@ static bool available(char *why, size_t why_bytes)
     return device_available(why, why_bytes);
 }
 
-static void upload_split(struct cudnn *cudnn, const struct split *split, const char *name, uint8_t **records)
-{
-    *records = device_allocate(split->count * RECORD_BYTES, name);
-    for (size_t i = 0; i < split->count; i += split->per_file)
-        cudnn_copy(cudnn, *records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
-}
-
 static void allocate(struct cudnn *cudnn)
 {
-    const struct dataset *data = cudnn->base.setup.data;
-    upload_split(cudnn, &data->train, "the training set", &cudnn->train);
-    upload_split(cudnn, &data->test, "the test set", &cudnn->test);
-    cudnn->order = device_allocate(data->train.count * sizeof *cudnn->order, "the order of an epoch");
-    cudnn->step = device_allocate(sizeof *cudnn->step, "the step's number and rate");
-    cudnn->evaluation = device_allocate(sizeof *cudnn->evaluation, "the sums of an evaluation");
-    CUDA_CHECK(cudaMemsetAsync(cudnn->order, 0, data->train.count * sizeof *cudnn->order, cudnn->net.stream));
-    cudnn->pinned = device_allocate_pinned(sizeof *cudnn->pinned, "what the host reads after a step");
-    memset(cudnn->pinned, 0, sizeof *cudnn->pinned);
-    for (int i = 0; i < 2; i++)
-        CUDA_CHECK(cudaEventCreateWithFlags(&cudnn->marks[i], cudaEventDisableTiming));
+    size_t count = cudnn->base.setup.data->train.count;
+    cudnn->order = queue_allocate(&cudnn->queue, count * sizeof *cudnn->order, "the order of an epoch");
+    cudnn->step = queue_allocate(&cudnn->queue, sizeof *cudnn->step, "the step's number and rate");
+    cudnn->host_step = device_allocate_pinned(sizeof *cudnn->host_step, "what the host reads after a step");
 }
 
 /* The sums that the host adds up. Pinning is optional: it only makes the copies faster. */
@@ -67,20 +52,16 @@ static size_t max_of(size_t a, size_t b)
 static void close_cudnn(struct engine *engine)
 {
     struct cudnn *cudnn = cudnn_of(engine);
-    for (int i = 0; i < 2; i++) {
-        struct step_graph *graph = i == 0 ? &cudnn->full : &cudnn->tail;
-        if (graph->exec != NULL)
-            CUDA_CHECK(cudaGraphExecDestroy(graph->exec));
-        CUDA_CHECK(cudaEventDestroy(cudnn->marks[i]));
-    }
-    CUDA_CHECK(cudaFreeHost(cudnn->pinned));
-    CUDA_CHECK(cudaFree(cudnn->evaluation));
+    if (cudnn->full.exec != NULL)
+        CUDA_CHECK(cudaGraphExecDestroy(cudnn->full.exec));
+    if (cudnn->tail.exec != NULL)
+        CUDA_CHECK(cudaGraphExecDestroy(cudnn->tail.exec));
+    CUDA_CHECK(cudaFreeHost(cudnn->host_step));
     CUDA_CHECK(cudaFree(cudnn->step));
     CUDA_CHECK(cudaFree(cudnn->order));
-    CUDA_CHECK(cudaFree(cudnn->test));
-    CUDA_CHECK(cudaFree(cudnn->train));
     chooser_close(&cudnn->chooser);
     net_close(&cudnn->net);
+    queue_close(&cudnn->queue);
     unpin_sums(cudnn->base.sums);
     comm_sums_close(cudnn->base.sums);
     free(cudnn);
@@ -106,9 +87,10 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_local_rank(setup->comm));
     pin_sums(sums);
-    net_open(&cudnn->net, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
+    queue_open(&cudnn->queue, setup);
+    net_open(&cudnn->net, cudnn->queue.stream, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);
     comm_away(setup->comm); /* the cache may lie on a slow file system */
-    chooser_open(&cudnn->chooser, cudnn->net.stream, setup->comm);
+    chooser_open(&cudnn->chooser, cudnn->queue.stream, setup->comm);
     comm_back(setup->comm);
     allocate(cudnn);
     range_begin("choice of plans");
@@ -126,7 +108,7 @@ static void begin_epoch(struct engine *engine, const uint32_t *order)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     range_begin("new epoch");
-    cudnn_copy(cudnn, cudnn->order, order, engine->setup.data->train.count * sizeof *order);
+    queue_copy(&cudnn->queue, cudnn->order, order, engine->setup.data->train.count * sizeof *order);
     range_end();
 }
 
@@ -137,20 +119,14 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
 {
     struct cudnn *cudnn = cudnn_of(engine);
     const struct net_shape *shape = cudnn->evaluated;
-    const uint8_t *records = split == &engine->setup.data->train ? cudnn->train : cudnn->test;
+    const uint8_t *records = queue_records(&cudnn->queue, split);
     range_begin("check");
-    CUDA_CHECK(cudaMemsetAsync(cudnn->evaluation, 0, sizeof *cudnn->evaluation, cudnn->net.stream));
+    queue_begin_evaluation(&cudnn->queue);
     for (size_t i = first; i < end; i += shape->count)
         net_evaluate(&cudnn->net, shape, records, (uint32_t)i,
-                     (uint32_t)(end - i < shape->count ? end - i : shape->count), cudnn->evaluation);
-    CUDA_CHECK(cudaMemcpyAsync(&cudnn->pinned->evaluation, cudnn->evaluation, sizeof *cudnn->evaluation,
-                               cudaMemcpyDefault, cudnn->net.stream));
-    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
-    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+                     (uint32_t)(end - i < shape->count ? end - i : shape->count), cudnn->queue.evaluation);
+    queue_end_evaluation(&cudnn->queue, sum);
     range_end();
-    sum->loss += cudnn->pinned->evaluation.loss;
-    sum->correct += cudnn->pinned->evaluation.correct;
-    sum->refused += cudnn->pinned->evaluation.refused;
 }
 
 static void read_state(struct engine *engine, float *weights, float *momentum)
@@ -158,9 +134,9 @@ static void read_state(struct engine *engine, float *weights, float *momentum)
     struct cudnn *cudnn = cudnn_of(engine);
     range_begin(momentum != NULL ? "checkpoint" : "weights to the host");
     if (weights != NULL)
-        cudnn_copy(cudnn, weights, cudnn->net.weights, LENET5_WEIGHTS * sizeof *weights);
+        queue_copy(&cudnn->queue, weights, cudnn->net.weights, LENET5_WEIGHTS * sizeof *weights);
     if (momentum != NULL)
-        cudnn_copy(cudnn, momentum, cudnn->net.velocity, LENET5_WEIGHTS * sizeof *momentum);
+        queue_copy(&cudnn->queue, momentum, cudnn->net.velocity, LENET5_WEIGHTS * sizeof *momentum);
     range_end();
 }
 
@@ -168,9 +144,9 @@ static void write_state(struct engine *engine, const float *weights, const float
 {
     struct cudnn *cudnn = cudnn_of(engine);
     if (weights != NULL)
-        cudnn_copy(cudnn, cudnn->net.weights, weights, LENET5_WEIGHTS * sizeof *weights);
+        queue_copy(&cudnn->queue, cudnn->net.weights, weights, LENET5_WEIGHTS * sizeof *weights);
     if (momentum != NULL)
-        cudnn_copy(cudnn, cudnn->net.velocity, momentum, LENET5_WEIGHTS * sizeof *momentum);
+        queue_copy(&cudnn->queue, cudnn->net.velocity, momentum, LENET5_WEIGHTS * sizeof *momentum);
 }
 
 static cJSON *choices(struct engine *engine)

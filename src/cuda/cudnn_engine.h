@@ -6,13 +6,7 @@
 
 #include "cudnn.h"
 #include "cudnn_net.h"
-
-/* Pinned host memory: the device reads and writes it. */
-struct pinned {
-    struct cuda_step step;
-    struct cuda_evaluation evaluation;
-    volatile int32_t stop; /* this rank's wish */
-};
+#include "queue.h"
 
 /* A whole step as a CUDA graph: what differs from step to step lies in device memory. */
 struct step_graph {
@@ -22,27 +16,17 @@ struct step_graph {
 
 struct cudnn {
     struct engine base;
+    struct queue queue;
     struct cudnn_net net;
     struct chooser chooser;
-    uint8_t *train, *test; /* records */
     uint32_t *order;
-    struct cuda_step *step;
-    struct cuda_evaluation *evaluation;
-    struct pinned *pinned;
-    const struct net_shape *evaluated; /* what passes at once in predict mode */
+    struct cuda_step *step, *host_step; /* the latter in pinned host memory */
+    const struct net_shape *evaluated;  /* what passes at once in predict mode */
     struct step_graph full, tail;
-    cudaEvent_t marks[2]; /* behind the bursts */
 };
 
 /* The engine, with its GPU made the calling thread's. */
 struct cudnn *cudnn_of(struct engine *engine);
-
-/* Copies on the engine's stream; all before and the copy itself are done when it returns. */
-void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes);
-
-/* Until the work before the mark is done, which may wait for other ranks. stop: this rank's wish, handed on
- * to the device meanwhile; or NULL. */
-void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop);
 
 /* Positions [*position, *position + *count) of a batch of `samples` are this rank's. */
 void cudnn_share(const struct cudnn *cudnn, size_t samples, size_t *position, size_t *count);

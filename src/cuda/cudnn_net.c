@@ -9,14 +9,14 @@
 
 enum { FORKS = sizeof((struct cudnn_net *)0)->forks / sizeof(cudaEvent_t) };
 
-void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser)
+void net_open(struct cudnn_net *net, cudaStream_t stream, uint32_t most, enum precision precision,
+              struct chooser *chooser)
 {
     static const cublasComputeType_t computes[] = {
         [PRECISION_FP32] = CUBLAS_COMPUTE_32F_PEDANTIC,
         [PRECISION_TF32] = CUBLAS_COMPUTE_32F_FAST_TF32,
     };
-    *net = (struct cudnn_net){.most = most, .precision = precision, .compute = computes[precision]};
-    CUDA_CHECK(cudaStreamCreateWithFlags(&net->stream, cudaStreamNonBlocking));
+    *net = (struct cudnn_net){.stream = stream, .most = most, .precision = precision, .compute = computes[precision]};
     CUDA_CHECK(cudaStreamCreateWithFlags(&net->side, cudaStreamNonBlocking));
     for (int i = 0; i < FORKS; i++)
         CUDA_CHECK(cudaEventCreateWithFlags(&net->forks[i], cudaEventDisableTiming));
@@ -51,7 +51,6 @@ void net_close(struct cudnn_net *net)
     for (int i = 0; i < FORKS; i++)
         CUDA_CHECK(cudaEventDestroy(net->forks[i]));
     CUDA_CHECK(cudaStreamDestroy(net->side));
-    CUDA_CHECK(cudaStreamDestroy(net->stream));
 }
 
 /* --- shapes ------------------------------------------------------------------------------------------ */
@@ -160,7 +159,7 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch)
 }
 
 void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
-                  uint32_t count, struct cuda_evaluation *sum)
+                  uint32_t count, struct evaluation *sum)
 {
     struct cuda_dropout none = {NULL, NULL, 0};
     forward(net, shape, count, (struct cuda_input){records, NULL, NULL, first}, none, false);

@@ -13,8 +13,9 @@
 
 #include "cudnn_buffers.h"
 
-/* The chooser is borrowed; it is opened on net->stream before the first shape. */
-void net_open(struct cudnn_net *net, uint32_t most, enum precision precision, struct chooser *chooser);
+/* Stream and chooser are borrowed; the chooser is opened on the stream before the first shape. */
+void net_open(struct cudnn_net *net, cudaStream_t stream, uint32_t most, enum precision precision,
+              struct chooser *chooser);
 void net_close(struct cudnn_net *net);
 
 /* The shape of `count` samples (1..most): the one there is, or a new one. Choosing its plans overwrites the
@@ -37,6 +38,6 @@ void net_gradient(struct cudnn_net *net, const struct net_batch *batch);
 
 /* Predict mode on records [first, first + count), count at most the shape's: adds to *sum. */
 void net_evaluate(struct cudnn_net *net, const struct net_shape *shape, const uint8_t *records, uint32_t first,
-                  uint32_t count, struct cuda_evaluation *sum);
+                  uint32_t count, struct evaluation *sum);
 
 #endif

@@ -20,7 +20,7 @@ bool cudnn_find_batch(struct cudnn *cudnn, size_t samples, struct net_batch *bat
     size_t position, count;
     cudnn_share(cudnn, samples, &position, &count);
     *batch = (struct net_batch){
-        .records = cudnn->train,
+        .records = cudnn->queue.train,
         .order = cudnn->order,
         .step = cudnn->step,
         .masks = &cudnn->base.setup.masks,

@@ -47,14 +47,13 @@ static void queue_round(struct cudnn *cudnn, struct recorder *recorder, const st
     struct gate gate = {false, clock_seconds() + HELD_SECONDS};
     recorder->count = 0;
     /* Each round takes the epoch's first batch, at a rate that is not zero: the update does all of its work. */
-    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.learning_rate = 1e-3f}, sizeof *cudnn->step);
+    queue_copy(&cudnn->queue, cudnn->step, &(struct cuda_step){.learning_rate = 1e-3f}, sizeof *cudnn->step);
     if (held)
         CUDA_CHECK(cudaLaunchHostFunc(recorder->stream, hold, &gate));
     CUDA_CHECK(cudaEventRecord(recorder->events[0], recorder->stream));
     cudnn_queue_step(cudnn, batch, cudnn->full.samples);
-    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], recorder->stream));
     atomic_store(&gate.open, true);
-    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+    queue_finish(&cudnn->queue, NULL);
 }
 
 static void profile(struct cudnn *cudnn, struct recorder *recorder, const struct net_batch *batch)
@@ -78,7 +77,7 @@ int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most)
     struct cudnn *cudnn = cudnn_of(engine);
     struct net_batch batch;
     struct error none = {0};
-    struct recorder recorder = {.stream = cudnn->net.stream, .nodes = nodes, .most = most};
+    struct recorder recorder = {.stream = cudnn->queue.stream, .nodes = nodes, .most = most};
     float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
     engine->ops->read(engine, weights, momentum);
     recorder.events = memory_allocate((size_t)most + 1, sizeof *recorder.events, "the events of a step");

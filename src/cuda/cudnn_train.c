@@ -4,13 +4,7 @@
 
 #include "check.h"
 #include "device.h"
-#include "exact_sum.h"
 #include "range.h"
-
-enum {
-    BURST = 32,          /* steps queued at once; at most two bursts wait on the device */
-    STEPS_A_CALL = 1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
-};
 
 _Static_assert((int)CUDA_SUMS == LENET5_WEIGHTS + (int)SUM_SLOTS &&
                    (int)CUDA_SUMS_LOSS == LENET5_WEIGHTS + (int)SLOT_LOSS &&
@@ -21,19 +15,6 @@ struct cudnn *cudnn_of(struct engine *engine)
 {
     device_use(comm_local_rank(engine->setup.comm));
     return (struct cudnn *)engine; /* base is first */
-}
-
-/* --- waiting and copying ------------------------------------------------------------------------------- */
-
-void cudnn_wait(struct cudnn *cudnn, cudaEvent_t mark, const volatile sig_atomic_t *stop)
-{
-    CUDA_CHECK(device_wait(cudnn->base.setup.comm, mark, stop, &cudnn->pinned->stop, &(uint32_t){0}));
-}
-
-void cudnn_copy(struct cudnn *cudnn, void *to, const void *from, size_t bytes)
-{
-    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cudnn->net.stream));
-    CUDA_CHECK(cudaStreamSynchronize(cudnn->net.stream));
 }
 
 /* --- the parts of a step -------------------------------------------------------------------------------- */
@@ -63,15 +44,14 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
     struct net_batch batch;
     struct error none = {0};
     cudaGraph_t captured;
-    cudaStream_t stream = cudnn->net.stream;
+    cudaStream_t stream = cudnn->queue.stream;
     if (graph->samples == 0)
         return;
     cudnn_find_batch(cudnn, graph->samples, &batch, &none); /* planned before: it is there */
-    batch.stop = &cudnn->pinned->stop;
-    cudnn_copy(cudnn, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
+    batch.stop = &cudnn->queue.words->stop;
+    queue_copy(&cudnn->queue, cudnn->step, &(struct cuda_step){.stopped = 1}, sizeof *cudnn->step);
     cudnn_queue_step(cudnn, &batch, graph->samples);
-    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], stream));
-    cudnn_wait(cudnn, cudnn->marks[0], NULL);
+    queue_finish(&cudnn->queue, NULL);
     CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed)); /* NCCL works in other threads, too */
     cudnn_queue_step(cudnn, &batch, graph->samples);
     CUDA_CHECK(cudaStreamEndCapture(stream, &captured));
@@ -81,15 +61,9 @@ static void capture_step(struct cudnn *cudnn, struct step_graph *graph)
     CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
-/* Sums of one rank need no transport, and no copy to the host. */
-static bool trains_on_device(const struct cudnn *cudnn)
-{
-    return comm_size(cudnn->base.setup.comm) == 1 || comm_can_sum_on_device(cudnn->base.setup.comm);
-}
-
 void cudnn_capture_steps(struct cudnn *cudnn)
 {
-    if (!trains_on_device(cudnn))
+    if (comm_sums_by_host(cudnn->base.setup.comm))
         return;
     range_begin("capture");
     capture_step(cudnn, &cudnn->full);
@@ -101,8 +75,8 @@ void cudnn_capture_steps(struct cudnn *cudnn)
 
 static void write_step(struct cudnn *cudnn, uint64_t step, size_t first, float learning_rate)
 {
-    cudnn->pinned->step = (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
-    cudnn_copy(cudnn, cudnn->step, &cudnn->pinned->step, sizeof *cudnn->step);
+    *cudnn->host_step = (struct cuda_step){.step = step, .position = (uint32_t)first, .learning_rate = learning_rate};
+    queue_copy(&cudnn->queue, cudnn->step, cudnn->host_step, sizeof *cudnn->step);
 }
 
 static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t samples)
@@ -111,25 +85,17 @@ static const struct step_graph *find_graph(const struct cudnn *cudnn, size_t sam
     return graph->samples == samples ? graph : NULL;
 }
 
-/* Before a burst: a mark behind the last one, and a wait for the one before that. */
-static void keep_pace(struct cudnn *cudnn, int burst, const volatile sig_atomic_t *stop)
-{
-    CUDA_CHECK(cudaEventRecord(cudnn->marks[burst % 2], cudnn->net.stream));
-    cudnn_wait(cudnn, cudnn->marks[(burst + 1) % 2], stop);
-}
-
-/* Queues steps to the end of the span, at most STEPS_A_CALL. Those after a stop or a refusal do nothing. */
+/* Queues steps from the span's first on. Those after a stop or a refusal do nothing. */
 static void queue_steps(struct cudnn *cudnn, const struct span *span)
 {
-    size_t first = span->first, batch = cudnn->base.setup.batch_size;
-    for (int i = 0; i < STEPS_A_CALL && first < span->end; i++) {
+    size_t first = span->first, batch = cudnn->base.setup.batch_size, steps = span_steps(span, batch);
+    for (size_t i = 0; i < steps; i++) {
         size_t samples = span->end - first < batch ? span->end - first : batch;
         const struct step_graph *graph = find_graph(cudnn, samples);
-        if (graph == NULL || (i > 0 && first + samples - span->first > EXACT_MAX_TERMS))
-            break; /* the next call does it without, or has room for its loss again */
-        if (i % BURST == 0)
-            keep_pace(cudnn, i / BURST, span->stop);
-        CUDA_CHECK(cudaGraphLaunch(graph->exec, cudnn->net.stream));
+        if (graph == NULL)
+            break; /* the next call does it without */
+        queue_keep_pace(&cudnn->queue, i, span->stop);
+        CUDA_CHECK(cudaGraphLaunch(graph->exec, cudnn->queue.stream));
         first += samples;
     }
 }
@@ -137,24 +103,25 @@ static void queue_steps(struct cudnn *cudnn, const struct span *span)
 bool cudnn_train(struct engine *engine, const struct span *span, struct train_report *report)
 {
     struct cudnn *cudnn = cudnn_of(engine);
+    struct queue *queue = &cudnn->queue;
     size_t left = span->end - span->first, batch = engine->setup.batch_size;
-    if (!trains_on_device(cudnn) || find_graph(cudnn, left < batch ? left : batch) == NULL)
+    if (comm_sums_by_host(queue->comm) || find_graph(cudnn, left < batch ? left : batch) == NULL)
         return false;
-    struct cuda_step *done = &cudnn->pinned->step;
+    struct cuda_step *done = cudnn->host_step;
     range_begin("training steps");
-    cudnn->pinned->stop = *span->stop;
+    queue->words->stop = *span->stop;
     write_step(cudnn, span->step, span->first, span->learning_rate);
     queue_steps(cudnn, span);
-    CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, cudnn->net.stream));
-    CUDA_CHECK(cudaEventRecord(cudnn->marks[0], cudnn->net.stream));
-    cudnn_wait(cudnn, cudnn->marks[0], span->stop);
+    CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, queue->stream));
+    queue_finish(queue, span->stop);
     range_end();
-
-    report->steps = done->applied;
-    report->samples = done->applied * batch < left ? done->applied * batch : left;
-    report->loss = done->loss;
-    report->stopped = done->stopped;
-    report->not_finite = done->not_finite;
+    *report = (struct train_report){
+        .steps = done->applied,
+        .samples = span_samples(span, batch, done->applied),
+        .loss = done->loss,
+        .stopped = done->stopped,
+        .not_finite = done->not_finite,
+    };
     return true;
 }
 
@@ -169,14 +136,14 @@ void cudnn_gradient(struct engine *engine, uint64_t step, size_t first, size_t e
         gpu_failed("cuDNN", "a batch of another size", __FILE__, __LINE__, error.text);
     write_step(cudnn, step, first, 0);
     net_gradient(&cudnn->net, &batch);
-    cudnn_copy(cudnn, engine->sums->terms, cudnn->net.sums, CUDA_SUMS * sizeof *cudnn->net.sums);
+    queue_copy(&cudnn->queue, engine->sums->terms, cudnn->net.sums, CUDA_SUMS * sizeof *cudnn->net.sums);
 }
 
 void cudnn_update(struct engine *engine, float learning_rate, size_t samples)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     struct cudnn_net *net = &cudnn->net;
-    cudnn_copy(cudnn, net->sums, engine->sums->totals, CUDA_SUMS * sizeof *net->sums);
+    queue_copy(&cudnn->queue, net->sums, engine->sums->totals, CUDA_SUMS * sizeof *net->sums);
     write_step(cudnn, 0, 0, learning_rate);
     CUDA_CHECK(cuda_sgd(engine->setup.momentum, (uint32_t)samples, net->sums, net->velocity, net->weights, cudnn->step,
                         net->stream));

@@ -137,34 +137,6 @@ void device_use(int local_rank)
     CUDA_CHECK(cudaSetDevice(devices_index(local_rank, count_visible(&status))));
 }
 
-struct pending {
-    cudaEvent_t mark;
-    const volatile sig_atomic_t *stop;
-    volatile int32_t *wish;
-    volatile uint32_t *looks;
-    cudaError_t status;
-};
-
-static bool is_done(void *context)
-{
-    struct pending *pending = context;
-    if (pending->stop != NULL)
-        *pending->wish = *pending->stop;
-    ++*pending->looks;
-    pending->status = cudaEventQuery(pending->mark);
-    if (pending->status == cudaErrorNotReady)
-        cudaGetLastError(); /* clears it: the next launch would find it */
-    return pending->status != cudaErrorNotReady;
-}
-
-cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish,
-                        volatile uint32_t *looks)
-{
-    struct pending pending = {.mark = mark, .stop = stop, .wish = wish, .looks = looks};
-    comm_wait(comm, is_done, &pending, "the gradient sum");
-    return pending.status;
-}
-
 void device_versions(char *text, size_t bytes)
 {
     int driver = 0, nccl = 0, blas[3] = {0};

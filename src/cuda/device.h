@@ -3,11 +3,9 @@
 #define DTRAIN_CUDA_DEVICE_H
 
 #include <cuda_runtime_api.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "comm.h"
 #include "gpu.h"
 
 /* Whether there is one that the kernels run on; `why` names it, or says what is missing. */
@@ -21,12 +19,6 @@ bool device_reaches(const struct device *all, int count, int rank, char *why, si
 
 /* Makes the GPU of this local rank the calling thread's. */
 void device_use(int local_rank);
-
-/* Until the work before the mark is done, which may wait for other ranks, and how it ended. stop: this rank's wish,
- * handed on to *wish, which the device reads, meanwhile; or NULL. *looks grows meanwhile: this rank watches over the
- * others. */
-cudaError_t device_wait(struct comm *comm, cudaEvent_t mark, const volatile sig_atomic_t *stop, volatile int32_t *wish,
-                        volatile uint32_t *looks);
 
 /* Of the driver and the libraries that are loaded. */
 void device_versions(char *text, size_t bytes);

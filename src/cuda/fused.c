@@ -44,28 +44,6 @@ static bool available(char *why, size_t why_bytes)
     return device_available(why, why_bytes) && fits(0, &groups, why, why_bytes);
 }
 
-void *fused_get(size_t bytes, const char *purpose, cudaStream_t stream)
-{
-    void *memory = device_allocate(bytes, purpose);
-    CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, stream));
-    return memory;
-}
-
-void fused_copy(struct fused_device *device, void *to, const void *from, size_t bytes)
-{
-    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, device->stream));
-    CUDA_CHECK(cudaStreamSynchronize(device->stream));
-}
-
-static uint8_t *upload(struct fused_device *device, const struct split *split, const char *name)
-{
-    size_t bytes = split->count * RECORD_BYTES, words = (bytes + 3) / 4; /* in which the kernel reads them */
-    uint8_t *records = fused_get(words * 4, name, device->stream);
-    for (size_t i = 0; i < split->count; i += split->per_file)
-        fused_copy(device, records + i * RECORD_BYTES, split_record(split, i), split->per_file * RECORD_BYTES);
-    return records;
-}
-
 /* Collective: as launches of all ranks must have the same nets. */
 static uint32_t find_least(struct comm *comm, uint32_t groups)
 {
@@ -80,13 +58,26 @@ static void free_all(void *const *memory, size_t count)
 
 static void close_device(struct fused_device *device)
 {
-    void *all[] = {device->train, device->test, device->exported, device->mail, device->arrived, device->evaluation};
+    void *all[] = {device->exported, device->mail, device->arrived};
     free_all(all, sizeof all / sizeof *all);
-    for (int i = 0; i < 2; i++)
-        CUDA_CHECK(cudaEventDestroy(device->marks[i]));
     CUDA_CHECK(cudaFreeHost(device->pinned));
-    CUDA_CHECK(cudaStreamDestroy(device->stream));
+    queue_close(&device->queue);
     free(device);
+}
+
+/* What a launch leaves that ranks or blocks have kept waiting. */
+static void tell_trouble(struct queue *queue)
+{
+    struct fused_device *device = (struct fused_device *)queue; /* queue is first */
+    const struct fused_trouble *trouble = &device->pinned->trouble;
+    char text[160];
+    if (device->peers != NULL)
+        fused_peers_failed(device);
+    if (!trouble->waited)
+        return;
+    snprintf(text, sizeof text, "block %u waited in vain for another one: for %u, and found %u", trouble->block,
+             trouble->wanted, trouble->found);
+    gpu_failed("CUDA", "the fused step", __FILE__, __LINE__, text);
 }
 
 /* Collective. */
@@ -95,22 +86,18 @@ static struct fused_device *open_device(const struct engine_setup *setup, uint32
     struct fused_device *device = memory_allocate(1, sizeof *device, "the fused engine");
     size_t nets = groups < FUSED_NETS ? groups : FUSED_NETS;
     CUDA_CHECK(fused_prepare());
-    CUDA_CHECK(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
-    for (int i = 0; i < 2; i++)
-        CUDA_CHECK(cudaEventCreateWithFlags(&device->marks[i], cudaEventDisableTiming));
-    device->train = upload(device, &setup->data->train, "the training set");
-    device->test = upload(device, &setup->data->test, "the test set");
+    queue_open(&device->queue, setup);
+    device->queue.failed = tell_trouble;
     device->groups = groups;
     device->least_groups = find_least(setup->comm, groups);
     fused_peers_export(device, nets);
-    device->mail = fused_get(fused_mail_bytes(groups), "the mail of the blocks", device->stream);
+    device->mail = queue_allocate(&device->queue, fused_mail_bytes(groups), "the mail of the blocks");
     /* No launch needs more of them than with as many nets as groups. */
-    device->arrived = fused_get(groups * fused_arrived_bytes(1), "the marks of the blocks", device->stream);
+    device->arrived = queue_allocate(&device->queue, groups * fused_arrived_bytes(1), "the marks of the blocks");
     device->round = 1; /* fresh mail is of round 0 */
-    device->evaluation = fused_get(sizeof *device->evaluation, "the sums of an evaluation", device->stream);
     device->pinned = device_allocate_pinned(sizeof *device->pinned, "what the host reads after a launch");
     memset(device->pinned, 0, sizeof *device->pinned);
-    if (comm_sums_in_kernel(setup->comm) && !fused_peers_open(device, setup->comm, error)) {
+    if (comm_sums_in_kernel(setup->comm) && !fused_peers_open(device, error)) {
         close_device(device);
         return NULL;
     }
@@ -121,13 +108,13 @@ static struct fused_device *open_device(const struct engine_setup *setup, uint32
 
 static void allocate(struct fused *fused)
 {
-    cudaStream_t stream = fused->device->stream;
-    fused->order = fused_get(fused->base.setup.data->train.count * sizeof *fused->order, "the order of an epoch",
-                             stream);
+    struct queue *queue = &fused->device->queue;
+    size_t count = fused->base.setup.data->train.count, bytes = LENET5_WEIGHTS * sizeof(float);
+    fused->order = queue_allocate(queue, count * sizeof *fused->order, "the order of an epoch");
     for (int i = 0; i < 2; i++) {
-        fused->weights[i] = fused_get(LENET5_WEIGHTS * sizeof(float), "the weights", stream);
-        fused->velocity[i] = fused_get(LENET5_WEIGHTS * sizeof(float), "the momentum", stream);
-        fused->state[i] = fused_get(sizeof *fused->state[i], "the state of a launch", stream);
+        fused->weights[i] = queue_allocate(queue, bytes, "the weights");
+        fused->velocity[i] = queue_allocate(queue, bytes, "the momentum");
+        fused->state[i] = queue_allocate(queue, sizeof *fused->state[i], "the state of a launch");
     }
 }
 
@@ -176,11 +163,11 @@ static void close_fused(struct engine *engine)
     struct fused *fused = fused_of(engine);
     void *all[] = {fused->order,       fused->weights[0], fused->weights[1], fused->velocity[0],
                    fused->velocity[1], fused->state[0],   fused->state[1]};
-    CUDA_CHECK(cudaStreamSynchronize(fused->device->stream));
+    CUDA_CHECK(cudaStreamSynchronize(fused->device->queue.stream));
     free_all(all, sizeof all / sizeof *all);
     if (--fused->device->nets == 0) {
         if (fused->device->peers != NULL)
-            fused_peers_close(fused->device, engine->setup.comm);
+            fused_peers_close(fused->device);
         close_device(fused->device);
     }
     comm_sums_close(engine->sums);
@@ -191,7 +178,7 @@ static void begin_epoch(struct engine *engine, const uint32_t *order)
 {
     struct fused *fused = fused_of(engine);
     engine->order = order;
-    fused_copy(fused->device, fused->order, order, engine->setup.data->train.count * sizeof *order);
+    queue_copy(&fused->device->queue, fused->order, order, engine->setup.data->train.count * sizeof *order);
 }
 
 static void read_sums(const struct engine *engine, const int64_t *sums, int64_t *canonical)
@@ -211,9 +198,9 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
 {
     struct fused *fused = fused_of(engine);
     struct fused_device *device = fused->device;
-    struct fused_evaluation *result = &device->pinned->evaluation;
+    struct queue *queue = &device->queue;
     struct fused_run run = {
-        .records = split == &engine->setup.data->train ? device->train : device->test,
+        .records = queue_records(queue, split),
         .weights = fused->weights[fused->now],
         .mail = device->mail,
         .arrived = device->arrived,
@@ -227,34 +214,30 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
     if (first == end)
         return;
     range_begin("check");
-    CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, fused_arrived_bytes(run.groups), device->stream));
-    CUDA_CHECK(cudaMemsetAsync(device->evaluation, 0, sizeof *device->evaluation, device->stream));
-    CUDA_CHECK(fused_evaluate(&run, device->evaluation, device->stream));
+    queue_begin_evaluation(queue);
+    CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, fused_arrived_bytes(run.groups), queue->stream));
+    CUDA_CHECK(fused_evaluate(&run, queue->evaluation, queue->stream));
     device->round += fused_rounds(&run);
-    CUDA_CHECK(cudaMemcpyAsync(result, device->evaluation, sizeof *result, cudaMemcpyDefault, device->stream));
-    fused_finish(fused, NULL);
+    queue_end_evaluation(queue, sum);
     range_end();
-    sum->loss += result->loss;
-    sum->correct += result->correct;
-    sum->refused += result->refused;
 }
 
 static void read_state(struct engine *engine, float *weights, float *momentum)
 {
     struct fused *fused = fused_of(engine);
     if (weights != NULL)
-        fused_copy(fused->device, weights, fused->weights[fused->now], LENET5_WEIGHTS * sizeof *weights);
+        queue_copy(&fused->device->queue, weights, fused->weights[fused->now], LENET5_WEIGHTS * sizeof *weights);
     if (momentum != NULL)
-        fused_copy(fused->device, momentum, fused->velocity[fused->now], LENET5_WEIGHTS * sizeof *momentum);
+        queue_copy(&fused->device->queue, momentum, fused->velocity[fused->now], LENET5_WEIGHTS * sizeof *momentum);
 }
 
 static void write_state(struct engine *engine, const float *weights, const float *momentum)
 {
     struct fused *fused = fused_of(engine);
     if (weights != NULL)
-        fused_copy(fused->device, fused->weights[fused->now], weights, LENET5_WEIGHTS * sizeof *weights);
+        queue_copy(&fused->device->queue, fused->weights[fused->now], weights, LENET5_WEIGHTS * sizeof *weights);
     if (momentum != NULL)
-        fused_copy(fused->device, fused->velocity[fused->now], momentum, LENET5_WEIGHTS * sizeof *momentum);
+        queue_copy(&fused->device->queue, fused->velocity[fused->now], momentum, LENET5_WEIGHTS * sizeof *momentum);
 }
 
 const struct engine_ops engine_fused = {

@@ -6,23 +6,19 @@
 
 #include "fused.h"
 #include "kernels/fused/fused.h"
+#include "queue.h"
 
 /* Pinned host memory: the device reads and writes it. */
 struct fused_pinned {
     struct fused_state states[FUSED_NETS]; /* of the nets of a launch */
-    struct fused_evaluation evaluation;
     struct fused_trouble trouble;
-    volatile int32_t stop;   /* this rank's wish */
-    volatile uint32_t alive; /* fused_peers.alive */
 };
 
 /* What the nets of a rank share: those that were opened beside each other. One thread at a time uses it, from a launch
  * to its end. */
 struct fused_device {
-    int nets; /* that are open */
-    cudaStream_t stream;
-    cudaEvent_t marks[2];
-    uint8_t *train, *test;     /* records */
+    struct queue queue;
+    int nets;                  /* that are open */
     uint32_t groups;           /* that this GPU holds at once */
     uint32_t least_groups;     /* and the one of the ranks that holds the fewest */
     void *exported;            /* what other GPUs may reach: counters for FUSED_NETS, then the sums */
@@ -31,7 +27,6 @@ struct fused_device {
     void *mapped[FUSED_PEERS]; /* `exported` of the other ranks; NULL: it is this rank's */
     void *mail;                /* of all groups, as launches divide them */
     uint32_t *arrived, round;
-    struct fused_evaluation *evaluation;
     struct fused_pinned *pinned;
 };
 
@@ -48,26 +43,16 @@ struct fused {
 /* The engine, with its GPU made the calling thread's. */
 struct fused *fused_of(struct engine *engine);
 
-/* Fresh memory of the device, zeroed on its stream. */
-void *fused_get(size_t bytes, const char *purpose, cudaStream_t stream);
-
 /* Memory that other processes may map, as a whole, for the sums of `nets` nets. */
 void fused_peers_export(struct fused_device *device, size_t nets);
 
 /* fused_peers.c. Collective: maps what the other ranks export, so that kernels sum over the ranks; closing comes before
  * any frees its own. */
-bool fused_peers_open(struct fused_device *device, struct comm *comm, struct error *error);
-void fused_peers_close(struct fused_device *device, struct comm *comm);
+bool fused_peers_open(struct fused_device *device, struct error *error);
+void fused_peers_close(struct fused_device *device);
 
 /* Ends the job after a launch has failed in which ranks sum; returns if none of them is lost. */
-void fused_peers_failed(struct fused_device *device, struct comm *comm);
-
-/* Copies on the device's stream; all before and the copy itself are done when it returns. */
-void fused_copy(struct fused_device *device, void *to, const void *from, size_t bytes);
-
-/* Until all that is queued is done, which may wait for other ranks. stop: this rank's wish, handed on to the device
- * meanwhile; or NULL. */
-void fused_finish(struct fused *fused, const volatile sig_atomic_t *stop);
+void fused_peers_failed(struct fused_device *device);
 
 /* Nets that are launched together, again and again. */
 struct fused_team {
@@ -75,7 +60,7 @@ struct fused_team {
     int count;
     struct fused *nets[FUSED_NETS];
     struct fused_run runs[FUSED_NETS];
-    size_t steps[FUSED_NETS]; /* that each has left of its span, at most 1,024 */
+    size_t steps[FUSED_NETS]; /* that each does of its span */
 };
 
 /* The team of these engines, each with the steps of its span. */

@@ -5,14 +5,11 @@
 
 #include "abort.h"
 #include "check.h"
-#include "clock.h"
 #include "device.h"
 #include "device_memory.h"
 #include "fused.h"
 #include "fused_engine.h"
 #include "memory.h"
-
-static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
 
 /* A day, 10 s a look: longer than a job is stopped that is to go on. A process that is gone takes its kernel along. */
 enum { PATIENCE = 8640 };
@@ -28,8 +25,8 @@ static int64_t *sums_in(void *exported)
 void fused_peers_export(struct fused_device *device, size_t nets)
 {
     size_t bytes = COUNTERS * sizeof(uint32_t) + 3 * nets * FUSED_SUMS_PITCH * sizeof(int64_t);
-    device->exported = fused_get((bytes + GPU_PAGE - 1) / GPU_PAGE * GPU_PAGE, "the sums of the gradient",
-                                 device->stream);
+    device->exported = queue_allocate(&device->queue, (bytes + GPU_PAGE - 1) / GPU_PAGE * GPU_PAGE,
+                                      "the sums of the gradient");
     device->sums = sums_in(device->exported);
 }
 
@@ -89,52 +86,46 @@ bool fused_peers_can_map(struct comm *comm, struct error *error)
     return agreed;
 }
 
-static void write_tables(struct fused_device *device, const struct comm *comm)
+static void write_tables(struct fused_device *device)
 {
     struct fused_peers tables[FUSED_NETS] = {0};
     for (int net = 0; net < FUSED_NETS; net++) {
-        tables[net].alive = &device->pinned->alive;
+        tables[net].alive = &device->queue.words->looks;
         tables[net].patience = PATIENCE;
-        for (int r = 0; r < comm_size(comm); r++) {
+        for (int r = 0; r < comm_size(device->queue.comm); r++) {
             void *exported = device->mapped[r] != NULL ? device->mapped[r] : device->exported;
             tables[net].sums[r] = sums_in(exported) + net * FUSED_SUMS_PITCH;
             tables[net].arrived[r] = (uint32_t *)exported + net * FUSED_PEER_PITCH;
         }
     }
-    device->peers = fused_get(sizeof tables, "where the ranks' sums lie", device->stream);
-    fused_copy(device, device->peers, tables, sizeof tables);
+    device->peers = queue_allocate(&device->queue, sizeof tables, "where the ranks' sums lie");
+    queue_copy(&device->queue, device->peers, tables, sizeof tables);
 }
 
-bool fused_peers_open(struct fused_device *device, struct comm *comm, struct error *error)
+bool fused_peers_open(struct fused_device *device, struct error *error)
 {
-    CUDA_CHECK(cudaStreamSynchronize(device->stream)); /* what is exported is zero */
-    bool agreed = map(comm, device->exported, device->mapped, error);
+    CUDA_CHECK(cudaStreamSynchronize(device->queue.stream)); /* what is exported is zero */
+    bool agreed = map(device->queue.comm, device->exported, device->mapped, error);
     if (agreed)
-        write_tables(device, comm);
+        write_tables(device);
     else
-        fused_peers_close(device, comm);
+        fused_peers_close(device);
     return agreed;
 }
 
-void fused_peers_close(struct fused_device *device, struct comm *comm)
+void fused_peers_close(struct fused_device *device)
 {
     CUDA_CHECK(cudaFree(device->peers));
-    unmap(comm, device->mapped);
+    unmap(device->queue.comm, device->mapped);
 }
 
 /* --- trouble --------------------------------------------------------------------------------------------------- */
 
-static bool has_passed(void *time)
+/* A rank that dies takes its memory along, which the others' kernels may note before mpirun does. */
+void fused_peers_failed(struct fused_device *device)
 {
-    return clock_seconds() > *(const double *)time;
-}
-
-/* A rank that dies takes its memory along, which the others' kernels may note before mpirun does. mpirun, or the watch,
- * names it. */
-void fused_peers_failed(struct fused_device *device, struct comm *comm)
-{
-    double end = clock_seconds() + MPIRUN_SECONDS;
-    comm_wait(comm, has_passed, &end, "the gradient sum");
+    struct comm *comm = device->queue.comm;
+    comm_wait_for_end(comm, "the gradient sum");
     if (device->pinned->trouble.waited == FUSED_FOR_RANKS)
         abort_job(MPI_COMM_WORLD, EXIT_PEER_LOST,
                   "rank %d on host %s: its GPU waited in vain for those of the other ranks, and nobody watched over "

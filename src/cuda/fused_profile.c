@@ -19,10 +19,10 @@ static double launch_clocked(struct engine *engine, long long *clocks, cudaEvent
     fused_begin(&team, &engine, 1, &span);
     *steps = team.steps[0];
     team.runs[0].steps = (uint32_t)*steps, team.runs[0].closes = 1, team.runs[0].clocks = clocks;
-    CUDA_CHECK(cudaEventRecord(events[0], team.device->stream));
+    CUDA_CHECK(cudaEventRecord(events[0], team.device->queue.stream));
     fused_launch(&team);
-    CUDA_CHECK(cudaEventRecord(events[1], team.device->stream));
-    fused_finish(team.nets[0], NULL);
+    CUDA_CHECK(cudaEventRecord(events[1], team.device->queue.stream));
+    queue_finish(&team.device->queue, NULL);
     CUDA_CHECK(cudaEventElapsedTime(&milliseconds, events[0], events[1]));
     return (double)milliseconds;
 }
@@ -66,12 +66,12 @@ int fused_profile(struct engine *engine, struct gpu_node *nodes, int most)
     cudaEvent_t events[2];
     engine->ops->read(engine, weights, momentum);
     CUDA_CHECK(cudaMalloc((void **)&clocks, bytes));
-    CUDA_CHECK(cudaMemsetAsync(clocks, 0, bytes, fused->device->stream));
+    CUDA_CHECK(cudaMemsetAsync(clocks, 0, bytes, fused->device->queue.stream));
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventCreate(&events[i]));
     for (int i = 0; i < LAUNCHES; i++) /* the first warms up */
         milliseconds = launch_clocked(engine, clocks, events, &steps);
-    fused_copy(fused->device, read, clocks, bytes);
+    queue_copy(&fused->device->queue, read, clocks, bytes);
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventDestroy(events[i]));
     CUDA_CHECK(cudaFree(clocks));

@@ -1,45 +1,12 @@
 /* Training of the fused engine: one net or several in a launch. */
 #include <cuda_runtime_api.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "check.h"
-#include "device.h"
 #include "exact_sum.h"
 #include "fused_engine.h"
 #include "philox.h"
 #include "range.h"
 #include "sampler.h"
-
-enum {
-    STEPS_A_CALL = 1024, /* at most, so that the trainer can say how it goes; a constant, as ranks must agree */
-    BURST = 32,          /* steps that several ranks queue at once; at most two bursts wait on the device */
-};
-
-/* --- waiting --------------------------------------------------------------------------------------------------- */
-
-static void wait_for(struct fused *fused, cudaEvent_t mark, const volatile sig_atomic_t *stop)
-{
-    struct fused_pinned *pinned = fused->device->pinned;
-    const struct fused_trouble *trouble = &pinned->trouble;
-    struct comm *comm = fused->base.setup.comm;
-    cudaError_t status = device_wait(comm, mark, stop, &pinned->stop, &pinned->alive);
-    if (status != cudaSuccess && fused->device->peers != NULL)
-        fused_peers_failed(fused->device, comm);
-    if (status != cudaSuccess && trouble->waited) {
-        char text[160];
-        snprintf(text, sizeof text, "block %u waited in vain for another one: for %u, and found %u", trouble->block,
-                 trouble->wanted, trouble->found);
-        gpu_failed("CUDA", "the fused step", __FILE__, __LINE__, text);
-    }
-    CUDA_CHECK(status);
-}
-
-void fused_finish(struct fused *fused, const volatile sig_atomic_t *stop)
-{
-    CUDA_CHECK(cudaEventRecord(fused->device->marks[0], fused->device->stream));
-    wait_for(fused, fused->device->marks[0], stop);
-}
 
 /* --- launches -------------------------------------------------------------------------------------------------- */
 
@@ -55,10 +22,10 @@ static struct fused_run begin_run(struct fused *fused, const struct span *span)
     const struct engine_setup *setup = &fused->base.setup;
     size_t batch = setup->batch_size, rest = (span->end - span->first) % batch;
     struct fused_run run = {
-        .records = fused->device->train,
+        .records = fused->device->queue.train,
         .order = fused->order,
         .trouble = &fused->device->pinned->trouble,
-        .stop = span->stop != NULL ? &fused->device->pinned->stop : NULL,
+        .stop = span->stop != NULL ? &fused->device->queue.words->stop : NULL,
         .seed = setup->masks.seed,
         .step = span->step,
         .momentum = setup->momentum,
@@ -101,19 +68,19 @@ void fused_begin(struct fused_team *team, struct engine *const *engines, int cou
     team->count = count;
     for (int i = 0; i < count; i++) {
         struct fused *fused = team->nets[i] = fused_of(engines[i]);
-        size_t batch = engines[i]->setup.batch_size, steps = (spans[i].end - spans[i].first + batch - 1) / batch;
-        team->steps[i] = steps < STEPS_A_CALL ? steps : STEPS_A_CALL;
+        team->steps[i] = span_steps(&spans[i], engines[i]->setup.batch_size);
         team->runs[i] = begin_run(fused, &spans[i]);
-        CUDA_CHECK(cudaMemsetAsync(fused->state[fused->now], 0, sizeof *fused->state[0], team->device->stream));
+        CUDA_CHECK(cudaMemsetAsync(fused->state[fused->now], 0, sizeof *fused->state[0], team->device->queue.stream));
     }
     divide(team);
     CUDA_CHECK(cudaMemsetAsync(team->device->sums, 0, 3 * (size_t)count * FUSED_SUMS_PITCH * sizeof *team->device->sums,
-                               team->device->stream));
+                               team->device->queue.stream));
 }
 
 void fused_launch(struct fused_team *team)
 {
     struct fused_device *device = team->device;
+    cudaStream_t stream = device->queue.stream;
     uint32_t nets = (uint32_t)team->count, rounds = 0;
     for (uint32_t i = 0; i < nets; i++) {
         struct fused *fused = team->nets[i];
@@ -126,20 +93,13 @@ void fused_launch(struct fused_team *team)
         fused->now = next;
         rounds = fused_rounds(run) > rounds ? fused_rounds(run) : rounds;
     }
-    CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, nets * fused_arrived_bytes(team->runs[0].groups), device->stream));
-    CUDA_CHECK(team->runs[0].clocks != NULL ? fused_train_by_clocks(team->runs, device->stream)
-                                            : fused_train(team->runs, nets, device->stream));
+    CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, nets * fused_arrived_bytes(team->runs[0].groups), stream));
+    CUDA_CHECK(team->runs[0].clocks != NULL ? fused_train_by_clocks(team->runs, stream)
+                                            : fused_train(team->runs, nets, stream));
     device->round += rounds;
 }
 
 /* --- training -------------------------------------------------------------------------------------------------- */
-
-/* Before a burst: a mark behind the last one, and a wait for the one before that. */
-static void keep_pace(struct fused_team *team, size_t burst, const volatile sig_atomic_t *stop)
-{
-    CUDA_CHECK(cudaEventRecord(team->device->marks[burst % 2], team->device->stream));
-    wait_for(team->nets[0], team->device->marks[(burst + 1) % 2], stop);
-}
 
 /* Step i of each net that has one, which opens with the update of the one before; the launch after a net's last step
  * does that alone, and later ones nothing. */
@@ -159,24 +119,23 @@ static void queue_step(struct fused_team *team, size_t i)
 /* A launch a step. Those after a stop or a refusal do nothing to that net. */
 static void queue_steps(struct fused_team *team, size_t most, const volatile sig_atomic_t *stop)
 {
-    struct comm *comm = team->nets[0]->base.setup.comm;
+    struct queue *queue = &team->device->queue;
     size_t numbers = (size_t)team->count * FUSED_SUMS_PITCH;
     for (size_t i = 0; i <= most; i++) {
-        if (i % BURST == 0)
-            keep_pace(team, i / BURST, stop);
+        queue_keep_pace(queue, i, stop);
         queue_step(team, i);
         if (i < most)
-            comm_sum_on_device(comm, team->device->sums + i % 3 * numbers, numbers, team->device->stream);
+            comm_sum_on_device(queue->comm, team->device->sums + i % 3 * numbers, numbers, queue->stream);
     }
 }
 
 static void train(struct fused_team *team, const volatile sig_atomic_t *stop)
 {
     size_t most = 0;
-    team->device->pinned->stop = *stop;
+    team->device->queue.words->stop = *stop;
     for (int i = 0; i < team->count; i++)
         most = team->steps[i] > most ? team->steps[i] : most;
-    if (comm_size(team->nets[0]->base.setup.comm) > 1 && team->device->peers == NULL) {
+    if (comm_size(team->device->queue.comm) > 1 && team->device->peers == NULL) {
         queue_steps(team, most, stop);
         return;
     }
@@ -191,10 +150,9 @@ static void train(struct fused_team *team, const volatile sig_atomic_t *stop)
 static void report_state(const struct fused_state *done, const struct span *span, size_t batch,
                          struct train_report *report)
 {
-    size_t left = span->end - span->first;
     *report = (struct train_report){
         .steps = done->applied,
-        .samples = done->applied * batch < left ? done->applied * batch : left,
+        .samples = span_samples(span, batch, done->applied),
         .loss = done->loss,
         .stopped = done->stopped,
         .not_finite = done->not_finite,
@@ -211,23 +169,16 @@ void fused_train_several(struct engine *const *engines, int count, const struct 
     struct fused_state *states = team.device->pinned->states;
     for (int i = 0; i < count; i++)
         CUDA_CHECK(cudaMemcpyAsync(&states[i], team.nets[i]->state[team.nets[i]->now], sizeof *states,
-                                   cudaMemcpyDefault, team.device->stream));
-    fused_finish(team.nets[0], spans[0].stop);
+                                   cudaMemcpyDefault, team.device->queue.stream));
+    queue_finish(&team.device->queue, spans[0].stop);
     range_end();
     for (int i = 0; i < count; i++)
         report_state(&states[i], &spans[i], engines[i]->setup.batch_size, &reports[i]);
 }
 
-/* Several ranks whose sums go by way of the host have the plain step. */
-static bool trains_on_device(const struct engine *engine)
-{
-    const struct comm *comm = engine->setup.comm;
-    return comm_size(comm) == 1 || comm_can_sum_on_device(comm) || comm_sums_in_kernel(comm);
-}
-
 bool fused_train_alone(struct engine *engine, const struct span *span, struct train_report *report)
 {
-    if (!trains_on_device(engine))
+    if (comm_sums_by_host(engine->setup.comm))
         return false;
     fused_train_several(&engine, 1, span, report);
     return true;
@@ -245,7 +196,7 @@ int fused_at_once(struct engine *engine, int count)
         if (most_tiles * best <= best_tiles * nets)
             best = nets, best_tiles = most_tiles;
     }
-    return trains_on_device(engine) ? (int)best : 1;
+    return comm_sums_by_host(engine->setup.comm) ? 1 : (int)best;
 }
 
 /* --- the plain step: sums by way of the host --------------------------------------------------------------------- */
@@ -257,8 +208,8 @@ void fused_gradient(struct engine *engine, uint64_t step, size_t first, size_t e
     fused_begin(&team, &engine, 1, &span);
     team.runs[0].steps = 1;
     fused_launch(&team);
-    fused_finish(team.nets[0], NULL);
-    fused_copy(team.device, engine->sums->terms, team.device->sums, FUSED_SUMS * sizeof(int64_t));
+    queue_finish(&team.device->queue, NULL);
+    queue_copy(&team.device->queue, engine->sums->terms, team.device->sums, FUSED_SUMS * sizeof(int64_t));
 }
 
 void fused_update(struct engine *engine, float learning_rate, size_t samples)
@@ -267,7 +218,7 @@ void fused_update(struct engine *engine, float learning_rate, size_t samples)
     struct fused_team team;
     fused_begin(&team, &engine, 1, &span);
     team.runs[0].buffer = 1, team.runs[0].pending = (uint32_t)samples;
-    fused_copy(team.device, team.device->sums, engine->sums->totals, FUSED_SUMS * sizeof(int64_t));
+    queue_copy(&team.device->queue, team.device->sums, engine->sums->totals, FUSED_SUMS * sizeof(int64_t));
     fused_launch(&team);
-    fused_finish(team.nets[0], NULL);
+    queue_finish(&team.device->queue, NULL);
 }

@@ -3,11 +3,8 @@
 #include <nccl.h>
 
 #include "check.h"
-#include "clock.h"
 #include "device.h"
 #include "nccl_log.h"
-
-static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
 
 /* --- waits that end ---------------------------------------------------------------------------------- */
 
@@ -24,20 +21,14 @@ static bool has_settled(void *context)
     return settling->state != ncclInProgress;
 }
 
-static bool has_passed(void *time)
-{
-    return clock_seconds() > *(const double *)time;
-}
-
 /* Another rank's end shows as an error of the system or of the remote; which rank it was, NCCL cannot tell. mpirun can:
  * it soon ends this rank too, and launch/run names the lost one. NCCL's words are for where nobody does. ncclCommAbort
  * would wait for kernels that wait for that rank: the end of the process ends them too. */
 static _Noreturn void fail(struct comm *comm, ncclComm_t nccl, ncclResult_t result, const char *what)
 {
     bool lost = result == ncclRemoteError || result == ncclSystemError;
-    double patience = clock_seconds() + MPIRUN_SECONDS;
     if (lost)
-        watch_until(comm->watch, has_passed, &patience, &comm->group, what);
+        comm_wait_for_end(comm, what);
     abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %s%s", comm->rank,
               comm_host_name(comm, comm->rank), what, ncclGetErrorString(result), ncclGetLastError(nccl),
               lost ? "; start again with --resume" : "");

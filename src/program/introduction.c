@@ -34,7 +34,6 @@ static void introduce_resumption(const struct introduction *run, struct display 
 /* Of an engine that may train several. */
 static void introduce_nets_at_once(const struct introduction *run, struct display *display)
 {
-    bool by_host = comm_size(run->group) > 1 && !comm_can_sum_on_device(run->group) && !comm_sums_in_kernel(run->group);
     if (run->at_once >= run->trials_of_rank)
         display_line(display, "all %d nets are trained at once, in one kernel", run->at_once);
     else if (run->at_once > 1)
@@ -42,7 +41,8 @@ static void introduce_nets_at_once(const struct introduction *run, struct displa
                      run->trials_of_rank, run->at_once);
     else
         display_line(display, "%d nets take turns, %s", run->trials_of_rank,
-                     by_host ? "as their sums go by way of the host" : "as one alone fills the GPU");
+                     comm_sums_by_host(run->group) ? "as their sums go by way of the host"
+                                                   : "as one alone fills the GPU");
 }
 
 void introduction_print(const struct introduction *run, struct display *display)

@@ -173,10 +173,10 @@ static void evaluation_counts_and_sums(void **state)
         correct += best == labels[n];
         loss += reference_softmax_loss(10, z, labels[n], dz);
     }
-    struct cuda_evaluation *sum = guarded_new(sizeof *sum, 0), first = {0};
+    struct evaluation *sum = guarded_new(sizeof *sum, 0), first = {0};
     float *no_bias = filled(zero, 0, 10);
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
-        *sum = (struct cuda_evaluation){.correct = 1000};
+        *sum = (struct evaluation){.correct = 1000};
         RUN(cuda_evaluate(100, logits, no_bias, labels, sum, NULL));
         RUN(cuda_evaluate(0, NULL, no_bias, NULL, sum, NULL));
         RUN(cuda_evaluate(COUNT - 100, logits + 1000, no_bias, labels + 100, sum, NULL));
@@ -186,14 +186,14 @@ static void evaluation_counts_and_sums(void **state)
             first = *sum;
         assert_memory_equal(sum, &first, sizeof first);
     }
-    *sum = (struct cuda_evaluation){0};
+    *sum = (struct evaluation){0};
     logits[5] = NAN;
     RUN(cuda_evaluate(1, logits, no_bias, labels, sum, NULL));
     assert_true(sum->loss == 0 && sum->refused == 1);
     for (int k = 0; k < 10; k++)
         logits[k] = 0;
     for (int large = 2000; large <= 2100; large += 100) { /* on either side of EXACT_LIMIT */
-        *sum = (struct cuda_evaluation){0};
+        *sum = (struct evaluation){0};
         logits[(labels[0] + 1) % 10] = (float)large;
         RUN(cuda_evaluate(1, logits, no_bias, labels, sum, NULL));
         assert_int_equal(sum->refused, large > 2048);

@@ -554,7 +554,7 @@ static void evaluation_is_equal(void **state)
     enum { FIRST = 16, LAST = 16 + 77 };
     struct fixture *f = *state;
     struct definition_sums *defined = calloc(1, sizeof *defined);
-    struct fused_evaluation *sum = zeros(sizeof *sum);
+    struct evaluation *sum = zeros(sizeof *sum);
     int64_t correct = 0;
     struct fused_run run = open_run(f, (struct training){0.5, 0.5, 2, 16, FIRST, LAST, 5});
     memset(run.arrived, 0, fused_arrived_bytes(run.groups));
