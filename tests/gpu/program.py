@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """program.py [PART...] - the GPU engine on a real GPU, through the whole program: as the CPU engine computes, with
-NCCL, and in trouble. PART: parity, checkpoints, ranks, four_nets, verify, trouble, study; all if none is
+NCCL, and in trouble. PART: parity, one_kernel, checkpoints, ranks, four_nets, verify, trouble, study; all if none is
 named.
 What needs no GPU of it is in tests/gpu/emulated.py; tests/gpu/run runs this among all that needs one."""
 # needs: dtrain
@@ -109,6 +109,28 @@ def parity():
     check_close("tf32", result, "tf32", "cpu-D", 0.02, 4.0)
 
 
+def one_kernel():
+    """--engine fused: to the last bit what the CPU engine computes."""
+    fused = [*TRAIN, "--engine", "fused"]
+    for net in "ABCD":
+        result = run(1, *fused, "--net", net, "--out", f"fused-{net}")
+        check(result.code == 0 and weights(f"fused-{net}") == weights(reference("cpu", net)) and
+              values(f"fused-{net}", "loss") == values(reference("cpu", net), "loss"),
+              f"net {net} by one kernel: the CPU engine's weights, momentum and losses", result)
+    for comm, where in ("mpi", {}), ("nccl", POSING):
+        result = run(2, *fused, "--comm", comm, "--out", f"fused-{comm}", **where)
+        check(result.code == 0 and weights(f"fused-{comm}") == weights(reference("cpu", "D")),
+              f"two ranks by one kernel each on one GPU, by {comm}: the same", result)
+    for engine, steps in ("fused", 20), ("cpu", 33), ("fused", 60):
+        result = run(1, *TRAIN, "--max-steps", str(steps), "--engine", engine, "--resume", "--out", "fused-split")
+    check(weights("fused-split") == weights(reference("cpu", "D")), "from GPU to CPU and back: the same", result)
+    running = start(1, "--data", "synthetic:25000+500", "--engine", "fused", "--epochs", "100000", "--out", "stop")
+    check(running.wait_for("epoch: 2"), "an endless run begins")
+    running.signal(signal.SIGUSR1)
+    result = running.finish(30)
+    check(result.code == 75, "a signal stops it, saved", result)
+
+
 def checkpoints():
     for engine, steps in ("cpu", 9), ("cudnn", 20), ("cpu", 33), ("cudnn", 60):
         result = run(1, *TRAIN, "--max-steps", str(steps), "--engine", engine, "--resume", "--out", "mixed")
@@ -195,7 +217,7 @@ def study():
 
 
 asked = sys.argv[1:]
-for part in parity, checkpoints, ranks, four_nets, verify, trouble, study:
+for part in parity, one_kernel, checkpoints, ranks, four_nets, verify, trouble, study:
     if not asked or part.__name__ in asked:
         part()
 finish()
