@@ -114,16 +114,14 @@ static __device__ __noinline__ void sum_over_peers(int64_t *sums)
 
 /* --- from launch to launch -------------------------------------------------------------------- */
 
-/* A rank's second number is how often its counter had been told when the last launch ended. */
+/* A rank's second number is how often its counter had been told when the last launch ended. Other threads read m.peers
+ * behind the barrier at the end of the first step's gradient. */
 DEVICE void open_peers(memory &m)
 {
-    if (m.run.peers == nullptr)
-        return;
-    if (tid() == 0) {
+    if (m.run.peers != nullptr && tid() == 0) {
         m.peers = *m.run.peers;
         m.awaited = m.peers.arrived[m.run.rank][1];
     }
-    __syncthreads();
 }
 
 DEVICE void close_peers(const memory &m)
