@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -76,6 +77,15 @@ static inline void scratch_limit(rlim_t bytes)
     limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* Opens a folder that is gone by then. */
+static inline void scratch_open_removed(struct folder *removed)
+{
+    struct error error = {0};
+    assert_int_equal(mkdir("removed", 0777), 0);
+    assert_true(folder_open(removed, "removed", &error));
+    assert_int_equal(rmdir("removed"), 0);
 }
 
 /* An error of this code, on one line, that mentions `text`; cleared for the next. */

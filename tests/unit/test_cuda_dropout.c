@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "cuda_host.h"
+#include "describe_dropout.h"
 #include "guarded.h"
 #include "philox.h"
 
@@ -17,15 +18,6 @@ static const struct dropout_stream some_stream = {.seed = 0x123456789abcdef,
                                                   .step = 0xbeef00000007,
                                                   .layer = 200,
                                                   .position = 5};
-
-static struct dropout describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape)
-{
-    struct dropout dropout;
-    struct error error = {0};
-    if (!dropout_make(p, feature, alpha, dimensions, shape, &dropout, &error))
-        fail_msg("%s", error.text);
-    return dropout;
-}
 
 static void apply(const struct dropout *dropout, bool backward, struct dropout_stream stream, const float *from,
                   float *to)

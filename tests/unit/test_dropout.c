@@ -12,18 +12,10 @@
 
 #include <cmocka.h>
 
+#include "describe_dropout.h"
 #include "masks.h"
 #include "philox.h"
 #include "src/files/safetensors.h"
-
-static struct dropout describe(double p, bool feature, bool alpha, size_t dimensions, const size_t *shape)
-{
-    struct dropout dropout;
-    struct error error = {0};
-    if (!dropout_make(p, feature, alpha, dimensions, shape, &dropout, &error))
-        fail_msg("%s", error.text);
-    return dropout;
-}
 
 static void forward(const struct dropout *dropout, struct dropout_stream stream, const float *x, float *y)
 {

@@ -173,9 +173,7 @@ static void test_what_cannot_be_written_is_said(void **state)
     (void)state;
     struct error error = {0};
     struct folder removed;
-    assert_int_equal(mkdir("removed", 0777), 0);
-    assert_true(folder_open(&removed, "removed", &error));
-    assert_int_equal(rmdir("removed"), 0);
+    scratch_open_removed(&removed);
     assert_null(metrics_open(&removed, 0, &error));
     assert_error(&error, EXIT_RUNTIME, "removed/metrics.jsonl: cannot be written: No such file or directory");
     folder_close(&removed);
