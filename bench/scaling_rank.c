@@ -2,12 +2,13 @@
  *
  *   mpirun -np N scaling_rank [OPTIONS of dtrain]      --max-steps: how many steps are timed, 320 if not given
  *
- * Trains as dtrain does, whole batches only, through the same interface. After a warm-up, blocks of undisturbed steps
- * alternate with blocks in which every part of a step is timed, with a barrier before the sum: what a rank waits there
- * is imbalance, what follows is the sum itself. Rank 0 prints one line of JSON: milliseconds a step, medians over the
- * blocks, by rank; the least undisturbed step, which other work on the machine does not spoil; and the digest of the
- * weights at the end, which depends on nothing but the options. An engine that runs its steps itself (on a GPU) is
- * timed as a whole.
+ * Trains as dtrain does, whole batches only, through the same interface. After a warm-up, blocks of undisturbed
+ * steps alternate with blocks in which every part of a step is timed, with a barrier before the sum: what a rank
+ * waits there is imbalance, what follows is the sum itself. Rank 0 prints one line of JSON: milliseconds a step,
+ * medians over the blocks, by rank; what a step takes at least, which other work on the machine does not spoil:
+ * the timed blocks repeat the same BLOCK steps, of each of which, part and rank the least time is taken; and the
+ * digest of the weights at the end, which depends on nothing but the options. An engine that runs its steps itself
+ * (on a GPU) is timed as a whole.
  */
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -37,18 +38,19 @@ struct bench {
     struct engine *engine;
     uint32_t *order;
     size_t in_epoch; /* samples of the epoch's order that are used up */
-    uint64_t step, epoch;
+    uint64_t step;
     double times[PARTS][MAX_BLOCKS]; /* seconds a step */
-    double least;                    /* seconds of the fastest undisturbed step */
+    double least[PARTS][BLOCK];      /* seconds of each step that the timed blocks repeat */
 };
 
 static volatile sig_atomic_t never;
 
 /* --- steps ------------------------------------------------------------------------------------------ */
 
+/* All epochs have the same order, so that a step can be repeated. */
 static void begin_epoch(struct bench *b)
 {
-    sampler_shuffle(b->options->seed, b->epoch++, b->data.train.count, b->order);
+    sampler_shuffle(b->options->seed, 0, b->data.train.count, b->order);
     b->engine->ops->begin_epoch(b->engine, b->order);
     b->in_epoch = 0;
 }
@@ -80,15 +82,14 @@ static void train(struct bench *b, size_t steps)
     }
 }
 
-/* As the plain step, with a clock between its calls. Adds to spent[]. */
-static void train_part_by_part(struct bench *b, double spent[PARTS])
+/* Step k, as the plain one, with a clock between its calls. Adds to spent[]. */
+static void train_part_by_part(struct bench *b, int k, double spent[PARTS])
 {
     struct engine *engine = b->engine;
-    size_t batch = b->options->batch_size;
+    size_t batch = b->options->batch_size, first = (size_t)k % (b->data.train.count / batch) * batch;
     double clock[PARTS];
-    reserve(b, 1);
     clock[0] = clock_seconds();
-    engine->ops->gradient(engine, b->step, b->in_epoch, b->in_epoch + batch);
+    engine->ops->gradient(engine, (uint64_t)k, first, first + batch);
     clock[COMPUTE] = clock_seconds();
     comm_barrier(b->comm);
     clock[WAIT] = clock_seconds();
@@ -96,18 +97,9 @@ static void train_part_by_part(struct bench *b, double spent[PARTS])
     clock[SUM] = clock_seconds();
     engine->ops->update(engine, (float)b->options->learning_rate, batch);
     clock[UPDATE] = clock_seconds();
-    for (int p = COMPUTE; p < PARTS; p++)
+    for (int p = COMPUTE; p < PARTS; p++) {
         spent[p] += clock[p] - clock[p - 1];
-    b->step++;
-    b->in_epoch += batch;
-}
-
-static void train_undisturbed(struct bench *b)
-{
-    for (int k = 0; k < BLOCK; k++) {
-        double start = clock_seconds();
-        train(b, 1);
-        b->least = fmin(b->least, clock_seconds() - start);
+        b->least[p][k] = fmin(b->least[p][k], clock[p] - clock[p - 1]);
     }
 }
 
@@ -118,17 +110,16 @@ static size_t measure(struct bench *b)
     size_t blocks = (steps + 2 * BLOCK - 1) / (2 * BLOCK);
     blocks = blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS;
     train(b, WARM_UP);
-    b->least = INFINITY;
+    for (int p = 0; p < PARTS; p++)
+        for (int k = 0; k < BLOCK; k++)
+            b->least[p][k] = INFINITY;
     for (size_t i = 0; i < blocks; i++) {
         comm_barrier(b->comm);
         double spent[PARTS] = {0}, start = clock_seconds();
-        if (whole)
-            train(b, BLOCK);
-        else
-            train_undisturbed(b);
+        train(b, BLOCK);
         spent[STEP] = clock_seconds() - start;
         for (int k = 0; k < BLOCK && !whole; k++)
-            train_part_by_part(b, spent);
+            train_part_by_part(b, k, spent);
         for (int p = 0; p < PARTS; p++)
             b->times[p][i] = spent[p] / BLOCK;
         if (whole)
@@ -139,15 +130,38 @@ static size_t measure(struct bench *b)
 
 /* --- the report ------------------------------------------------------------------------------------- */
 
+/* Milliseconds of a step, the mean of those repeated, if nothing disturbs it: the slowest rank's gradient, and the sum
+ * and the update at their fastest, for they have the same to do in every step. Collective; rank 0 gets it. */
+static double least_step(struct bench *b)
+{
+    int size = comm_size(b->comm);
+    double *all = memory_allocate((size_t)size, sizeof b->least, "the least times of all ranks"), total = 0;
+    comm_gather(b->comm, b->least, sizeof b->least, all);
+    for (int p = COMPUTE; p < PARTS; p++)
+        for (int k = 0; k < BLOCK; k++)
+            for (int r = 1; r < size; r++)
+                all[p * BLOCK + k] = fmax(all[p * BLOCK + k], all[(r * PARTS + p) * BLOCK + k]);
+    for (int k = 0; k < BLOCK; k++)
+        total += all[COMPUTE * BLOCK + k] / BLOCK;
+    for (int p = SUM; p <= UPDATE; p++) {
+        double rest = INFINITY;
+        for (int k = 0; k < BLOCK; k++)
+            rest = fmin(rest, all[p * BLOCK + k]);
+        total += rest;
+    }
+    free(all);
+    return 1e3 * total;
+}
+
 /* Collective. */
 static void report(struct bench *b, size_t blocks)
 {
     int size = comm_size(b->comm), odd;
-    double mine[PARTS + 1], *all = memory_allocate((size_t)size, sizeof mine, "the times of all ranks");
+    double mine[PARTS], least = least_step(b),
+                        *all = memory_allocate((size_t)size, sizeof mine, "the times of all ranks");
     float weights[LENET5_WEIGHTS];
     for (int p = 0; p < PARTS; p++)
         mine[p] = 1e3 * median(b->times[p], blocks);
-    mine[PARTS] = 1e3 * b->least;
     comm_gather(b->comm, mine, sizeof mine, all);
     b->engine->ops->read(b->engine, weights, NULL);
     uint64_t digest = lenet5_digest(weights);
@@ -163,11 +177,8 @@ static void report(struct bench *b, size_t blocks)
     for (int p = 0; p < PARTS; p++) {
         cJSON *list = cJSON_AddArrayToObject(json, names[p]);
         for (int r = 0; r < size; r++)
-            cJSON_AddItemToArray(list, cJSON_CreateNumber(all[r * (PARTS + 1) + p]));
+            cJSON_AddItemToArray(list, cJSON_CreateNumber(all[r * PARTS + p]));
     }
-    double least = 0; /* ranks wait for each other: the slowest one's is the step's */
-    for (int r = 0; r < size; r++)
-        least = fmax(least, all[r * (PARTS + 1) + PARTS]);
     if (b->engine->ops->train == NULL)
         cJSON_AddNumberToObject(json, "least", least);
     char text[17];
