@@ -72,20 +72,23 @@ launcher_find() {
 
 # Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files.
 launcher_names_hosts() {
-    local etc parameters=() file name
+    local etc parameters=() file name named='^(I_MPI_)?HYDRA_HOST_FILE$'
+    [[ $launcher_kind != open-mpi-* ]] || named="^(OMPI|PRTE)_MCA_$hosts_parameter\$"
     for name in $(compgen -e); do
-        [[ ! $name =~ $hosts_named || -z ${!name} ]] || return 0
+        [[ ! $name =~ $named || ${!name:-none} = none ]] || return 0
     done
+    [[ $launcher_kind = open-mpi-* ]] || return 1
     for etc in "${launcher%/bin/*}/etc" "${launcher%/bin/*}/etc/openmpi" /etc/openmpi; do
         parameters+=("$etc"/openmpi-mca-params.conf)
         ! grep -q -s '^[^#]*[^#[:space:]]' "$etc/openmpi-default-hostfile" || return 0
     done
     for file in "${parameters[@]}" ~/.openmpi/mca-params.conf; do
-        ! grep -q -s -E '^[[:space:]]*[a-z_]*(hostfile|rankfile|rank_file)[a-z_]*[[:space:]]*=' "$file" || return 0
+        ! grep -s -E "^[[:space:]]*$hosts_parameter[[:space:]]*=" "$file" |
+            grep -q -v -E '=[[:space:]]*(none)?[[:space:]]*$' || return 0
     done
     return 1
 }
-hosts_named='^(OMPI|PRTE)_MCA_[a-z_]*(hostfile|rankfile|rank_file)|^(I_MPI_)?HYDRA_HOST_FILE$'
+hosts_parameter='[a-z_]*(hostfile|rankfile|rank_file_path|dash_host)'
 
 # Makes the settings for an occasion of the table, but those that the user has made.
 launcher_set() { # WHEN [NETWORK]

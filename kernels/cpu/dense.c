@@ -259,10 +259,13 @@ static void live_forward(struct dense_tile *t)
                 vec_store(to, c > 0 ? vec_load(to) + sum[k] : sum[k]);
             }
         }
+    for (int s = 0; s < TILE; s++) /* an infinite input times the padding of the weights is not zero */
+        memset(&t->conv3[s][120], 0, 8 * sizeof(float));
     lanes_from_rows(120, 128, t->conv3[0], t->conv3_lanes[0]);
 }
 
-/* Whether dropout leaves so few of conv2's channels that it pays to look for them. */
+/* Whether so few of conv2's channels are left, by dropout and by samples that a short tile lacks, that it pays to look
+ * for them. */
 static int drops_much(const struct sample_mask masks[TILE])
 {
     int kept = 0;

@@ -115,7 +115,8 @@ struct dense_tile {
 /* Again whenever the weights have changed. */
 void dense_pack(const struct layout *w, struct dense_tile *tile);
 
-/* Forward: pool2 -> conv3 -> fc1 -> logits, with the layer's masks and scale (masks.h). */
+/* Forward: pool2 -> conv3 -> fc1 -> logits, with the layer's masks and scale (masks.h), after dense_pack with these
+ * weights. */
 void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                    struct dense_tile *tile);
 void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,

@@ -257,7 +257,7 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
         comm_back(trainer->setup.comm);
     }
     if (!comm_agree(trainer->setup.comm, error))
-        return save_steps(trainer, &before);
+        return error->code == EXIT_RUNTIME ? save_steps(trainer, &before) : RUN_FAILED;
 
     begin_next_epoch(trainer);
     trainer_report(trainer, EVENT_EPOCH, &metrics);

@@ -196,11 +196,31 @@ static const struct parameter *parameter(const char *name)
     return p;
 }
 
-/* The first sample alone, as engine and definition see it; both refuse it or have the same sums. Whether refused. */
-static bool refuse_alike(struct fixture *f, uint64_t step, const char *what)
+/* Infinite activations of a short tile, whose padding no full one writes. */
+static void a_refused_step_leaves_nothing_behind(void **state)
+{
+    struct fixture *f = *state;
+    open_engine(f, 0, 0);
+    for (int p = 0; p < LENET5_PARAMETERS; p++) {
+        float *weight = &f->weights[lenet5_parameters[p].offset], sound = *weight;
+        *weight = INFINITY;
+        engine_cpu.write(f->engine, f->weights, NULL);
+        add_batch(f, 0, 0, 1);
+        *weight = sound;
+        engine_cpu.write(f->engine, f->weights, NULL);
+        add_batch(f, 1, 0, TILE);
+        assert_int_equal(slot(f, SLOT_REFUSED), 0);
+        assert_equal_sums(f, lenet5_parameters[p].name);
+    }
+    close_engine(f);
+}
+
+/* One sample alone or a whole tile, as engine and definition see it; both refuse it or have the same sums. Whether
+ * refused. */
+static bool refuse_alike(struct fixture *f, uint64_t step, size_t samples, const char *what)
 {
     engine_cpu.write(f->engine, f->weights, NULL);
-    add_batch(f, step, 0, 1);
+    add_batch(f, step, 0, samples);
     bool refused = f->sums.refused != 0;
     if ((slot(f, SLOT_REFUSED) != 0) != refused)
         fail_msg("%s: refused by %s alone", what, refused ? "the definition" : "the engine");
@@ -221,7 +241,7 @@ static void zeros_times_infinite_weights_are_refused_by_both(void **state)
             double rate = i % 2 == 0 ? 0 : 0.5;
             open_engine(f, rate, rate);
             f->weights[p->offset + p->count / TRIED * i + i] = -INFINITY;
-            refuse_alike(f, i, layers[l]);
+            refuse_alike(f, i, i % 4 < 2 ? 1 : TILE, layers[l]);
             close_engine(f);
         }
     }
@@ -241,7 +261,8 @@ static void zeros_times_infinite_activations_are_refused_by_both(void **state)
         for (size_t o = 0; o < layers[l].outputs; o++)
             for (size_t c = 0; c < layers[l].cells; c++)
                 f->weights[parameter(layers[l].weight)->offset + o * layers[l].inputs * layers[l].cells + c] = -1;
-        assert_true(refuse_alike(f, 0, layers[l].weight));
+        assert_true(refuse_alike(f, 0, 1, layers[l].weight));
+        assert_true(refuse_alike(f, 0, TILE, layers[l].weight));
         close_engine(f);
     }
 }
@@ -339,6 +360,7 @@ int main(void)
         cmocka_unit_test(weights_stay_equal),
         cmocka_unit_test(evaluation_is_equal),
         cmocka_unit_test(what_is_refused_is_refused_by_both),
+        cmocka_unit_test(a_refused_step_leaves_nothing_behind),
         cmocka_unit_test(zeros_times_infinite_weights_are_refused_by_both),
         cmocka_unit_test(zeros_times_infinite_activations_are_refused_by_both),
         cmocka_unit_test(exp_and_log_are_defined),
