@@ -11,7 +11,7 @@
 #ifndef DTRAIN_COMM_GUARD_H
 #define DTRAIN_COMM_GUARD_H
 
-struct guard; /* opaque: one a process */
+struct guard; /* opaque: there is one, opened once */
 
 /* Starts the thread, before MPI starts; where none can be had, nor could MPI's own: the process ends with a line. */
 struct guard *guard_open(double timeout_seconds);
