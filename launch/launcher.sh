@@ -83,7 +83,7 @@ launcher_names_hosts() {
         ! grep -q -s '^[^#]*[^#[:space:]]' "$etc/openmpi-default-hostfile" || return 0
     done
     for file in "${parameters[@]}" ~/.openmpi/mca-params.conf; do
-        ! grep -s -E "^[[:space:]]*$hosts_parameter[[:space:]]*=" "$file" |
+        ! grep -s -E "^[[:space:]]*${hosts_parameter}[[:space:]]*=" "$file" |
             grep -q -v -E '=[[:space:]]*(none)?[[:space:]]*$' || return 0
     done
     return 1
