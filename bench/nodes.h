@@ -247,7 +247,7 @@ static const struct engine_ops *nodes_start(struct nodes *n, char *name, size_t 
     const struct engine_ops *ops = engine_choose(n->fused ? "fused" : "cudnn", name, bytes, &error);
     if (!comm_agree(n->world, &error))
         nodes_fail(n, &error);
-    n->comm = comm_split(n->world, 0, "auto", engine_place(ops), &error);
+    n->comm = comm_split(n->world, 0, "auto", engine_comm_use(ops), &error);
     if (n->comm == NULL)
         nodes_fail(n, &error);
     n->part = gpu_load(name, bytes);

@@ -213,7 +213,7 @@ static bool open_engine(struct bench *b, struct comm *world, struct error *error
     const struct engine_ops *ops = engine_choose(o->engine, why, sizeof why, error);
     trials_list(o, trials);
     if (comm_agree(world, error))
-        b->comm = comm_split(world, 0, o->comm, engine_place(ops), error);
+        b->comm = comm_split(world, 0, o->comm, engine_comm_use(ops), error);
     if (!comm_agree(world, error))
         return false;
     struct engine_setup setup = {.data = &b->data,

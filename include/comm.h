@@ -32,14 +32,13 @@ struct comm; /* opaque */
 /* Starts MPI, once a process; the ranks of MPI_COMM_WORLD. timeout_seconds > 0. */
 struct comm *comm_open_world(double timeout_seconds);
 
-/* Where the engine computes whose numbers are to be summed: on this rank's GPU, by kernels that can sum over ranks. */
-enum comm_place { COMM_FOR_CPU, COMM_FOR_GPU, COMM_FOR_KERNEL };
+/* What computes the numbers that are to be summed: the CPU, this rank's GPU, kernels on it that can sum over ranks. */
+enum comm_use { COMM_FOR_CPU, COMM_FOR_GPU, COMM_FOR_KERNEL };
 
 /* A part of `parent`: the ranks that give the same color, in the same order; transport is "auto", "mpi", "nccl" or
  * "peers", as for --comm. On failure NULL and *error on every rank. Close it before its parent, and what it sums on
  * devices before it. Closing the world ends MPI. */
-struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_place place,
-                        struct error *error);
+struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_use use, struct error *error);
 void comm_close(struct comm *comm);
 
 /* Local, not collective. */

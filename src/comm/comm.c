@@ -10,23 +10,7 @@
 #include "memory.h"
 #include "transport.h"
 
-static const struct transport transport_mpi = {.name = "mpi"}; /* device memory goes by way of host memory */
-
-/* Best first: "auto" takes the first that suits. A new transport is added here. */
-static const struct transport *const transports[] = {&transport_peers, &proxy_nccl, &transport_mpi};
 static const double SLOW_SECONDS = 60; /* beside the timeout: 64 ranks on an overloaded machine took 120 to start */
-enum { TRANSPORTS = sizeof transports / sizeof *transports };
-
-void comm_names(char *text, size_t bytes, bool notes)
-{
-    size_t used = (size_t)snprintf(text, bytes, "auto");
-    for (int i = 0; i < TRANSPORTS && used < bytes; i++) {
-        const char *note = notes ? transports[i]->note : NULL;
-        used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", i == TRANSPORTS - 1 ? " or " : ", ",
-                                 transports[i]->name, note != NULL ? " (" : "", note != NULL ? note : "",
-                                 note != NULL ? ")" : "");
-    }
-}
 
 /* How many of the ranks 0..ranks-1 are on `host`. */
 static int count_host(const char *const *hosts, int ranks, const char *host)
@@ -107,9 +91,7 @@ static struct guard *start_mpi(double timeout_seconds)
 {
     int threads, rank;
     want_no_daemon();
-    for (int i = 0; i < TRANSPORTS; i++)
-        if (transports[i]->prepare != NULL)
-            transports[i]->prepare();
+    transport_prepare();
     struct guard *guard = guard_open(timeout_seconds);
     guard_begin(guard, "starting MPI", SLOW_SECONDS + timeout_seconds);
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
@@ -139,49 +121,11 @@ struct comm *comm_open_world(double timeout_seconds)
     return comm;
 }
 
-/* One rank has nothing to sum: no need to start NCCL. Why: that of the first one, or why that is none. */
-static const struct transport *choose_best(struct comm *comm, enum comm_place place)
-{
-    if (place == COMM_FOR_CPU || comm->size == 1)
-        return &transport_mpi;
-    for (int i = 0; i < TRANSPORTS; i++) {
-        char why[sizeof comm->why - 20] = "";
-        if (transports[i]->in_kernel && place != COMM_FOR_KERNEL)
-            continue;
-        bool suits = transports[i]->suits == NULL || transports[i]->suits(comm, place, why, sizeof why);
-        if (comm->why[0] == '\0' && why[0] != '\0')
-            snprintf(comm->why, sizeof comm->why, "%s%s%s", suits ? "" : transports[i]->name, suits ? "" : ": ", why);
-        if (suits)
-            return transports[i];
-    }
-    return &transport_mpi;
-}
-
-static const struct transport *choose_named(struct comm *comm, const char *name, enum comm_place place,
-                                            struct error *error)
-{
-    char why[sizeof comm->why];
-    for (int i = 0; i < TRANSPORTS; i++) {
-        if (strcmp(name, transports[i]->name) != 0)
-            continue;
-        if (transports[i]->suits == NULL || transports[i]->suits(comm, place, why, sizeof why))
-            return transports[i];
-        error_set(error, EXIT_USAGE, "--comm %s: %s", name, why);
-        return NULL;
-    }
-    char names[200];
-    comm_names(names, sizeof names, false);
-    error_set(error, EXIT_USAGE, "--comm %s: no such transport; give %s", name, names);
-    return NULL;
-}
-
-struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_place place,
-                        struct error *error)
+struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_use use, struct error *error)
 {
     struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch, parent->guard);
     comm->local_rank = parent->local_rank;
-    const struct transport *chosen = strcmp(transport, "auto") == 0 ? choose_best(comm, place)
-                                                                    : choose_named(comm, transport, place, error);
+    const struct transport *chosen = transport_choose(comm, transport, use, error);
     if (chosen != NULL) {
         comm->transport = chosen;
         if (chosen->open == NULL || chosen->open(comm, error))

@@ -1,5 +1,5 @@
 /* transport.h - what a comm is made of, and how it sums device memory: one table a transport, added to the list in
- * comm.c. Host memory is summed the same way whatever the transport: sums.c. */
+ * transport.c. Host memory is summed the same way whatever the transport: sums.c. */
 #ifndef DTRAIN_COMM_TRANSPORT_H
 #define DTRAIN_COMM_TRANSPORT_H
 
@@ -56,7 +56,7 @@ struct transport {
 
     /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
      * always can. */
-    bool (*suits)(struct comm *comm, enum comm_place place, char *why, size_t why_bytes);
+    bool (*suits)(struct comm *comm, enum comm_use use, char *why, size_t why_bytes);
 
     void (*prepare)(void); /* once, before MPI starts and there are threads; NULL: nothing to do */
     bool (*open)(struct comm *comm, struct error *error); /* NULL: nothing to do */
@@ -68,8 +68,16 @@ struct transport {
     void (*ways)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
 };
 
+extern const struct transport transport_mpi;   /* no way of its own: by way of host memory */
 extern const struct transport proxy_nccl;      /* loads the GPU part (gpu.h), then opens the part's own */
 extern const struct transport transport_peers; /* loads it to ask it */
+
+/* Calls `prepare` of every transport. */
+void transport_prepare(void);
+
+/* The transport called `name`, or for "auto" the best that suits, which comm->why then explains. NULL and *error
+ * (EXIT_USAGE) on every rank if there is none of that name, or it does not suit. Collective; does not open it. */
+const struct transport *transport_choose(struct comm *comm, const char *name, enum comm_use use, struct error *error);
 
 /* --- for the files of this folder; `what` as for watch_wait --- */
 

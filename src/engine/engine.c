@@ -16,7 +16,7 @@ static const struct engine_ops *find_cpu(char *why, size_t why_bytes)
 
 /* Best first. A new engine is added here and nowhere else. */
 static const struct {
-    const char *name;                                              /* of its ops, too */
+    const char *name;                                              /* of its ops, too (test_golden.c) */
     const char *note;                                              /* for whom it is, a word or two for --help; NULL */
     const struct engine_ops *(*find)(char *why, size_t why_bytes); /* NULL: not here, and why */
 } engines[] = {
@@ -26,7 +26,7 @@ static const struct {
 };
 enum { ENGINES = sizeof engines / sizeof *engines };
 
-enum comm_place engine_place(const struct engine_ops *ops)
+enum comm_use engine_comm_use(const struct engine_ops *ops)
 {
     return ops->in_kernel ? COMM_FOR_KERNEL : ops->on_gpu ? COMM_FOR_GPU : COMM_FOR_CPU;
 }

@@ -25,9 +25,9 @@ const struct engine_ops *gpu_find_fused(char *why, size_t why_bytes)
 
 /* --- the transports --------------------------------------------------------------------------------- */
 
-static bool suits(struct comm *comm, enum comm_place place, char *why, size_t why_bytes)
+static bool suits(struct comm *comm, enum comm_use use, char *why, size_t why_bytes)
 {
-    if (place == COMM_FOR_CPU) {
+    if (use == COMM_FOR_CPU) {
         snprintf(why, why_bytes,
                  "it sums on GPUs, but the engine computes on the CPU: give --engine cudnn, or "
                  "--comm mpi");
@@ -77,10 +77,10 @@ static bool reaches_all(const struct comm *comm, const struct device *devices, c
            part->reaches(devices, comm->size, comm->rank, why, why_bytes);
 }
 
-static bool suits_peers(struct comm *comm, enum comm_place place, char *why, size_t why_bytes)
+static bool suits_peers(struct comm *comm, enum comm_use use, char *why, size_t why_bytes)
 {
     struct error refused = {0};
-    if (place != COMM_FOR_KERNEL) {
+    if (use != COMM_FOR_KERNEL) {
         snprintf(why, why_bytes, "engine fused alone sums so: give --engine fused, or another --comm");
         return false;
     }

@@ -92,7 +92,7 @@ static void print_devices(const struct device *devices, int count)
         row("", "note: %s", text);
 }
 
-static void print_engines(const struct options *options, enum comm_place *place, struct error *error)
+static void print_engines(const struct options *options, enum comm_use *use, struct error *error)
 {
     char why[400] = "";
     for (int i = 0; engine_name(i) != NULL; i++) {
@@ -104,12 +104,12 @@ static void print_engines(const struct options *options, enum comm_place *place,
     if (chosen == NULL)
         return;
     row("", "--engine %s would choose %s", options->engine, chosen->name);
-    *place = engine_place(chosen);
+    *use = engine_comm_use(chosen);
 }
 
-static void print_comm(const struct options *options, struct comm *world, enum comm_place place, struct error *error)
+static void print_comm(const struct options *options, struct comm *world, enum comm_use use, struct error *error)
 {
-    struct comm *comm = comm_split(world, 0, options->comm, place, error);
+    struct comm *comm = comm_split(world, 0, options->comm, use, error);
     if (comm == NULL)
         return;
     if (comm_rank(world) == 0)
@@ -141,7 +141,7 @@ enum exit_code doctor(const struct options *options, struct comm *world)
     struct rank_facts *facts = memory_allocate((size_t)comm_size(world), sizeof *facts, "the list of ranks");
     struct error errors[3] = {0};
     bool speaks = comm_rank(world) == 0;
-    enum comm_place place = COMM_FOR_CPU;
+    enum comm_use use = COMM_FOR_CPU;
     struct device *devices = memory_allocate((size_t)comm_size(world), sizeof *devices, "the list of GPUs");
     comm_gather(world, &ours, sizeof ours, facts);
     devices_gather(world, devices);
@@ -149,10 +149,10 @@ enum exit_code doctor(const struct options *options, struct comm *world)
         print_versions();
         print_ranks(world, facts);
         print_devices(devices, comm_size(world));
-        print_engines(options, &place, &errors[0]);
+        print_engines(options, &use, &errors[0]);
     }
-    comm_broadcast(world, &place, sizeof place, 0);
-    print_comm(options, world, place, &errors[1]);
+    comm_broadcast(world, &use, sizeof use, 0);
+    print_comm(options, world, use, &errors[1]);
     if (speaks) {
         comm_away(world);
         print_data(options, &errors[2]);

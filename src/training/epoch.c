@@ -124,7 +124,7 @@ static void train_teams(struct trainer *const *trainers, int count)
 /* Some steps of each that has any left. False: none has. */
 static bool train_some(struct trainer *const *trainers, int count)
 {
-    struct trainer *going[MOST_TRIALS];
+    struct trainer *going[MOST_TRIALS] = {NULL};
     int n = 0;
     for (int i = 0; i < count; i++)
         if (has_steps(trainers[i]))

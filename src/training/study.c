@@ -13,9 +13,9 @@
 #include "introduction.h"
 #include "memory.h"
 #include "messenger.h"
+#include "schedule.h"
 #include "signals.h"
 #include "trainer.h"
-#include "turns.h"
 
 struct study {
     const struct options *options;
@@ -71,7 +71,7 @@ static bool open_group(struct study *study, struct error *error)
     study->first = apart ? color : 0;
     study->end = apart ? color + 1 : study->count;
     study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
-    study->group = comm_split(study->world, color, study->options->comm, engine_place(study->engine), error);
+    study->group = comm_split(study->world, color, study->options->comm, engine_comm_use(study->engine), error);
     return comm_agree(study->world, error);
 }
 
@@ -84,16 +84,7 @@ static bool name_directories(struct study *study, struct error *error)
     return true;
 }
 
-/* Printed at once: the other trials may go on for hours. */
-static void report_failure(struct study *study, int trial)
-{
-    struct event event = {.kind = EVENT_FAILURE, .trial = trial};
-    snprintf(event.text, sizeof event.text, "%.*s", (int)sizeof event.text - 1, study->outcomes[trial].error.text);
-    if (study->count > 1 && comm_rank(study->group) == 0)
-        messenger_report(&study->messenger, &event);
-}
-
-/* --- training ------------------------------------------------------------------------------------- */
+/* --- the trainers ----------------------------------------------------------------------------------- */
 
 /* What each group knows of its trials, on every rank. */
 static void share_outcomes(struct study *study)
@@ -132,101 +123,6 @@ static bool begin_trainers(struct study *study, struct error *error)
     }
     share_outcomes(study);
     return comm_agree(study->world, error);
-}
-
-static void save_others(struct study *study)
-{
-    for (int i = study->first; i < study->end; i++)
-        if (study->outcomes[i].status == RUN_GOING)
-            study->outcomes[i].status = trainer_save(study->trainers[i], &study->outcomes[i].error) ? RUN_STOPPED
-                                                                                                    : RUN_FAILED;
-}
-
-/* An epoch of each trial in turn, until all have ended. */
-static void train_in_turn(struct study *study)
-{
-    int running = study->end - study->first;
-    while (running > 0) {
-        running = 0;
-        for (int i = study->first; i < study->end; i++) {
-            struct outcome *outcome = &study->outcomes[i];
-            if (outcome->status != RUN_GOING)
-                continue;
-            outcome->status = trainer_epoch(study->trainers[i], &outcome->error);
-            if (outcome->status == RUN_FAILED)
-                report_failure(study, i);
-            running += outcome->status == RUN_GOING;
-            if (outcome->status == RUN_STOPPED) {
-                save_others(study);
-                return;
-            }
-        }
-    }
-}
-
-/* An epoch of each trial, side by side, until all have ended. */
-static void train_at_once(struct study *study)
-{
-    for (;;) {
-        struct trainer *trainers[MOST_TRIALS];
-        struct outcome *outcomes[MOST_TRIALS];
-        int going = 0;
-        bool stopped = false;
-        for (int i = study->first; i < study->end; i++) {
-            stopped |= study->outcomes[i].status == RUN_STOPPED;
-            if (study->outcomes[i].status == RUN_GOING)
-                trainers[going] = study->trainers[i], outcomes[going++] = &study->outcomes[i];
-        }
-        if (stopped)
-            save_others(study);
-        if (stopped || going == 0)
-            return;
-        trainer_epochs(trainers, going, outcomes);
-        for (int i = 0; i < going; i++)
-            if (outcomes[i]->status == RUN_FAILED)
-                report_failure(study, (int)(outcomes[i] - study->outcomes));
-    }
-}
-
-/* One trial among several that go on while it waits for the GPU. A stop reaches each of them by itself. */
-static void train_one(void *context, int number, struct turns *turns)
-{
-    struct study *study = context;
-    struct outcome *outcome = &study->outcomes[study->first + number];
-    comm_set_idle(study->group, turns_pass, turns);
-    while (outcome->status == RUN_GOING)
-        outcome->status = trainer_epoch(study->trainers[study->first + number], &outcome->error);
-    if (outcome->status == RUN_FAILED)
-        report_failure(study, study->first + number);
-}
-
-/* Of this rank's trials, how many are trained at once. */
-static int at_once(const struct study *study)
-{
-    return trainer_at_once(study->trainers[study->first], study->end - study->first);
-}
-
-/* Whether this rank's trials go on while one waits for the GPU, which one alone does not fill. Not in a group of
- * several ranks, which would have to agree on whose turn it is; nor by an engine that can train several at once, as its
- * trials share what threads must not touch at the same time. */
-static bool waits_overlap(const struct study *study)
-{
-    return study->end - study->first > 1 && study->engine->on_gpu && study->engine->at_once == NULL &&
-           comm_size(study->group) == 1;
-}
-
-/* This rank's trials. */
-static void train(struct study *study)
-{
-    int trials = study->end - study->first;
-    if (at_once(study) > 1) {
-        train_at_once(study);
-    } else if (waits_overlap(study)) {
-        turns_run(trials, train_one, study);
-        comm_set_idle(study->group, NULL, NULL);
-    } else {
-        train_in_turn(study);
-    }
 }
 
 /* Outcomes of all trials, on every rank. */
@@ -275,7 +171,7 @@ static void introduce(struct study *study, const char *engine_reason)
         .data = study->data,
         .directory = study->directory,
         .trials_of_rank = study->end - study->first,
-        .at_once = at_once(study),
+        .at_once = trainer_at_once(study->trainers[study->first], study->end - study->first),
     };
     introduction_print(&introduction, &study->display);
 }
@@ -334,7 +230,15 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
         if (comm_rank(world) == 0)
             introduce(study, why);
         begin_display(study);
-        train(study);
+        schedule_train(&(struct schedule){
+            .trainers = study->trainers + study->first,
+            .outcomes = study->outcomes + study->first,
+            .count = study->end - study->first,
+            .first = study->first,
+            .engine = study->engine,
+            .group = study->group,
+            .messenger = &study->messenger,
+        });
         gather_outcomes(study);
         code = conclude(study, error);
     } else {

@@ -85,13 +85,13 @@ static bool open_alone(struct examination *e, struct error *error)
 static bool open_all(struct examination *e, struct error *error)
 {
     struct comm *world = e->world;
-    enum comm_place place = engine_place(e->verify->ops);
-    if (place != COMM_FOR_CPU) {
+    enum comm_use use = engine_comm_use(e->verify->ops);
+    if (use != COMM_FOR_CPU) {
         e->devices = memory_allocate((size_t)comm_size(world), sizeof *e->devices, "the table of devices");
         devices_gather(world, e->devices);
     }
-    e->own = comm_split(world, comm_rank(world), "mpi", place, error);
-    e->group = comm_split(world, 0, e->options->comm, place, error);
+    e->own = comm_split(world, comm_rank(world), "mpi", use, error);
+    e->group = comm_split(world, 0, e->options->comm, use, error);
     if (!comm_agree(world, error) || !open_alone(e, error))
         return false;
     e->verify->terms = memory_allocate(e->alone.engines[0]->sums->count, sizeof *e->verify->terms, "a gradient");

@@ -74,6 +74,7 @@ static void write_records(const char *directory, const char *name, uint32_t firs
 }
 
 static const struct engine_ops *ops; /* the one under test */
+static const char *named;            /* as it was asked for */
 
 struct fixture {
     struct dataset data;
@@ -100,7 +101,7 @@ static int set_up(void **state)
     }
     assert_int_equal(rmdir(directory), 0);
     fixture.world = comm_open_world(60);
-    fixture.comm = comm_split(fixture.world, 0, "auto", engine_place(ops), &error);
+    fixture.comm = comm_split(fixture.world, 0, "auto", engine_comm_use(ops), &error);
     assert_non_null(fixture.comm);
     *state = &fixture;
     return 0;
@@ -345,6 +346,13 @@ static void twenty_steps_of_sgd(void **state)
     }
 }
 
+/* The list of engines has names of its own, as it loads the GPU part only when it must. */
+static void has_its_name_of_the_list(void **state)
+{
+    (void)state;
+    assert_string_equal(ops->name, named);
+}
+
 /* For the sanitized build: Open MPI keeps no frame pointers, and only a full unwinding finds that the memory
  * it never frees is its own (tests/support/open_mpi.supp). */
 const char *__asan_default_options(void);
@@ -357,14 +365,14 @@ const char *__asan_default_options(void)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loss_and_gradient),
-        cmocka_unit_test(other_masks_are_noticed),
-        cmocka_unit_test(predict_mode),
+        cmocka_unit_test(has_its_name_of_the_list), cmocka_unit_test(loss_and_gradient),
+        cmocka_unit_test(other_masks_are_noticed),  cmocka_unit_test(predict_mode),
         cmocka_unit_test(twenty_steps_of_sgd),
     };
     char why[400];
     struct error error = {0};
-    ops = engine_choose(argc > 1 ? argv[1] : "cpu", why, sizeof why, &error);
+    named = argc > 1 ? argv[1] : "cpu";
+    ops = engine_choose(named, why, sizeof why, &error);
     if (ops == NULL) {
         fprintf(stderr, "test_golden: %s\n", error.text);
         return error.code;
