@@ -1,7 +1,7 @@
 /* clocks.cu - the training kernel once more, with a clock read at the end of every phase, which costs a step some 2 us:
  * for bench/step --engine fused. */
 #define FUSED_CLOCKS
-#include "fused.cu"
+#include "train.cuh"
 
 extern "C" const char *fused_phase(uint32_t phase)
 {

@@ -16,6 +16,13 @@ struct tile {
     unsigned count;
 };
 
+/* Tile `number` of a batch of `samples` that begins at `position`. */
+DEVICE tile tile_of(uint64_t step, unsigned position, unsigned samples, unsigned number)
+{
+    unsigned left = samples - number * SAMPLES;
+    return tile{step, number, position + number * SAMPLES, left < SAMPLES ? left : SAMPLES};
+}
+
 /* Whether elements 4 * block .. + 3 of a layer are kept, a bit each. */
 static __device__ unsigned draw(const memory &m, const tile &tile, unsigned layer, unsigned sample, unsigned block)
 {

@@ -1,0 +1,86 @@
+/* gradient.cuh - the gradient of a tile: its phases, in order. */
+#ifndef DTRAIN_FUSED_GRADIENT_CUH
+#define DTRAIN_FUSED_GRADIENT_CUH
+
+#include "conv1.cuh"
+#include "conv2.cuh"
+#include "conv3.cuh"
+#include "head.cuh"
+#include "tile.cuh"
+#include "update.cuh"
+
+/* This seat's samples, and what their masks keep. */
+DEVICE both kept_of(const memory &m, int layer)
+{
+    unsigned first = m.sample[EACH * seat_of()], second = m.sample[EACH * seat_of() + 1];
+    return layer == 1 ? both{m.keep1[first], m.keep1[second]} : both{m.keep2[first], m.keep2[second]};
+}
+
+DEVICE void forward_to_pool2(memory &m)
+{
+    both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
+    if (tid() == 0)
+        m.round++; /* the one before has been read behind a barrier */
+    make_taps(m);
+    __syncthreads();
+    ends(m, PHASE_TAPS);
+    conv1_forward(m, kept1);
+    __syncthreads();
+    ends(m, PHASE_CONV1);
+    conv2_forward(m, m.round, kept1, kept2);
+    ends(m, PHASE_CONV2);
+    await_dense_weights(m);
+    receive_pool2(m, m.round);
+}
+
+/* Forward as far as fc1. */
+DEVICE void forward(memory &m)
+{
+    forward_to_pool2(m);
+    fetch_dense_weights(m); /* while conv3 goes forward */
+    ends(m, PHASE_POOL2);
+    conv3_forward(m, m.round);
+    settle_dense_weights(m);
+    ends(m, PHASE_CONV3);
+    head_forward(m, m.round);
+}
+
+/* conv3's input, on which others wait, by the first warps; then what is left of the dense layers' weights, by all. */
+DEVICE void dense_back(memory &m)
+{
+    constexpr unsigned FIRST = CONV3_INPUT_WARPS, OTHERS = WARPS - FIRST;
+    unsigned warp = tid() / LANES;
+    if (warp < FIRST)
+        conv3_input(m, m.round);
+    else
+        conv3_weights(warp - FIRST);
+    ends(m, PHASE_CONV3_BACK);
+    if (warp < FIRST)
+        conv3_weights(OTHERS + warp);
+#pragma unroll 1
+    for (unsigned unit = warp; unit < DENSE_UNITS; unit += warp < FIRST ? DENSE_UNITS : OTHERS)
+        dense_weights(m, unit);
+    ends(m, PHASE_DENSE);
+}
+static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 14 - 16, "every unit is somebody's");
+
+DEVICE void tile_gradient(memory &m)
+{
+    forward(m);
+    head_back(m, m.round);
+    ends(m, PHASE_HEAD);
+    receive_rows(m, m.round);
+    ends(m, PHASE_ROWS);
+    dense_back(m);
+    both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
+    conv2_weights(m, m.round, kept1, kept2);
+    ends(m, PHASE_CONV2_WEIGHTS);
+    __syncthreads(); /* pool1 and the rows have been read */
+    conv2_input(m, kept1, kept2);
+    __syncthreads();
+    ends(m, PHASE_CONV2_INPUT);
+    conv1_weights(m, kept1);
+    ends(m, PHASE_CONV1_WEIGHTS);
+}
+
+#endif

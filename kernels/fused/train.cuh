@@ -1,0 +1,151 @@
+/* train.cuh - the loop over steps, and the kernel that trains. clocks.cu has the same with FUSED_CLOCKS. */
+#ifndef DTRAIN_FUSED_TRAIN_CUH
+#define DTRAIN_FUSED_TRAIN_CUH
+
+#include "gradient.cuh"
+#include "launch.cuh"
+#include "peers.cuh"
+#include "state.cuh"
+
+/* What there is to know of step i of a launch follows from i, which lies in shared memory over the step: a thread has
+ * no register to spare. */
+DEVICE unsigned position_of(const memory &m, unsigned i)
+{
+    return m.run.position + i * m.run.batch;
+}
+
+/* Samples of the batch; 0: there is none. */
+DEVICE unsigned samples_of(const memory &m, unsigned i)
+{
+    unsigned position = position_of(m, i), left = i < m.run.steps && position < m.run.end ? m.run.end - position : 0;
+    return left < m.run.batch ? left : m.run.batch;
+}
+
+DEVICE int64_t *sums_of(const memory &m, unsigned i)
+{
+    return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
+}
+
+/* This rank's tiles of a batch are those from first_tile on, before end_tile; this group has every groups-th. */
+DEVICE unsigned tiles_before(const memory &m, unsigned samples, unsigned rank)
+{
+    return (samples + SAMPLES - 1) / SAMPLES * rank / m.run.ranks; /* at most 4,096 tiles: 32 bits do */
+}
+
+DEVICE unsigned first_tile(const memory &m, unsigned i)
+{
+    return tiles_before(m, samples_of(m, i), m.run.rank) + m.group;
+}
+
+DEVICE unsigned end_tile(const memory &m, unsigned i)
+{
+    return tiles_before(m, samples_of(m, i), m.run.rank + 1);
+}
+
+DEVICE void prepare(const memory &m, unsigned i, unsigned number)
+{
+    prepare_tile(tile_of(m.run.step + i, position_of(m, i), samples_of(m, i), number));
+}
+
+/* The tiles of this group, the first of which is prepared. */
+DEVICE void step_gradient(memory &m, unsigned i)
+{
+#pragma unroll 1
+    for (bool more = first_tile(m, i) < end_tile(m, i); more;) {
+        tile_gradient(m);
+        more = m.tile + m.run.groups < end_tile(m, m.step);
+        if (more)
+            prepare(m, m.step, m.tile + m.run.groups);
+    }
+    if (m.dense_awaited)
+        take_dense_weights(m); /* of a group that had no tile */
+    __syncthreads();
+    if (tid() == THREADS - 1) { /* not one of the first warps, which go on meanwhile */
+        if (m.refused)
+            add_sum(m.sums + FUSED_REFUSED, 1);
+        m.refused = 0;
+        if (m.run.peers != nullptr)
+            tell_peers(m);
+        else
+            add_release(grid_counter(m));
+    }
+}
+
+/* The update of the step before step i. True: the run is over. */
+DEVICE bool finish_before(memory &m, unsigned i)
+{
+    if (i > 0 && m.run.peers != nullptr) {
+        sum_over_peers(sums_of(m, i + 2));
+    } else if (i > 0) { /* all blocks have added to the sums */
+        if (tid() == 0)
+            wait_for_count(grid_counter(m), i * m.run.groups * SEATS);
+        __syncthreads();
+    }
+    ends(m, PHASE_GRID);
+    bool over = finish_step(m, m.run.round + i, sums_of(m, i + 2), i > 0 ? samples_of(m, i - 1) : m.run.pending);
+    ends(m, PHASE_UPDATE);
+    return over;
+}
+
+/* Step after step: while others still work on the one before, the tile is prepared; then all wait for its sums, and
+ * update. */
+DEVICE void run_steps(memory &m)
+{
+#pragma unroll 1
+    for (unsigned i = 0;; i = m.step + 1) {
+        if (first_tile(m, i) < end_tile(m, i))
+            prepare(m, i, first_tile(m, i));
+        if (is_first(m))
+            m.wish = m.run.stop != nullptr && *m.run.stop; /* a way to the host: before the wait */
+        ends(m, PHASE_TILE);
+        if (i == 0 ? m.run.pending != 0 : samples_of(m, i) != 0 || m.run.closes)
+            if (finish_before(m, i))
+                break;
+        if (samples_of(m, i) == 0)
+            break;
+        if (tid() == 0)
+            m.step = i, m.sums = sums_of(m, i); /* behind a barrier after they were last read: finish_before's */
+        int64_t *next = sums_of(m, i + 1);      /* those of two steps ago, which nobody reads any more */
+        for (unsigned k = block_of(m) * THREADS + tid(); k < FUSED_SUMS_PITCH; k += m.run.groups * SEATS * THREADS)
+            next[k] = 0;
+        if (is_first(m) && m.wish)
+            add_sum(sums_of(m, i) + FUSED_STOP, 1);
+        step_gradient(m, i);
+    }
+}
+
+/* The nets side by side; nothing is between them. */
+struct launch {
+    fused_run runs[FUSED_NETS];
+};
+static_assert(sizeof(launch) <= 4096, "what a kernel's arguments may take");
+
+static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __grid_constant__ launch launch)
+{
+    memory &m = shared();
+    take_run(m, launch.runs);
+    load(m, true);
+    open_peers(m);
+    if (is_first(m))
+        m.state = *m.run.before;
+    if (!m.run.before->stopped && !m.run.before->not_finite)
+        run_steps(m);
+    if (m.dense_awaited)
+        take_dense_weights(m); /* the last update's */
+    close_peers(m);
+    store(m);
+#ifdef FUSED_CLOCKS
+    if (m.run.clocks != nullptr && tid() < PHASES)
+        m.run.clocks[block_of(m) * PHASES + tid()] = m.clocks[tid()];
+#endif
+}
+
+static cudaError_t launch_training(const fused_run *runs, uint32_t nets, cudaStream_t stream)
+{
+    launch launch = {};
+    memcpy(launch.runs, runs, nets * sizeof *runs);
+    return LAUNCH_TOGETHER(fused_train_kernel, nets * runs->groups * SEATS, (unsigned)THREADS, sizeof(memory), stream,
+                           launch);
+}
+
+#endif
