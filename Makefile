@@ -346,9 +346,10 @@ test: ## run every test (installs what they need)
 INDEXED := build/indexed
 compile_commands.json: Makefile ## what compiles what, for editors and clang-tidy, by bear
 	@rm -rf $(INDEXED)
-	bear -- $(MAKE) -s BUILD=$(INDEXED) $(INDEXED)/$(NAME) $(if $(GPU),$(INDEXED)/$(NAME)-cuda.so)
+	bear -- $(MAKE) -s -j"$$(nproc)" BUILD=$(INDEXED) unit bench
 
-LINTED := $(SOURCES) $(if $(GPU),$(GPU_SOURCES))
+LINTED := $(SOURCES) $(wildcard tests/unit/*.c bench/*.c) \
+	$(if $(GPU),$(GPU_SOURCES) $(wildcard tests/support/emulated/*.c bench/cuda/*.c))
 lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, clang-tidy (minutes)
 	tests/exec tests/unit/lint.py
 	$(if $(GPU),,@echo '# src/cuda is left out: it needs the headers of CUDA, cuDNN and NCCL')

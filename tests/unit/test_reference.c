@@ -59,7 +59,7 @@ static void gradient_matches_finite_differences(void **state)
             for (size_t i = 0; i < parameter->count; i++)
                 norm = fmax(norm, fabs(batch->gradient[parameter->offset + i]));
             assert_true(norm > 0);
-            for (size_t k = 0; k < PROBES; k++) {
+            for (size_t k = 0; k < PROBES && k < parameter->count; k++) {
                 size_t i = parameter->offset + k * 7919 % parameter->count;
                 double w = batch->weights[i], h = 1e-5, difference;
                 batch->weights[i] = w + h;

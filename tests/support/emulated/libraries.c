@@ -51,7 +51,8 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cubla
 /* A handle is its stream. */
 cublasStatus_t cublasCreate(cublasHandle_t *handle)
 {
-    *handle = calloc(1, sizeof(void *));
+    void **stream = calloc(1, sizeof *stream);
+    *handle = (void *)stream;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -161,7 +162,8 @@ void conv_planner_close(struct conv_planner *planner)
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *handle)
 {
-    *handle = calloc(1, sizeof(void *));
+    void **stream = calloc(1, sizeof *stream);
+    *handle = (void *)stream;
     return CUDNN_STATUS_SUCCESS;
 }
 

@@ -297,9 +297,9 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
     if (bytes % (2 << 20) != 0)
         return allocate(memory, bytes);
-    struct mappable *made = calloc(1, sizeof *made);
     if (is_full())
         return fail(cudaErrorMemoryAllocation);
+    struct mappable *made = calloc(1, sizeof *made);
     *memory = made->memory = shared_memory_make(bytes, &made->shared);
     memset(*memory, 0xff, bytes);
     note_memory(*memory, bytes);
