@@ -1,9 +1,9 @@
 /* conv1: image (3, 32, 32) -> 6 channels of 28x28 -> ReLU, dropout, max-pool -> (6, 14, 14).
  *
- * Forward. Lanes are pooled columns, 14 of 16 used, the even ones first: the four numbers of a pool window stand
- * in the same lane of four vectors. The two neighbours of a row share work by winograd.h: 246,960 multiply-adds a
- * sample instead of 352,800. Dropped channels are not computed. The sums of columns are made once an image (image.c),
- * those of weights once a step.
+ * Forward. Lanes are columns of the pool's output, 14 of 16 used, the even ones first: the four numbers of a pool
+ * window stand in the same lane of four vectors. The two neighbours of a row share work by winograd.h: 246,960
+ * multiply-adds a sample instead of 352,800. Dropped channels are not computed. The sums of columns are made once an
+ * image (image.c), those of weights once a step.
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
@@ -34,7 +34,7 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
                     g[kx] = w->conv1[out][ky][kx * 3 + in];
                 winograd_weights(g, packed->at[out][in][ky]);
                 for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-                    packed->at[out][in][ky][k] *= 1 / 255.0f; /* image.c */
+                    packed->at[out][in][ky][k] *= 1 / 255.0f; /* pixels are 255 times too large: image.c */
             }
 }
 
@@ -137,7 +137,7 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
         list[count++] = __builtin_ctz(rest);
     for (int done = 0, next; done < count; done += next) {
-        next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: rather twice 2 than 3 and 1 */
+        next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: as 2 and 2, not 3 and 1 */
         if (next == 1)
             forward(1, w, packed, image, list + done, scale, planes, out);
         else if (next == 2)
@@ -148,12 +148,12 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     interleave(kept, planes, out->pool1);
 }
 
-/* The numbers of a window: a channel each. */
+/* A window's numbers, one for each channel. */
 typedef float channels __attribute__((vector_size(8 * sizeof(float))));
 typedef int32_t channel_bits __attribute__((vector_size(8 * sizeof(int32_t))));
 
-/* The gradients of the windows before ReLU and dropout, one after the other: at the winners. Those past the last window
- * fill its chunk up. */
+/* The gradients of the windows before ReLU and dropout, one after the other: at the winners. What follows
+ * the last window is 0, so that the last chunk is as long as the others. */
 struct windows {
     _Alignas(64) float at[CHUNKS * CHUNK][8];
     _Alignas(64) int32_t live[CHUNKS][8]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
@@ -197,7 +197,7 @@ static void sum_windows_of(const struct windows *windows, float bias[8])
     memcpy(bias, &total, sizeof total);
 }
 
-/* Where features->from1 has a window. */
+/* The index of each window, row by row, in a channel of features->from1, whose rows have even columns first. */
 #define FROM_ROW(y) \
     (y) * 16, (y) * 16 + 8, (y) * 16 + 1, (y) * 16 + 9, (y) * 16 + 2, (y) * 16 + 10, (y) * 16 + 3, (y) * 16 + 11, \
         (y) * 16 + 4, (y) * 16 + 12, (y) * 16 + 5, (y) * 16 + 13, (y) * 16 + 6, (y) * 16 + 14
@@ -210,7 +210,7 @@ static const uint8_t from_places[PATCHES] = {
 static void channel_weights(const float *pixels, const struct windows *windows, int channel, const uint16_t *from,
                             float gradient[5][16])
 {
-    static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* image.c */
+    static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* pixels are 255 times too large: image.c */
     vec total[5][PARTS];
     UNROLL for (int k = 0; k < 5 * PARTS; k++)
         total[k / PARTS][k % PARTS] = (vec){0};

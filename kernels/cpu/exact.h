@@ -20,7 +20,8 @@ KERNEL doubles exact_doubles(const float *terms)
 #endif
 }
 
-/* sums[LANES] += terms[LANES]. Lanes of *room become negative where a term is refused. No alignment is asked. */
+/* sums[LANES] += terms[LANES]. *room, 0 at first, is negative from then on in the lanes where a term was
+ * refused: the sums are then of no use, and the step is not applied. No alignment is asked. */
 KERNEL void exact_add(const float *terms, int64_t *sums, ivec *room)
 {
     typedef uint64_t longs __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
@@ -28,14 +29,14 @@ KERNEL void exact_add(const float *terms, int64_t *sums, ivec *room)
     /* Times 2^36 they are rounded to integers by an instruction, to nearest. */
     UNROLL for (int k = 0; k < LANES; k += LANES / 2) {
         __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(terms + k), _mm256_set1_ps((float)(1 / EXACT_UNIT)));
-        *(longs *)(sums + k) += (longs)_mm512_cvtps_epi64(scaled); /* refused ones are of no use */
+        *(longs *)(sums + k) += (longs)_mm512_cvtps_epi64(scaled); /* meaningless where refused */
     }
 #else
     const doubles magic = EXACT_MAGIC - (doubles){0};
     UNROLL for (int k = 0; k < LANES; k += LANES / 2) {
         doubles shifted = exact_doubles(terms + k) + magic;
         longs *to = (longs *)(sums + k);
-        *to += (longs)shifted - (longs)magic; /* refused ones wrap */
+        *to += (longs)shifted - (longs)magic; /* meaningless where refused */
     }
 #endif
     ivec magnitude = (ivec)vec_load(terms) & 0x7fffffff; /* of infinite and NaN the largest */

@@ -1,7 +1,7 @@
 /* A picture's 3,072 bytes become an image twice: for conv1 forward as sums of neighbouring columns, and for
  * conv1 backward with the channels of a pixel together, so that a row of a patch is one run of 15 numbers.
  * A pixel p stands for (2p - 255) / 255. Here it is 2p - 255, and sums of that are whole numbers too: nothing is
- * rounded. conv1 makes up for the 255, in its packed weights and in their gradient. */
+ * rounded. conv1 divides by the 255: its packed weights, and in the end its weights' gradient. */
 #include <string.h>
 
 #include "kernels.h"
@@ -9,7 +9,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads four bytes as one number");
 
-/* Twice a pixel is cut out of four of them at once; the 255 cancel in differences. */
+/* Reads four pixels as one number, and cuts each out doubled. The factors are so made of 2p, not 2p - 255: the 255
+ * cancel in those that are differences, and are taken off the two others. */
 static inline void row_columns(const uint8_t *restrict row, float columns[restrict WINOGRAD_PRODUCTS][16])
 {
     ROLLED for (int i = 0; i < 8; i++) { /* for pooled columns 2i and 2i + 1, from pixel 4i on */

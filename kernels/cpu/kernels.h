@@ -5,6 +5,11 @@
  * Weight gradients are added to exact sums in the layout of layout.h: a sample's, or a tile's.
  *
  * The order of every sum is that of kernels/README.md; tests hold each layer to its twin in kernels/definition.
+ *
+ * A pool's winner is the number that it passes on, the first of the largest of its window: the gradient goes to it
+ * alone. `kept` has a bit for each channel, set where the sample's mask keeps it; `scale` is 1 / (1 - p), and 1 without
+ * dropout. Exact sums are LAYOUT_COUNT int64 (exact_sum.h); a term that they cannot take is refused, and the step with
+ * it. Functions own nothing, allocate nothing and cannot fail; threads may call them at once on memory of their own.
  */
 #ifndef DTRAIN_CPU_KERNELS_H
 #define DTRAIN_CPU_KERNELS_H
@@ -66,15 +71,15 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    struct pool1_planes *planes, struct features *out);
 
 /* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1 is
- * used up. */
+ * only read. */
 size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
                      float scale, float dpool1[14][16][8], int64_t *sums);
 
 /* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
     _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* second factors: [in][ky][product][out] */
-    /* What a winner sends back to the 6x6 numbers its pool window saw: rows out * 6 + 1 + ky, in each the pixels kx
-     * of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the left column;
+    /* What a winner sends back to the 6x6 numbers that its window was made of: rows out * 6 + 1 + ky, in each the pixels
+     * kx of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the left column;
      * conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at first. */
     _Alignas(64) float windows[2 * (16 * 6 + 1) * 6 * 8];
 };
@@ -107,12 +112,12 @@ struct dense_tile {
     _Alignas(64) float pool2[TILE][25][16], conv3[TILE][128], fc1[TILE][96];
     float pool2_lanes[400][TILE], conv3_lanes[120][TILE], fc1_lanes[84][TILE];
     float conv3_chains[8][50][128]; /* dense_pack: the weights of each chain of conv3 forward, [input][out] */
-    uint32_t all;           /* dense_pack: ~0 if a weight is not finite, so that zeros count too; else 0 */
+    uint32_t all;           /* dense_pack: ~0 if a weight is not finite: then no zeros are left out; else 0 */
     float logits[10][TILE]; /* softmax_loss turns them into their gradient */
     float dpool2[TILE][25][16], dconv3[TILE][128], dfc1[TILE][96], dlogits[TILE][16];
 };
 
-/* Again whenever the weights have changed. */
+/* Prepares for these weights: to be called again whenever they have changed. */
 void dense_pack(const struct layout *w, struct dense_tile *tile);
 
 /* Forward: pool2 -> conv3 -> fc1 -> logits, with the layer's masks and scale (masks.h), after dense_pack with these
@@ -134,8 +139,8 @@ void conv3_input(const struct layout *w, struct dense_tile *tile);
 
 /* --- softmax.c ------------------------------------------------------------------------------------ */
 
-/* Logits become their gradient; the samples' losses. A label of -1 marks a sample that is not there: no loss, no
- * gradient. */
+/* Softmax and cross-entropy: fills losses, and overwrites the logits with the gradient of their sum. A label of -1
+ * marks a sample that the tile lacks: its loss and gradient are 0. */
 void softmax_loss(float logits[LENET5_CLASSES][TILE], const int32_t labels[TILE], float losses[TILE]);
 
 /* How many samples' largest logit (the first of equals) is their label. */

@@ -2,7 +2,7 @@
 
 #include "lenet5.h"
 
-/* Numbers the places of one tensor of canonical shape [K][C][H][W]; strides are those of the layout.
+/* Writes where each number of a tensor of canonical shape [K][C][H][W] lies in the layout, whose strides are given.
  * Returns where the next tensor's indices go. */
 static uint32_t *number(uint32_t *index, size_t start, const size_t shape[4], const size_t stride[4])
 {

@@ -16,8 +16,8 @@ void tile_pack(struct tile *tile, const struct layout *weights)
     dense_pack(weights, &tile->dense);
 }
 
-/* Records lie anywhere in the data set: the next is fetched while one is worked on, in two parts, since
- * a core cannot wait for more than some twenty lines at a time. */
+/* Records lie anywhere in the data set: the next is fetched while one is worked on, in two parts, since a core has some
+ * twenty reads of cache lines under way at most. */
 static void prefetch_half(const struct tile_input *input, int s, size_t half)
 {
     if (s >= input->count)
@@ -29,7 +29,7 @@ static void prefetch_half(const struct tile_input *input, int s, size_t half)
 static void forward(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                     int32_t labels[TILE])
 {
-    const struct tile_mark mark = tile->mark; /* here it stays in the first cache */
+    const struct tile_mark mark = tile->mark; /* a copy, which stays in the first-level cache */
     struct dense_tile *dense = &tile->dense;
     for (int s = 0; s < input->count; s++) {
         const struct sample_mask *mask = &input->masks[s];

@@ -21,7 +21,7 @@ static inline void tile_mark(struct tile_mark mark, const char *layer, const cha
         mark.call(mark.context, layer, pass, s);
 }
 
-/* Scratch: what the layers hand on between the input and the sums. Some 630 KB. */
+/* Scratch: what the layers hand on between the input and the sums. Some 630 KB, for one thread at a time. */
 struct tile {
     struct conv1_packed conv1;
     struct conv2_packed conv2;
@@ -39,7 +39,7 @@ struct tile {
 /* Zeroes what the kernels never write: padding. Once, before anything else. */
 void tile_init(struct tile *tile);
 
-/* Prepares for weights: again whenever they have changed. */
+/* Packs the weights as the kernels read them: to be called again whenever they have changed. */
 void tile_pack(struct tile *tile, const struct layout *weights);
 
 /* `count` samples (1..TILE) and their masks; the masks of those that the tile lacks keep nothing. */

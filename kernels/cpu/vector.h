@@ -121,8 +121,8 @@ KERNEL void vec_spill(vec *to, vec v)
     __asm__("" : "+m"(*to));
 }
 
-/* The same pointer, but the compiler does not know. GCC otherwise sees that two pointers of a loop meet the
- * same numbers a round apart, carries vectors from one round to the next, and spills sums to make room. */
+/* The same pointer, hidden from the compiler. GCC otherwise sees that two pointers of a loop read the same numbers one
+ * iteration apart, keeps those vectors in registers for the next iteration, and spills sums to make room. */
 KERNEL const float *separate_address(const float *p)
 {
     __asm__("" : "+r"(p));
@@ -138,7 +138,7 @@ typedef int32_t eight_places __attribute__((vector_size(8 * sizeof(int32_t))));
 #define PICK_EIGHT(a, b, ...) __builtin_shuffle(a, b, (eight_places){__VA_ARGS__})
 #endif
 
-/* By address, as builds for narrower vectors have no convention for passing eights. No alignment is asked. */
+/* Passed by address: builds for narrower vectors have no calling convention for eight floats. No alignment is asked. */
 KERNEL void eight_load(const float *from, eight *to)
 {
     typedef float unaligned __attribute__((vector_size(8 * sizeof(float)), aligned(4), may_alias));

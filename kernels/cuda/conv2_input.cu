@@ -82,7 +82,7 @@ static __device__ __forceinline__ void write_weights(const struct reads &reads, 
     }
 }
 
-/* Whoever else writes m.passes writes the same. */
+/* Several threads may write m.passes at once: all write the same value. */
 static __device__ __forceinline__ void spread(const struct reads &reads, float scale, struct memory &m)
 {
 #pragma unroll

@@ -91,8 +91,8 @@ static __device__ __forceinline__ void spread(const struct reads<L> &reads, stru
     }
 }
 
-/* Lists the warp's windows, the first of which is `first` of its plane, in order. Returns how many; *bias becomes
- * larger by the lane's. */
+/* Lists the warp's windows, the first of which is `first` of its plane, in order. Returns how many; adds the lane's
+ * part of the bias's gradient to *bias. */
 template <class L>
 static __device__ __forceinline__ unsigned list_windows(const struct reads<L> &reads, float scale, unsigned first,
                                                         struct listed *list, float *bias)
@@ -149,7 +149,7 @@ static __global__ void __launch_bounds__(layer<CHANNELS, SIDE, OUTPUTS, SHARES>:
     using L = layer<CHANNELS, SIDE, OUTPUTS, SHARES>;
     __shared__ struct memory<L> m;
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, output = warp / SHARES, share = warp % SHARES;
-    unsigned tap = lane % PATCH, in_patch = tap / KERNEL * PITCH + tap % KERNEL; /* of too many lanes one is as good */
+    unsigned tap = lane % PATCH, in_patch = tap / KERNEL * PITCH + tap % KERNEL; /* lanes 25.. repeat lanes 0.. */
     float sums[CHANNELS] = {0}, bias = 0;
     for (uint32_t n = blockIdx.x; n < at.count; n += gridDim.x) {
         unsigned window = share * L::SHARE;

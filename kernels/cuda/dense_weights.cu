@@ -20,7 +20,7 @@ struct alignas(16) stage {
 struct dense_layer {
     const float *x, *dy;
     uint32_t in, out, tiles_across, tiles;
-    uint32_t into; /* where its weights begin */
+    uint32_t into; /* where its weights begin in the canonical layout */
 };
 struct dense_weights {
     struct dense_layer layers[LAYERS];
@@ -28,7 +28,7 @@ struct dense_weights {
     float *gradient;
 };
 
-/* Tile `tile` of all is tile *of of the layer returned. */
+/* The layer that has tile `tile`, counted over all layers; *of: the same tile, counted within that layer. */
 static __device__ __forceinline__ struct dense_layer find_layer(const struct dense_weights &at, uint32_t tile,
                                                                 uint32_t *of)
 {

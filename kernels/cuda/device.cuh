@@ -22,7 +22,7 @@ static inline unsigned blocks_for(uint64_t work, unsigned each)
     return (unsigned)((work + each - 1) / each);
 }
 
-/* Of all lanes of a full warp, in a fixed order; every lane gets it. */
+/* The sum over all lanes of a full warp, in a fixed order; every lane gets it. */
 template <typename T> static __device__ __forceinline__ T warp_sum(T value)
 {
     for (unsigned mask = WARP / 2; mask > 0; mask /= 2)
@@ -30,7 +30,7 @@ template <typename T> static __device__ __forceinline__ T warp_sum(T value)
     return value;
 }
 
-/* The same for the largest; a NaN may go unseen. */
+/* The largest of all lanes, likewise; a NaN may go unseen. */
 static __device__ __forceinline__ float warp_max(float value)
 {
     for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
@@ -46,7 +46,8 @@ static __device__ __forceinline__ float relu(float x)
     return x <= 0 ? 0 : x;
 }
 
-/* The largest so far, the first of equals; a NaN is larger than all, the last of several. */
+/* One more number of a max-pool, `which` of its window: it is taken if it is larger than those before, so the first of
+ * equals stays, or if it is NaN. */
 static __device__ __forceinline__ void challenge(float x, uint8_t which, float *largest, uint8_t *origin)
 {
     if (x > *largest || x != x) {

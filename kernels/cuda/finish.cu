@@ -1,5 +1,5 @@
 /* The gradient as the ranks sum it: sums of columns for the convolutions, the biases and the loss, and every
- * number rounded to fixed point, if it fits. One launch, whose blocks have two trades: the first SUMMERS sum 32
+ * number rounded to fixed point, if it fits. One launch with two kinds of blocks: the first SUMMERS sum 32
  * columns of a table each, the others round 1,024 numbers of the dense layers' weights each. */
 #include "device.cuh"
 #include "sampler.h"
@@ -17,7 +17,7 @@ struct finish {
     float limit;
 };
 
-/* Whoever else writes *refused writes the same. */
+/* Several threads may write *refused at once: all write the same value. */
 static __device__ __forceinline__ int64_t round_or_refuse(float number, float limit, int64_t *sums)
 {
     bool refused = !(fabsf(number) < limit);
@@ -44,7 +44,7 @@ static __device__ void sum_columns(struct table t, uint32_t column, float limit,
         sums[t.into + column + warp] = round_or_refuse(sum, limit, sums);
 }
 
-/* Block `block` of those that sum takes the columns from *column on of the table returned. */
+/* The table that block `block` sums columns of, WARP of them from *column on. */
 static __device__ __forceinline__ struct table find_table(const struct finish &finish, uint32_t block,
                                                           uint32_t *column)
 {
@@ -70,7 +70,7 @@ static __device__ __forceinline__ bool is_bias(const struct finish &finish, uint
     return yes;
 }
 
-/* All are read at once. */
+/* The sum of the parts. All are read before the first is added. */
 static __device__ __forceinline__ float sum_splits(const float *part, uint32_t splits)
 {
     float sum = 0;
@@ -97,7 +97,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* A term of an exact sum may be a sample's: numbers that stand for several samples have that many times the room. */
+/* EXACT_LIMIT holds for the term of one sample: a number that is a sum over several may be that many times as large. */
 static float limit_of(uint32_t count)
 {
     return EXACT_LIMIT * (float)(count > 0 ? count : 1);

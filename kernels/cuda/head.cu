@@ -1,4 +1,4 @@
-/* The dense half of a training step, forward and backward, in one launch: what else takes nine, each too
+/* The dense half of a training step, forward and backward, in one launch instead of nine, each too
  * small to fill a GPU. A block has SAMPLES samples and all of fc1's weights in shared memory; nothing of a
  * sample leaves the block in between. */
 #include "device.cuh"
@@ -18,7 +18,7 @@ enum {
 struct alignas(16) memory {
     float weights[OUT][PITCH];
     float x[IN][SAMPLES], y[OUT][SAMPLES], dy[OUT][SAMPLES]; /* conv3, fc1, fc1's gradient */
-    float logits[CLASSES][SAMPLES];                          /* and then the gradient by them */
+    float logits[CLASSES][SAMPLES];                          /* and then their gradient */
     float part[PARTS][IN][SAMPLES];
     uint8_t kept[OUT / 4][SAMPLES]; /* of fc1's mask */
 };

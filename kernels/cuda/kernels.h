@@ -7,7 +7,7 @@
  *
  * Every function queues on `stream`, waits for nothing, can be captured into a CUDA graph, and returns what
  * cudaGetLastError says of the launch. What differs from step to step lies in struct cuda_step in device
- * memory, so one graph serves all full batches of a run and a second one the tails.
+ * memory, so one graph serves all full batches of a run and a second one the last of each epoch.
  */
 #ifndef DTRAIN_CUDA_KERNELS_H
 #define DTRAIN_CUDA_KERNELS_H
@@ -23,7 +23,7 @@ extern "C" {
 #include "lenet5.h"
 #include "masks.h"
 
-/* In device memory, one a replica. The host writes it when nothing is queued, and reads it after. */
+/* In device memory, one for each replica. The host writes it when nothing is queued, and reads it after. */
 struct cuda_step {
     uint64_t step;       /* number of the coming step: the masks' */
     uint32_t position;   /* where the coming batch begins in the epoch's order */
@@ -78,7 +78,7 @@ cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const
 cudaError_t cuda_conv2_input(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
                              const uint8_t *origin, float *dx, cudaStream_t stream);
 
-/* In how many parts the gradients of a convolution's weights come: as many as blocks make them. */
+/* The gradients of a convolution's weights come in parts, one from each block, of `count` samples so many. */
 enum { CUDA_PARTS = 256, CUDA_CONV1_WIDTH = 6 * 76, CUDA_CONV2_WIDTH = 16 * 151 };
 static inline uint32_t cuda_parts(uint32_t count)
 {
@@ -129,7 +129,8 @@ cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias
 
 /* --- the dense layers' weights ---------------------------------------------------------------------- */
 
-/* In how many parts cuda_dense_weights leaves the gradient: of so many samples, and so many again, each. */
+/* cuda_dense_weights leaves the gradient in cuda_splits(count) parts: runs of CUDA_SPLIT_SAMPLES samples go to them in
+ * turn. */
 enum { CUDA_SPLITS = 8, CUDA_SPLIT_SAMPLES = 32 };
 static inline uint32_t cuda_splits(uint32_t count)
 {

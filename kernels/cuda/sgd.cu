@@ -1,4 +1,5 @@
-/* The update, and the step's end: the last block to be through moves the step on. */
+/* The update of weights and momentum; the last block that is through with it moves struct cuda_step on to the next
+ * batch. */
 #include "device.cuh"
 
 enum { THREADS = 1024 };

@@ -3,7 +3,7 @@
  * Plain loops over the textbook formulas, nothing skipped and nothing shared with the fast kernels: what
  * the tests and bench/step compare them with. Tensors are row-major: images and activations (C, H, W),
  * convolution weights (K, C, 5, 5), dense weights (out, in). A backward pass overwrites dx and adds to
- * dw and db.
+ * dw and db. Sizes are not checked, nothing is allocated, and nothing is shared between threads.
  */
 #ifndef DTRAIN_REFERENCE_H
 #define DTRAIN_REFERENCE_H

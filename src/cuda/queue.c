@@ -100,7 +100,7 @@ void queue_finish(struct queue *queue, const volatile sig_atomic_t *stop)
     wait_for(queue, queue->marks[0], stop);
 }
 
-/* Before a burst: a mark behind the last one, and a wait for the one before that. */
+/* At the start of a burst: marks the end of the one before, and waits for the end of the one before that. */
 void queue_keep_pace(struct queue *queue, size_t i, const volatile sig_atomic_t *stop)
 {
     size_t burst = i / BURST;

@@ -1,5 +1,6 @@
 /* queue.h - what both GPU engines have: a stream, the data set in device memory, and the host's part in a call that
  * trains or evaluates: it queues steps not too far ahead of the device, and waits.
+ * Owned by its engine, used by one thread at a time; what CUDA refuses ends the job (check.h).
  *
  * While it waits the host hands this rank's wish to stop on to the device, and other ranks are watched over.
  */
@@ -24,9 +25,10 @@ struct queue {
     uint8_t *train, *test; /* records, in device memory */
     struct queue_words *words;
     struct evaluation *evaluation; /* in device memory */
-    cudaEvent_t marks[2];          /* behind bursts of steps */
+    cudaEvent_t marks[2];          /* events, each recorded behind a burst of steps */
 
-    /* What the engine has to say of work that failed, before the job ends by what CUDA says; or NULL. */
+    /* Called when queued work has failed, before the job ends with CUDA's message, so that the engine can say more; or
+     * NULL. */
     void (*failed)(struct queue *queue);
 };
 

@@ -123,7 +123,8 @@ struct pose {
 struct thing {
     outline *distance;
     struct pose pose;
-    int r, opacity; /* opacity: 256 hides all behind it */
+    int r;       /* in units of length */
+    int opacity; /* 256 hides all behind it */
     struct colour colour;
 };
 
@@ -184,7 +185,8 @@ static int last_pixel(int centre, int r)
     return smaller((centre + r * 3 / 2) / PIXEL + 1, SIDE - 1);
 }
 
-/* Paints a thing; its edge is a pixel wide. */
+/* Paints a thing over what is there. At a pixel `cover` of 256 parts are its own: all inside, none outside, and between
+ * on the pixel that the outline crosses. */
 static void paint(struct canvas *canvas, const struct thing *thing)
 {
     const struct pose *pose = &thing->pose;
@@ -205,8 +207,9 @@ static void paint(struct canvas *canvas, const struct thing *thing)
  * random levels, interpolated. */
 struct texture {
     bool striped;
-    struct pose pose;
-    int period, lattice[5][5];
+    struct pose pose; /* of the stripes */
+    int period;       /* of a stripe and its gap, in units of length */
+    int lattice[5][5];
 };
 
 static struct texture roll_texture(struct dice *dice)

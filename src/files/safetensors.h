@@ -33,7 +33,7 @@ bool safetensors_write(const struct folder *folder, const char *name, const char
                        size_t n_tensors, const struct metadata *metadata, size_t n_metadata, bool checksum,
                        struct error *error);
 
-struct safetensors; /* a file read into memory; opaque */
+struct safetensors; /* a file read into memory, which others may change or remove meanwhile; opaque */
 
 /* Reads and checks all of it: lengths, JSON, names that occur once, offsets that cover the data without gap
  * or overlap in any order, F32 shapes that match their sizes, the checksum if there is one. Errors
@@ -45,6 +45,7 @@ void safetensors_close(struct safetensors *file); /* NULL is fine */
 /* The value of a metadata key, or NULL. Lives as long as the file. A "checksum" has been verified. */
 const char *safetensors_metadata(const struct safetensors *file, const char *key);
 
+/* Whether there is a tensor of this name, of whatever dtype and shape. */
 bool safetensors_has(const struct safetensors *file, const char *name);
 
 /* Copies tensor `want->name` to want->data when it is F32 and its shape is want's. Else error (EXIT_INPUT):

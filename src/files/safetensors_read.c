@@ -9,8 +9,8 @@
 #include "safetensors.h"
 #include "safetensors_format.h"
 
-static const size_t MAX_HEADER_BYTES =
-    1 << 20; /* a net's has 3,000; parsed, it takes some forty times as much memory */
+/* The header of a net of ours has 3,000. Parsed, a header takes some forty times as much memory. */
+static const size_t MAX_HEADER_BYTES = 1 << 20;
 static const size_t MAX_FILE_BYTES = (size_t)1 << 30;
 static const double MAX_EXACT_INTEGER = 0x1p53; /* JSON numbers are doubles */
 
@@ -93,7 +93,7 @@ static bool has_checksum(const struct safetensors *file)
            memcmp(file->bytes + LENGTH_BYTES, CHECKSUM_START, CHECKSUM_START_BYTES) == 0;
 }
 
-/* Before the header is parsed: damage is called damage, whatever it made of the JSON. */
+/* Called before the header is parsed, so that a damaged file is called damaged, and not bad JSON. */
 static bool check_checksum(const struct safetensors *file, struct error *error)
 {
     char digits[CHECKSUM_DIGITS + 1];
@@ -110,7 +110,7 @@ static int compare_names(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* A name given twice could mean one thing here and another elsewhere. */
+/* No name occurs twice: readers differ in which of the two they take. */
 static bool check_names(const struct safetensors *file, const cJSON *object, struct error *error)
 {
     size_t count = 0;
