@@ -52,8 +52,8 @@ NVCC := $(or $(wildcard $(WHEELS:%=%/cu13/bin/nvcc)),$(call probe,command -v nvc
 endif
 ifneq ($(NVCC),)
 PYTHON_NVIDIA := $(or $(WHEELS),$(call probe,python3 -c 'import nvidia; print(*nvidia.__path__)'))
-CUDA_ROOTS := $(CUDA_HOME) $(if $(WHEELS),,$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))) /usr/local/cuda /usr) $(wildcard \
-	$(PYTHON_NVIDIA:%=%/*))
+CUDA_ROOTS := $(CUDA_HOME) $(if $(WHEELS),,$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))) /usr/local/cuda /usr) \
+	$(wildcard $(PYTHON_NVIDIA:%=%/*))
 header_in = $(firstword $(wildcard $(1)/include/$(2) $(1)/include/*-linux-gnu/$(2)))
 library_in = $(firstword $(wildcard $(foreach d,lib64 lib lib/*-linux-gnu,$(addprefix $(1)/$d/,$(2) $(2).[0-9]*))))
 has_both = $(and $(call header_in,$(1),$(2)),$(call library_in,$(1),$(3)))
@@ -88,7 +88,8 @@ GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) 
 	-lstdc++ -lpthread -lrt -ldl
 SM ?= 80 90 # machine code for these, and PTX of the last for what comes after
 # -lineinfo lets compute-sanitizer and the profilers name lines; the machine code stays the same.
-NVCC_FLAGS = -O3 -lineinfo -std=c++17 -Xcompiler -fPIC$(comma)-Wall$(comma)-Wextra -Xptxas -v $(if $(WERROR),-Werror all-warnings) \
+NVCC_FLAGS = -O3 -lineinfo -std=c++17 -Xcompiler -fPIC$(comma)-Wall$(comma)-Wextra -Xptxas -v \
+	$(if $(WERROR),-Werror all-warnings) \
 	$(foreach s,$(SM),-gencode arch=compute_$s$(comma)code=sm_$s) \
 	-gencode arch=compute_$(lastword $(SM))$(comma)code=compute_$(lastword $(SM))
 
@@ -183,8 +184,8 @@ print-unit-tests: # for tests/run
 
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< $(TEST_PARTS) \
-	  $(PARTS) $(LIBS) -ldl -lcmocka $(TEST_LIBS)
+	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< \
+	  $(TEST_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(TEST_LIBS)
 
 $(BUILD)/tests/unit/test_golden: private LDFLAGS += -rdynamic # for the GPU part
 
@@ -222,7 +223,8 @@ $(TOGETHER_TESTS): private TEST_PARTS = $(TOGETHER)
 $(TOGETHER_TESTS): private TEST_LIBS = -lstdc++
 
 # The same tests with the kernels on a GPU; only the huge tensors need the host.
-DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS)) $(BUILD)/tests/unit/test_fused))
+DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS)) \
+	$(BUILD)/tests/unit/test_fused))
 DEVICE_PARTS := $(GPU_KERNELS) tests/support/shim/cuda_device.c
 device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
 
@@ -276,7 +278,8 @@ $(BUILD)/emulated/%.o: % | found
 known: $(BUILD)/tests/support/make_known ## compute --verify's known answers anew
 	$< > src/verify/known.c.tmp && mv src/verify/known.c.tmp src/verify/known.c
 
-$(BUILD)/tests/support/make_known: tests/support/make_known.c $(filter-out $(BUILD)/src/verify/%,$(PARTS)) $(BUILD)/src/verify/lesson.o
+$(BUILD)/tests/support/make_known: tests/support/make_known.c $(filter-out $(BUILD)/src/verify/%,$(PARTS)) \
+	$(BUILD)/src/verify/lesson.o
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
@@ -358,7 +361,8 @@ lint: compile_commands.json ## read the sources without running them: tests/unit
 
 # Not the kernels of engines: their loops lie as they are to be read. known.c is a table that a program writes.
 FORMATTED := $(filter-out src/verify/known.c,$(wildcard $(addsuffix /*.[ch],src src/* include kernels/definition \
-	kernels/reference bench bench/cuda tests/unit tests/unit/fuzz tests/support tests/support/emulated tests/support/shim)))
+	kernels/reference bench bench/cuda tests/unit tests/unit/fuzz tests/support tests/support/emulated \
+	tests/support/shim)))
 format: ## lay out C as clang-format does (.clang-format), all but the kernels of engines
 	clang-format -i $(FORMATTED)
 
@@ -372,7 +376,8 @@ help: ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit print-unit-tests print-formatted emulated device test install uninstall lint format clean help found always
+.PHONY: all unit print-unit-tests print-formatted emulated device test install uninstall lint format clean help found \
+	always
 -include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
 	$(GPU_BENCHES:=.d) \
 	$(EMULATED_PARTS:.o=.d)

@@ -63,10 +63,14 @@ launcher_find() {
     *'(Open MPI) 5.'* | *'(Open MPI) 6.'*) launcher_kind=open-mpi-5 ;;
     *'Intel(R) MPI Library'*)
         launcher_kind=intel-mpi
-        [[ ! -x ${launcher%/*}/mpiexec.hydra ]] || launcher=${launcher%/*}/mpiexec.hydra # mpirun would die of USR1, and the ranks go on
+        # mpirun would die of USR1, and the ranks go on.
+        [[ ! -x ${launcher%/*}/mpiexec.hydra ]] || launcher=${launcher%/*}/mpiexec.hydra
         ;;
     *'HYDRA build details'*) launcher_kind=mpich ;;
-    *) fail 1 "$launcher is neither Open MPI's, 4 or 5, nor MPICH's nor Intel's (${said%%$'\n'*}): start dtrain by it yourself" ;;
+    *)
+        fail 1 "$launcher is neither Open MPI's, 4 or 5, nor MPICH's nor Intel's (${said%%$'\n'*}):" \
+            "start dtrain by it yourself"
+        ;;
     esac
 }
 
@@ -107,7 +111,9 @@ launcher_machines() { # OPTION VALUE...
     while (($#)); do
         case $1 in
         -H) tr , '\n' <<<"$2" ;;
-        --hostfile) sed -E 's/#.*//; s/[ \t]+max[-_]slots=[0-9]+//; s/[ \t]+slots=([0-9]+)/:\1/; s/[ \t]+$//; /^$/d' "$2" ;;
+        --hostfile)
+            sed -E 's/#.*//; s/[ \t]+max[-_]slots=[0-9]+//; s/[ \t]+slots=([0-9]+)/:\1/; s/[ \t]+$//; /^$/d' "$2"
+            ;;
         esac
         shift 2
     done
@@ -121,7 +127,8 @@ launcher_command() {
     open-mpi-*)
         [[ $launcher_kind == open-mpi-4 ]] || command+=(--output :raw) # or it keeps what has no line's end
         command+=("${hosts[@]}")
-        for name in DTRAIN_DATA XDG_CACHE_HOME NCCL_SOCKET_IFNAME DTRAIN_TERMINAL DTRAIN_MARK; do # the others give all to every host
+        # The others give all variables to every host.
+        for name in DTRAIN_DATA XDG_CACHE_HOME NCCL_SOCKET_IFNAME DTRAIN_TERMINAL DTRAIN_MARK; do
             [[ -z ${!name-} ]] || command+=(-x "$name")
         done
         ;;
@@ -155,21 +162,27 @@ launcher_has_rank() { # PROCESS
 # Open MPI, on standard error: banners, and lines outside of them.
 said='Primary job +terminated normally|(mpirun|prterun) detected that one or more processes exited with non-zero|'
 said+='MPI_ABORT was invoked|(mpirun|prterun) has exited due to process rank [0-9]+ .* calling +"abort"'
-said+='|System call: unlink\(2\) [^ ]*/vader_segment[^ ]* +Error: +No such file' # 4.1.2, at the end, where /dev/shm is missing
+# 4.1.2, at the end, where /dev/shm is missing:
+said+='|System call: unlink\(2\) [^ ]*/vader_segment[^ ]* +Error: +No such file'
 dead_rank='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on +signal ([^.]+)\.'
 dead_host='lost communication with a remote daemon.*Remote daemon: [^ ]+ on node ([^ ]+) '
-unreachable='mca_btl_tcp_proc_create_interface_graph|Unable to find reachable pairing' # 5.0.7, though ranks of a host share memory
-broken='unexpectedly disconnected|failed to TCP connect|does not know how to route a message to the specified daemon|/btl_tcp_[a-z]+\.c:[0-9]+:|\] Read -?[0-9]+, expected '
-noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message|have sent help message|"orte_base_help_aggregate"'
+# 5.0.7, though ranks of a host share memory:
+unreachable='mca_btl_tcp_proc_create_interface_graph|Unable to find reachable pairing'
+broken='unexpectedly disconnected|failed to TCP connect|does not know how to route a message to the specified daemon'
+broken+='|/btl_tcp_[a-z]+\.c:[0-9]+:|\] Read -?[0-9]+, expected '
+noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message'
+noise+='|have sent help message|"orte_base_help_aggregate"'
 noise+='|: Warning: setpgid\(|^\[hwloc/linux\] |^mpirun: abort is already in progress'
 unread='mpirun: SIGPIPE detected on fd ' # nobody reads standard output any more: it ends the ranks as SIGTERM does
 closed='^\[([^]:]+):[0-9]+\] \*\*\* An error occurred in Socket closed' # 5, by a rank beside one that is lost
 rule='^(.*[^-])?-{70,}$' # above and below a banner
 
 # Hydra, on standard output: a banner for each rank that was lost, or one for all, and a list of exit codes.
-hydra_said='^={70,}$|^=   |^\[mpiexec@[^]]*\] (Exit codes: |Sending Ctrl-C |Press Ctrl-C )|^\[[^] ]+\] [0-9]+(,[0-9]+)*$|'
-hydra_said+='^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: |^This typically refers to a problem with |^Please see the FAQ page for '
-hydra_failed='^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] [a-zA-Z_]+ \([^)]*\): (.*)$' # as it loses a rank or a host, or cannot start
+hydra_said='^={70,}$|^=   |^\[mpiexec@[^]]*\] (Exit codes: |Sending Ctrl-C |Press Ctrl-C )'
+hydra_said+='|^\[[^] ]+\] [0-9]+(,[0-9]+)*$|^YOUR APPLICATION TERMINATED WITH THE EXIT STRING: '
+hydra_said+='|^This typically refers to a problem with |^Please see the FAQ page for '
+# As it loses a rank or a host, or cannot start:
+hydra_failed='^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] [a-zA-Z_]+ \([^)]*\): (.*)$'
 more='^\[[^]]+:[0-9]+\] \*\*\* |^\[(proxy:[0-9:]+|mpiexec)@[^]]*\] ' # what Open MPI and Hydra say after such a line
 hydra_abort='^Abort\(([0-9]+)\) on node .*application called MPI_Abort'
 hydra_rank='^=   RANK ([0-9]+) PID [0-9]+ RUNNING AT (.*)$' # Intel's, and the next line:

@@ -78,9 +78,10 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
 /* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
     _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* second factors: [in][ky][product][out] */
-    /* What a winner sends back to the 6x6 numbers that its window was made of: rows out * 6 + 1 + ky, in each the pixels
-     * kx of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the left column;
-     * conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at first. */
+    /* What a winner sends back to the 6x6 numbers that its window was made of: rows out * 6 + 1 + ky, in each the
+     * pixels kx of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the
+     * left column; conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at
+     * first. */
     _Alignas(64) float windows[2 * (16 * 6 + 1) * 6 * 8];
 };
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
