@@ -15,14 +15,16 @@
 #include "error.h"
 #include "launcher.h"
 
-static const double LOOK_SECONDS = 0.25;    /* between two looks */
-static const double MOST_SECONDS = 1;       /* that count from one to the next: this process may have been stopped */
+static const double LOOK_SECONDS = 1; /* between two looks, or an eighth of the timeout; twice that counts at most, */
 static const double POLITENESS_SECONDS = 3; /* that others leave the first of their host to speak for all */
+
+enum { MOST_CHILDREN = 8192 };
 
 struct guard {
     pthread_t thread;
     double timeout;
     pid_t launcher; /* 0: none that starts several ranks */
+    char job[200];  /* its entry in the environment of this process, which those of other jobs lack; "": it has none */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of what follows, up to the next gap */
@@ -31,10 +33,12 @@ struct guard {
     double limit;
     unsigned calls; /* so far */
 
-    double last_look, seconds; /* of this call, the thread's own */
+    unsigned call;             /* that the thread counts; what follows is its own */
+    double last_look, seconds; /* of this call */
     bool first, was_second;    /* what this process was at the last look, and at any */
-    pid_t stopped;             /* a rank that was stopped at the last look, 0: none */
+    pid_t stopped;             /* who was stopped at the last look, 0: none */
     double stopped_seconds;    /* for how long, while this process was the first, or was not */
+    pid_t children[MOST_CHILDREN];
 };
 
 /* The state of a process as /proc tells it, 'T': stopped; 0 where it does not. */
@@ -52,104 +56,152 @@ static char state_of(pid_t process)
     return name_end != NULL && name_end[1] == ' ' ? name_end[2] : 0;
 }
 
-/* The rank of a process, by the environment that it was started with; -1 if that has none, or cannot be read. */
-static int rank_of(pid_t process)
+static bool is_stopped(pid_t process)
+{
+    char state = state_of(process);
+    return state == 'T' || state == 't';
+}
+
+static bool is_running(pid_t process)
+{
+    char state = state_of(process);
+    return state != 0 && strchr("TtZX", state) == NULL;
+}
+
+/* The rank of a process, by the environment that it was started with; -1 if it is none of this job, or that cannot be
+ * read. */
+static int rank_of(const struct guard *guard, pid_t process)
 {
     static const char *const names[] = LAUNCHER_RANKS;
+    enum { NAMES = sizeof names / sizeof *names };
     char path[64], *entry = NULL;
-    size_t bytes = 0;
+    size_t bytes = 0, best = NAMES;
+    bool ours = guard->job[0] == '\0';
     int rank = -1;
     snprintf(path, sizeof path, "/proc/%ld/environ", (long)process);
     FILE *file = fopen(path, "re");
-    while (file != NULL && rank < 0 && getdelim(&entry, &bytes, '\0', file) > 0)
-        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    while (file != NULL && getdelim(&entry, &bytes, '\0', file) > 0) {
+        ours |= strcmp(entry, guard->job) == 0;
+        for (size_t i = 0; i < best; i++) {
             size_t length = strlen(names[i]);
-            if (strncmp(entry, names[i], length) == 0 && entry[length] == '=')
+            if (strncmp(entry, names[i], length) == 0 && entry[length] == '=') {
                 rank = atoi(entry + length + 1);
+                best = i;
+            }
         }
+    }
     free(entry);
     if (file != NULL)
         fclose(file);
-    return rank;
+    return ours ? rank : -1;
 }
 
-/* What there is to see of the other ranks of this host. */
-struct sight {
-    pid_t stopped; /* the lowest process id of those that are stopped, 0: none */
-    int rank;      /* its rank */
-    bool first;    /* this process is the lowest of the others */
-};
-
-static void look_at(pid_t process, struct sight *sight)
+static int compare_processes(const void *a, const void *b)
 {
-    char state = state_of(process);
-    bool stopped = state == 'T' || state == 't', gone = state == 0 || state == 'Z' || state == 'X';
-    bool counts = stopped ? sight->stopped == 0 || process < sight->stopped
-                          : !gone && sight->first && process < getpid();
-    int rank = counts ? rank_of(process) : -1;
-    if (rank < 0) /* or another program that the launcher has started, as ssh */
-        return;
-    if (stopped) {
-        sight->stopped = process;
-        sight->rank = rank;
-    } else {
-        sight->first = false;
-    }
+    return (*(const pid_t *)a > *(const pid_t *)b) - (*(const pid_t *)a < *(const pid_t *)b);
 }
 
-/* All children of the launcher: a thread of it that starts some has a list of its own. */
-static void look_around(const struct guard *guard, struct sight *sight)
+/* The launcher's other children on this host, in order: a thread of it that starts some has a list of its own. */
+static size_t list_children(struct guard *guard)
 {
     char path[64];
+    size_t count = 0;
     snprintf(path, sizeof path, "/proc/%ld/task", (long)guard->launcher);
     DIR *threads = guard->launcher == getppid() ? opendir(path) : NULL;
     for (struct dirent *thread; threads != NULL && (thread = readdir(threads)) != NULL;) {
         char list[400];
         snprintf(list, sizeof list, "%s/%s/children", path, thread->d_name);
         FILE *file = fopen(list, "re");
-        for (long child; file != NULL && fscanf(file, "%ld", &child) == 1;)
+        for (long child; file != NULL && count < MOST_CHILDREN && fscanf(file, "%ld", &child) == 1;)
             if (child != getpid())
-                look_at((pid_t)child, sight);
+                guard->children[count++] = (pid_t)child;
         if (file != NULL)
             fclose(file);
     }
     if (threads != NULL)
         closedir(threads);
+    qsort(guard->children, count, sizeof *guard->children, compare_processes);
+    return count;
 }
 
-static void look(struct guard *guard)
+/* What there is to see of the others on this host. */
+struct sight {
+    pid_t stopped; /* the launcher, or the lowest process id of the ranks that are stopped, 0: none */
+    int rank;      /* its rank, -1: the launcher */
+    bool first;    /* this process is the lowest of the other ranks */
+};
+
+/* Only the first rank looks at all. Others look at those before them, of which the first is alive as a rule. */
+static struct sight look_around(struct guard *guard)
 {
-    double time = clock_seconds(), passed = fmin(time - guard->last_look, MOST_SECONDS);
-    struct sight sight = {.first = true};
-    look_around(guard, &sight);
-    bool still = sight.stopped != 0 && sight.stopped == guard->stopped && sight.first == guard->first;
+    size_t count = list_children(guard);
+    for (size_t i = 0; i < count && guard->children[i] < getpid(); i++)
+        if (is_running(guard->children[i]) && rank_of(guard, guard->children[i]) >= 0)
+            return (struct sight){.first = false};
+    if (guard->launcher == getppid() && is_stopped(guard->launcher))
+        return (struct sight){.stopped = guard->launcher, .rank = -1, .first = true};
+    for (size_t i = 0; i < count; i++) {
+        int rank = is_stopped(guard->children[i]) ? rank_of(guard, guard->children[i]) : -1;
+        if (rank >= 0) /* and not another program that the launcher has started, as ssh */
+            return (struct sight){.stopped = guard->children[i], .rank = rank, .first = true};
+    }
+    return (struct sight){.first = true};
+}
+
+static double look_seconds(const struct guard *guard)
+{
+    return fmin(LOOK_SECONDS, guard->timeout / 8);
+}
+
+/* Counts the time up to now, of which this process may have been stopped for some. */
+static void count_time(struct guard *guard, const struct sight *sight)
+{
+    double time = clock_seconds(), passed = fmin(time - guard->last_look, 2 * look_seconds(guard));
+    bool still = sight->stopped != 0 && sight->stopped == guard->stopped && sight->first == guard->first;
     guard->last_look = time;
     guard->seconds += passed;
     guard->stopped_seconds = still ? guard->stopped_seconds + passed : 0;
-    guard->stopped = sight.stopped;
-    guard->first = sight.first;
-    guard->was_second |= !sight.first;
-    if (guard->stopped_seconds >= guard->timeout && sight.first) {
-        char host[100] = "";
-        gethostname(host, sizeof host - 1);
-        fprintf(stderr,
-                "dtrain: lost rank %d on host %s: it has been stopped for %g s (process %ld, %s); start again with "
-                "--resume\n",
-                sight.rank, host, guard->timeout, (long)sight.stopped, guard->what);
-    } else if (guard->seconds >= guard->limit + (guard->was_second ? POLITENESS_SECONDS : 0)) {
+    guard->stopped = sight->stopped;
+    guard->first = sight->first;
+    guard->was_second |= !sight->first;
+}
+
+static void tell_stopped(const struct guard *guard, const struct sight *sight)
+{
+    char host[100] = "", who[80];
+    gethostname(host, sizeof host - 1);
+    snprintf(who, sizeof who, "rank %d", sight->rank);
+    if (sight->rank < 0)
+        snprintf(who, sizeof who, "the process of %s", launcher_name());
+    fprintf(stderr,
+            "dtrain: lost %s on host %s: it has been stopped for %g s (process %ld, %s); start again with --resume\n",
+            who, host, guard->timeout, (long)sight->stopped, guard->what);
+}
+
+/* Without the lock, for as long as it reads: the call must not wait for this when it has ended. */
+static void look(struct guard *guard)
+{
+    pthread_mutex_unlock(&guard->lock);
+    struct sight sight = look_around(guard);
+    pthread_mutex_lock(&guard->lock);
+    if (guard->calls != guard->call)
+        return;
+    count_time(guard, &sight);
+    if (guard->stopped_seconds >= guard->timeout)
+        tell_stopped(guard, &sight);
+    else if (guard->seconds >= guard->limit + (guard->was_second ? POLITENESS_SECONDS : 0))
         fprintf(stderr, "dtrain: %s has taken %g s: a rank is stuck or was not started as dtrain\n", guard->what,
                 guard->limit);
-    } else {
+    else
         return;
-    }
     _exit(EXIT_PEER_LOST); /* MPI is not to be asked now: it serves the other thread */
 }
 
-static struct timespec next_look(void)
+static struct timespec next_look(const struct guard *guard)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
-    time.tv_nsec += (long)(1e9 * LOOK_SECONDS);
+    time.tv_nsec += (long)(1e9 * look_seconds(guard));
     time.tv_sec += time.tv_nsec / 1000000000;
     time.tv_nsec %= 1000000000;
     return time;
@@ -158,20 +210,19 @@ static struct timespec next_look(void)
 static void *keep_watch(void *context)
 {
     struct guard *guard = context;
-    unsigned call = 0;
     pthread_mutex_lock(&guard->lock);
     while (!guard->closed) {
-        struct timespec next = next_look();
+        struct timespec next = next_look(guard);
         if (guard->what == NULL) {
             pthread_cond_wait(&guard->changed, &guard->lock);
-        } else if (guard->calls != call) {
-            call = guard->calls;
+        } else if (guard->calls != guard->call) {
+            guard->call = guard->calls;
             guard->last_look = clock_seconds();
             guard->seconds = guard->stopped_seconds = 0;
             guard->stopped = 0;
             guard->was_second = false;
-        } else if (pthread_cond_timedwait(&guard->changed, &guard->lock, &next) == ETIMEDOUT && guard->calls == call &&
-                   guard->what != NULL) {
+        } else if (pthread_cond_timedwait(&guard->changed, &guard->lock, &next) == ETIMEDOUT &&
+                   guard->calls == guard->call && guard->what != NULL) {
             look(guard);
         }
     }
@@ -190,6 +241,9 @@ struct guard *guard_open(double timeout_seconds)
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&guard->lock, NULL);
     guard->timeout = timeout_seconds;
+    const char *job = getenv("PMIX_NAMESPACE"); /* PRRTE's daemon may have the ranks of several jobs as its children */
+    if (job != NULL && strlen(job) < sizeof guard->job - 20)
+        snprintf(guard->job, sizeof guard->job, "PMIX_NAMESPACE=%s", job);
     guard->launcher = launcher_rank() != NULL ? getppid() : 0;
     int fault = pthread_create(&guard->thread, NULL, keep_watch, guard);
     if (fault != 0)

@@ -17,7 +17,8 @@
 
 enum tag { TAG_PROBE = 1, TAG_ACKNOWLEDGEMENT };
 enum { MOST_STALLED_ROUNDS = 3, SPINS = 50, YIELDS = 2000 };
-static const double PAUSE_SECONDS = 1;            /* between two polls: this rank was stopped, or had no processor */
+static const double LOOK_SECONDS = 0.01;          /* between two looks of a wait at other things than its end */
+static const double MOST_SECONDS = 1;             /* that count from one poll to the next */
 static const double SIGTERM_REPORT_SECONDS = 0.3; /* after SIGTERM */
 
 /* A probe, or its acknowledgement, which carries the round of the probe: a late one is told from a new one. */
@@ -112,8 +113,10 @@ void watch_acknowledge(struct watch *watch)
     acknowledge_all(watch);
 }
 
-/* Rounds of probes to a group: who has acknowledged the last, and whether anyone makes progress. */
+/* Rounds of probes to a group: who has acknowledged the last, and whether anyone makes progress. Times are in seconds of
+ * the wait, as it counts them (struct wait). */
 struct probing {
+    double quiet_until; /* no round begins before */
     double deadline;    /* for the acknowledgements; 0 while no probe is out */
     bool *acknowledged; /* by world rank */
     int missing;
@@ -121,7 +124,7 @@ struct probing {
     int stalled_rounds;           /* rounds in a row in which no rank had moved */
 };
 
-static void send_probes(struct watch *watch, const struct watch_group *group, struct probing *probing)
+static void send_probes(struct watch *watch, const struct watch_group *group, struct probing *probing, double time)
 {
     if (probing->acknowledged == NULL)
         probing->acknowledged = memory_allocate((size_t)watch->size, sizeof *probing->acknowledged, "probes");
@@ -130,7 +133,7 @@ static void send_probes(struct watch *watch, const struct watch_group *group, st
     probing->missing = group->size - 1;
     probing->moves_before = probing->moves;
     probing->moves = 0;
-    probing->deadline = clock_seconds() + watch->timeout_seconds / 2;
+    probing->deadline = time + watch->timeout_seconds / 2;
     watch->round++;
     for (int i = 0; i < group->size; i++)
         if (group->world_ranks[i] != watch->rank)
@@ -180,15 +183,14 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
               count, group->size, lost, watch->timeout_seconds, watch->rank, what, (unsigned long long)watch->step);
 }
 
-/* After the wait has been quiet for half a timeout, called now and then until it ends. */
+/* Called now and then until the wait ends, at that time of it. */
 static void probe_group(struct watch *watch, const struct watch_group *group, struct probing *probing, const char *what,
-                        double *quiet_until)
+                        double time)
 {
-    double time = clock_seconds();
     take_acknowledgements(watch, probing);
     if (probing->deadline == 0) {
-        if (time > *quiet_until)
-            send_probes(watch, group, probing);
+        if (time > probing->quiet_until)
+            send_probes(watch, group, probing, time);
         return;
     }
     if (probing->missing == 0) { /* all alive: go on waiting */
@@ -199,7 +201,7 @@ static void probe_group(struct watch *watch, const struct watch_group *group, st
                       "every rank answers but none gets on: %s of step %llu does not complete", what,
                       (unsigned long long)watch->step);
         probing->deadline = 0;
-        *quiet_until = time + watch->timeout_seconds / 2;
+        probing->quiet_until = time + watch->timeout_seconds / 2;
     } else if (time > probing->deadline) {
         report_lost(watch, group, probing, what);
     }
@@ -229,48 +231,44 @@ static void give_way(unsigned polls)
         sched_yield();
 }
 
-/* How long this rank has not run since the last poll, at *polled: then it has heard nobody either. A whole job may be
- * stopped for hours and go on (Ctrl-Z, SLURM), and no rank is to blame for that. */
-static double take_pause(double *polled)
-{
-    double now = clock_seconds(), pause = *polled > 0 ? now - *polled : 0;
-    *polled = now;
-    return pause > PAUSE_SECONDS ? pause : 0;
-}
-
-/* What a wait is for, and what is done meanwhile. */
+/* What a wait is for, what is done meanwhile, and how long it has taken. A whole job may be stopped for hours and go on
+ * (Ctrl-Z, SLURM), when no rank has heard another and none is to blame for that. So what counts of the time from one
+ * poll to the next is a second at most, or half of what a rank is given to answer in. */
 struct wait {
     bool (*done)(void *context);
     void *done_context;
     void (*idle)(void *context); /* or NULL */
     void *idle_context;
     const char *what;
+    double polled, seconds; /* the last poll, as clock_seconds; time that has counted until then */
 };
 
-static void wait_for(struct watch *watch, const struct wait *wait, const struct watch_group *group)
+static double count_time(struct wait *wait, const struct watch *watch)
 {
-    struct probing probing = {0};
-    double quiet_until = 0, end = HUGE_VAL, polled = 0;
-    for (unsigned polls = 1; !wait->done(wait->done_context); polls++) {
-        if (polls % 500 == 0) {
-            if (quiet_until == 0)
-                quiet_until = clock_seconds() + watch->timeout_seconds / 2;
+    double now = clock_seconds(), most = fmin(MOST_SECONDS, watch->timeout_seconds / 4);
+    wait->seconds += wait->polled > 0 ? fmin(now - wait->polled, most) : 0;
+    wait->polled = now;
+    return wait->seconds;
+}
+
+static void wait_for(struct watch *watch, struct wait *wait, const struct watch_group *group)
+{
+    struct probing probing = {.quiet_until = watch->timeout_seconds / 2};
+    double look = LOOK_SECONDS, end = HUGE_VAL;
+    for (unsigned polls = 1; !wait->done(wait->done_context); polls += polls <= YIELDS) {
+        double time = polls > SPINS ? count_time(wait, watch) : 0;
+        if (time >= look) {
+            look = time + LOOK_SECONDS;
             if (wait->idle != NULL)
                 wait->idle(wait->idle_context);
             if (signals_terminated() && end == HUGE_VAL)
-                end = clock_seconds() + SIGTERM_REPORT_SECONDS;
-            if (clock_seconds() > end && !watch->sigterm_reported)
+                end = time + SIGTERM_REPORT_SECONDS;
+            if (time > end && !watch->sigterm_reported)
                 report_sigterm(watch, group, wait->what);
             acknowledge_all(watch);
-            probe_group(watch, group, &probing, wait->what, &quiet_until);
+            probe_group(watch, group, &probing, wait->what, time);
         }
         give_way(polls);
-        double pause = polls > YIELDS ? take_pause(&polled) : 0;
-        if (pause > 0) {
-            quiet_until += quiet_until > 0 ? pause : 0;
-            probing.deadline += probing.deadline > 0 ? pause : 0;
-            end += pause;
-        }
     }
     watch->moves++;
     free(probing.acknowledged);
@@ -286,7 +284,10 @@ static bool is_complete(void *request)
 void watch_wait(struct watch *watch, MPI_Request *request, const struct watch_group *group, const char *what,
                 void (*idle)(void *context), void *context)
 {
-    wait_for(watch, &(struct wait){is_complete, request, idle, context, what}, group);
+    wait_for(watch,
+             &(struct wait){
+                 .done = is_complete, .done_context = request, .idle = idle, .idle_context = context, .what = what},
+             group);
 }
 
 void watch_until(struct watch *watch, bool (*done)(void *context), void *context, const struct watch_group *group,

@@ -5,7 +5,8 @@
  * watch_acknowledge. Those who have not acknowledged by the full timeout are lost: one message names them and their
  * hosts, and the job ends with EXIT_PEER_LOST. When all do, the wait goes on: slow is not lost. Should no rank of the
  * group have made progress between one round of probes and the next, three times in a row (a deadlock), the job ends as
- * well. Time in which a rank itself did not run, as when the whole job is stopped and goes on, counts for nothing.
+ * well. Time in which a rank itself did not run, as when the whole job is stopped and goes on, counts for little: a
+ * second or a quarter of the timeout, whichever is less, however long it was.
  *
  * mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later: a rank whose wait does not end then
  * says where it stands (WATCH_POSITION).

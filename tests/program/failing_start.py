@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
-from dtrain import BARE, ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, run, start
+from dtrain import BARE, ENVIRONMENT, FOLDER, MARK, PROGRAM, ROOT, Run, preloaded, run, start
 from tap import check, finish, side_by_side
 
 DATA = ["--data", "synthetic:335+64", "--batch-size", "64"]
@@ -40,13 +41,6 @@ def answers():
     check(done.returncode == 1 and "No space left" in done.stderr, "--help that finds no room is exit 1", done.stderr)
 
 
-def preloaded(name, source):
-    """A library of this C, for LD_PRELOAD."""
-    library = FOLDER / f"{name}.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=source.encode())
-    return library
-
-
 def few_threads():
     """An MPI that lets one thread alone call it, which Open MPI's is built not to be: its answer is changed."""
     library = preloaded("few_threads", """
@@ -76,16 +70,19 @@ def early_signals():
     check(codes == [75] * 4, "a signal while MPI starts stops the run as any other", codes)
 
 
+SLOW_INIT = """
+    #include <unistd.h>
+    int PMPI_Init_thread(int *, char ***, int, int *);
+    int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+    {
+        sleep(2);
+        return PMPI_Init_thread(argc, argv, required, provided);
+    }"""
+
+
 def stopped_start():
     """A rank that is stopped within MPI_Init, which takes two seconds longer here, is told from a slow one."""
-    library = preloaded("slow_init", """
-        #include <unistd.h>
-        int PMPI_Init_thread(int *, char ***, int, int *);
-        int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
-        {
-            sleep(2);
-            return PMPI_Init_thread(argc, argv, required, provided);
-        }""")
+    library = preloaded("slow_init", SLOW_INIT)
     options = [*ENDLESS, "--timeout", 3, "--out"]
 
     def begin(np, *stopped, launcher=()):
@@ -99,6 +96,9 @@ def stopped_start():
             os.kill(ranks[rank], signal.SIGSTOP)
         return running, ranks, time.monotonic()
 
+    headless, ranks, _ = begin(2)
+    parent = int(Path(f"/proc/{ranks[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGSTOP)
     ways = [(2, 0, "mpirun"), (4, 2, "mpirun"), (2, 1, ""), (4, 0, "")]
     runs = [begin(np, rank, launcher=launcher.split()) for np, rank, launcher in ways]
     paused, ranks, began = begin(3, 0, 1, 2)
@@ -108,6 +108,9 @@ def stopped_start():
         check(result.says(4, f"lost rank {rank} on host", "stopped for 3 s") and took < 40,
               f"rank {rank} of {np} stopped within MPI_Init, {launcher or 'launch/run'}: one line, exit 4",
               f"{took:.1f} s\n{result}")
+    result = headless.finish(60)
+    check(result.code == 4 and result.err.count("\n") == 1 and "lost mpirun: it was stopped" in result.err,
+          "mpirun itself stopped within MPI_Init: one line, exit 4", result)
     time.sleep(max(0, began + 4 - time.monotonic()))
     for process in ranks.values():
         os.kill(process, signal.SIGCONT)
@@ -117,6 +120,26 @@ def stopped_start():
     result = paused.finish(60)
     check(result.code == 75 and not result.err, "all ranks stopped within MPI_Init, continued one by one: it goes on",
           result)
+
+
+def siblings():
+    """Beside a rank, another process of its launcher: a rank by the variable that counts, or one of another job."""
+    runs = []
+    for name in '"$PMIX_NAMESPACE"', "another":
+        other = f'exec env -i PMIX_RANK=5 OMPI_COMM_WORLD_RANK=1 PMIX_NAMESPACE={name} {MARK}="${MARK}" sleep 100'
+        running = Run(["mpirun", "-np", 1, PROGRAM, *ENDLESS, "--timeout", 3, "--out", FOLDER / "siblings", ":", "-np", 1,
+                       "sh", "-c", other], {}, FOLDER)
+        while len(ranks := running.ranks()) < 2 or "sleep" not in Path(f"/proc/{ranks[1]}/comm").read_text():
+            time.sleep(0.02)
+        os.kill(ranks[1], signal.SIGSTOP)
+        runs.append((running, ranks[1]))
+    result = runs[0][0].finish(60)
+    check(result.says(4, "lost rank 1 on host", f"process {runs[0][1]}"), "a rank is named by its launcher's own variable",
+          result)
+    time.sleep(2)
+    check(runs[1][0].process.poll() is None, "what is stopped of another job of the same daemon is not this one's rank")
+    runs[1][0].kill()
+    runs[1][0].finish()
 
 
 def mpmd(*parts):
@@ -167,6 +190,6 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-side_by_side(2, stalled_study, early_signals, stopped_start, alone, answers, few_threads, unlike_actions, refused,
+side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, unlike_actions, refused,
              diverged)
 finish()

@@ -13,7 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, content, metrics, progress, run, start, start_unlike
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, content, metrics, preloaded, progress, run, start, start_unlike
 from endless_run import ENDLESS, TRAIN, go_on, unharmed
 from events_reader import wall_times
 from safetensors_reader import read
@@ -85,6 +85,27 @@ def gone_in_evaluation():
     lost([(f"rank {rank} hangs while rank 0 evaluates", go_on(3, f"evaluating{rank}", *EVALUATING, "--timeout",
                                                               TIMEOUT), rank)
           for rank in (0, 1)])
+
+
+def slow_polls():
+    """On a machine so overloaded that a waiting rank polls less than once a second, one that is lost is noticed too."""
+    library = preloaded("slow_polls", f"""
+        #include <sys/syscall.h>
+        #include <time.h>
+        #include <unistd.h>
+        int nanosleep(const struct timespec *time, struct timespec *rest)
+        {{
+            static const struct timespec longer = {{1, 50000000}};
+            int slow = time->tv_sec == 0 && time->tv_nsec < 1000000 && access("{FOLDER}/slow", F_OK) == 0;
+            return (int)syscall(SYS_nanosleep, slow ? &longer : time, rest);
+        }}""")
+    running = start(2, *ENDLESS, "--out", "slow-polls", "--timeout", TIMEOUT, env={"LD_PRELOAD": str(library)})
+    running.wait_for("epoch: 2 ")
+    (FOLDER / "slow").touch()
+    running.signal(signal.SIGSTOP, 1)
+    result = running.finish(60)
+    check(result.says(4, "lost 1 of 2 ranks: rank 1 on host"), "a lost rank is noticed where every poll takes a second",
+          result)
 
 
 def kill(phase, running, rank):
@@ -379,7 +400,7 @@ def unlike():
 
 
 side_by_side(2, diverged, clocks, unlike, killed_computing, killed_evaluating, killed_saving, killed_summing,
-             not_finite, all_killed, suspended, impatient, noise, crash_of_mpirun, unread)
+             not_finite, all_killed, suspended, slow_polls, impatient, noise, crash_of_mpirun, unread)
 stalls()
 gone()
 gone_in_evaluation()

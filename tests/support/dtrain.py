@@ -165,6 +165,13 @@ def run_all(calls):
         return list(pool.map(lambda call: run(*call), calls))
 
 
+def preloaded(name, source):
+    """A library of this C, for LD_PRELOAD."""
+    library = FOLDER / f"{name}.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], check=True, input=source.encode())
+    return library
+
+
 # --- what a run leaves ------------------------------------------------------------------------------
 
 
