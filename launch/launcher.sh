@@ -74,25 +74,59 @@ launcher_find() {
     esac
 }
 
+# Where this Open MPI has its settings, as `ompi_info` tells, which takes a while: not asked where it is plain.
+launcher_etc() {
+    local prefix folder said
+    prefix=$(realpath "$launcher")
+    prefix=${prefix%/bin/*}
+    [[ $prefix != /usr ]] || prefix=
+    if [[ -z ${OPAL_PREFIX-}${OPAL_SYSCONFDIR-} ]]; then
+        for folder in "$prefix/etc" "$prefix/etc/openmpi"; do
+            [[ ! -e $folder/openmpi-mca-params.conf ]] || {
+                echo "$folder"
+                return
+            }
+        done
+    fi
+    said=$("${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
+    echo "${said#path:sysconfdir:}"
+}
+
+# What Open MPI's own settings of such names are, a line each, those that win first.
+launcher_values() { # PATTERN
+    local name file
+    for name in $(compgen -e); do
+        [[ ! $name =~ ^(OMPI|PRTE)_MCA_($1)$ ]] || printf '%s\n' "${!name}"
+    done
+    for file in ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf "$etc"/{openmpi,prte}-mca-params.conf; do
+        sed -n -E "s/^[[:space:]]*($1)[[:space:]]*=[[:space:]]*//p" "$file" 2>/dev/null | sed 's/[[:space:]]*$//'
+    done
+}
+
 # Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files.
 launcher_names_hosts() {
-    local etc parameters=() file name named='^(I_MPI_)?HYDRA_HOST_FILE$'
-    [[ $launcher_kind != open-mpi-* ]] || named="^(OMPI|PRTE)_MCA_$hosts_parameter\$"
-    for name in $(compgen -e); do
-        [[ ! $name =~ $named || ${!name:-none} = none ]] || return 0
-    done
-    [[ $launcher_kind = open-mpi-* ]] || return 1
-    for etc in "${launcher%/bin/*}/etc" "${launcher%/bin/*}/etc/openmpi" /etc/openmpi; do
-        parameters+=("$etc"/openmpi-mca-params.conf)
-        ! grep -q -s '^[^#]*[^#[:space:]]' "$etc/openmpi-default-hostfile" || return 0
-    done
-    for file in "${parameters[@]}" ~/.openmpi/mca-params.conf; do
-        ! grep -s -E "^[[:space:]]*${hosts_parameter}[[:space:]]*=" "$file" |
-            grep -q -v -E '=[[:space:]]*(none)?[[:space:]]*$' || return 0
-    done
+    local etc value
+    if [[ $launcher_kind != open-mpi-* ]]; then
+        [[ ${HYDRA_HOST_FILE-}${I_MPI_HYDRA_HOST_FILE-} ]]
+        return
+    fi
+    etc=$(launcher_etc)
+    ! grep -q -s '^[^#]*[^#[:space:]]' "$etc"/{openmpi,prte}-default-hostfile || return 0
+    while read -r value; do
+        [[ ${value:-none} == none ]] || return 0
+    done < <(launcher_values '[a-z_]*(hostfile|rankfile|rank_file_path|dash_host)')
     return 1
 }
-hosts_parameter='[a-z_]*(hostfile|rankfile|rank_file_path|dash_host)'
+
+# Where Open MPI has the memory that ranks share.
+launcher_memory() {
+    local etc value=''
+    if [[ $launcher_kind == open-mpi-* ]]; then
+        etc=$(launcher_etc)
+        read -r value < <(launcher_values 'btl_(vader|sm)_backing_directory') || true
+    fi
+    echo "${value:-/dev/shm}"
+}
 
 # Makes the settings for an occasion of the table, but those that the user has made.
 launcher_set() { # WHEN [NETWORK]

@@ -210,6 +210,10 @@ def test_odd_places():
     done = subprocess.run(["unshare", "-m", "bash", "-c", full, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
                           capture_output=True, text=True, timeout=60, check=False)
     check(fails(done, 1, f"{SCRATCH}/full", "160 KB", "TMPDIR"), "run: a full TMPDIR is named", said(done))
+    none = full.replace("size=160k none full", "size=4k none full && echo >full/file")
+    done = subprocess.run(["unshare", "-m", "bash", "-c", none, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, f"{SCRATCH}/full", "0 KB", "TMPDIR"), "run: so is one with no room at all", said(done))
     for how, why in ("-o ro", "Read-only"), ("-o size=9m,nr_inodes=1", "No space"):
         locked = full.replace("-o size=160k", how)
         done = subprocess.run(["unshare", "-m", "bash", "-c", locked, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
@@ -256,6 +260,39 @@ def test_odd_places():
         group.rmdir()
     else:
         skip("run: a quota of cgroup v1", "this system has no controller of it for cpu")
+
+
+def test_settings():
+    """Its files say who else is to take part, and where memory is shared: those of the Open MPI that runs."""
+    prefix, home, elsewhere = SCRATCH / "prefix", SCRATCH / "home-of-settings", SCRATCH / "elsewhere"
+    for folder in prefix / "bin", prefix / "etc", home / ".openmpi", elsewhere:
+        folder.mkdir(parents=True)
+    (prefix / "bin" / "mpirun").touch()
+    own, prte, hosts = (prefix / "etc" / name for name in
+                        ("openmpi-mca-params.conf", "prte-mca-params.conf", "prte-default-hostfile"))
+    asking = """. "$0/launcher.sh"; launcher=$1 launcher_kind=open-mpi-5
+                launcher_names_hosts && printf 'others, ' || printf 'alone, '; launcher_memory"""
+
+    def seen(name, expected, files=(), **env):
+        for file, text in files:
+            file.write_text(text)
+        done = subprocess.run(["bash", "-euc", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True, check=False,
+                              env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True)
+        check(done.stdout == expected + "\n" and not done.stderr, f"settings of Open MPI: {name}", said(done))
+
+    seen("none", "alone, /dev/shm", [(own, "# nothing\n"), (prte, "prte_default_hostfile = none\n"), (hosts, "#\n")])
+    seen("the environment's", "others, /big", PRTE_MCA_prte_default_hostfile="x", OMPI_MCA_btl_sm_backing_directory="/big")
+    seen("of PRRTE, hosts", "others, /dev/shm", [(hosts, "# hosts\nn1\n")])
+    seen("of PRRTE, a hostfile", "others, /dev/shm", [(hosts, ""), (prte, "  prte_default_hostfile=/x \n")])
+    seen("the user's first", "alone, /mine", [(prte, ""), (own, "btl_vader_backing_directory = /site\n"),
+                                              (home / ".openmpi" / "mca-params.conf",
+                                               "btl_sm_backing_directory = /mine \n")])
+    (home / ".openmpi" / "mca-params.conf").unlink()
+    seen("the site's", "alone, /site")
+    own.unlink()
+    (prefix / "bin" / "ompi_info").write_text(f"#!/bin/sh\necho path:sysconfdir:{elsewhere}\n")
+    (prefix / "bin" / "ompi_info").chmod(0o755)
+    seen("where it says that they are", "others, /dev/shm", [(elsewhere / "openmpi-default-hostfile", "n2 slots=2\n")])
 
 
 def test_stop_of_all():
@@ -971,6 +1008,7 @@ try:
     test_run()
     test_binding()
     test_odd_places()
+    test_settings()
     test_hostile_place()
     test_stop()
     test_early_stop()
