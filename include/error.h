@@ -13,12 +13,13 @@
 
 enum exit_code {
     EXIT_DONE = 0,
-    EXIT_RUNTIME = 1,   /* the machine or the numbers failed: disk full, loss not finite */
-    EXIT_USAGE = 2,     /* an option, or options that contradict each other */
-    EXIT_INPUT = 3,     /* a data file or a checkpoint */
-    EXIT_PEER_LOST = 4, /* another rank died or stalled */
-    EXIT_DIVERGED = 5,  /* replicas no longer hold the same weights */
-    EXIT_STOPPED = 75,  /* stopped by a signal, everything saved: run again with --resume */
+    EXIT_RUNTIME = 1,    /* the machine or the numbers failed: disk full, loss not finite */
+    EXIT_USAGE = 2,      /* an option, or options that contradict each other */
+    EXIT_INPUT = 3,      /* a data file or a checkpoint */
+    EXIT_PEER_LOST = 4,  /* another rank died or stalled */
+    EXIT_DIVERGED = 5,   /* replicas no longer hold the same weights */
+    EXIT_UNVERIFIED = 6, /* --verify: its time was over before everything had been compared once */
+    EXIT_STOPPED = 75,   /* stopped by a signal, everything saved: run again with --resume */
 };
 
 /* An error to report: one line that names what is wrong and what would be right.

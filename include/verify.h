@@ -13,7 +13,7 @@
 #include "options.h"
 
 /* Collective over the world. A line a rank, then the verdict. EXIT_DIVERGED with *error when a rank
- * computed wrongly. */
+ * computed wrongly, EXIT_UNVERIFIED when the time was over in the first round and nothing was wrong until then. */
 enum exit_code verify_run(const struct options *options, struct comm *world, struct error *error);
 
 #endif

@@ -252,9 +252,14 @@ static enum exit_code conclude(struct examination *e, struct error *error)
         wrong = report_print(all, ranks, ranks > 1 ? &e->together : NULL, verify);
     if (wrong > 0)
         refuse(e, all, wrong, error);
+    else if (speaks && verify->is_cut)
+        error_set(error, EXIT_UNVERIFIED,
+                  "verify: not verified: %g s were over before the first round was; give more, or --verify=0 for one "
+                  "round however long",
+                  e->options->verify_seconds);
     free(all);
     comm_agree(e->world, error);
-    return error->code != EXIT_DONE ? error->code : verify->stopped && !verify->is_cut ? EXIT_STOPPED : EXIT_DONE;
+    return error->code != EXIT_DONE ? error->code : verify->stopped ? EXIT_STOPPED : EXIT_DONE;
 }
 
 enum exit_code verify_run(const struct options *options, struct comm *world, struct error *error)

@@ -33,8 +33,9 @@ def right():
     result = run(2, "--verify=0.01s", "--engine", "cpu")
     cut = re.findall(r"^rank \d  .*  (\d+) steps  the time was over in the first round, right until then$", result.out,
                      re.M)
-    check(result.code == 0 and len(cut) == 2 and all(0 < int(steps) < 244 for steps in cut),
-          "in too little time for one, it tells how many steps were right", result)
+    check(result.says(6, "not verified: 0.01 s", "--verify=0") and len(cut) == 2
+          and all(0 < int(steps) < 244 for steps in cut),
+          "in too little time for one, it tells how many steps were right, and exit 6: not verified", result)
     check(not (FOLDER / "runs").exists() and not (FOLDER / "cache").exists(), "it leaves no files")
     result = Run([ROOT / "launch" / "verify", "0", "-np", "2", "--engine", "cpu"], {}, FOLDER).finish()
     check(result.code == 0 and result.out.count(DIGEST) == 3, "launch/verify is the same", result)
