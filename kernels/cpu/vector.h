@@ -15,6 +15,9 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__AVX512F__) && !defined(__FMA__)
+#error "-mavx512f without -mfma: no processor has the one and not the other, so give both, or -march"
+#endif
 #if defined(__AVX512F__)
 enum { LANES = 16, VECTOR_REGISTERS = 32 };
 #elif defined(__AVX__)
