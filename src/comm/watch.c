@@ -113,7 +113,7 @@ void watch_acknowledge(struct watch *watch)
     acknowledge_all(watch);
 }
 
-/* Rounds of probes to a group: who has acknowledged the last, and whether anyone makes progress. Times are in seconds of
+/* Rounds of probes to a group: who has acknowledged the last, and whether anyone makes progress. Times are seconds of
  * the wait, as it counts them (struct wait). */
 struct probing {
     double quiet_until; /* no round begins before */

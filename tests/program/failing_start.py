@@ -127,15 +127,15 @@ def siblings():
     runs = []
     for name in '"$PMIX_NAMESPACE"', "another":
         other = f'exec env -i PMIX_RANK=5 OMPI_COMM_WORLD_RANK=1 PMIX_NAMESPACE={name} {MARK}="${MARK}" sleep 100'
-        running = Run(["mpirun", "-np", 1, PROGRAM, *ENDLESS, "--timeout", 3, "--out", FOLDER / "siblings", ":", "-np", 1,
-                       "sh", "-c", other], {}, FOLDER)
+        running = Run(["mpirun", "-np", 1, PROGRAM, *ENDLESS, "--timeout", 3, "--out", FOLDER / "siblings", ":",
+                       "-np", 1, "sh", "-c", other], {}, FOLDER)
         while len(ranks := running.ranks()) < 2 or "sleep" not in Path(f"/proc/{ranks[1]}/comm").read_text():
             time.sleep(0.02)
         os.kill(ranks[1], signal.SIGSTOP)
         runs.append((running, ranks[1]))
     result = runs[0][0].finish(60)
-    check(result.says(4, "lost rank 1 on host", f"process {runs[0][1]}"), "a rank is named by its launcher's own variable",
-          result)
+    check(result.says(4, "lost rank 1 on host", f"process {runs[0][1]}"),
+          "a rank is named by its launcher's own variable", result)
     time.sleep(2)
     check(runs[1][0].process.poll() is None, "what is stopped of another job of the same daemon is not this one's rank")
     runs[1][0].kill()
@@ -190,6 +190,6 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, unlike_actions, refused,
-             diverged)
+side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, unlike_actions,
+             refused, diverged)
 finish()

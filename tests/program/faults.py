@@ -13,7 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, content, metrics, preloaded, progress, run, start, start_unlike
+from dtrain import (ENVIRONMENT, FOLDER, PROGRAM, ROOT, Run, content, metrics, preloaded, progress, run, start,
+                    start_unlike)
 from endless_run import ENDLESS, TRAIN, go_on, unharmed
 from events_reader import wall_times
 from safetensors_reader import read

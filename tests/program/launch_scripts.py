@@ -281,7 +281,8 @@ def test_settings():
         check(done.stdout == expected + "\n" and not done.stderr, f"settings of Open MPI: {name}", said(done))
 
     seen("none", "alone, /dev/shm", [(own, "# nothing\n"), (prte, "prte_default_hostfile = none\n"), (hosts, "#\n")])
-    seen("the environment's", "others, /big", PRTE_MCA_prte_default_hostfile="x", OMPI_MCA_btl_sm_backing_directory="/big")
+    seen("the environment's", "others, /big", PRTE_MCA_prte_default_hostfile="x",
+         OMPI_MCA_btl_sm_backing_directory="/big")
     seen("of PRRTE, hosts", "others, /dev/shm", [(hosts, "# hosts\nn1\n")])
     seen("of PRRTE, a hostfile", "others, /dev/shm", [(hosts, ""), (prte, "  prte_default_hostfile=/x \n")])
     seen("the user's first", "alone, /mine", [(prte, ""), (own, "btl_vader_backing_directory = /site\n"),
