@@ -20,7 +20,6 @@ int main(void)
     PLACE(cpu, tile.planes);
     PLACE(cpu, tile.features);
     PLACE(cpu, tile.dense);
-    PLACE(cpu, tile.twice);
     PLACE(cpu, tile.dpool1);
     PLACE(cpu, input.masks);
     PLACE(cpu, index);

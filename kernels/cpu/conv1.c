@@ -113,20 +113,18 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
         }
 }
 
-static void interleave(unsigned kept, const struct pool1_planes *planes, float pool1[14][16][8])
+/* A channel with its columns in their own order. */
+static void interleave(float plane[14][16], float pool1[14][16])
 {
-    for (int y = 0; y < 14; y++)
-        UNROLL for (int odd = 0; odd < 2; odd++) {
-            eight pixels[8]; /* channels at first */
-            UNROLL for (int c = 0; c < 8; c++)
-                pixels[c] = (eight){0};
-            UNROLL for (int c = 0; c < 6; c++)
-                if (kept >> c & 1)
-                    memcpy(&pixels[c], &planes->at[c][y][odd * 8], sizeof pixels[c]);
-            transpose_eight(pixels);
-            UNROLL for (int x = 0; x < 8; x++)
-                memcpy(pool1[y][2 * x + odd], &pixels[x], sizeof pixels[x]);
-        }
+    for (int y = 0; y < 14; y++) {
+        eight even, odd, halves[2];
+        eight_load(plane[y], &even);
+        eight_load(plane[y] + POOL1_LANE(1), &odd);
+        halves[0] = PICK_EIGHT(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
+        halves[1] = PICK_EIGHT(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
+        eight_store(pool1[y], &halves[0]);
+        eight_store(pool1[y] + 8, &halves[1]);
+    }
 }
 
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
@@ -145,56 +143,58 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
         else
             forward(GROUP, w, packed, image, list + done, scale, planes, out);
     }
-    interleave(kept, planes, out->pool1);
+    for (int i = 0; i < count; i++)
+        interleave(planes->at[list[i]], out->pool1[list[i]]);
 }
 
-/* A window's numbers, one for each channel. */
-typedef float channels __attribute__((vector_size(8 * sizeof(float))));
-typedef int32_t channel_bits __attribute__((vector_size(8 * sizeof(int32_t))));
-
-/* The gradients of the windows before ReLU and dropout, one after the other: at the winners. What follows
- * the last window is 0, so that the last chunk is as long as the others. */
+/* The gradients of a channel's windows before ReLU and dropout, one after the other: at the winners. Zeros fill the
+ * last chunk and vector up. */
 struct windows {
-    _Alignas(64) float at[CHUNKS * CHUNK][8];
-    _Alignas(64) int32_t live[CHUNKS][8]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
+    _Alignas(64) float at[CHUNKS * CHUNK + 16];
+    uint32_t live[CHUNKS]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
 };
 
-static void activation_backward(const struct features *features, float scale, float dpool1[14][16][8],
+static void activation_backward(const float pool1[14][16], float scale, float dpool1[14][16],
                                 struct windows *windows)
 {
-    for (int y = 0; y < 14; y++)
-        UNROLL for (int k = 0; k < 14 * 8; k += LANES) {
-            ivec open = vec_load(features->pool1[y][0] + k) > 0;
-            vec_store(windows->at[y * 14] + k, vec_select(open, vec_load(dpool1[y][0] + k) * scale, (vec){0}));
+    uint32_t live[CHUNKS + 1] = {0};
+    UNROLL for (int y = 0; y < 14; y++) {
+        uint32_t bits = 0;
+        UNROLL for (int x = 0; x < 16; x += LANES) {
+            ivec open = vec_load(pool1[y] + x) > 0;
+            vec d = vec_select(open, vec_load(dpool1[y] + x) * scale, (vec){0});
+            vec_store(windows->at + y * 14 + x, d); /* the next row is written over the padding */
+            bits |= vec_bits(d != 0) << x;
         }
-    memset(windows->at[PATCHES], 0, (CHUNKS * CHUNK - PATCHES) * sizeof *windows->at);
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        channel_bits live = {0};
-        UNROLL for (int i = 0; i < CHUNK; i++) {
-            channels d;
-            memcpy(&d, windows->at[chunk * CHUNK + i], sizeof d);
-            live |= (d != 0) & 1 << i;
-        }
-        memcpy(windows->live[chunk], &live, sizeof live);
+        uint64_t wide = (uint64_t)(bits & 0x3fff) << y * 14 % CHUNK;
+        live[y * 14 / CHUNK] |= wide & ((1u << CHUNK) - 1);
+        live[y * 14 / CHUNK + 1] |= (uint32_t)(wide >> CHUNK);
     }
+    memcpy(windows->live, live, sizeof windows->live);
+    memset(windows->at + PATCHES, 0, (CHUNKS * CHUNK + 16 - PATCHES) * sizeof *windows->at);
 }
 
-/* The gradient of the biases: of each chunk, windows 16, 8, 4, 2 and 1 apart are added; then the chunks. */
-static void sum_windows_of(const struct windows *windows, float bias[8])
+/* The gradient of the channel's bias: of each chunk, windows 16, 8, 4, 2 and 1 apart are added; then the chunks.
+ * Inlined, GCC makes what it loads of what was just stored, lane by lane. */
+static __attribute__((noinline)) float sum_windows_of(const struct windows *windows)
 {
-    channels total = {0};
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        channels sum[CHUNK];
-        UNROLL for (int i = 0; i < CHUNK; i++)
-            memcpy(&sum[i], windows->at[chunk * CHUNK + i], sizeof sum[i]);
-        UNROLL for (int i = 16; i < CHUNK; i++)
-            sum[i - 16] += sum[i];
-        UNROLL for (int apart = 8; apart > 0; apart /= 2)
-            UNROLL for (int i = 0; i < apart; i++)
-                sum[i] += sum[i + apart];
-        total += sum[0];
+    eight sum[CHUNKS]; /* lanes: windows, then chunks */
+    UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        eight part[3];
+        UNROLL for (int k = 0; k < 3; k++)
+            eight_load(windows->at + chunk * CHUNK + k * 8, &part[k]);
+        part[0] += part[2];
+        part[1][0] += windows->at[chunk * CHUNK + 24];
+        sum[chunk] = part[0] + part[1];
     }
-    memcpy(bias, &total, sizeof total);
+    transpose_eight(sum);
+    UNROLL for (int apart = 4; apart > 0; apart /= 2)
+        UNROLL for (int i = 0; i < apart; i++)
+            sum[i] += sum[i + apart];
+    float total = 0;
+    UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++)
+        total += sum[0][chunk];
+    return total;
 }
 
 /* The index of each window, row by row, in a channel of features->from1, whose rows have even columns first. */
@@ -207,7 +207,7 @@ static const uint8_t from_places[PATCHES] = {
 };
 
 /* The weight gradient of one channel; the sixteenth column is padding. */
-static void channel_weights(const float *pixels, const struct windows *windows, int channel, const uint16_t *from,
+static void channel_weights(const float *pixels, const struct windows *windows, const uint16_t *from,
                             float gradient[5][16])
 {
     static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* pixels are 255 times too large: image.c */
@@ -218,11 +218,11 @@ static void channel_weights(const float *pixels, const struct windows *windows, 
         vec sum[5][PARTS];
         UNROLL for (int k = 0; k < 5 * PARTS; k++)
             sum[k / PARTS][k % PARTS] = (vec){0};
-        for (unsigned live = (unsigned)windows->live[chunk][channel]; live != 0; live &= live - 1) {
+        for (uint32_t live = windows->live[chunk]; live != 0; live &= live - 1) {
             int window = chunk * CHUNK + __builtin_ctz(live);
             const float *patch = pixels + from[from_places[window]];
             UNROLL for (int k = 0; k < 5 * PARTS; k++)
-                add_product(vec_load(patch + k / PARTS * 96 + k % PARTS * LANES), windows->at[window][channel],
+                add_product(vec_load(patch + k / PARTS * 96 + k % PARTS * LANES), windows->at[window],
                             &sum[k / PARTS][k % PARTS]);
         }
         UNROLL for (int k = 0; k < 5 * PARTS; k++)
@@ -233,21 +233,21 @@ static void channel_weights(const float *pixels, const struct windows *windows, 
                   total[k / PARTS][k % PARTS] * vec_load(pixel + k % PARTS * LANES));
 }
 
-size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
-                     float scale, float dpool1[14][16][8], int64_t *sums)
+size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept, float scale,
+                     float dpool1[6][14][16], int64_t *sums)
 {
     struct windows windows;
     _Alignas(64) float bias[16] = {0}, gradient[5][16];
     ivec room = {0};
-    activation_backward(features, scale, dpool1, &windows);
-    sum_windows_of(&windows, bias);
-    UNROLL for (int k = 0; k < 16; k += LANES)
-        exact_add(bias + k, sums + LAYOUT_OF(conv1_bias) + k, &room);
     for (; kept != 0; kept &= kept - 1) {
         int c = __builtin_ctz(kept);
-        channel_weights(image->at[0][0], &windows, c, features->from1[c][0], gradient);
+        activation_backward(features->pool1[c], scale, dpool1[c], &windows);
+        bias[c] = sum_windows_of(&windows);
+        channel_weights(image->at[0][0], &windows, features->from1[c][0], gradient);
         UNROLL for (int k = 0; k < 5 * 16; k += LANES)
             exact_add(gradient[0] + k, sums + LAYOUT_OF(conv1) + c * (5 * 16) + k, &room);
     }
+    UNROLL for (int k = 0; k < 16; k += LANES)
+        exact_add(bias + k, sums + LAYOUT_OF(conv1_bias) + k, &room);
     return (size_t)exact_refused(room);
 }

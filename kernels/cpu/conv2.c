@@ -5,10 +5,12 @@
  * of weights once a step.
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
- * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input. The live winners are
- * listed. Lanes are input channels, 6 of 8 used, and two neighbouring pixels in a 512-bit vector.
- *   weights: channel by channel, its sums (5x5x8) in registers over the winners of its 25 windows;
- *   input: window by window, the sums of all it saw (6x6x8) in registers over the winners of the 16 channels.
+ * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input, less those of dropped input
+ * channels. The live winners are listed. Lanes are neighbouring columns, 5 or 6 of 8 used.
+ *   weights: output channel by channel, the sums of a few input channels (5x8 each) in registers over the winners of
+ *   its 25 windows;
+ *   input: window by window, the sums of all it saw (6x8 of each input channel, a few at a time) in registers over the
+ *   winners of the 16 output channels.
  */
 #include <stdbool.h>
 #include <string.h>
@@ -17,29 +19,22 @@
 #include "kernels.h"
 #include "winograd.h"
 
-/* Places in pool1 and among the weights of windows, in floats. Both are read from even and from odd pixels on. So that
- * no 512-bit vector straddles two cache lines, they then lie in memory twice, the second time one pixel further;
- * narrower vectors need them once, which leaves room in the first-level cache. */
 enum {
-    PLANE = 14 * 16 * 8,               /* numbers in pool1 */
-    ODD = LANES == 16 ? PLANE : 8,     /* from an even column of pool1 to the odd one beside it */
-    WINDOWS = (16 * 6 + 1) * 6 * 8,    /* numbers in the first copy, where there are two */
-    PITCH = (LANES == 16 ? 6 : 7) * 8, /* from one row of a window to the next */
-    LEFT = LANES == 16 ? 0 : 8,        /* where a row begins for a winner of the left column */
-    RIGHT = LANES == 16 ? WINDOWS : 0, /* and of the right one, which sees a pixel of zeros first */
+    RIGHT = 1,                 /* in pool1, from a column to the next */
+    BELOW = 16,                /* and from a row to the next */
+    ROW = 6 * 8,               /* in conv2_packed's windows, from a row to the next */
+    SIDE = (16 * 6 + 1) * ROW, /* and from the weights of a left winner to those of a right one */
 };
 
 void conv2_pack(const struct layout *w, struct conv2_packed *packed)
 {
     for (int out = 0; out < 16; out++)
-        for (int ky = 0; ky < 5; ky++)
-            for (int in = 0; in < 6; in++) {
-                float g[5], factors[WINOGRAD_PRODUCTS], *row = packed->windows + (out * 6 + 1 + ky) * PITCH;
-                for (int kx = 0; kx < 5; kx++) {
-                    g[kx] = w->conv2[out][ky][kx][in];
-                    row[LEFT + kx * 8 + in] = g[kx];
-                    row[RIGHT + (1 + kx) * 8 + in] = g[kx];
-                }
+        for (int in = 0; in < 6; in++)
+            for (int ky = 0; ky < 5; ky++) {
+                const float *g = w->conv2[out] + (in * 5 + ky) * 5;
+                float factors[WINOGRAD_PRODUCTS], *row = packed->windows + (out * 6 + 1 + ky) * ROW + in * 8;
+                memcpy(row, g, 5 * sizeof *g);
+                memcpy(row + SIDE + 1, g, 5 * sizeof *g);
                 winograd_weights(g, factors);
                 for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
                     packed->forward[in][ky][k][out] = factors[k];
@@ -113,9 +108,9 @@ KERNEL void pool(row_sums rows[2], int v, vec bias, ivec keeps, float scale, int
             window[k] = winograd_output(k % 2, sums[0][x][v], sums[1][x][v], sums[2][x][v], sums[3][x][v]);
         }
         ivec winner;
-        vec best = vec_pool(window, ODD, 16 * 8, &winner);
+        vec best = vec_pool(window, RIGHT, BELOW, &winner);
         vec_store(pool2 + x * 16, vec_select(keeps, vec_relu(best + bias) * scale, (vec){0}));
-        vec_store_words(from + x * 16, winner + (2 * y * 16 + 2 * x) * 8);
+        vec_store_words(from + x * 16, winner + 2 * y * BELOW + 2 * x * RIGHT);
     }
 }
 
@@ -141,17 +136,6 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
         }
 }
 
-/* The sums of a pass are in registers. A winner's 5x5x8 or 6x6x8 numbers take as many passes as they must. */
-enum {
-    AT_ONCE = VECTOR_REGISTERS - 3,          /* the others hold a gradient and what it multiplies */
-    PATCH_ROW = (5 * 8 + LANES - 1) / LANES, /* vectors */
-    PATCH = 5 * PATCH_ROW,
-    PATCH_PASSES = (PATCH + AT_ONCE - 1) / AT_ONCE,
-    WINDOW_ROW = 6 * 8 / LANES,
-    WINDOW = 6 * WINDOW_ROW,
-    WINDOW_PASSES = (WINDOW + AT_ONCE - 1) / AT_ONCE,
-};
-
 /* Winners whose ReLU was open: a bit each. At i * apart, number i has its gradient and where the block that this
  * multiplies starts. */
 struct winners {
@@ -161,50 +145,50 @@ struct winners {
     const uint16_t *starts;
 };
 
-/* Vectors [first, end) of a block of rows, `row` vectors each, in pitches given in floats: the sum of the winners'
- * gradients times the blocks they start, which becomes `sums` or, if `add`, is added to them. */
-KERNEL void sum_winners(bool add, int first, int end, int row, struct winners winners, const float *blocks, int pitch,
-                        float *sums, int sums_pitch)
+/* For each of `channels` input channels `rows` rows of eight: the sums of the winners' gradients times the blocks they
+ * start in the channel's plane. Pitches, from row to row, are floats. If `add`, the sums are added to what is there,
+ * else the first five of each row replace it, with three zeros. */
+KERNEL void sum_winners(bool add, int channels, int rows, struct winners winners, const float *const *planes, int pitch,
+                        float *const *to, int to_pitch)
 {
-    vec sum[AT_ONCE];
-    UNROLL for (int k = first; k < end; k++)
-        sum[k - first] = (vec){0};
+    eight sum[6 * 6];
+    UNROLL for (int k = 0; k < channels * rows; k++)
+        sum[k] = (eight){0};
     for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
         int i = __builtin_ctz(rest) * winners.apart;
-        const float *block = blocks + winners.starts[i];
-        UNROLL for (int k = first; k < end; k++)
-            add_product(vec_load(block + k / row * pitch + k % row * LANES), winners.gradients[i], &sum[k - first]);
+        UNROLL for (int k = 0; k < channels * rows; k++)
+            eight_add_product(planes[k / rows] + winners.starts[i] + k % rows * pitch, winners.gradients[i], &sum[k]);
     }
-    UNROLL for (int k = first; k < end; k++) {
-        float *to = sums + k / row * sums_pitch + k % row * LANES;
-        vec_store(to, add ? vec_load(to) + sum[k - first] : sum[k - first]);
+    UNROLL for (int k = 0; k < channels * rows; k++) {
+        float *row = to[k / rows] + k % rows * to_pitch;
+        if (add)
+            eight_add(row, &sum[k]);
+        else {
+            sum[k] = PICK_EIGHT(sum[k], (eight){0}, 0, 1, 2, 3, 4, 8, 8, 8);
+            eight_store(row, &sum[k]);
+        }
     }
 }
 
-/* The same for a patch where vectors have 512 bits: a row is two of them and half a one. */
-KERNEL void sum_patches(struct winners winners, const float *pool1, float gradient[5][6][8])
+/* The same for `count` channels, as many at once as the registers hold: two are left for a gradient and what it
+ * multiplies. */
+KERNEL void sum_channels(bool add, int count, int rows, struct winners winners, const float *const *planes, int pitch,
+                         float *const *to, int to_pitch)
 {
-    enum { WHOLE = 5 * 8 / LANES };
-    vec whole[5][WHOLE];
-    eight half[5];
-    UNROLL for (int ky = 0; ky < 5; ky++) {
-        UNROLL for (int k = 0; k < WHOLE; k++)
-            whole[ky][k] = (vec){0};
-        half[ky] = (eight){0};
-    }
-    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
-        int i = __builtin_ctz(rest) * winners.apart;
-        const float *patch = pool1 + winners.starts[i];
-        UNROLL for (int ky = 0; ky < 5; ky++) {
-            UNROLL for (int k = 0; k < WHOLE; k++)
-                add_product(vec_load(patch + ky * 16 * 8 + k * LANES), winners.gradients[i], &whole[ky][k]);
-            eight_add_product(patch + ky * 16 * 8 + WHOLE * LANES, winners.gradients[i], &half[ky]);
-        }
-    }
-    UNROLL for (int ky = 0; ky < 5; ky++) {
-        UNROLL for (int k = 0; k < WHOLE; k++)
-            vec_store(gradient[ky][0] + k * LANES, whole[ky][k]);
-        eight_store(gradient[ky][0] + WHOLE * LANES, &half[ky]);
+    const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 2) / rows;
+    for (int first = 0, next; first < count; first += next) {
+        int rest = count - first, groups = (rest + most - 1) / most;
+        next = (rest + groups - 1) / groups;
+#define TAKE(channels) \
+    if ((channels) <= most && (channels) == next) \
+    sum_winners(add, channels, rows, winners, planes + first, pitch, to + first, to_pitch)
+        TAKE(1);
+        TAKE(2);
+        TAKE(3);
+        TAKE(4);
+        TAKE(5);
+        TAKE(6);
+#undef TAKE
     }
 }
 
@@ -231,36 +215,37 @@ static void activation_backward(float pool2[25][16], float scale, float dpool2[2
     }
 }
 
-/* pool1 in the layout that from2's offsets point into. */
-static const float *copy_twice(const float *pool1, struct pool1_twice *twice)
+/* The numbers of the bits that are set; returns how many. */
+static int list_channels(unsigned kept, int list[6])
 {
-    if (ODD != PLANE)
-        return pool1;
-    memcpy(twice->at[0], pool1, PLANE * sizeof(float));
-    memcpy(twice->at[1], pool1 + 8, (PLANE - 8) * sizeof(float));
-    return twice->at[0];
+    int count = 0;
+    for (; kept != 0; kept &= kept - 1)
+        list[count++] = __builtin_ctz(kept);
+    return count;
 }
 
-/* Adds a channel's gradient, of which the sixth column is padding, to the exact sums; returns their room (exact.h).
- * Inlined it takes registers from the sums of the winners. */
-static __attribute__((noinline)) ivec add_channel(float gradient[5][6][8], int64_t *sums)
+/* Adds an output channel's gradient to the exact sums; returns their room (exact.h). Inlined it takes registers from the
+ * sums of the winners. */
+static __attribute__((noinline)) ivec add_channel(const float gradient[CONV2_ROW], int64_t *sums)
 {
-    enum { USED = (5 * 8 + LANES - 1) / LANES * LANES };
     ivec room = {0};
-    for (int ky = 0; ky < 5; ky++)
-        memset(gradient[ky][5], 0, sizeof gradient[ky][5]);
-    for (int ky = 0; ky < 5; ky++)
-        for (int k = 0; k < USED; k += LANES)
-            exact_add(gradient[ky][0] + k, sums + ky * 6 * 8 + k, &room);
+    for (int k = 0; k < CONV2_ROW; k += LANES)
+        exact_add(gradient + k, sums + k, &room);
     return room;
 }
 
-size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
-                     float dpool2[25][16], struct pool1_twice *twice, int64_t *sums)
+size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
+                     float dpool2[25][16], int64_t *sums)
 {
-    _Alignas(64) float bias[16], gradient[5][6][8];
+    _Alignas(64) float bias[16], gradient[CONV2_ROW] = {0};
     _Alignas(64) int32_t live[16];
-    const float *pool1 = copy_twice(features->pool1[0][0], twice);
+    const float *planes[6];
+    float *to[6];
+    int list[6], count = list_channels(kept1, list);
+    for (int g = 0; g < count; g++) {
+        planes[g] = features->pool1[list[g]][0];
+        to[g] = gradient + list[g] * 25;
+    }
     activation_backward(pool2, scale, dpool2, bias, live);
     ivec room = {0};
     UNROLL for (int k = 0; k < 16; k += LANES)
@@ -268,42 +253,67 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2);
         struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &features->from2[0][c]};
-        if (LANES == 16)
-            sum_patches(winners, pool1, gradient);
-        else UNROLL for (int pass = 0; pass < PATCH_PASSES; pass++)
-            sum_winners(false, PATCH * pass / PATCH_PASSES, PATCH * (pass + 1) / PATCH_PASSES, PATCH_ROW, winners,
-                        pool1, 16 * 8, gradient[0][0], 6 * 8);
-        room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * (5 * 6 * 8));
+        sum_channels(false, count, 5, winners, planes, BELOW, to, 5);
+        room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * CONV2_ROW);
     }
     return (size_t)exact_refused(room);
 }
 
-/* Where the weights of each winner of a window start in conv2_packed's windows. */
-static void find_weights(const uint16_t from[16], int first, uint16_t starts[16])
+/* Where the weights of each winner of a window start in conv2_packed's windows. Windows begin at even rows and columns,
+ * so that the lowest bits of row and column tell which number won. */
+static void find_weights(const uint16_t from[16], uint16_t starts[16])
 {
-    enum { BELOW = 16 * 8 };
-    for (int c = 0; c < 16; c++) {
-        uint16_t at = (uint16_t)(from[c] - first);
-        uint16_t right = at == ODD || at == BELOW + ODD, below = at == BELOW || at == BELOW + ODD;
-        starts[c] = (uint16_t)(LEFT + (c * 6 + 1) * PITCH + right * (RIGHT - LEFT) - below * PITCH);
-    }
+    for (int c = 0; c < 16; c++)
+        starts[c] = (uint16_t)((c * 6 + 1) * ROW + (-(from[c] & RIGHT) & SIDE) - (from[c] & BELOW) / BELOW * ROW);
 }
 
-void conv2_input(const struct conv2_packed *packed, const struct features *features, float dpool2[25][16],
-                 float dpool1[14][16][8])
+/* Where vectors have 512 bits and no channel is dropped: adds the sums of all six, which lie side by side. */
+KERNEL void sum_all_channels(struct winners winners, const float *windows, float *const to[6])
 {
-    memset(dpool1, 0, 14 * sizeof *dpool1);
+    enum { PARTS = ROW / LANES };
+    vec sum[6][PARTS];
+    float rows[6][ROW];
+    UNROLL for (int k = 0; k < 6 * PARTS; k++)
+        sum[k / PARTS][k % PARTS] = (vec){0};
+    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
+        int i = __builtin_ctz(rest) * winners.apart;
+        UNROLL for (int k = 0; k < 6 * PARTS; k++)
+            add_product(vec_load(windows + winners.starts[i] + k / PARTS * ROW + k % PARTS * LANES),
+                        winners.gradients[i], &sum[k / PARTS][k % PARTS]);
+    }
+    UNROLL for (int k = 0; k < 6 * PARTS; k++)
+        vec_store(rows[k / PARTS] + k % PARTS * LANES, sum[k / PARTS][k % PARTS]);
+    UNROLL for (int row = 0; row < 6; row++)
+        UNROLL for (int in = 0; in < 6; in++) {
+            eight part;
+            eight_load(rows[row] + in * 8, &part);
+            eight_add(to[in] + row * BELOW, &part);
+        }
+}
+
+void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept1,
+                 float dpool2[25][16], float dpool1[6][14][16])
+{
+    const float *weights[6];
+    int list[6], count = list_channels(kept1, list);
+    for (int g = 0; g < count; g++) {
+        weights[g] = packed->windows + list[g] * 8;
+        memset(dpool1[list[g]], 0, sizeof dpool1[0]);
+    }
     for (int cell = 0; cell < 25; cell++) {
-        int first = (2 * (cell / 5) * 16 + 2 * (cell % 5)) * 8;
+        float *to[6];
         uint16_t starts[16];
         struct winners winners = {0, 1, dpool2[cell], starts};
         UNROLL for (int c = 0; c < 16; c += LANES)
             winners.live |= vec_bits(vec_load(&dpool2[cell][c]) != 0) << c;
         if (winners.live == 0)
             continue;
-        find_weights(features->from2[cell], first, starts);
-        UNROLL for (int pass = 0; pass < WINDOW_PASSES; pass++)
-            sum_winners(true, WINDOW * pass / WINDOW_PASSES, WINDOW * (pass + 1) / WINDOW_PASSES, WINDOW_ROW,
-                        winners, packed->windows, PITCH, dpool1[0][0] + first, 16 * 8);
+        find_weights(features->from2[cell], starts);
+        for (int g = 0; g < count; g++)
+            to[g] = &dpool1[list[g]][2 * (cell / 5)][2 * (cell % 5)];
+        if (LANES == 16 && count == 6)
+            sum_all_channels(winners, packed->windows, to);
+        else
+            sum_channels(true, count, 6, winners, weights, ROW, to, BELOW);
     }
 }

@@ -48,9 +48,9 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
-    _Alignas(64) float pool1[14][16][8]; /* [y][x][channel]; 14 columns and 6 channels used */
+    _Alignas(64) float pool1[6][14][16], slack[8]; /* [channel][y][x], 14 columns used */
     uint16_t from1[6][14][16]; /* [channel][y][POOL1_LANE(x)]: where in image_pixels the winner's patch starts */
-    uint16_t from2[25][16];    /* [pool cell][channel]: the same in pool1, as conv2_weights reads it */
+    uint16_t from2[25][16];    /* [pool cell][channel]: the same in a channel of pool1 */
 };
 
 /* The weights of conv1 as its forward pass reads them: second factors of winograd.h, over 255. */
@@ -59,29 +59,27 @@ struct conv1_packed {
 };
 void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
-/* pool1 once more: [channel][y][POOL1_LANE(x)]. */
+/* pool1 as conv2 forward reads it: [channel][y][POOL1_LANE(x)]. */
 struct pool1_planes {
     _Alignas(64) float at[6][14][16], slack[16]; /* conv2 reads two numbers past a row */
 };
 
-/* Only the channels whose bit is set in kept are computed; in pool1 the others are 0, in planes they are left
- * alone. */
+/* Only the channels whose bit is set in kept are computed, in pool1 and planes; the others are left alone. */
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    const struct image_columns *image, unsigned kept, float scale,
                    struct pool1_planes *planes, struct features *out);
 
-/* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1 is
- * only read. */
+/* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1
+ * is only read. */
 size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
-                     float scale, float dpool1[14][16][8], int64_t *sums);
+                     float scale, float dpool1[6][14][16], int64_t *sums);
 
 /* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
     _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* second factors: [in][ky][product][out] */
-    /* What a winner sends back to the 6x6 numbers that its window was made of: rows out * 6 + 1 + ky, in each the
-     * pixels kx of 8 numbers, 6 used, and zeros before or behind them, as the winner stands in the right or in the
-     * left column; conv2.c says where. The row of zeros above a channel is the one below the channel before. Zero at
-     * first. */
+    /* What a winner sends back to the 6x6 numbers that its window was made of: [winner in the left or the right column]
+     * [out * 6 + 1 + ky][in][8], of the 8 five kx from 0 or 1 on. The row of zeros above a channel is the one below the
+     * channel before. Zero at first. */
     _Alignas(64) float windows[2 * (16 * 6 + 1) * 6 * 8];
 };
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
@@ -91,19 +89,14 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
                    unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
                    struct features *features);
 
-/* Scratch of conv2_weights where vectors have 512 bits. */
-struct pool1_twice {
-    _Alignas(64) float at[2][14 * 16 * 8];
-};
-
 /* Turns dpool2 into the gradient before ReLU and dropout; adds the weights' to the exact sums and returns 0 if
- * no term was refused. */
-size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept2, float scale,
-                     float dpool2[25][16], struct pool1_twice *twice, int64_t *sums);
+ * no term was refused. kept1, kept2: as in the forward pass. */
+size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
+                     float dpool2[25][16], int64_t *sums);
 
-/* After conv2_weights. dpool1 is overwritten. */
-void conv2_input(const struct conv2_packed *packed, const struct features *features, float dpool2[25][16],
-                 float dpool1[14][16][8]);
+/* After conv2_weights. dpool1 is overwritten where channels are kept. */
+void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept1,
+                 float dpool2[25][16], float dpool1[6][14][16]);
 
 /* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */
 

@@ -95,10 +95,10 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
         const struct sample_mask *mask = &input->masks[s];
         unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
         unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
-        refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept2, input->scales[DROPOUT_CONV2],
-                                 tile->dense.dpool2[s], &tile->twice, sums);
+        refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept1, kept2,
+                                 input->scales[DROPOUT_CONV2], tile->dense.dpool2[s], sums);
         tile_mark(mark, "conv2", "weights", s);
-        conv2_input(&tile->conv2, &tile->features[s], tile->dense.dpool2[s], tile->dpool1);
+        conv2_input(&tile->conv2, &tile->features[s], kept1, tile->dense.dpool2[s], tile->dpool1);
         tile_mark(mark, "conv2", "input", s);
         image_pixels(input->records[s] + 1, &tile->pixels);
         tile_mark(mark, "image", "pixels", s);

@@ -30,8 +30,7 @@ struct tile {
     struct pool1_planes planes;
     struct features features[TILE];
     struct dense_tile dense;
-    struct pool1_twice twice;
-    _Alignas(64) float dpool1[14][16][8];
+    _Alignas(64) float dpool1[6][14][16];
 
     struct tile_mark mark;
 };

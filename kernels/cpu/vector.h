@@ -134,11 +134,11 @@ KERNEL const float *separate_address(const float *p)
 
 /* A vector of numbers picked from two of eight, of which the second's are 8 to 15. */
 typedef float eight __attribute__((vector_size(8 * sizeof(float))));
+typedef int32_t eight_ints __attribute__((vector_size(8 * sizeof(int32_t))));
 #ifdef __clang__
 #define PICK_EIGHT(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-typedef int32_t eight_places __attribute__((vector_size(8 * sizeof(int32_t))));
-#define PICK_EIGHT(a, b, ...) __builtin_shuffle(a, b, (eight_places){__VA_ARGS__})
+#define PICK_EIGHT(a, b, ...) __builtin_shuffle(a, b, (eight_ints){__VA_ARGS__})
 #endif
 
 /* Passed by address: builds for narrower vectors have no calling convention for eight floats. No alignment is asked. */
@@ -152,6 +152,15 @@ KERNEL void eight_store(float *to, const eight *v)
 {
     typedef float unaligned __attribute__((vector_size(8 * sizeof(float)), aligned(4), may_alias));
     *(unaligned *)to = *v;
+}
+
+/* Adds v to eight numbers. */
+KERNEL void eight_add(float *to, const eight *v)
+{
+    eight sum;
+    eight_load(to, &sum);
+    sum += *v;
+    eight_store(to, &sum);
 }
 
 /* As add_product, of eight numbers at a. */

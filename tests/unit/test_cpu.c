@@ -312,7 +312,7 @@ static void an_infinite_number_breaks_what_sees_it(void **state)
     static float pool2[25][16];
     for (int out = 0; out < 16; out++)
         for (int k = 0; k < 5 * 5 * 6; k++)
-            weights.conv2[out][k / 30][k / 6 % 5][k % 6] = 0.01f * (float)(1 + (out + k) % 7);
+            weights.conv2[out][k % 6 * 25 + k / 6] = 0.01f * (float)(1 + (out + k) % 7);
     conv2_pack(&weights, &packed);
     for (int y = 0; y < 14; y++)
         for (int x = 0; x < 14; x++) {
