@@ -224,8 +224,8 @@ static int list_channels(unsigned kept, int list[6])
     return count;
 }
 
-/* Adds an output channel's gradient to the exact sums; returns their room (exact.h). Inlined it takes registers from the
- * sums of the winners. */
+/* Adds an output channel's gradient to the exact sums; returns their room (exact.h). Inlined it takes registers from
+ * the sums of the winners. */
 static __attribute__((noinline)) ivec add_channel(const float gradient[CONV2_ROW], int64_t *sums)
 {
     ivec room = {0};
