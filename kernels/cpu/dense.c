@@ -13,6 +13,7 @@
  * where a w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's samples drop different
  * units. But conv3 takes its samples one by one where dropout leaves few of its inputs.
  */
+#include <math.h>
 #include <string.h>
 
 #include "exact.h"
@@ -26,15 +27,19 @@ enum {
 
 /* --- the three products; every size is a constant where they are used ----------------------------- */
 
-/* Whether all of `count` numbers, a multiple of LANES, are neither infinite nor NaN. */
-static int all_finite(size_t count, const float *numbers)
+/* The largest magnitude of `count` numbers; NaN if one is. */
+static float largest(size_t count, const float *numbers)
 {
-    ivec broken = {0};
-    for (size_t i = 0; i < count; i += LANES) {
-        vec v = vec_load(numbers + i);
-        broken |= v - v != 0; /* NOLINT(misc-redundant-expression) */
+    int32_t most = 0; /* magnitudes are in the order of their bits, NaN above infinity */
+    for (size_t i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, numbers + i, sizeof bits);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
     }
-    return vec_bits(broken) == 0;
+    float number;
+    memcpy(&number, &most, sizeof number);
+    return number;
 }
 
 /* Bit i of `count`: whether factors[i] is not zero; or all of them. */
@@ -108,12 +113,10 @@ KERNEL void product_input(int stride, int out, int length, int dy_stride, int pa
             }
 }
 
-/* Adds the gradient to the exact sums; returns 0 if none was refused, or was not finite and left out. live: of
- * each output a bit a sample. */
-KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
-                              const uint32_t *live, int64_t *sums)
+/* product_weights; *room is exact_check's, or room is NULL where no term can be refused. */
+KERNEL void add_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
+                        const uint32_t *live, int64_t *sums, ivec *room)
 {
-    ivec room = {0};
     for (int first = 0; first < stride; first += parts * LANES)
         for (int o = 0; o < out; o++) {
             vec sum[MOST_PARTS];
@@ -124,10 +127,30 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, con
                 UNROLL for (int k = 0; k < parts; k++)
                     add_product(vec_load(x + s * stride + first + k * LANES), dy[s * dy_stride + o], &sum[k]);
             }
-            UNROLL for (int k = 0; k < parts; k++)
-                exact_add((const float *)&sum[k], sums + o * stride + first + k * LANES, &room);
+            UNROLL for (int k = 0; k < parts; k++) {
+                const float *terms = (const float *)&sum[k];
+                int64_t *to = sums + o * stride + first + k * LANES;
+                UNROLL for (int i = 0; i < LANES; i += LANES / 2)
+                    exact_add_half(terms + i, to + i);
+                if (room != NULL)
+                    exact_check(terms, room);
+            }
         }
-    return (size_t)exact_refused(room) + !all_finite((size_t)(TILE * stride), x);
+}
+
+/* Adds the gradient to the exact sums; returns 0 if none was refused, or was not finite and left out. live: of
+ * each output a bit a sample. Where the largest factors tell that no term can be refused, none is looked at. */
+KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
+                              const uint32_t *live, int64_t *sums)
+{
+    float largest_x = largest((size_t)(TILE * stride), x), largest_dy = largest((size_t)(TILE * dy_stride), dy);
+    if (TILE * largest_x * largest_dy < EXACT_LIMIT / 2) { /* half: sums are rounded. NaN is not less */
+        add_weights(stride, out, dy_stride, parts, x, dy, live, sums, NULL);
+        return 0;
+    }
+    ivec room = {0};
+    add_weights(stride, out, dy_stride, parts, x, dy, live, sums, &room);
+    return (size_t)exact_refused(room) + !isfinite(largest_x);
 }
 
 /* --- between the products --------------------------------------------------------------------------- */
@@ -144,18 +167,28 @@ KERNEL void activate(int units, const float *bias, float scale, const int32_t ke
         }
 }
 
+/* to[k][i] = from[i][k] for `rows` and `columns`, multiples of eight. */
+static void transpose(int rows, int columns, int from_stride, const float *from, int to_stride, float *to)
+{
+    for (int i = 0; i < rows; i += 8)
+        for (int k = 0; k < columns; k += 8) {
+            eight block[8];
+            UNROLL for (int r = 0; r < 8; r++)
+                eight_load(from + (i + r) * from_stride + k, &block[r]);
+            transpose_eight(block);
+            UNROLL for (int r = 0; r < 8; r++)
+                eight_store(to + (k + r) * to_stride + i, &block[r]);
+        }
+}
+
 static void lanes_from_rows(int units, int stride, const float *rows, float *lanes)
 {
-    for (int u = 0; u < units; u++)
-        for (int s = 0; s < TILE; s++)
-            lanes[u * TILE + s] = rows[s * stride + u];
+    transpose(TILE, units, stride, rows, TILE, lanes);
 }
 
 static void rows_from_lanes(int units, int stride, const float *lanes, float *rows)
 {
-    for (int s = 0; s < TILE; s++)
-        for (int u = 0; u < units; u++)
-            rows[s * stride + u] = lanes[u * TILE + s];
+    transpose(units, TILE, TILE, lanes, stride, rows);
 }
 
 /* The masks of a layer as words of 32 units, one lane a sample. */
@@ -218,7 +251,7 @@ static void pack_chains(const struct layout *w, struct dense_tile *t)
 void dense_pack(const struct layout *w, struct dense_tile *t)
 {
     pack_chains(w, t);
-    int finite = all_finite(120 * 400, w->conv3[0]) && all_finite(84 * 128, w->fc1[0]);
+    int finite = isfinite(largest(120 * 400, w->conv3[0])) && isfinite(largest(84 * 128, w->fc1[0]));
     t->all = finite ? 0 : ~0u;
 }
 
@@ -307,8 +340,8 @@ void fc2_forward(const struct layout *w, struct dense_tile *t)
 
 size_t fc2_weights(struct dense_tile *t, int64_t *sums)
 {
-    rows_from_lanes(10, 16, t->logits[0], t->dlogits[0]);
-    rows_from_lanes(84, 96, t->fc1_lanes[0], t->fc1[0]);
+    rows_from_lanes(16, 16, t->logits[0], t->dlogits[0]);
+    rows_from_lanes(88, 96, t->fc1_lanes[0], t->fc1[0]);
     float bias[16] = {0};
     uint32_t live[10];
     for (int k = 0; k < 10; k++)

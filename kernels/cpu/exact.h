@@ -20,27 +20,35 @@ KERNEL doubles exact_doubles(const float *terms)
 #endif
 }
 
-/* sums[LANES] += terms[LANES]. *room, 0 at first, is negative from then on in the lanes where a term was
- * refused: the sums are then of no use, and the step is not applied. No alignment is asked. */
-KERNEL void exact_add(const float *terms, int64_t *sums, ivec *room)
+/* sums[LANES / 2] += terms[LANES / 2]; meaningless where a term is refused. No alignment is asked. */
+KERNEL void exact_add_half(const float *terms, int64_t *sums)
 {
     typedef uint64_t longs __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
 #if defined(__AVX512DQ__)
     /* Times 2^36 they are rounded to integers by an instruction, to nearest. */
-    UNROLL for (int k = 0; k < LANES; k += LANES / 2) {
-        __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(terms + k), _mm256_set1_ps((float)(1 / EXACT_UNIT)));
-        *(longs *)(sums + k) += (longs)_mm512_cvtps_epi64(scaled); /* meaningless where refused */
-    }
+    __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(terms), _mm256_set1_ps((float)(1 / EXACT_UNIT)));
+    *(longs *)sums += (longs)_mm512_cvtps_epi64(scaled);
 #else
     const doubles magic = EXACT_MAGIC - (doubles){0};
-    UNROLL for (int k = 0; k < LANES; k += LANES / 2) {
-        doubles shifted = exact_doubles(terms + k) + magic;
-        longs *to = (longs *)(sums + k);
-        *to += (longs)shifted - (longs)magic; /* meaningless where refused */
-    }
+    doubles shifted = exact_doubles(terms) + magic;
+    *(longs *)sums += (longs)shifted - (longs)magic;
 #endif
+}
+
+/* *room, 0 at first, is negative from then on in the lanes where one of terms[LANES] was refused: the sums are then of
+ * no use, and the step is not applied. */
+KERNEL void exact_check(const float *terms, ivec *room)
+{
     ivec magnitude = (ivec)vec_load(terms) & 0x7fffffff; /* of infinite and NaN the largest */
     *room |= (ivec)vec_all(EXACT_LIMIT) - 1 - magnitude;
+}
+
+/* sums[LANES] += terms[LANES], with exact_check. */
+KERNEL void exact_add(const float *terms, int64_t *sums, ivec *room)
+{
+    UNROLL for (int k = 0; k < LANES; k += LANES / 2)
+        exact_add_half(terms + k, sums + k);
+    exact_check(terms, room);
 }
 
 /* The first `used` of eight terms; the others are not added. */
