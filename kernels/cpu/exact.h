@@ -51,42 +51,12 @@ KERNEL void exact_add(const float *terms, int64_t *sums, ivec *room)
     exact_check(terms, room);
 }
 
-/* The first `used` of eight terms; the others are not added. */
-KERNEL void exact_add_eight(const float *terms, int used, int64_t *sums, eight_ints *room)
-{
-    typedef uint64_t eight_longs __attribute__((vector_size(8 * sizeof(uint64_t)), aligned(8), may_alias));
-    eight_ints bits, uses;
-    UNROLL for (int k = 0; k < 8; k++)
-        uses[k] = k < used ? -1 : 0;
-    memcpy(&bits, terms, sizeof bits);
-    bits &= uses;
-#if defined(__AVX512DQ__)
-    __m256 scaled = _mm256_mul_ps((__m256)bits, _mm256_set1_ps((float)(1 / EXACT_UNIT)));
-    *(eight_longs *)sums += (eight_longs)_mm512_cvtps_epi64(scaled);
-#else
-    typedef double eight_doubles __attribute__((vector_size(8 * sizeof(double))));
-    const eight_doubles magic = EXACT_MAGIC - (eight_doubles){0};
-    eight_doubles shifted = __builtin_convertvector((eight)bits, eight_doubles) + magic;
-    *(eight_longs *)sums += (eight_longs)shifted - (eight_longs)magic;
-#endif
-    const eight limit = EXACT_LIMIT - (eight){0};
-    *room |= (eight_ints)limit - 1 - (bits & 0x7fffffff);
-}
-
 /* Whether a term was refused: 1 or 0. */
 KERNEL int exact_refused(ivec room)
 {
     int32_t any = 0;
     for (int i = 0; i < LANES; i++)
         any |= room[i];
-    return any < 0;
-}
-
-KERNEL int exact_refused_eight(const eight_ints *room)
-{
-    int32_t any = 0;
-    for (int i = 0; i < 8; i++)
-        any |= (*room)[i];
     return any < 0;
 }
 
