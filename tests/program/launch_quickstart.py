@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""launch/quickstart, and what the container images begin with."""
+# needs: dtrain
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from launching import DATA, LAUNCH, ROOT, SCRATCH, fails, is_png, launch, said
+from tap import check, finish, skip
+
+
+def test_quickstart():
+    """With a make that does nothing, a gnuplot that is missing, and an apt-get that brings it."""
+    if os.geteuid() != 0:
+        skip("quickstart", "needs root: it would call sudo")
+        return
+    place, tools = SCRATCH / "clone", SCRATCH / "path"
+    shutil.copytree(LAUNCH, place / "launch")
+    shutil.copy(ROOT / "dtrain", place)
+    tools.mkdir()
+    for directory in os.environ["PATH"].split(":"):
+        for tool in Path(directory).glob("*") if Path(directory).is_dir() else ():
+            if tool.name not in ("gnuplot", "apt-get", "make", "sudo") and not (tools / tool.name).exists():
+                (tools / tool.name).symlink_to(tool)
+    gnuplot = shutil.which("gnuplot")
+    (tools / "make").write_text("#!/bin/sh\necho quiet\necho 'CUDA     no nvcc - building for the CPU alone'\n")
+    (tools / "g++").unlink(missing_ok=True)
+    (tools / "nvcc").unlink(missing_ok=True)
+    (tools / "nvcc").symlink_to("/bin/true")  # with which alone nothing is built for GPUs
+    (tools / "apt-get").write_text(
+        f'#!/bin/sh\necho "$@" >> {place}/apt-get.log\n'
+        f'[ "$1" = update ] && touch {place}/updated && exit\n'
+        f"[ -e {place}/updated ] && ln -s {gnuplot} {tools}/gnuplot\n"
+    )
+    (tools / "driver").write_text("#!/bin/sh\necho 535.104.05\n")
+    for tool in "make", "apt-get", "driver":
+        (tools / tool).chmod(0o755)
+    launch("run", "-np", 1, *DATA, "--epochs", 1, "--out", "drawn")
+    data = SCRATCH / "cache/dtrain/synthetic-200-100"
+    environment = {**os.environ, "PATH": str(tools), "DTRAIN_DATA": os.path.relpath(data, SCRATCH)}
+    (tools / "nvidia-smi").unlink(missing_ok=True)
+    for number in 1, 2:
+        if number == 2:
+            (tools / "driver").rename(tools / "nvidia-smi")
+        done = subprocess.run(
+            [place / "launch/quickstart"],
+            cwd=SCRATCH,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        run = place / f"runs/quickstart-{number}"
+        check(done.returncode == 0 and is_png(run / "accuracy.png"), f"quickstart: time {number}", said(done))
+        check(("An NVIDIA driver, but no nvcc: training on CPUs (--gpu" in done.stdout) == (number == 2),
+              "quickstart: says what a driver lacks", said(done))
+        check(
+            ("Installing" in done.stdout) == (number == 1),
+            "quickstart: says what it installs, once",
+            said(done),
+        )
+    install = "install -y --no-install-recommends gnuplot-nox"
+    calls = (place / "apt-get.log").read_text().splitlines()
+    check(calls == [install, "update", install], "quickstart: asks apt-get for what is missing only", calls)
+    check(
+        "quiet" not in done.stdout and len(done.stdout.splitlines()) < 24,
+        "quickstart: fits a screen",
+        done.stdout,
+    )
+    (tools / "make").write_text("#!/bin/sh\necho 'CUDA     13.0'\n[ $1 = found ] || { echo CUDA=$CUDA; exit 1; }\n")
+    done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True, timeout=60)
+    check("no g++" in done.stdout and "Installing" not in done.stdout and "CUDA=0" in done.stderr,
+          "quickstart: with all of CUDA, but no g++, builds for the CPU alone", said(done))
+    (tools / "g++").symlink_to("/bin/true")
+    done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True, timeout=60)
+    check("no g++" not in done.stdout and "CUDA=\n" in done.stderr, "quickstart: and with it for GPUs", said(done))
+    (tools / "make").write_text("#!/bin/sh\n")
+    done = subprocess.run([place / "launch/quickstart", "--gpu"], env=environment, capture_output=True, text=True,
+                          timeout=60)
+    check(fails(done, 1, "535.104.05", "580") and not (place / ".cuda").exists(),
+          "quickstart --gpu: a driver that is too old is named before anything is downloaded", said(done))
+
+
+def test_images():
+    """Docker's and Apptainer's begin with the same files."""
+    ignored = {line for line in (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines() if line[0] not in "#*"}
+    removed = re.search("^    rm -rf (build .*?) #.*\n +make ", (LAUNCH / "dtrain.def").read_text(), re.M)
+    check(removed and set(removed[1].split()) == ignored - {"compile_commands*.json"},
+          "dtrain.def: removes what Dockerfile.dockerignore leaves out, before make", ignored)
+
+
+test_images()
+test_quickstart()
+finish()

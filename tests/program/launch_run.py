@@ -1,0 +1,464 @@
+#!/usr/bin/env python3
+"""launch/run, with nets that train for a second: what it takes, where it runs, how it stops."""
+# needs: dtrain
+# timed: signals come at moments of a start
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+from launching import (DATA, HOSTILE, LAUNCH, ROOT, SCRATCH, begin, children, fails, launch, parent, place_mpirun, said,
+                       stand_in, wait_for)
+from tap import check, finish, skip
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def test_run():
+    done = launch("run", "-np", 2, *DATA, "--epochs", 2, "--out", "run")
+    digest = re.search(r"weights: [0-9a-f]{16}\n$", done.stdout)
+    check(done.returncode == 0 and digest and not done.stderr, "run: trains, says nothing else", said(done))
+
+    done = launch("run", "-np", 2, *DATA, "--lr", "fast")
+    check(fails(done, 2, "--lr fast"), "run: a wrong option is exit 2 and one line", said(done))
+    done = launch("run", "-np", 2, "--data", "nowhere")
+    check(fails(done, 3, "nowhere"), "run: missing data is exit 3 and one line", said(done))
+
+    done = launch("run", "-np", CORES + 1, *DATA, "--epochs", 1, "--out", "many")
+    check(done.returncode == 0, "run: more ranks than cores", said(done))
+    # The net of another number of ranks is the same, so the digest is too.
+    done = launch(
+        "run", *DATA, "--epochs", 2, "--out", "default", preexec_fn=lambda: os.sched_setaffinity(0, {0})
+    )
+    check("on 1 rank," in done.stdout, "run: as many ranks as cores it may use", said(done))
+    check(digest and digest[0] in done.stdout, "run: one rank and two make the same weights", said(done))
+
+    done = launch(
+        "run", "-np", CORES + 1, *DATA, env={**os.environ, "OMPI_MCA_rmaps_base_oversubscribe": "0"}
+    )
+    check(
+        done.returncode != 0 and "slots" in done.stderr,
+        "run: Open MPI's settings of the user win",
+        said(done),
+    )
+
+    for arguments in ["-np"], ["-np", "0"], ["-np", "two"], ["--hostfile"]:
+        done = launch("run", *arguments)
+        check(fails(done, 2, "launch/run", arguments[0]), f"run: refuses {' '.join(arguments)}", said(done))
+    done = launch("run", env={**os.environ, "DTRAIN": "not/built"})
+    check(fails(done, 1, "not/built", "make"), "run: without a program it says how to build it", said(done))
+
+    done = launch("run", "-np", "\x1b[2J\n")
+    check(fails(done, 2, "-np ?[2J?"), "run: control characters are not passed on", said(done))
+    done = launch("run", "-np", 2, *DATA, "--epochs", 1, "--out", "odd\x1b[31m\nname")
+    check(done.returncode == 0 and "files in odd?[31m?name\n" in done.stdout, "run: nor those in the run's name",
+          said(done))
+
+    command = 'printf left | { "$0" -np 1 --version >&2; cat; }'
+    done = subprocess.run(["bash", "-c", command, LAUNCH / "run"], capture_output=True, text=True, timeout=60)
+    check(done.stdout == "left", "run: leaves standard input alone", said(done))
+
+
+def test_binding():
+    """How mpirun is told to bind: where cores are left for another run, and where a driver lists a GPU."""
+    place = SCRATCH / "gpu"
+    place.mkdir()
+    for tool, word in {
+        "dtrain": "",
+        "nvidia-smi": "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)",
+        "mpirun": "${OMPI_MCA_hwloc_base_binding_policy-as it likes}",
+    }.items():
+        (place / tool).write_text(stand_in(f'echo "{word}"'))
+        (place / tool).chmod(0o755)
+
+    def binding(*options, ranks=CORES, **env):
+        env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "DTRAIN": str(place / "dtrain"), **env}
+        return launch("run", "-np", ranks, *options, env=env).stdout.strip()
+
+    usual = binding()
+    what = "run: ranks that leave cores to another run are bound to none"
+    if CORES > 1:
+        check((binding(ranks=CORES - 1), usual) == ("none", "as it likes"), what, usual)
+    else:
+        skip(what, "there is one core")
+    (place / "dtrain-cuda.so").touch()
+    check(binding() == "none", "run: ranks with a GPU are bound to no core", binding())
+    check(
+        usual == binding("--engine", "cpu") == binding("--engine=cpu"),
+        "run: ranks are bound as usual without the GPU part, or with --engine cpu",
+        (usual, binding("--engine", "cpu"), binding("--engine=cpu")),
+    )
+    chosen = binding(OMPI_MCA_hwloc_base_binding_policy="socket")
+    check(chosen == "socket", "run: unless the user binds them", chosen)
+
+
+def tree(pid):
+    """The process and all below it."""
+    return [pid, *(below for child in children(pid) for below in tree(child))]
+
+
+def test_odd_places():
+    """What a starter, a container or a batch system leaves behind or withholds."""
+    train = ["-np", 2, *DATA, "--epochs", 2]
+    shell = lambda command, *arguments, **more: subprocess.run(
+        ["bash", "-c", command, LAUNCH / "run", *map(str, arguments)], cwd=SCRATCH, capture_output=True, text=True,
+        timeout=120, **more)
+
+    done = shell('"$0" "$@" <&- >&- 2>&-', *train, "--out", "closed")
+    lines = (SCRATCH / "closed" / "metrics.jsonl").read_text().splitlines()
+    check(done.returncode == 0 and len(lines) == 2, "run: with its standard streams closed", said(done))
+    done = shell('ulimit -Sn 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "few")
+    check(done.returncode == 0 and not done.stderr, "run: the soft limit on open files is raised", said(done))
+    done = shell('ulimit -n 48 && exec "$0" "$@"', "-np", 16, *DATA, "--epochs", 1, "--out", "too-few")
+    check(fails(done, 1, "16 ranks", "92 open files", "48"),
+          "run: a hard limit on open files is told before mpirun hangs", said(done))
+    done = shell('ulimit -n 44; exec "$0" "$@"', "-np", 4, *DATA, "--epochs", 1, "--out", "just-enough")
+    check(done.returncode == 0 and not done.stderr, "run: one that just suffices will do", said(done))
+    for limit, words in ("ulimit -f 20", "20480 bytes"), ("umask 777", "0777"), ("cd gone && rmdir ../gone", "gone"):
+        (SCRATCH / "gone").mkdir(exist_ok=True)
+        done = shell(limit + ' && exec "$0" "$@"', *train, "--out", "limited")
+        check(done.returncode == 1 and words in done.stderr.splitlines()[-1], f"run: {limit}: told", said(done))
+    for options, code in (train, 1), (["--version"], 1), (["-h"], 1), ([*train, "--lr", "x"], 2):
+        out = ["--out", "unheard"] if options == train else []
+        done = shell('exec "$0" "$@" >/dev/full', *options, *out)
+        check(done.returncode == code and done.stderr.count("\n") == 1,
+              f"run: {options[-1]}: standard output is full: {code}, and told", said(done))
+    done = shell('exec "$0" "$@" >out.txt', *train, "--out", "to-a-file")
+    check(done.returncode == 0 and not done.stderr and (SCRATCH / "out.txt").read_text().count("\n") == 7,
+          "run: standard output may be a file", said(done))
+    done = shell('exec env -i XDG_CACHE_HOME="$XDG_CACHE_HOME" "$0" "$@"', *train, "--out", "bare")
+    check(done.returncode == 0 and not done.stderr, "run: without PATH and HOME", said(done))
+    (SCRATCH / "hosts").write_bytes(b"localhost slots=2\r\n")
+    done = launch("run", "--hostfile", "hosts", *train, "--out", "windows")
+    check(done.returncode == 0 and not done.stderr, "run: a hostfile with Windows' line ends", said(done))
+
+    tools = SCRATCH / "tools-of-path"
+    tools.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for tool in os.listdir(folder) if os.path.isdir(folder) else ():
+            if tool != "srun" and not (tools / tool).is_symlink():
+                (tools / tool).symlink_to(Path(folder, tool))
+    leaked = {"SLURM_JOB_ID": "77", "SLURM_NODELIST": "node17", "SLURM_TASKS_PER_NODE": "4", "SLURM_NNODES": "1"}
+    done = launch("run", *train, "--out", "leaked", env={**os.environ, "PATH": str(tools), **leaked})
+    check(done.returncode == 0 and not done.stderr, "run: a job's variables in a container without srun", said(done))
+
+    if os.geteuid() != 0:
+        skip("run: a full TMPDIR, a long host name, a quota", "root alone can make them")
+        return
+    full = 'mkdir -p full && mount -t tmpfs -o size=160k none full && TMPDIR=$PWD/full exec "$0" "$@"'
+    done = subprocess.run(["unshare", "-m", "bash", "-c", full, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, f"{SCRATCH}/full", "160 KB", "TMPDIR"), "run: a full TMPDIR is named", said(done))
+    none = full.replace("size=160k none full", "size=4k none full && echo >full/file")
+    done = subprocess.run(["unshare", "-m", "bash", "-c", none, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, f"{SCRATCH}/full", "0 KB", "TMPDIR"), "run: so is one with no room at all", said(done))
+    for how, why in ("-o ro", "Read-only"), ("-o size=9m,nr_inodes=1", "No space"):
+        locked = full.replace("-o size=160k", how)
+        done = subprocess.run(["unshare", "-m", "bash", "-c", locked, LAUNCH / "run", *map(str, train)], cwd=SCRATCH,
+                              capture_output=True, text=True, timeout=60, check=False)
+        check(fails(done, 1, f"{SCRATCH}/full", why, "TMPDIR"), f"run: a TMPDIR mounted with {how} is named",
+              said(done))
+    nobody = SCRATCH / "nobody"
+    nobody.mkdir()
+    os.chown(nobody, 4242, 4242)
+    SCRATCH.chmod(0o755)
+    done = subprocess.run(["setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups", "env", "-u", "HOME",
+                           f"XDG_CACHE_HOME={nobody}", LAUNCH / "run", *map(str, train)], cwd=nobody,
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(done.returncode == 0 and not done.stderr, "run: a user without a name or a home", said(done))
+    almost = full.replace("160k", "3m")
+    done = subprocess.run(["unshare", "-m", "bash", "-c", almost, LAUNCH / "run", *map(str, train), "--out", "almost"],
+                          cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
+    check(done.returncode == 0 and not done.stderr, "run: one that is nearly full will do", said(done))
+    done = subprocess.run(["unshare", "-m", "bash", "-c", 'mount -t tmpfs none /proc && exec "$0"', LAUNCH / "run"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, "/proc"), "run: without /proc", said(done))
+    done = subprocess.run(["prlimit", "--nproc=8", "setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups",
+                           LAUNCH / "run"], cwd=nobody, capture_output=True, text=True, timeout=60, check=False)
+    check(fails(done, 1, "8 processes"), "run: a limit on processes", said(done))
+    shared = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$0" "$@"'
+    done = subprocess.run(["unshare", "-m", "bash", "-c", shared, LAUNCH / "run", *map(str, train), "--out", "shm"],
+                          cwd=SCRATCH, capture_output=True, text=True, timeout=60, check=False)
+    check(done.returncode == 0 and not done.stderr, "run: a full /dev/shm", said(done))
+    name = "training-job-with-a-rather-long-name-for-a-pod-worker-xkzpqrst"
+    done = subprocess.run(["unshare", "-u", "bash", "-c", f'hostname {name}; exec "$0" "$@"', LAUNCH / "run",
+                           *map(str, train), "--out", "long"], capture_output=True, text=True, timeout=60, cwd=SCRATCH)
+    check(done.returncode == 0 or fails(done, 1, name, "62 letters"), "run: a long host name", said(done))
+    done = launch("run", *train, "--out", "misnamed", env={**os.environ, "HOSTNAME": name})
+    check(done.returncode == 0, "run: another host's long name in HOSTNAME", said(done))
+    group = Path(f"/sys/fs/cgroup/cpu/dtrain-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        group.mkdir()
+    if (group / "cpu.cfs_quota_us").exists():
+        (group / "cpu.cfs_quota_us").write_text("100000")
+        command = 'echo $$ >"$1/cgroup.procs"; . "$2/cores.sh"; count_cores'
+        done = subprocess.run(["bash", "-c", command, "x", group, LAUNCH], capture_output=True, text=True, check=False)
+        check(done.stdout == "1\n", "run: a quota of one core below the root, of cgroup v1", said(done))
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 5)
+        group.rmdir()
+    else:
+        skip("run: a quota of cgroup v1", "this system has no controller of it for cpu")
+
+
+def test_settings():
+    """Its files say who else is to take part, and where memory is shared: those of the Open MPI that runs."""
+    prefix, home, elsewhere = SCRATCH / "prefix", SCRATCH / "home-of-settings", SCRATCH / "elsewhere"
+    for folder in prefix / "bin", prefix / "etc", home / ".openmpi", elsewhere:
+        folder.mkdir(parents=True)
+    (prefix / "bin" / "mpirun").touch()
+    own, prte, hosts = (prefix / "etc" / name for name in
+                        ("openmpi-mca-params.conf", "prte-mca-params.conf", "prte-default-hostfile"))
+    asking = """. "$0/launcher.sh"; launcher=$1 launcher_kind=open-mpi-5
+                launcher_names_hosts && printf 'others, ' || printf 'alone, '; launcher_memory"""
+
+    def seen(name, expected, files=(), **env):
+        for file, text in files:
+            file.write_text(text)
+        done = subprocess.run(["bash", "-euc", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True, check=False,
+                              env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True)
+        check(done.stdout == expected + "\n" and not done.stderr, f"settings of Open MPI: {name}", said(done))
+
+    seen("none", "alone, /dev/shm", [(own, "# nothing\n"), (prte, "prte_default_hostfile = none\n"), (hosts, "#\n")])
+    seen("the environment's", "others, /big", PRTE_MCA_prte_default_hostfile="x",
+         OMPI_MCA_btl_sm_backing_directory="/big")
+    seen("of PRRTE, hosts", "others, /dev/shm", [(hosts, "# hosts\nn1\n")])
+    seen("of PRRTE, a hostfile", "others, /dev/shm", [(hosts, ""), (prte, "  prte_default_hostfile=/x \n")])
+    seen("the user's first", "alone, /mine", [(prte, ""), (own, "btl_vader_backing_directory = /site\n"),
+                                              (home / ".openmpi" / "mca-params.conf",
+                                               "btl_sm_backing_directory = /mine \n")])
+    (home / ".openmpi" / "mca-params.conf").unlink()
+    seen("the site's", "alone, /site")
+    own.unlink()
+    (prefix / "bin" / "ompi_info").write_text(f"#!/bin/sh\necho path:sysconfdir:{elsewhere}\n")
+    (prefix / "bin" / "ompi_info").chmod(0o755)
+    seen("where it says that they are", "others, /dev/shm", [(elsewhere / "openmpi-default-hostfile", "n2 slots=2\n")])
+
+
+def test_stop_of_all():
+    """systemd, and qdel of PBS, send SIGTERM to every process of a job."""
+    running = begin("run", "-np", 2, *DATA, "--epochs", 100000, "--checkpoint-every", 100000, "--eval-every", 100000,
+                    "--out", "all-stop")
+    wait_for(lambda: (SCRATCH / "all-stop" / "metrics.jsonl").exists())
+    time.sleep(0.5)
+    for pid in tree(running.pid)[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    check(running.returncode == 75 and "stopped by SIGTERM" in out,
+          "run: SIGTERM to all its processes at once saves and ends with 75", f"exit {running.returncode}\n{out}{err}")
+
+
+def test_hostile_place():
+    """The whole program in a directory, and a run into another, with names a shell would stumble over."""
+    place = SCRATCH / HOSTILE
+    shutil.copytree(LAUNCH, place / "launch")
+    shutil.copy(ROOT / "dtrain", place)
+    done = subprocess.run(
+        [place / "launch/run", "-np", "2", *DATA, "--net", "A,D", "--epochs", "1", "--out", HOSTILE],
+        cwd=SCRATCH,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    drawn = (place / "accuracy.png").exists()
+    harmless = not list(SCRATCH.rglob("pwned"))
+    check(done.returncode == 0 and drawn and harmless, "run: in a place with a hostile name", said(done))
+
+
+def test_stop():
+    for number in signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        out = f"stopped-{number.name}"
+        run = begin("run", "-np", 2, *DATA, "--out", out, "--progress", "never")
+        wait_for((SCRATCH / out / "checkpoint.safetensors").exists)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=60)
+        check(
+            run.returncode == 75 and "stopped by SIGUSR1" in output,
+            f"run: {number.name} saves and stops, exit 75",
+            f"exit {run.returncode}\n{output[-500:]}{errors}",
+        )
+        check(errors == "", f"run: {number.name}: without a banner", errors)
+
+    done_epochs = len((SCRATCH / "stopped-SIGINT/metrics.jsonl").read_text().splitlines())
+    done = launch("run", "-np", 1, *DATA, "--out", "stopped-SIGINT", "--epochs", done_epochs + 2, "--resume")
+    check(done.returncode == 0, "run: --resume goes on", said(done))
+
+
+def test_hidden_errors():
+    """A script between launch/run and dtrain that leads its standard error elsewhere."""
+    script = SCRATCH / "hides.sh"
+    script.write_text(f'#!/bin/sh\nexec {ROOT}/dtrain "$@" 2>/dev/null\n')
+    script.chmod(0o755)
+    command = [LAUNCH / "run", "-np", "2", *DATA, "--out", "hidden", "--checkpoint-every", "1000000"]
+    running = subprocess.Popen(command, cwd=SCRATCH, env={**os.environ, "DTRAIN": str(script)}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: (SCRATCH / "hidden/metrics.jsonl").exists())
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    check(running.returncode == 75 and "stopped by SIGUSR1" in out and not err,
+          "run: a script that hides standard error", f"exit {running.returncode}\n{out}{err}")
+
+
+def test_terminal():
+    """Ctrl-C on a terminal, where it reaches everything in the foreground."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(SCRATCH)
+        os.execv(LAUNCH / "run", ["run", "-np", "2", *DATA, "--out", "terminal"])
+    wait_for((SCRATCH / "terminal/checkpoint.safetensors").exists)
+    os.write(terminal, b"\x03")
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while block := os.read(terminal, 65536):
+            output += block
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    check(code == 75 and b"run again with --resume" in output, "run: Ctrl-C on a terminal saves and stops, exit 75",
+          f"exit {code}\n{output[-500:].decode(errors='replace')}")
+
+
+def run_on_terminal(columns, kind, *options):
+    """What a run writes on a terminal of that width and TERM."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(SCRATCH)
+        os.environ["TERM"] = kind
+        os.execv(LAUNCH / "run", ["run", "-np", "2", *options])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while block := os.read(terminal, 65536):
+            output += block
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), output.decode()
+
+
+def test_progress_line():
+    options = ["--data", "synthetic:20000+100", "--epochs", "2", "--out"]
+    for columns in 30, 100:
+        code, output = run_on_terminal(columns, "xterm", *options, f"columns-{columns}")
+        lines = re.findall(r"\r\x1b\[K(epoch \d+/[^\r\n]*)", output)
+        longest = max(map(len, lines), default=0)
+        check(code == 0 and longest == columns - 1, f"run: a progress line of the width of {columns} columns",
+              (longest, output))
+    code, output = run_on_terminal(80, "dumb", *options, "dumb")
+    check(code == 0 and "\x1b" not in output and "epoch: 2" in output, "run: no escape sequences for a dumb terminal",
+          output)
+
+
+def rank_processes(run):
+    """Of a job that runs on this machine, in the order of the ranks."""
+    (mpirun,) = (pid for pid in children(run.pid) if os.readlink(f"/proc/{pid}/exe").endswith(("/mpirun", "/orterun")))
+    return sorted(pid for pid in children(mpirun) if os.readlink(f"/proc/{pid}/exe").endswith("/dtrain"))
+
+
+def test_lost_rank():
+    run = begin("run", "-np", 2, *DATA, "--out", "lost", "--progress", "never")
+    wait_for((SCRATCH / "lost/checkpoint.safetensors").exists)
+    os.kill(rank_processes(run)[1], signal.SIGKILL)
+    output, errors = run.communicate(timeout=60)
+    words = (r"launch/run: lost rank 1 on host \S+, ended by signal 9 \(Killed\), "
+             r"while rank 0 waited for .* of step \d+; .*\n")
+    check(run.returncode == 4 and re.fullmatch(words, errors),
+          "run: a rank killed is exit 4 and a line with rank, host, signal and step",
+          f"exit {run.returncode}\n{errors}")
+
+
+def test_killed_launcher():
+    """Whichever of the two processes that hold a job together goes, the ranks go too."""
+    for victim in "run", "mpirun":
+        run = begin("run", "-np", 2, *DATA, "--out", f"orphans-{victim}", "--progress", "never")
+        wait_for((SCRATCH / f"orphans-{victim}/checkpoint.safetensors").exists)
+        ranks = rank_processes(run)
+        shared = {word for pid in ranks for word in Path(f"/proc/{pid}/maps").read_text().split()
+                  if "/dev/shm/" in word}
+        os.kill(run.pid if victim == "run" else parent(ranks[0]), signal.SIGKILL)
+        output, errors = run.communicate(timeout=60)
+        check(wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks)),
+              f"{victim} killed: the ranks end", ranks)
+        if victim == "mpirun":
+            check(run.returncode == 4 and "mpirun was killed" in errors, "mpirun killed: exit 4, and told",
+                  f"exit {run.returncode}\n{errors}")
+        done = launch("run", "-np", 2, *DATA, "--out", f"orphans-{victim}", "--epochs", 1, "--resume")
+        check(done.returncode == 0, f"{victim} killed: --resume goes on", said(done))
+        for segment in shared:  # nobody but mpirun removes Open MPI's
+            Path(segment).unlink(missing_ok=True)
+
+
+def begin_with_mpirun(script):
+    """launch/run under way with this shell script in mpirun's place."""
+    folder, env = place_mpirun(f"touch {SCRATCH}/$PPID\n{script}")
+    running = subprocess.Popen([LAUNCH / "run", "-np", "2"], env=env, cwd=SCRATCH, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (SCRATCH / str(running.pid)).exists())
+    return running
+
+
+def test_hung_mpirun():
+    """It has no rank, or cannot end; half a minute, beside the other tests."""
+    mark = 'echo "$DTRAIN_MARK" >&2\n'
+    deaf = "trap '' TERM INT USR1 USR2; while :; do sleep 1; done"
+    idle = {"begun": begin_with_mpirun(f"{mark}exec sleep 1000"), "not begun": begin_with_mpirun("exec sleep 1000")}
+    early = {"heeds TERM alone": begin_with_mpirun("trap : USR1 USR2; while :; do sleep 0.2; done"),
+             "heeds no signal": begin_with_mpirun(deaf)}
+    twice = begin_with_mpirun(mark + deaf)
+    time.sleep(0.5)
+    for running in *early.values(), twice:
+        running.send_signal(signal.SIGTERM)
+    time.sleep(2.2)
+    twice.send_signal(signal.SIGTERM)
+    yield
+    for name, running in early.items():
+        out, err = running.communicate(timeout=60)
+        check(running.returncode == 75 and err == "launch/run: stopped before the ranks had begun: run again\n",
+              f"run: stopped before the ranks have begun, and mpirun {name}: 75, one line",
+              f"exit {running.returncode}\n{out}{err}")
+    out, err = twice.communicate(timeout=60)
+    check(twice.returncode == 4 and err.count("\n") == 1 and "mpirun was killed" in err,
+          "run: a second signal ends mpirun that heeds none", f"exit {twice.returncode}\n{out}{err}")
+    for name, code in ("begun", 4), ("not begun", 1):
+        out, err = idle[name].communicate(timeout=60)
+        check(idle[name].returncode == code and
+              re.fullmatch(r"launch/run: mpirun had no rank for half a minute.*\n", err) and
+              ("--resume" in err) == (code == 4),
+              f"run: mpirun that has no rank, the ranks had {name}: {code}, one line",
+              f"exit {idle[name].returncode}\n{out}{err}")
+
+
+def test_early_stop():
+    """At whatever moment of the start: nothing is lost, and nobody goes on."""
+    for moment in 0.05, 0.15, 0.25, 0.35, 0.45, 0.6:
+        running = begin("run", "-np", 2, *DATA, "--out", f"early-{moment}")
+        time.sleep(moment)
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=60)
+        check(running.returncode in (75, -signal.SIGTERM) and ("" if "weights:" in out else err) in (
+            "", "launch/run: stopped before the ranks had begun: run again\n"), f"run: SIGTERM after {moment} s",
+              f"exit {running.returncode}\n{out}{err}")
+
+
+hung = test_hung_mpirun()
+next(hung)
+test_run()
+test_binding()
+test_odd_places()
+test_settings()
+test_hostile_place()
+test_stop()
+test_early_stop()
+test_stop_of_all()
+test_hidden_errors()
+test_terminal()
+test_progress_line()
+test_lost_rank()
+test_killed_launcher()
+next(hung, None)
+finish()

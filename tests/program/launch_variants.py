@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""launch/variants: four nets as jobs with cores of their own."""
+# needs: dtrain
+
+import json
+import os
+import re
+import signal
+
+from launching import DATA, HOSTILE, SCRATCH, begin, fails, is_png, launch, said, wait_for
+from tap import check, finish
+
+
+def digests(output):
+    """Net to digest, of the lines at the end, or of the table of --net all."""
+    return dict(re.findall(r"^(?:net )?([A-D])  .* ([0-9a-f]{16})$", output, re.MULTILINE))
+
+
+def best_tests(output):
+    """Net to best test accuracy, as digests."""
+    table = {row[0]: row.split()[-3] for row in re.findall(r"^[A-D]  .*", output, re.MULTILINE)}
+    return table or dict(re.findall(r"^net ([A-D])  epoch: .* best: ([\d.]+)%", output, re.MULTILINE))
+
+
+def test_variants():
+    done = launch("variants", "-np", 1, *DATA, "--epochs", 2, "--p-conv", 0.2, "--seed=7")
+    out = SCRATCH / "runs/variants-7"
+    check(
+        done.returncode == 0 and set(digests(done.stdout)) == set("ABCD"),
+        "variants: trains four nets",
+        said(done),
+    )
+    check(is_png(out / "loss.png"), "variants: draws them", said(done))
+    taken = {net: json.loads((out / net / "run.json").read_text())["options"]["p-conv"] for net in "ABCD"}
+    check(taken == {"A": None, "B": None, "C": 0.2, "D": 0.2}, "variants: --p-conv is for C and D", taken)
+    both = launch(
+        "run", "-np", 2, *DATA, "--net", "all", "--epochs", 2, "--p-conv", 0.2, "--seed", 7, "--out", "all"
+    )
+    check(
+        digests(both.stdout) == digests(done.stdout),
+        "variants: the weights are those of --net all",
+        said(done) + said(both),
+    )
+    check(
+        set(best_tests(done.stdout)) == set("ABCD") and best_tests(both.stdout) == best_tests(done.stdout),
+        "variants: so are the best accuracies",
+        said(done) + said(both),
+    )
+
+    done = launch("variants", *DATA, "--out", "bad", "--lr", "fast")
+    check(fails(done, 2, "A B C D", "--lr fast"), "variants: what all four say is said once", said(done))
+    done = launch("variants", "--net", "A")
+    check(fails(done, 2, "--net"), "variants: --net is refused", said(done))
+    done = launch("variants", "--seed")
+    check(fails(done, 2, "--seed"), "variants: an option without its value", said(done))
+    done = launch("variants", "-np", 1, *DATA, "--seed=7", "--epochs", 3)
+    check(
+        done.returncode == 2 and done.stderr.count("--resume") == 4,
+        "variants: runs there are kept",
+        said(done),
+    )
+
+
+LSCPU = """#!/usr/bin/env python3
+print("# eleven cores of two threads each, on two sockets")
+for cpu in range(22):
+    print(f"{cpu % 11 // 6},{cpu % 11},{cpu}")
+"""
+TASKSET = """#!/bin/bash
+if [[ $1 == -cp ]]; then
+    echo "pid $2's current affinity list: ${PINNED:-0,2-21}"
+else
+    PINNED=$2 exec "${@:3}"
+fi
+"""
+
+
+def test_variants_cores():
+    """On a machine that looks larger than this one, and of which one CPU is not ours."""
+    tools = SCRATCH / "large"
+    tools.mkdir()
+    for tool, text in ("lscpu", LSCPU), ("taskset", TASKSET):
+        (tools / tool).write_text(text)
+        (tools / tool).chmod(0o755)
+    large = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    done = launch("variants", *DATA, "--epochs", 1, "--out", "cores", env=large)
+    cpus = [
+        [int(cpu) for cpu in line.split(",")] for line in re.findall(r"on cores ([\d,]+), log", done.stdout)
+    ]
+    check(sorted(sum(cpus, [])) == [0, *range(2, 22)], "variants: every CPU is one net's", said(done))
+    cores = [{cpu % 11 for cpu in share} for share in cpus]
+    check(sum(map(len, cores)) == 11, "variants: threads of a core stay together", cpus)
+    check(sorted(map(len, cores)) == [2, 3, 3, 3], "variants: cores are shared evenly", cpus)
+    ranks = [json.loads((SCRATCH / "cores" / net / "run.json").read_text())["net"]["ranks"] for net in "ABCD"]
+    check(ranks == list(map(len, cores)), "variants: a rank a core", ranks)
+
+
+def test_variants_stop():
+    out = SCRATCH / HOSTILE / "stopped"
+    run = begin("variants", "-np", 1, *DATA, "--out", out)
+    wait_for(lambda: all((out / net / "checkpoint.safetensors").exists() for net in "ABCD"))
+    run.send_signal(signal.SIGTERM)
+    output, errors = run.communicate(timeout=60)
+    check(
+        run.returncode == 75 and "--resume" in output, "variants: a signal saves and stops", output + errors
+    )
+    check(set(digests(output)) == set("ABCD"), "variants: all four", output + errors)
+    most = max(len((out / net / "metrics.jsonl").read_text().splitlines()) for net in "ABCD") + 1
+    done = launch("variants", "-np", 1, *DATA, "--out", out, "--epochs", most, "--resume")
+    counts = [len((out / net / "metrics.jsonl").read_text().splitlines()) for net in "ABCD"]
+    check(
+        done.returncode == 0 and counts == [most] * 4, "variants: --resume goes on", f"{counts}\n{said(done)}"
+    )
+
+
+test_variants()
+test_variants_cores()
+test_variants_stop()
+finish()
