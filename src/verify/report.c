@@ -63,7 +63,8 @@ void report_compare(struct testimony *all, int count)
 
 /* --- lines ------------------------------------------------------------------------------------------------ */
 
-void report_finding(const struct finding *finding, char *text, size_t bytes)
+/* "round 2, alone, net D in batches of 40, step 17, core 1: backward pass: ..." */
+static void write_finding(const struct finding *finding, char *text, size_t bytes)
 {
     const struct lesson *lesson = &lessons[finding->lesson];
     char what[200], core[20] = "";
@@ -82,7 +83,7 @@ static void print_verdict(const struct testimony *all, int count, int rank, cons
     int others = count_equal(all, count, rank) - 1;
     if (finding->times > 0) {
         char text[400];
-        report_finding(finding, text, sizeof text);
+        write_finding(finding, text, sizeof text);
         printf("digest %016llx, not %016llx  WRONG %d time%s; first in %s\n", (unsigned long long)finding->got,
                (unsigned long long)finding->wanted, finding->times, finding->times == 1 ? "" : "s", text);
     } else if (rounds == 0) {

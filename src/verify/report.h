@@ -19,7 +19,4 @@ void report_compare(struct testimony *all, int count);
 /* Prints the lines. `together`: of this rank, NULL if there is one rank. Returns how many ranks have a finding. */
 int report_print(const struct testimony *all, int count, const struct pass *together, const struct verify *verify);
 
-/* "round 2, alone, net D in batches of 40, step 17, core 1: backward pass: ..." */
-void report_finding(const struct finding *finding, char *text, size_t bytes);
-
 #endif

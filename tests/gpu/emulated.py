@@ -8,10 +8,10 @@ import json
 import signal
 import time
 
-from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated, weights
+from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated
 from tap import check, finish
 
-from dtrain import FOLDER, ROOT, Run, content, metrics, progress, run, start
+from dtrain import FOLDER, ROOT, Run, content, metrics, progress, run, start, weights
 
 
 def difference(a, b):

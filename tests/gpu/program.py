@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import signal
-import struct
 import sys
 import time
 from pathlib import Path
@@ -32,7 +31,7 @@ if not gpus():
     skip_all("there is no GPU here: no driver, or no device")
 
 import dtrain  # noqa: E402: after the look for a GPU
-from dtrain import FOLDER, PROGRAM, ROOT, content, metrics, progress, start  # noqa: E402
+from dtrain import FOLDER, PROGRAM, ROOT, content, metrics, progress, start, weights  # noqa: E402
 
 # 5 full batches and one of 10 an epoch; and an epoch that is one step.
 TRAIN = ["--data", "synthetic:1290+500", "--epochs", "10", "--eval-every", "5", "--timeout", "10"]
@@ -57,13 +56,6 @@ POSING = {"env": {"DTRAIN": str(POSE)}}
 
 def run(np, *options, seconds=SECONDS, **where):
     return dtrain.run(np, *options, seconds=seconds, **where)
-
-
-def weights(directory):
-    """The weights and momentum in a checkpoint, as floats."""
-    data = content(directory, "checkpoint.safetensors")
-    body = data[8 + int.from_bytes(data[:8], "little"):]
-    return struct.unpack(f"<{len(body) // 4}f", body)
 
 
 def values(directory, key):

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -185,6 +186,13 @@ def content(*path):
     """The bytes of a file below FOLDER, or None."""
     file = FOLDER.joinpath(*path)
     return file.read_bytes() if file.exists() else None
+
+
+def weights(directory):
+    """The weights and momentum in a checkpoint, as floats."""
+    data = content(directory, "checkpoint.safetensors")
+    body = data[8 + int.from_bytes(data[:8], "little"):]
+    return struct.unpack(f"<{len(body) // 4}f", body)
 
 
 def progress(directory):

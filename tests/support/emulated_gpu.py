@@ -3,7 +3,6 @@ program it names."""
 
 import itertools
 import os
-import struct
 from pathlib import Path
 
 from tap import skip_all
@@ -13,7 +12,7 @@ if not (FOLDER_OF_PROGRAM / "dtrain-cuda.so").exists():
     skip_all("it is built where nvcc, cuDNN, cuBLAS and NCCL are installed (make emulated)")
 os.environ["DTRAIN"] = str(FOLDER_OF_PROGRAM / "dtrain")
 
-from dtrain import content, run  # noqa: E402: after DTRAIN is set
+from dtrain import run  # noqa: E402: after DTRAIN is set
 
 LIBRARIES = {"LD_LIBRARY_PATH": str(FOLDER_OF_PROGRAM)}
 
@@ -27,10 +26,3 @@ def emulated(np, *options, gpus=4, models=1, **environment):
     out = [] if "--out" in options else ["--out", f"run-{next(_numbers)}"]
     return run(np, *TRAIN, *options, *out, env={**LIBRARIES, "EMULATED_GPUS": str(gpus), "EMULATED_MODELS": str(models),
                                                  **environment})
-
-
-def weights(directory):
-    """The weights and momentum in a checkpoint, as floats."""
-    data = content(directory, "checkpoint.safetensors")
-    body = data[8 + int.from_bytes(data[:8], "little"):]
-    return struct.unpack(f"<{len(body) // 4}f", body)
