@@ -6,7 +6,7 @@
  *
  * It cannot wrap unnoticed: a term must be below EXACT_LIMIT = 2^11, that is 2^47 units, so 65,536
  * terms stay below 2^63; more samples than that in one global batch are refused at start. Terms at or
- * over the limit, infinite or NaN are counted instead of added.
+ * over the limit, infinite or NaN are refused: counted, whatever they add to a sum that is then of no use.
  */
 #ifndef DTRAIN_EXACT_SUM_H
 #define DTRAIN_EXACT_SUM_H

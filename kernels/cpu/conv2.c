@@ -136,8 +136,8 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
         }
 }
 
-/* Winners whose ReLU was open: a bit each. At i * apart, number i has its gradient and where the block that this
- * multiplies starts. */
+/* Winners: bit i of `live` says whether the ReLU of number i was open. Its gradient is gradients[i * apart]; the block
+ * of numbers that this multiplies starts at starts[i * apart]. */
 struct winners {
     unsigned live;
     int apart;
@@ -145,9 +145,10 @@ struct winners {
     const uint16_t *starts;
 };
 
-/* For each of `channels` input channels `rows` rows of eight: the sums of the winners' gradients times the blocks they
- * start in the channel's plane. Pitches, from row to row, are floats. If `add`, the sums are added to what is there,
- * else the first five of each row replace it, with three zeros. */
+/* Sums over the live winners of gradient times block; a block is `rows` rows of eight floats in a channel's plane. For
+ * each of `channels` input channels at once: planes[k], whose rows are `pitch` floats apart, to the rows of to[k]. If
+ * `add`, the sums are added to what is there. Else the first five of a row are stored with three zeros behind them, on
+ * which a next row at pitch 5 is stored: rows and channels in ascending order. */
 KERNEL void sum_winners(bool add, int channels, int rows, struct winners winners, const float *const *planes, int pitch,
                         float *const *to, int to_pitch)
 {

@@ -25,8 +25,8 @@
 
 /* --- image.c: from 3,072 bytes to floats, 255 times (pixel / 127.5 - 1) ---------------------------- */
 
-/* Rows of pool1, and what they are made of, have their even columns first: then the neighbours that share work in
- * conv2 lie in unbroken runs. The lane of column x: */
+/* Where conv1 forward makes pool1 and conv2 forward reads it, a row has its even columns first: then the neighbours
+ * that share work in conv2 lie in unbroken runs. The lane of column x: */
 #define POOL1_LANE(x) ((x) / 2 + (x) % 2 * 8)
 
 /* What conv1 forward multiplies with its weights: at[channel][y][product][POOL1_LANE(x)] are the first

@@ -15,8 +15,10 @@
 #include "error.h"
 #include "launcher.h"
 
-static const double LOOK_SECONDS = 1; /* between two looks, or an eighth of the timeout; twice that counts at most, */
-static const double POLITENESS_SECONDS = 3; /* that others leave the first of their host to speak for all */
+/* From one look to the next, if that is not more than an eighth of the timeout. Of a longer gap twice that counts. */
+static const double LOOK_SECONDS = 1;
+/* For so long the other ranks of a host leave it to the first of them to speak for all. */
+static const double POLITENESS_SECONDS = 3;
 
 enum { MOST_CHILDREN = 8192 };
 

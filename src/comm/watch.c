@@ -233,7 +233,7 @@ static void give_way(unsigned polls)
 
 /* What a wait is for, what is done meanwhile, and how long it has taken. A whole job may be stopped for hours and go on
  * (Ctrl-Z, SLURM), when no rank has heard another and none is to blame for that. So what counts of the time from one
- * poll to the next is a second at most, or half of what a rank is given to answer in. */
+ * poll to the next is a second at most, or a quarter of the timeout if that is less. */
 struct wait {
     bool (*done)(void *context);
     void *done_context;

@@ -307,8 +307,8 @@ static void build_argp(struct description *description, const char *engines, con
         .doc = "Trains LeNet-5 with dropout on CIFAR-10, data-parallel over MPI ranks: mpirun -np 4 ./dtrain --net D"
                "\v"
                "Exit codes: 0 done; 1 the run failed; 2 wrong options; 3 bad data or checkpoint; 4 a rank was lost; "
-               "5 replicas diverged, or --verify found a wrong answer; 75 stopped by a signal, saved: run again with "
-               "--resume.",
+               "5 replicas diverged, or --verify found a wrong answer; 6 too little time for --verify; 75 stopped by a "
+               "signal, saved: run again with --resume.",
     };
 }
 

@@ -68,7 +68,7 @@ static void train_at_once(const struct schedule *schedule)
 }
 
 /* One trial among several that go on while it waits for the GPU. A stop reaches each of them by itself. */
-static void train_one(void *context, int i, struct turns *turns)
+static void train_trial(void *context, int i, struct turns *turns)
 {
     const struct schedule *schedule = context;
     struct outcome *outcome = &schedule->outcomes[i];
@@ -93,7 +93,7 @@ void schedule_train(const struct schedule *schedule)
     if (trainer_at_once(schedule->trainers[0], schedule->count) > 1) {
         train_at_once(schedule);
     } else if (waits_overlap(schedule)) {
-        turns_run(schedule->count, train_one, (void *)schedule);
+        turns_run(schedule->count, train_trial, (void *)schedule);
         comm_set_idle(schedule->group, NULL, NULL);
     } else {
         train_in_turn(schedule);

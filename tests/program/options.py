@@ -5,7 +5,7 @@
 import json
 import re
 
-from dtrain import FOLDER, content, run, run_all, start_unlike, write_data
+from dtrain import FOLDER, ROOT, content, run, run_all, start_unlike, write_data
 from tap import check, finish
 
 # The forms that no number has; what would be right is said with the word.
@@ -105,13 +105,20 @@ def once():
     check(result.says(2, "--epochs"), "a bad option of one rank ends the job", result)
 
 
+def exit_codes():
+    """Those of include/error.h; those of the README's table must be the same."""
+    codes = re.findall(r"^ +EXIT_\w+ = (\d+),", (ROOT / "include/error.h").read_text(encoding="utf-8"), re.MULTILINE)
+    readme = re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return codes if readme == codes else ["the README's", *readme]
+
+
 def help_and_version():
     result = run(3, "--net", "A", "--help")
     listed = set(re.findall(r"^ +--([a-z-]+)", result.out, re.MULTILINE))
     check(result.code == 0 and listed == set(REFUSED) | FLAGS, "--help lists every option", (listed, result))
     check(result.out.count("Usage:") == 1 and result.err == "", "3 ranks print the help once", result)
     codes = re.findall(r"(\d+) [a-z]", result.out.partition("Exit codes:")[2])
-    check(codes == ["0", "1", "2", "3", "4", "5", "75"], "--help names the exit codes", result)
+    check(codes == exit_codes(), "--help names the exit codes of include/error.h, and so does the README", result)
     check(all(len(line) <= 80 for line in result.out.splitlines()), "--help fits 80 columns", result)
     result = run(2, "--version", "--data", "/nowhere")
     check(result.code == 0 and re.fullmatch(r"dtrain \d+\.\d+\.\d+, revision \S+, .+\n", result.out),
