@@ -151,6 +151,11 @@ def test_odd_places():
     done = launch("run", *train, "--out", "leaked", env={**os.environ, "PATH": str(tools), **leaked})
     check(done.returncode == 0 and not done.stderr, "run: a job's variables in a container without srun", said(done))
 
+    done = launch("run", *train, "--out", "relative", env={**os.environ, "TMPDIR": "temporary"})
+    check(done.returncode == 0 and not done.stderr, "run: a TMPDIR that is relative", said(done))
+    done = launch("run", *train, "--out", "locale", env={**os.environ, "LC_ALL": "xx_YY.UTF-8"})
+    check(done.returncode == 0 and f"{LAUNCH}/run" not in done.stderr, "run: a locale that is not there", said(done))
+
     if os.geteuid() != 0:
         skip("run: a full TMPDIR, a long host name, a quota", "root alone can make them")
         return
