@@ -45,7 +45,7 @@ static void learn_group(struct comm *comm, MPI_Comm world)
     const char **hosts = memory_allocate(size, sizeof *hosts, "the names of the hosts");
     for (int i = 0; i < comm->size; i++)
         hosts[i] = comm->host_names[i];
-    comm->group = (struct watch_group){comm->size, world_ranks, hosts};
+    comm->group = (struct watch_group){comm->size, world_ranks, hosts, NULL};
 
     comm_combine(comm, comm->host_names, comm->size * (int)sizeof *comm->host_names, MPI_BYTE, MPI_BOR,
                  "the host names");
@@ -128,6 +128,7 @@ struct comm *comm_split(struct comm *parent, int color, const char *transport, e
     const struct transport *chosen = transport_choose(comm, transport, use, error);
     if (chosen != NULL) {
         comm->transport = chosen;
+        comm->group.advice = chosen->advice;
         if (chosen->open == NULL || chosen->open(comm, error))
             return comm;
         comm->transport = &transport_mpi;

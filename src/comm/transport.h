@@ -54,6 +54,8 @@ struct transport {
 
     bool in_kernel; /* the engine's kernels do it: it is for those that can */
 
+    const char *advice; /* of watch_group; NULL */
+
     /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
      * always can. */
     bool (*suits)(struct comm *comm, enum comm_use use, char *why, size_t why_bytes);

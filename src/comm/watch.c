@@ -198,8 +198,8 @@ static void probe_group(struct watch *watch, const struct watch_group *group, st
         probing->stalled_rounds = stalled ? probing->stalled_rounds + 1 : 0;
         if (probing->stalled_rounds == MOST_STALLED_ROUNDS)
             abort_job(watch->mpi, EXIT_PEER_LOST,
-                      "every rank answers but none gets on: %s of step %llu does not complete", what,
-                      (unsigned long long)watch->step);
+                      "every rank answers but none gets on: %s of step %llu does not complete%s", what,
+                      (unsigned long long)watch->step, group->advice != NULL ? group->advice : "");
         probing->deadline = 0;
         probing->quiet_until = time + watch->timeout_seconds / 2;
     } else if (time > probing->deadline) {

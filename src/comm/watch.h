@@ -34,6 +34,7 @@ struct watch_group {
     int size;
     const int *world_ranks;
     const char *const *hosts; /* names, by rank of the group */
+    const char *advice;       /* "; ...": what may help where all answer and none gets on. NULL: nothing */
 };
 
 /* Until done(context). `what` is for the message: "the gradient sum". */

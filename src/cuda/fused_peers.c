@@ -11,8 +11,11 @@
 #include "fused_engine.h"
 #include "memory.h"
 
-/* A day, 10 s a look: longer than a job is stopped that is to go on. A process that is gone takes its kernel along. */
-enum { PATIENCE = 8640 };
+/* A day, 10 s a look: longer than a job is stopped that is to go on, as a process that is gone takes its kernel along.
+ * Not so where processes share a GPU by MPS: there it stays, in the way of the next job. Then a minute. */
+enum { PATIENCE = 8640, PATIENCE_OF_MPS = 6 };
+
+enum { MPS_ENABLED = 133 }; /* cudaDevAttrMpsEnabled: headers before CUDA 13 lack it, and older drivers know it not */
 
 /* A mapping shows whole pages of the GPU, 2 MB each: nothing else lies in them. */
 enum { COUNTERS = FUSED_NETS * FUSED_PEER_PITCH, GPU_PAGE = 2 << 20 };
@@ -86,12 +89,22 @@ bool fused_peers_can_map(struct comm *comm, struct error *error)
     return agreed;
 }
 
+static bool is_of_mps(void)
+{
+    int device, shared = 0;
+    CUDA_CHECK(cudaGetDevice(&device));
+    if (cudaDeviceGetAttribute(&shared, (enum cudaDeviceAttr)MPS_ENABLED, device) != cudaSuccess)
+        cudaGetLastError(); /* clears it */
+    return shared != 0;
+}
+
 static void write_tables(struct fused_device *device)
 {
+    uint32_t patience = is_of_mps() ? PATIENCE_OF_MPS : PATIENCE;
     struct fused_peers tables[FUSED_NETS] = {0};
     for (int net = 0; net < FUSED_NETS; net++) {
         tables[net].alive = &device->queue.words->looks;
-        tables[net].patience = PATIENCE;
+        tables[net].patience = patience;
         for (int r = 0; r < comm_size(device->queue.comm); r++) {
             void *exported = device->mapped[r] != NULL ? device->mapped[r] : device->exported;
             tables[net].sums[r] = sums_in(exported) + net * FUSED_SUMS_PITCH;
@@ -129,6 +142,6 @@ void fused_peers_failed(struct fused_device *device)
     if (device->pinned->trouble.waited == FUSED_FOR_RANKS)
         abort_job(MPI_COMM_WORLD, EXIT_PEER_LOST,
                   "rank %d on host %s: its GPU waited in vain for those of the other ranks, and nobody watched over "
-                  "them; start again with --resume",
+                  "them; start again with --resume, and if it happens again with --comm nccl",
                   comm_rank(comm), comm_host_name(comm, comm_rank(comm)));
 }

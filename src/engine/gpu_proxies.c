@@ -98,5 +98,6 @@ const struct transport transport_peers = {
     .name = "peers",
     .note = "engine fused, GPUs of a host that reach each other",
     .in_kernel = true,
+    .advice = "; if it happens again, give --comm nccl",
     .suits = suits_peers,
 };

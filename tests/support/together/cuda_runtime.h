@@ -142,10 +142,11 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerBlockOptin,
     cudaDevAttrCooperativeLaunch,
     cudaDevAttrMultiProcessorCount,
+    cudaDevAttrMpsEnabled = 133, // of CUDA, as C code asks for it, too
 };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
+extern "C" cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device); // C code, too
 
 static inline cudaError_t cudaFuncSetAttribute(const void *, int, int)
 {
