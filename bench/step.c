@@ -143,9 +143,9 @@ static size_t conv1_backward_needs(const struct cpu *cpu, int s)
     uint64_t kept = cpu->input.masks[s].keep[DROPOUT_CONV1][0];
     size_t live = 0;
     for (int c = 0; c < 6; c++)
-        for (int y = 0; y < 14; y++)
+        for (int y = 0; y < 14 && (kept >> c & 1); y++)
             for (int x = 0; x < 14; x++)
-                live += (kept >> c & 1) && cpu->tile.features[s].pool1[c][y][x] > 0 && cpu->tile.dpool1[c][y][x] != 0;
+                live += cpu->tile.features[s].pool1[c][y][x] > 0 && cpu->tile.dpool1[c][y][x] != 0;
     return live * 3 * 25;
 }
 

@@ -148,9 +148,9 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
 }
 
 /* The gradients of a channel's windows before ReLU and dropout, one after the other: at the winners. Zeros fill the
- * last chunk and vector up. */
+ * last chunk up. */
 struct windows {
-    _Alignas(64) float at[CHUNKS * CHUNK + 16];
+    _Alignas(64) float at[CHUNKS * CHUNK]; /* the padding of the last row fits, too */
     uint32_t live[CHUNKS]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
 };
 
@@ -171,7 +171,7 @@ static void activation_backward(const float pool1[14][16], float scale, float dp
         live[y * 14 / CHUNK + 1] |= (uint32_t)(wide >> CHUNK);
     }
     memcpy(windows->live, live, sizeof windows->live);
-    memset(windows->at + PATCHES, 0, (CHUNKS * CHUNK + 16 - PATCHES) * sizeof *windows->at);
+    memset(windows->at + PATCHES, 0, (CHUNKS * CHUNK - PATCHES) * sizeof *windows->at);
 }
 
 /* The gradient of the channel's bias: of each chunk, windows 16, 8, 4, 2 and 1 apart are added; then the chunks.

@@ -36,7 +36,7 @@ struct image_columns {
 };
 void image_columns(const uint8_t *pixels, struct image_columns *image);
 
-enum { IMAGE_SLACK = 16 }; /* floats past the end that a vector load may touch */
+enum { IMAGE_SLACK = 16 }; /* floats past the end that a vector load may touch: zeros, as NaN would be refused */
 
 /* The three channels of a pixel side by side: [y][x][channel]. */
 struct image_pixels {
@@ -48,7 +48,8 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
-    _Alignas(64) float pool1[6][14][16], slack[8]; /* [channel][y][x], 14 columns used */
+    /* [channel][y][x], 14 columns used; conv2 reads one number past the end, whatever it is */
+    _Alignas(64) float pool1[6][14][16], slack[8];
     uint16_t from1[6][14][16]; /* [channel][y][POOL1_LANE(x)]: where in image_pixels the winner's patch starts */
     uint16_t from2[25][16];    /* [pool cell][channel]: the same in a channel of pool1 */
 };
@@ -64,7 +65,7 @@ struct pool1_planes {
     _Alignas(64) float at[6][14][16], slack[16]; /* conv2 reads two numbers past a row */
 };
 
-/* Only the channels whose bit is set in kept are computed, in pool1 and planes; the others are left alone. */
+/* Only the channels whose bit is set in kept are computed, in planes, pool1 and from1; the others are left alone. */
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
                    const struct image_columns *image, unsigned kept, float scale,
                    struct pool1_planes *planes, struct features *out);
@@ -101,7 +102,7 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
 /* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */
 
 /* Activations and gradients of a tile. Rows are [sample][unit], their padding 0; lanes are
- * [unit][sample]. Samples the tile lacks are 0 in pool2 and get no gradient. */
+ * [unit][sample], 0 in units past those used. Samples the tile lacks are 0 in pool2 and get no gradient. */
 struct dense_tile {
     _Alignas(64) float pool2[TILE][25][16], conv3[TILE][128], fc1[TILE][96];
     float pool2_lanes[400][TILE], conv3_lanes[120][TILE], fc1_lanes[88][TILE]; /* 84 used */
