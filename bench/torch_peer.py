@@ -45,8 +45,8 @@ def can_compile(python):
 
 
 def run(python, way, task, *arguments):
-    """Runs one of the TASKS below in all processes of a way; the result of process 0. Once more if one of them fails, as
-    gloo's threads now and then do at the end of a process."""
+    """Runs one of the TASKS below in all processes of a way; the result of process 0. Once more if one of them fails,
+    as gloo's threads now and then do at the end of a process."""
     for _ in range(2):
         result = run_once(python, way, task, *arguments)
         if result is not None:
