@@ -488,7 +488,7 @@ static int value_of(const char *name, uint32_t said, int otherwise)
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
     *value = attribute == cudaDevAttrCooperativeLaunch ? 1
-             : attribute == cudaDevAttrMpsEnabled      ? value_of("EMULATED_MPS", 0, 0)
+             : attribute == cudaDevAttrMpsEnabled      ? 0
              : attribute == cudaDevAttrMultiProcessorCount
                  ? value_of("EMULATED_MULTIPROCESSORS", together.multiprocessors, MULTIPROCESSORS)
                  : value_of("EMULATED_SHARED", together.shared_bytes, SHARED_BYTES);
