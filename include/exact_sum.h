@@ -21,6 +21,9 @@
 #define EXACT_LIMIT 0x1p11f /* a term's magnitude must be below this */
 enum { EXACT_MAX_TERMS = 65536 };
 
+/* Samples in a tile: consecutive ones of the global batch, the unit of work, which one rank computes. */
+enum { TILE = 16 };
+
 /* sums[i] += fixed(terms[i]), rounded to nearest, ties to even. Returns how many terms were refused
  * (their sums are then meaningless). No alignment is asked. */
 size_t exact_sum_add(size_t count, const float *terms, int64_t *sums);

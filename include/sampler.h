@@ -5,8 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { TILE = 16 }; /* samples in a tile, the unit of work and of exact summation */
-
 /* order[count] = a permutation of 0..count-1, a pure function of (seed, epoch); count < 2^32, epoch
  * counts from 0. The global batch k of an epoch is order[k*B .. min((k+1)*B, count)).
  *
@@ -16,8 +14,8 @@ enum { TILE = 16 }; /* samples in a tile, the unit of work and of exact summatio
 void sampler_shuffle(uint64_t seed, uint64_t epoch, size_t count, uint32_t *order);
 
 /* Rank `rank` of `size` owns the positions [*first, *end) of a global batch of `count` samples: whole
- * tiles (the batch's last one may be short), numbers rank*tiles/size up to (rank+1)*tiles/size, so that
- * no two ranks differ by more than one tile; possibly none. Shares cover the batch once, in order of
+ * tiles (exact_sum.h; the batch's last one may be short), numbers rank*tiles/size up to (rank+1)*tiles/size,
+ * so that no two ranks differ by more than one tile; possibly none. Shares cover the batch once, in order of
  * rank. Rank 0, which has other duties, never has more tiles than another. */
 void sampler_share(size_t count, int rank, int size, size_t *first, size_t *end);
 

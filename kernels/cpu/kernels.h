@@ -17,10 +17,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "exact_sum.h"
 #include "layout.h"
 #include "lenet5.h"
 #include "masks.h"
-#include "sampler.h"
 #include "winograd.h"
 
 /* --- image.c: from 3,072 bytes to floats, 255 times (pixel / 127.5 - 1) ---------------------------- */

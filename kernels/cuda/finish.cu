@@ -2,7 +2,7 @@
  * number rounded to fixed point, if it fits. One launch with two kinds of blocks: the first SUMMERS sum 32
  * columns of a table each, the others round 1,024 numbers of the dense layers' weights each. */
 #include "device.cuh"
-#include "sampler.h"
+#include "exact_sum.h"
 
 enum { TABLES = 6, THREADS = 1024, ROWS = THREADS / WARP, AT_ONCE = 8, DENSE = CUDA_CONV1_WIDTH + CUDA_CONV2_WIDTH };
 

@@ -1,6 +1,6 @@
 /* Softmax cross-entropy, and what an accuracy check counts. A thread a sample. */
 #include "device.cuh"
-#include "sampler.h"
+#include "exact_sum.h"
 
 enum { THREADS = 64, CLASSES = LENET5_CLASSES };
 

@@ -10,9 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "exact_sum.h"
 #include "lenet5.h"
 #include "masks.h"
-#include "sampler.h"
 
 /* What a batch leaves, whatever the order of its tiles: integers. */
 struct definition_sums {

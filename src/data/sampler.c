@@ -1,5 +1,6 @@
 #include "sampler.h"
 
+#include "exact_sum.h"
 #include "philox.h"
 
 /* A number below `bound`: the high part of a 64-bit random number times the bound, in two 32 x 32

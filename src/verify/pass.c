@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "sampler.h"
 #include "step.h"
 
 bool pass_open(struct pass *pass, struct verify *verify, struct comm *comm, const struct cJSON *choices,

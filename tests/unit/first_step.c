@@ -8,6 +8,7 @@
 #include "exact_sum.h"
 #include "kernels/cpu/tile.h"
 #include "kernels/definition/definition.h"
+#include "sampler.h"
 #include "synthetic.h"
 
 enum { BATCH = 256, PICTURES = 50000, SEED = 1 };

@@ -3,7 +3,7 @@
 #include <float.h>
 
 #include "cuda_test.h"
-#include "sampler.h"
+#include "exact_sum.h"
 
 enum { TABLES = 6 };
 static const size_t widths[TABLES] = {CUDA_CONV1_WIDTH, CUDA_CONV2_WIDTH, 120, 84, 10, 1};

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "exact_sum.h"
 #include "philox.h"
 #include "sampler.h"
 

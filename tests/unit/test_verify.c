@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "sampler.h"
 #include "src/verify/lesson.h"
 #include "src/verify/report.h"
 
