@@ -88,6 +88,38 @@ def on_the_map(page, names):
     check(names and not absent, f"the picture of {page} has every module", "\n".join(absent))
 
 
+def home(header, user, names):
+    """The folder that a header, as `user` includes it, belongs to: of those in include/ the one whose source has its
+    name. None: it is the system's, or for everybody, as philox.h."""
+    there = [name for name in (f"{Path(user).parent}/{header}", f"include/{header}", header) if name in names]
+    if there and not there[0].startswith("include/"):
+        return str(Path(there[0]).parent)
+    sources = [name for name in names if re.fullmatch(rf"src/\w+/{Path(header).stem}\.c", name)]
+    return str(Path(sources[0]).parent) if there and sources else None
+
+
+def imports(page, names):
+    """A folder includes only its own headers and those of folders that stand further down in the page's picture, and so
+    do its headers in include/."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    levels = {"src": 0}  # main.c
+    for level, line in enumerate(re.findall(r"^    .*", text, re.MULTILINE), 1):
+        for folder in re.findall(r"(?<!\S)([a-z]+)/(?!\S)", line):
+            levels[folder if folder == "kernels" else f"src/{folder}"] = level
+    odd, seen = [], 0
+    for user in names:
+        folder = home(Path(user).name, "include/", names) if user.startswith("include/") else str(Path(user).parent)
+        for header in re.findall(r'^#\s*include "(.*)"', (ROOT / user).read_text(encoding="utf-8"), re.MULTILINE):
+            owner = home(header, user, names)
+            if None in (folder, owner) or owner == folder:
+                continue
+            above, below = (re.sub(r"^kernels/.*", "kernels", name) for name in (folder, owner))
+            seen += 1
+            if above not in levels or below not in levels or levels[above] >= levels[below] and above != below:
+                odd.append(f"{user} includes {header}: {owner} is not below {folder}")
+    check(seen > 100 and not odd, f"folders include what is below them in the picture of {page}", "\n".join(odd))
+
+
 def told_truly(page, names):
     """The files that a page's tables name are there, with about as many lines, and so are the functions it names."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -116,5 +148,6 @@ guards([name for name in files if name.startswith(("src/", "include/")) and name
 narrow([name for name in files if re.search(r"\.(c|h|cu|cuh|cpp|py|sh|sbatch)$|(^|/)Makefile$", name) or
         first_line(name).startswith(b"#!")])
 told_truly("src/README.md", files)
+imports("src/README.md", [name for name in files if re.fullmatch(r"(src|include|kernels)/.*\.(c|h|cu|cuh)", name)])
 on_the_map("src/README.md", [name for name in files if re.fullmatch(r"src/.*\.c", name)])
 finish()
