@@ -26,7 +26,7 @@ struct terms {
     struct term list[MOST_TERMS];
 };
 
-/* Adds a term whose value the caller writes: at most VALUE_BYTES. */
+/* Adds a term whose value the caller writes: at most VALUE_BYTES. One more than MOST_TERMS ends the job. */
 struct term *terms_add(struct terms *terms, const char *key, const char *option);
 
 /* The fewest digits that read back as the same number. */
