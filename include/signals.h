@@ -1,4 +1,4 @@
-/* signals.h - SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 ask the run to save and stop (exit 75). */
+/* signals.h - SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 ask the run to save and stop (exit 75). */
 #ifndef DTRAIN_SIGNALS_H
 #define DTRAIN_SIGNALS_H
 

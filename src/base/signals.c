@@ -25,7 +25,8 @@ static void handle(int number)
 static const struct {
     int number;
     const char *name;
-} handled[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}};
+} handled[] = {
+    {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}, {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}};
 enum { HANDLED = sizeof handled / sizeof *handled };
 
 void signals_install(void)
@@ -34,8 +35,10 @@ void signals_install(void)
     sigemptyset(&action.sa_mask);
     for (int i = 0; i < HANDLED; i++)
         sigaddset(&action.sa_mask, handled[i].number);
+    struct sigaction before;
     for (int i = 0; i < HANDLED; i++)
-        sigaction(handled[i].number, &action, NULL);
+        if (handled[i].number != SIGHUP || sigaction(SIGHUP, NULL, &before) != 0 || before.sa_handler != SIG_IGN)
+            sigaction(handled[i].number, &action, NULL); /* nohup ignores SIGHUP, and means it */
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
 }
 

@@ -129,6 +129,10 @@ def test_odd_places():
         done = shell('exec "$0" "$@" >/dev/full', *options, *out)
         check(done.returncode == code and done.stderr.count("\n") == 1,
               f"run: {options[-1]}: standard output is full: {code}, and told", said(done))
+    for script in sorted(path for path in LAUNCH.iterdir() if os.access(path, os.X_OK)):
+        done = shell('exec "$1" --help >/dev/full', script)
+        check(done.returncode == 1 and done.stderr.count("\n") == 1,
+              f"{script.name} --help: standard output is full: 1, and told", said(done))
     done = shell('exec "$0" "$@" >out.txt', *train, "--out", "to-a-file")
     check(done.returncode == 0 and not done.stderr and (SCRATCH / "out.txt").read_text().count("\n") == 7,
           "run: standard output may be a file", said(done))
@@ -247,17 +251,20 @@ def test_settings():
 
 
 def test_stop_of_all():
-    """systemd, and qdel of PBS, send SIGTERM to every process of a job."""
-    running = begin("run", "-np", 2, *DATA, "--epochs", 100000, "--checkpoint-every", 100000, "--eval-every", 100000,
-                    "--out", "all-stop")
-    wait_for(lambda: (SCRATCH / "all-stop" / "metrics.jsonl").exists())
-    time.sleep(0.5)
-    for pid in tree(running.pid)[1:]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    out, err = running.communicate(timeout=60)
-    check(running.returncode == 75 and "stopped by SIGTERM" in out,
-          "run: SIGTERM to all its processes at once saves and ends with 75", f"exit {running.returncode}\n{out}{err}")
+    """systemd, and qdel of PBS, send SIGTERM to every process of a job; systemd may be told to send SIGHUP, too."""
+    for number in signal.SIGTERM, signal.SIGHUP:
+        directory = f"all-{number.name}"
+        running = begin("run", "-np", 2, *DATA, "--epochs", 100000, "--checkpoint-every", 100000, "--eval-every",
+                        100000, "--out", directory)
+        wait_for(lambda: (SCRATCH / directory / "metrics.jsonl").exists())
+        time.sleep(0.5)
+        for pid in tree(running.pid)[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        out, err = running.communicate(timeout=60)
+        check(running.returncode == 75 and f"stopped by {number.name}" in out,
+              f"run: {number.name} to all its processes at once saves and ends with 75",
+              f"exit {running.returncode}\n{out}{err}")
 
 
 def test_hostile_place():
@@ -283,6 +290,9 @@ def test_stop():
         run = begin("run", "-np", 2, *DATA, "--out", out, "--progress", "never")
         wait_for((SCRATCH / out / "checkpoint.safetensors").exists)
         run.send_signal(number)
+        if number == signal.SIGINT:  # as from a terminal and from who watches it
+            time.sleep(0.05)
+            run.send_signal(number)
         output, errors = run.communicate(timeout=60)
         check(
             run.returncode == 75 and "stopped by SIGUSR1" in output,
@@ -378,10 +388,10 @@ def test_killed_launcher():
             Path(segment).unlink(missing_ok=True)
 
 
-def begin_with_mpirun(script):
+def begin_with_mpirun(script, **more):
     """launch/run under way with this shell script in mpirun's place."""
     folder, env = place_mpirun(f"touch {SCRATCH}/$PPID\n{script}")
-    running = subprocess.Popen([LAUNCH / "run", "-np", "2"], env=env, cwd=SCRATCH, stdin=subprocess.DEVNULL,
+    running = subprocess.Popen([LAUNCH / "run", "-np", "2"], env=env | more, cwd=SCRATCH, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (SCRATCH / str(running.pid)).exists())
     return running
@@ -390,15 +400,20 @@ def begin_with_mpirun(script):
 def test_hung_mpirun():
     """It has no rank, or cannot end; half a minute, beside the other tests."""
     mark = 'echo "$DTRAIN_MARK" >&2\n'
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    clock = {"LD_PRELOAD": str(library), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+             "FAKETIME_DISABLE_SHM": "1", "FAKETIME_TIMESTAMP_FILE": str(SCRATCH / "clock")} if library else {}
+    (SCRATCH / "clock").write_text("+0d\n")
     deaf = "trap '' TERM INT USR1 USR2; while :; do sleep 1; done"
     idle = {"begun": begin_with_mpirun(f"{mark}exec sleep 1000"), "not begun": begin_with_mpirun("exec sleep 1000")}
     early = {"heeds TERM alone": begin_with_mpirun("trap : USR1 USR2; while :; do sleep 0.2; done"),
              "heeds no signal": begin_with_mpirun(deaf)}
-    twice = begin_with_mpirun(mark + deaf)
+    twice = begin_with_mpirun(mark + deaf, **clock)
     time.sleep(0.5)
     for running in *early.values(), twice:
         running.send_signal(signal.SIGTERM)
     time.sleep(2.2)
+    (SCRATCH / "clock").write_text("-1h\n")
     twice.send_signal(signal.SIGTERM)
     yield
     for name, running in early.items():
@@ -408,7 +423,7 @@ def test_hung_mpirun():
               f"exit {running.returncode}\n{out}{err}")
     out, err = twice.communicate(timeout=60)
     check(twice.returncode == 4 and err.count("\n") == 1 and "mpirun was killed" in err,
-          "run: a second signal ends mpirun that heeds none", f"exit {twice.returncode}\n{out}{err}")
+          "run: a second signal ends mpirun that heeds none, also after the clock was set back", f"exit {twice.returncode}\n{out}{err}")
     for name, code in ("begun", 4), ("not begun", 1):
         out, err = idle[name].communicate(timeout=60)
         check(idle[name].returncode == code and
