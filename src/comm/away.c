@@ -8,12 +8,10 @@
 
 enum { LOOK_NANOSECONDS = 20000000 };
 
-/* When to look again. sem_timedwait takes the wall clock: if somebody sets it meanwhile, one look comes
- * early or late. */
 static struct timespec next_look(void)
 {
     struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
+    clock_gettime(CLOCK_MONOTONIC, &time);
     time.tv_nsec += LOOK_NANOSECONDS;
     time.tv_sec += time.tv_nsec / 1000000000;
     time.tv_nsec %= 1000000000;
@@ -35,7 +33,7 @@ static void *stand_in(void *context)
             told = true;
         }
         next = next_look();
-    } while (sem_timedwait(&comm->away.back, &next) != 0);
+    } while (sem_clockwait(&comm->away.back, CLOCK_MONOTONIC, &next) != 0);
     return NULL;
 }
 
