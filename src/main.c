@@ -86,15 +86,16 @@ static bool answer(const struct options *options)
     return options->help || options->version;
 }
 
-/* Returns the exit code: success becomes failure when standard output could not be written. */
+/* Returns the exit code: success becomes failure when standard output could not be written, which is told unless an
+ * error is. */
 static enum exit_code end_output(enum exit_code code, const struct error *error)
 {
     if (error->code != EXIT_DONE)
         fprintf(stderr, "dtrain: %s\n", error->text);
-    if ((fflush(stdout) == 0 && !ferror(stdout)) || code != EXIT_DONE)
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || error->code != EXIT_DONE)
         return code;
     fprintf(stderr, "dtrain: standard output: %s\n", strerror(errno));
-    return EXIT_RUNTIME;
+    return code == EXIT_DONE ? EXIT_RUNTIME : code;
 }
 
 int main(int argc, char **argv)

@@ -5,9 +5,10 @@
 import json
 import os
 import shutil
+import subprocess
 import xml.etree.ElementTree as xml
 
-from launching import HOSTILE, SCRATCH, fails, is_png, launch, said
+from launching import HOSTILE, LAUNCH, SCRATCH, fails, is_png, launch, said
 from tap import check, finish, skip_all
 
 
@@ -152,6 +153,15 @@ def test_plot_errors():
     done = launch("plot", SCRATCH / "one", env={**os.environ, "PATH": str(tools)})
     check(fails(done, 1, "gnuplot-nox"), "plot: without gnuplot it names the package", said(done))
     check(launch("plot", "-o", "/proc/figures", SCRATCH / "one").returncode == 1, "plot: an unwritable place")
+    command = [LAUNCH / "plot", SCRATCH / "one"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >/dev/full', "sh", *command], capture_output=True, text=True)
+    check(fails(done, 1, "standard output", "No space"), "plot: standard output is full", said(done))
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], capture_output=True, text=True)
+    check(done.returncode == 0, "plot: with its standard streams closed", said(done))
+    limited = ["prlimit", "--fsize=1000", *command]
+    done = subprocess.run(limited, capture_output=True, text=True)
+    check(fails(done, 1, f"{SCRATCH}/one/loss.svg", "File too large"), "plot: a figure that cannot be written is named",
+          said(done))
 
 
 if shutil.which("gnuplot") is None:
