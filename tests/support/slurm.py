@@ -102,8 +102,8 @@ class Job:
         return eventually(lambda: words in self.out, seconds)
 
     def show(self, field):
-        """A field of scontrol show job, of the newest job of this name."""
-        found = re.search(rf"\b{field}=(\S*)", say("scontrol", "show", "job", self.id))
+        """A field of scontrol show job, of the newest job of this name; a busy slurmctld may not answer at once."""
+        found = eventually(lambda: re.search(rf"\b{field}=(\S+)", say("scontrol", "show", "job", self.id)), 10)
         return found and found[1]
 
     @property
