@@ -12,7 +12,7 @@ int main(void)
 {
     static uint32_t index[LENET5_WEIGHTS];
     PLACE(cpu, weights);
-    PLACE(cpu, momentum);
+    PLACE(cpu, velocity);
     PLACE(cpu, tile.conv1);
     PLACE(cpu, tile.conv2);
     PLACE(cpu, tile.columns);

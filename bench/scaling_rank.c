@@ -229,13 +229,13 @@ static bool open_engine(struct bench *b, struct comm *world, struct error *error
 static void run(const struct options *options, struct comm *world, struct error *error)
 {
     struct bench *b = memory_allocate(1, sizeof *b, "the benchmark");
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS] = {0};
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS] = {0};
     b->options = options;
     if (!open_data(b, world, error) || !open_engine(b, world, error))
         return; /* the process ends */
     b->order = memory_allocate(b->data.train.count, sizeof *b->order, "the order of an epoch");
     lenet5_initialise(options->seed, weights);
-    b->engine->ops->write(b->engine, weights, momentum);
+    b->engine->ops->write(b->engine, weights, velocity);
     begin_epoch(b);
     report(b, measure(b));
     b->engine->ops->close(b->engine);

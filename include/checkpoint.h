@@ -14,11 +14,11 @@
 /* The files of a run's folder: checkpoint.safetensors, the one before it as
  * checkpoint-previous.safetensors, model-best.safetensors. */
 
-/* Weights and momentum (LENET5_WEIGHTS, canonical layout), terms and progress; the file that was current
- * becomes the previous one. At every instant at least one of the two is whole. Errors (EXIT_RUNTIME: no
- * space, no permission) name the file and leave the old ones. */
+/* Weights and velocity, in the file called momentum (LENET5_WEIGHTS, canonical layout), terms and progress; the file
+ * that was current becomes the previous one. At every instant at least one of the two is whole. Errors (EXIT_RUNTIME:
+ * no space, no permission) name the file and leave the old ones. */
 bool checkpoint_write(const struct folder *folder, const struct terms *terms, const struct progress *progress,
-                      const float *weights, const float *momentum, struct error *error);
+                      const float *weights, const float *velocity, struct error *error);
 
 /* Whether there is a checkpoint, or at least a previous one. */
 bool checkpoint_exists(const struct folder *folder);
@@ -28,7 +28,7 @@ bool checkpoint_exists(const struct folder *folder);
  * is there and damaged, and the previous one is whole and of these terms, the message says so and how to go on from it.
  * On failure the outputs hold nothing. samples: of an epoch. */
 bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
-                     float *weights, float *momentum, struct error *error);
+                     float *weights, float *velocity, struct error *error);
 
 /* model-best.safetensors: weights alone, complete or absent; loads in PyTorch with load_state_dict(load_file(path)).
  * Its metadata, which PyTorch ignores, has a checksum, the terms and the accuracy. */

@@ -1,4 +1,4 @@
-/* engine.h - what computes. One engine holds one replica: weights, momentum, and this rank's part of
+/* engine.h - what computes. One engine holds one replica: weights, velocity, and this rank's part of
  * every global batch. The trainer knows only this file; an engine is one file that fills in an
  * engine_ops table, added to the list in engine.c.
  *
@@ -11,13 +11,13 @@
  *
  *     const struct engine_ops *ops = engine_choose("auto", why, sizeof why, &error);
  *     struct engine *engine = ops->open(&setup, &error);
- *     ops->write(engine, weights, momentum);
+ *     ops->write(engine, weights, velocity);
  *     ops->begin_epoch(engine, order);
  *     for (size_t first = 0; first < count; first += report.samples) {
  *         struct span span = {.step = step++, .first = first, .end = count, .learning_rate = 0.01f, .stop = &stop};
  *         step_train(engine, &span, &report);      one step or more, by ops->train or the plain way: step.h
  *     }
- *     ops->read(engine, weights, momentum);
+ *     ops->read(engine, weights, velocity);
  *     ops->close(engine);
  */
 #ifndef DTRAIN_ENGINE_H
@@ -49,7 +49,7 @@ struct engine_setup {
     struct comm *comm;
     struct masks masks;
     size_t batch_size; /* of the GLOBAL batch */
-    float momentum;
+    float momentum;    /* the factor; what it multiplies, a number a weight, is the velocity: see update */
     enum precision precision;
     const struct cJSON *choices; /* on rank 0, while it opens: as `choices` gave them when the run began; or NULL */
     struct engine *beside;       /* an open one of this rank, of the same ops (with at_once), data, comm and batch size,
@@ -95,7 +95,7 @@ struct engine_ops {
      * in engine->sums->terms the sums over the share. */
     void (*gradient)(struct engine *engine, uint64_t step, size_t first, size_t end);
 
-    /* v = momentum v + g, w -= learning_rate v, with g = engine->sums->totals / samples. */
+    /* Velocity and weights: v = momentum v + g, w -= learning_rate v, with g = engine->sums->totals / samples. */
     void (*update)(struct engine *engine, float learning_rate, size_t samples);
 
     /* As many steps of the span as suit the engine, all ranks as many. False: it has no way of its own for the first
@@ -115,8 +115,8 @@ struct engine_ops {
                      struct evaluation *sum);
 
     /* Canonical layout, LENET5_WEIGHTS floats each; either may be NULL. */
-    void (*read)(struct engine *engine, float *weights, float *momentum);
-    void (*write)(struct engine *engine, const float *weights, const float *momentum);
+    void (*read)(struct engine *engine, float *weights, float *velocity);
+    void (*write)(struct engine *engine, const float *weights, const float *velocity);
 
     /* What it chose among several ways, for run.json: a new object. NULL: there is nothing to choose. */
     struct cJSON *(*choices)(struct engine *engine);

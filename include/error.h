@@ -17,7 +17,7 @@ enum exit_code {
     EXIT_USAGE = 2,      /* an option, or options that contradict each other */
     EXIT_INPUT = 3,      /* a data file or a checkpoint */
     EXIT_PEER_LOST = 4,  /* another rank died or stalled */
-    EXIT_DIVERGED = 5,   /* replicas no longer hold the same weights and momentum, or --verify found a wrong answer */
+    EXIT_DIVERGED = 5,   /* replicas no longer hold the same weights and velocity, or --verify found a wrong answer */
     EXIT_UNVERIFIED = 6, /* --verify: its time was over before everything had been compared once */
     EXIT_STOPPED = 75,   /* stopped by a signal, everything saved: run again with --resume */
 };

@@ -58,7 +58,7 @@ struct gpu_part {
 
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most
      * `most`; times are medians outside of a CUDA graph, with nothing between the nodes but an event. Leaves
-     * weights and momentum as they were. */
+     * weights and velocity as they were. */
     int (*cudnn_profile)(struct engine *engine, struct gpu_node *nodes, int most);
 
     /* The same of an open fused engine, of this rank's share alone: the phases of a step, by a kernel that reads clocks

@@ -22,7 +22,7 @@ enum {
     LENET5_WEIGHTS = 62006,                                      /* numbers in all of them */
 };
 
-/* One tensor. The canonical layout of weights, gradients and momentum, in memory and in files, is one
+/* One tensor. The canonical layout of weights, gradients and velocity, in memory and in files, is one
  * array of LENET5_WEIGHTS floats: the tensors of the table one after the other, each row-major, with
  * PyTorch's names and shapes (convolutions (K, C, H, W), dense layers (out, in)). */
 struct parameter {

@@ -1,7 +1,7 @@
 /* verify.h - `--verify`: training with a known answer, a test of machines.
  *
  * Every rank trains the lessons of src/verify/lesson.h, first by itself, each time on another of the cores it may use,
- * then all together, again and again for the time given. After every step weights, momentum and losses are compared
+ * then all together, again and again for the time given. After every step weights, velocity and losses are compared
  * with a digest that the program carries (an engine that follows kernels/README.md), or with the first round's and with
  * those of ranks on equal devices (one that does not). Writes no files.
  */

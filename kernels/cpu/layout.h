@@ -1,6 +1,6 @@
 /* layout.h - the weights as the CPU kernels like them.
  *
- * Weights, momentum and gradient sums of the CPU engine live in this layout all the time; SGD is
+ * Weights, velocity and gradient sums of the CPU engine live in this layout all the time; SGD is
  * elementwise, so it never has to be undone. Rows are padded to whole vectors. Padding is always 0: it
  * starts as 0 and its gradient is 0. layout_index maps the canonical layout (lenet5.h) into it.
  */

@@ -1,4 +1,4 @@
-/* The update of weights and momentum; the last block that is through with it moves struct cuda_step on to the next
+/* The update of weights and velocity; the last block that is through with it moves struct cuda_step on to the next
  * batch. */
 #include "device.cuh"
 

@@ -2,7 +2,7 @@
  *
  * A group is FUSED_SEATS blocks, here seats, and has a tile of 16 samples. A seat has two of the samples through the
  * convolutions and the dense layers, and two of conv3's sixteen input channels for all of the tile. It owns, that is
- * keeps the momentum of and updates, conv3's weights of its two channels and an eighth of the other, small parameters,
+ * keeps the velocity of and updates, conv3's weights of its two channels and an eighth of the other, small parameters,
  * of which every seat has a copy. Every group does the same to copies of its own.
  */
 #ifndef DTRAIN_FUSED_MEMORY_CUH

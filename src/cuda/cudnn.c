@@ -129,24 +129,24 @@ static void evaluate_cudnn(struct engine *engine, const struct split *split, siz
     range_end();
 }
 
-static void read_state(struct engine *engine, float *weights, float *momentum)
+static void read_state(struct engine *engine, float *weights, float *velocity)
 {
     struct cudnn *cudnn = cudnn_of(engine);
-    range_begin(momentum != NULL ? "checkpoint" : "weights to the host");
+    range_begin(velocity != NULL ? "checkpoint" : "weights to the host");
     if (weights != NULL)
         queue_copy(&cudnn->queue, weights, cudnn->net.weights, LENET5_WEIGHTS * sizeof *weights);
-    if (momentum != NULL)
-        queue_copy(&cudnn->queue, momentum, cudnn->net.velocity, LENET5_WEIGHTS * sizeof *momentum);
+    if (velocity != NULL)
+        queue_copy(&cudnn->queue, velocity, cudnn->net.velocity, LENET5_WEIGHTS * sizeof *velocity);
     range_end();
 }
 
-static void write_state(struct engine *engine, const float *weights, const float *momentum)
+static void write_state(struct engine *engine, const float *weights, const float *velocity)
 {
     struct cudnn *cudnn = cudnn_of(engine);
     if (weights != NULL)
         queue_copy(&cudnn->queue, cudnn->net.weights, weights, LENET5_WEIGHTS * sizeof *weights);
-    if (momentum != NULL)
-        queue_copy(&cudnn->queue, cudnn->net.velocity, momentum, LENET5_WEIGHTS * sizeof *momentum);
+    if (velocity != NULL)
+        queue_copy(&cudnn->queue, cudnn->net.velocity, velocity, LENET5_WEIGHTS * sizeof *velocity);
 }
 
 static cJSON *choices(struct engine *engine)

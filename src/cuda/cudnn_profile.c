@@ -78,8 +78,8 @@ int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most)
     struct net_batch batch;
     struct error none = {0};
     struct recorder recorder = {.stream = cudnn->queue.stream, .nodes = nodes, .most = most};
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
-    engine->ops->read(engine, weights, momentum);
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
+    engine->ops->read(engine, weights, velocity);
     recorder.events = memory_allocate((size_t)most + 1, sizeof *recorder.events, "the events of a step");
     for (int i = 0; i <= most; i++)
         CUDA_CHECK(cudaEventCreate(&recorder.events[i]));
@@ -88,7 +88,7 @@ int cudnn_profile(struct engine *engine, struct gpu_node *nodes, int most)
     cudnn->net.mark_context = &recorder;
     profile(cudnn, &recorder, &batch);
     cudnn->net.mark = NULL;
-    engine->ops->write(engine, weights, momentum);
+    engine->ops->write(engine, weights, velocity);
     for (int i = 0; i <= most; i++)
         CUDA_CHECK(cudaEventDestroy(recorder.events[i]));
     free(recorder.events);

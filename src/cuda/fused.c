@@ -222,22 +222,22 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
     range_end();
 }
 
-static void read_state(struct engine *engine, float *weights, float *momentum)
+static void read_state(struct engine *engine, float *weights, float *velocity)
 {
     struct fused *fused = fused_of(engine);
     if (weights != NULL)
         queue_copy(&fused->device->queue, weights, fused->weights[fused->now], LENET5_WEIGHTS * sizeof *weights);
-    if (momentum != NULL)
-        queue_copy(&fused->device->queue, momentum, fused->velocity[fused->now], LENET5_WEIGHTS * sizeof *momentum);
+    if (velocity != NULL)
+        queue_copy(&fused->device->queue, velocity, fused->velocity[fused->now], LENET5_WEIGHTS * sizeof *velocity);
 }
 
-static void write_state(struct engine *engine, const float *weights, const float *momentum)
+static void write_state(struct engine *engine, const float *weights, const float *velocity)
 {
     struct fused *fused = fused_of(engine);
     if (weights != NULL)
         queue_copy(&fused->device->queue, fused->weights[fused->now], weights, LENET5_WEIGHTS * sizeof *weights);
-    if (momentum != NULL)
-        queue_copy(&fused->device->queue, fused->velocity[fused->now], momentum, LENET5_WEIGHTS * sizeof *momentum);
+    if (velocity != NULL)
+        queue_copy(&fused->device->queue, fused->velocity[fused->now], velocity, LENET5_WEIGHTS * sizeof *velocity);
 }
 
 const struct engine_ops engine_fused = {

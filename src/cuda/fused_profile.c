@@ -61,10 +61,10 @@ int fused_profile(struct engine *engine, struct gpu_node *nodes, int most)
     struct fused *fused = fused_of(engine);
     size_t blocks = fused->device->groups * FUSED_SEATS, bytes = blocks * FUSED_PHASES * sizeof(long long), steps = 1;
     long long *clocks, *read = memory_allocate(1, bytes, "the clocks of a step");
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS]; /* as they were, and are to be afterwards */
     double milliseconds = 0;
     cudaEvent_t events[2];
-    engine->ops->read(engine, weights, momentum);
+    engine->ops->read(engine, weights, velocity);
     CUDA_CHECK(cudaMalloc((void **)&clocks, bytes));
     CUDA_CHECK(cudaMemsetAsync(clocks, 0, bytes, fused->device->queue.stream));
     for (int i = 0; i < 2; i++)
@@ -75,7 +75,7 @@ int fused_profile(struct engine *engine, struct gpu_node *nodes, int most)
     for (int i = 0; i < 2; i++)
         CUDA_CHECK(cudaEventDestroy(events[i]));
     CUDA_CHECK(cudaFree(clocks));
-    engine->ops->write(engine, weights, momentum);
+    engine->ops->write(engine, weights, velocity);
     int count = summarise(read, blocks, 1e3 * milliseconds / (double)steps, nodes, most);
     free(read);
     return count;

@@ -90,17 +90,17 @@ static void gradient(struct engine *engine, uint64_t step, size_t first, size_t 
 static void update(struct engine *engine, float learning_rate, size_t samples)
 {
     struct cpu *cpu = cpu_of(engine);
-    float *weights = (float *)&cpu->weights, *momentum = (float *)&cpu->momentum;
+    float *weights = (float *)&cpu->weights, *velocity = (float *)&cpu->velocity;
     const int64_t *sums = engine->sums->totals;
-    float keep = engine->setup.momentum;
+    float momentum = engine->setup.momentum;
     enum { BLOCK = 512 };
     for (size_t first = 0; first < LAYOUT_COUNT; first += BLOCK) {
         float gradient[BLOCK];
         size_t count = LAYOUT_COUNT - first < BLOCK ? LAYOUT_COUNT - first : BLOCK;
         exact_sum_read(count, sums + first, 1 / (double)samples, gradient);
         for (size_t i = 0; i < count; i++) {
-            momentum[first + i] = fmaf(keep, momentum[first + i], gradient[i]);
-            weights[first + i] = fmaf(-learning_rate, momentum[first + i], weights[first + i]);
+            velocity[first + i] = fmaf(momentum, velocity[first + i], gradient[i]);
+            weights[first + i] = fmaf(-learning_rate, velocity[first + i], weights[first + i]);
         }
     }
 }
@@ -140,22 +140,22 @@ static void scatter(const struct cpu *cpu, const float *canonical, struct layout
         numbers[cpu->index[i]] = canonical[i];
 }
 
-static void read_state(struct engine *engine, float *weights, float *momentum)
+static void read_state(struct engine *engine, float *weights, float *velocity)
 {
     struct cpu *cpu = cpu_of(engine);
     if (weights != NULL)
         gather(cpu, &cpu->weights, weights);
-    if (momentum != NULL)
-        gather(cpu, &cpu->momentum, momentum);
+    if (velocity != NULL)
+        gather(cpu, &cpu->velocity, velocity);
 }
 
-static void write_state(struct engine *engine, const float *weights, const float *momentum)
+static void write_state(struct engine *engine, const float *weights, const float *velocity)
 {
     struct cpu *cpu = cpu_of(engine);
     if (weights != NULL)
         scatter(cpu, weights, &cpu->weights);
-    if (momentum != NULL)
-        scatter(cpu, momentum, &cpu->momentum);
+    if (velocity != NULL)
+        scatter(cpu, velocity, &cpu->velocity);
 }
 
 static void read_sums(const struct engine *engine, const int64_t *sums, int64_t *canonical)

@@ -7,7 +7,7 @@
 
 struct cpu {
     struct engine base;
-    struct layout weights, momentum; /* of which only canonical numbers are ever non-zero */
+    struct layout weights, velocity; /* of which only canonical numbers are ever non-zero */
     struct tile tile;
     struct tile_input input;
     uint32_t index[LENET5_WEIGHTS]; /* layout_index */

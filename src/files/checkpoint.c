@@ -144,7 +144,7 @@ static size_t list_terms(const struct terms *terms, struct metadata *metadata)
 }
 
 bool checkpoint_write(const struct folder *folder, const struct terms *terms, const struct progress *progress,
-                      const float *weights, const float *momentum, struct error *error)
+                      const float *weights, const float *velocity, struct error *error)
 {
     struct metadata metadata[ENTRIES] = {{FORMAT_KEY, FORMAT}};
     char values[PROGRESS_FIELDS][VALUE_BYTES];
@@ -158,7 +158,7 @@ bool checkpoint_write(const struct folder *folder, const struct terms *terms, co
     struct tensor tensors[TENSORS];
     char names[TENSORS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors); /* writing only reads them */
-    list_tensors("momentum.", (float *)momentum, names + LENET5_PARAMETERS, tensors + LENET5_PARAMETERS);
+    list_tensors("momentum.", (float *)velocity, names + LENET5_PARAMETERS, tensors + LENET5_PARAMETERS);
     return safetensors_write(folder, CURRENT, PREVIOUS, tensors, TENSORS, metadata, n, true, error);
 }
 
@@ -222,26 +222,26 @@ static bool read_progress(const struct safetensors *file, const char *path, size
 }
 
 static bool read_checkpoint(const struct folder *folder, const char *name, const struct terms *terms, size_t samples,
-                            struct progress *progress, float *weights, float *momentum, struct error *error)
+                            struct progress *progress, float *weights, float *velocity, struct error *error)
 {
     char path[sizeof folder->path + 100];
     snprintf(path, sizeof path, "%s/%s", folder->path, name);
     struct safetensors *file = safetensors_open_in(folder, name, error);
     bool good = file != NULL && check_format(file, path, error) && check_terms(file, path, terms, error) &&
                 read_progress(file, path, samples, progress, error) && read_tensors(file, "", weights, error) &&
-                read_tensors(file, "momentum.", momentum, error);
+                read_tensors(file, "momentum.", velocity, error);
     safetensors_close(file);
     return good;
 }
 
 bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
-                     float *weights, float *momentum, struct error *error)
+                     float *weights, float *velocity, struct error *error)
 {
     struct error current_error = {0}, previous_error = {0};
-    if (read_checkpoint(folder, CURRENT, terms, samples, progress, weights, momentum, &current_error))
+    if (read_checkpoint(folder, CURRENT, terms, samples, progress, weights, velocity, &current_error))
         return true;
     bool gone = !exists(folder, CURRENT);
-    if (!read_checkpoint(folder, PREVIOUS, terms, samples, progress, weights, momentum, &previous_error)) {
+    if (!read_checkpoint(folder, PREVIOUS, terms, samples, progress, weights, velocity, &previous_error)) {
         const struct error *cause = gone ? &previous_error : &current_error;
         return error_set(error, cause->code, "%s", cause->text);
     }

@@ -27,7 +27,7 @@ static void load_start(struct run_files *files, const struct options *options, c
 {
     start->progress = (struct progress){.best_train = -1, .best_test = -1};
     if (options->resume && checkpoint_exists(&files->folder)) {
-        if (!checkpoint_read(&files->folder, terms, samples, &start->progress, start->weights, start->momentum, error))
+        if (!checkpoint_read(&files->folder, terms, samples, &start->progress, start->weights, start->velocity, error))
             return;
         if (options->init_from != NULL)
             error_note("--init-from %s is not read: the run goes on from the checkpoint in %s", options->init_from,
@@ -37,7 +37,7 @@ static void load_start(struct run_files *files, const struct options *options, c
         files->saved_step = start->progress.step;
         return;
     }
-    memset(start->momentum, 0, LENET5_WEIGHTS * sizeof *start->momentum);
+    memset(start->velocity, 0, LENET5_WEIGHTS * sizeof *start->velocity);
     if (options->init_from != NULL)
         checkpoint_read_model(options->init_from, start->weights, error);
     else
@@ -111,7 +111,7 @@ void run_files_begin(struct run_files *files, const cJSON *description, const st
 void run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error)
 {
-    files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->momentum, error);
+    files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->velocity, error);
     if (files->saved)
         files->saved_step = state->progress.step;
 }

@@ -22,7 +22,7 @@ struct run_files {
 /* Where a run stands, and its numbers in canonical layout. */
 struct run_state {
     struct progress progress;
-    float *weights, *momentum; /* LENET5_WEIGHTS */
+    float *weights, *velocity; /* LENET5_WEIGHTS */
 };
 
 /* Locks the directory and finds where the run starts: at its checkpoint (--resume), with the weights of a file

@@ -58,7 +58,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->terms = make_terms(setup);
     trainer->files.saved_step = UINT64_MAX;
     trainer->state.weights = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.weights, "the weights");
-    trainer->state.momentum = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.momentum, "the momentum");
+    trainer->state.velocity = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.velocity, "the momentum");
     trainer->order = memory_allocate(setup->data->train.count, sizeof *trainer->order, "the order of an epoch");
     if (trainer->leader) {
         comm_away(setup->comm);
@@ -74,8 +74,8 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     }
     comm_broadcast(setup->comm, &trainer->state.progress, sizeof trainer->state.progress, 0);
     comm_broadcast(setup->comm, trainer->state.weights, LENET5_WEIGHTS * sizeof(float), 0);
-    comm_broadcast(setup->comm, trainer->state.momentum, LENET5_WEIGHTS * sizeof(float), 0);
-    trainer->engine->ops->write(trainer->engine, trainer->state.weights, trainer->state.momentum);
+    comm_broadcast(setup->comm, trainer->state.velocity, LENET5_WEIGHTS * sizeof(float), 0);
+    trainer->engine->ops->write(trainer->engine, trainer->state.weights, trainer->state.velocity);
     return trainer;
 }
 
@@ -96,7 +96,7 @@ void trainer_close(struct trainer *trainer)
         trainer->engine->ops->close(trainer->engine);
     run_files_close(&trainer->files);
     free(trainer->order);
-    free(trainer->state.momentum);
+    free(trainer->state.velocity);
     free(trainer->state.weights);
     free(trainer);
 }
@@ -136,8 +136,8 @@ bool trainer_compare_replicas(struct trainer *trainer, struct error *error)
     int odd;
     struct comm *comm = trainer->setup.comm;
     const struct run_state *state = &trainer->state;
-    trainer->engine->ops->read(trainer->engine, state->weights, state->momentum);
-    if (comm_same(comm, lenet5_digest(state->weights), &odd) && comm_same(comm, lenet5_digest(state->momentum), &odd))
+    trainer->engine->ops->read(trainer->engine, state->weights, state->velocity);
+    if (comm_same(comm, lenet5_digest(state->weights), &odd) && comm_same(comm, lenet5_digest(state->velocity), &odd))
         return true;
     return error_set(
         error, EXIT_DIVERGED,

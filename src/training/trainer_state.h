@@ -9,7 +9,7 @@ struct trainer {
     struct trainer_setup setup;
     bool leader; /* rank 0 of the group: has the files */
     struct terms terms;
-    struct run_state state; /* weights and momentum: copies of the engine's, for files and digests */
+    struct run_state state; /* weights and velocity: copies of the engine's, for files and digests */
     struct engine *engine;
     uint32_t *order;        /* of the open epoch */
     struct run_files files; /* the leader's */
@@ -33,7 +33,7 @@ void trainer_report(struct trainer *trainer, enum event_kind kind, const struct 
  * the start. Collective. */
 bool trainer_trust_data(struct trainer *trainer, struct error *error);
 
-/* Reads weights and momentum. Every replica must hold the same, above all before rank 0's are saved. Collective. */
+/* Reads weights and velocity. Every replica must hold the same, above all before rank 0's are saved. Collective. */
 bool trainer_compare_replicas(struct trainer *trainer, struct error *error);
 
 #endif

@@ -53,18 +53,18 @@ static bool compare_sums(struct blame *blame, enum fault fault, const int64_t *g
     return blame->fault != FAULT_NONE;
 }
 
-/* The update once more, with the gradient and the momentum that the engine had: who lied, it or what it was given? */
+/* The update once more, with the gradient and the velocity that the engine had: who lied, it or what it was given? */
 static bool compare_update(const struct case_file *file, struct blame *blame)
 {
     const struct wrong_step *wrong = file->wrong;
     const struct lesson_state *before = wrong->before, *after = wrong->after;
     float *redone = memory_allocate(LENET5_WEIGHTS, sizeof *redone, "an update");
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        redone[i] = fmaf(-LESSON_RATE, after->momentum[i], before->weights[i]);
+        redone[i] = fmaf(-LESSON_RATE, after->velocity[i], before->weights[i]);
     bool found = compare(blame, FAULT_WEIGHT, after->weights, redone, file->defined.weights);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        redone[i] = fmaf(LESSON_MOMENTUM, before->momentum[i], file->gradient[i]);
-    found = found || compare(blame, FAULT_MOMENTUM, after->momentum, redone, file->defined.momentum);
+        redone[i] = fmaf(LESSON_MOMENTUM, before->velocity[i], file->gradient[i]);
+    found = found || compare(blame, FAULT_VELOCITY, after->velocity, redone, file->defined.velocity);
     free(redone);
     return found;
 }
@@ -136,7 +136,7 @@ static void look(struct case_file *file, struct blame *blame)
     }
     if (wrong->terms == NULL) {
         const struct lesson_state *after = wrong->after, *defined = &file->defined;
-        if (!compare(blame, FAULT_RESULT, after->momentum, defined->momentum, defined->momentum) &&
+        if (!compare(blame, FAULT_RESULT, after->velocity, defined->velocity, defined->velocity) &&
             !compare(blame, FAULT_RESULT, after->weights, defined->weights, defined->weights))
             compare_evaluation(file, blame);
         return;
@@ -164,7 +164,7 @@ void blame_print(const struct blame *blame, char *text, size_t bytes)
         [FAULT_NONE] = "at a second look every number is right",
         [FAULT_UNKNOWN] = "by definition it comes out wrong here, too: this core, or its memory",
         [FAULT_WEIGHT] = "update or memory: ",
-        [FAULT_MOMENTUM] = "update or memory: momentum of ",
+        [FAULT_VELOCITY] = "update or memory: momentum of ",
         [FAULT_FORWARD] = "forward pass: gradient of ",
         [FAULT_BACKWARD] = "backward pass: gradient of ",
         [FAULT_LOSS] = "forward pass: loss",

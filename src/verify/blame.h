@@ -12,7 +12,7 @@ enum fault {
     FAULT_NONE,
     FAULT_UNKNOWN,  /* computed again by definition it is wrong too, or the state before the step is no longer right */
     FAULT_WEIGHT,   /* a weight that the update makes right when it is done again: it went wrong, or memory */
-    FAULT_MOMENTUM, /* likewise a number of the momentum */
+    FAULT_VELOCITY, /* likewise a number of the velocity */
     FAULT_FORWARD,  /* the loss, and with it gradients */
     FAULT_BACKWARD, /* gradients, though the loss is right */
     FAULT_LOSS,     /* the loss alone */

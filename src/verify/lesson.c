@@ -99,7 +99,7 @@ void lesson_define(const struct lesson *lesson, const struct dataset *data, cons
         alive(context);
     }
     add(&sums[0], &sums[1]);
-    definition_update(&sums[1], batch->end - batch->first, LESSON_RATE, LESSON_MOMENTUM, state->momentum,
+    definition_update(&sums[1], batch->end - batch->first, LESSON_RATE, LESSON_MOMENTUM, state->velocity,
                       state->weights);
     state->loss = sums[1].loss;
     if (!batch->ends_epoch)

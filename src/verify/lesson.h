@@ -1,7 +1,7 @@
 /* lesson.h - short trainings with known answers: what --verify has every rank compute.
  *
  * A lesson is a net, a batch size and a number of steps over drawn pictures. kernels/definition says what weights,
- * momentum and losses it leaves after each step; known.c has the digest of that, eight bytes a step. `make known`
+ * velocity and losses it leaves after each step; known.c has the digest of that, eight bytes a step. `make known`
  * writes it anew, tests/unit/test_verify.c holds it to the definition.
  */
 #ifndef DTRAIN_VERIFY_LESSON_H
@@ -56,7 +56,7 @@ struct lesson_batch lesson_batch(const struct lesson *lesson, unsigned step);
 /* What a lesson has come to: all that a digest covers. Evaluation, of the test set, is as it was when the
  * last epoch ended. */
 struct lesson_state {
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS];
     int64_t loss, test_loss, test_correct; /* the step's; EXACT_UNITs */
 };
 void lesson_begin(struct lesson_state *state);

@@ -79,7 +79,7 @@ static bool do_step(struct verify *verify, const struct lesson_batch *batch)
     struct lesson_state *after = &verify->after;
     bool applied = verify->engine->ops->train == NULL ? step_apart(verify, batch, &after->loss)
                                                       : step_in_one(verify->engine, batch, &after->loss);
-    verify->engine->ops->read(verify->engine, after->weights, after->momentum);
+    verify->engine->ops->read(verify->engine, after->weights, after->velocity);
     after->test_loss = verify->before.test_loss;
     after->test_correct = verify->before.test_correct;
     if (batch->ends_epoch)
@@ -187,7 +187,7 @@ static void run_lesson(struct pass *pass, int lesson)
     verify->lesson = lesson;
     verify->engine = engine;
     lesson_begin(&verify->before);
-    engine->ops->write(engine, verify->before.weights, verify->before.momentum);
+    engine->ops->write(engine, verify->before.weights, verify->before.velocity);
     for (unsigned step = 0; step < lessons[lesson].steps && !verify->stopped; step++) {
         const struct lesson_batch batch = lesson_batch(&lessons[lesson], step);
         verify->step = (int)step;

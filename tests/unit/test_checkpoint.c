@@ -29,7 +29,7 @@ static const struct terms terms = {.count = 4,
 /* Everything in a state tells its number. */
 struct state {
     struct progress progress;
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS];
 };
 
 static void fill_state(struct state *state, uint64_t number)
@@ -46,7 +46,7 @@ static void fill_state(struct state *state, uint64_t number)
     };
     for (int i = 0; i < LENET5_WEIGHTS; i++) {
         state->weights[i] = (float)number + (float)i * 0x1p-16f;
-        state->momentum[i] = -state->weights[i];
+        state->velocity[i] = -state->weights[i];
     }
 }
 
@@ -56,7 +56,7 @@ static bool write_state(const char *directory, uint64_t number, struct error *er
     struct folder folder;
     fill_state(&state, number);
     bool done = folder_open(&folder, directory, error) &&
-                checkpoint_write(&folder, &terms, &state.progress, state.weights, state.momentum, error);
+                checkpoint_write(&folder, &terms, &state.progress, state.weights, state.velocity, error);
     folder_close(&folder);
     return done;
 }
@@ -66,7 +66,7 @@ static bool read_state(const char *directory, struct state *state, struct error 
     struct folder folder;
     memset(state, 0xff, sizeof *state);
     bool done = folder_open(&folder, directory, error) &&
-                checkpoint_read(&folder, &terms, SAMPLES, &state->progress, state->weights, state->momentum, error);
+                checkpoint_read(&folder, &terms, SAMPLES, &state->progress, state->weights, state->velocity, error);
     folder_close(&folder);
     return done;
 }
@@ -77,7 +77,7 @@ static void assert_state(const struct state *state, uint64_t number)
     fill_state(&expected, number);
     assert_memory_equal(&state->progress, &expected.progress, sizeof expected.progress);
     assert_memory_equal(state->weights, expected.weights, sizeof expected.weights);
-    assert_memory_equal(state->momentum, expected.momentum, sizeof expected.momentum);
+    assert_memory_equal(state->velocity, expected.velocity, sizeof expected.velocity);
 }
 
 static void assert_holds(const char *directory, uint64_t number)
@@ -143,7 +143,7 @@ static void test_other_terms_are_named(void **unused)
         struct state state;
         struct terms others = terms;
         strcpy(others.list[i].value, cases[i].value);
-        assert_false(checkpoint_read(&here, &others, SAMPLES, &state.progress, state.weights, state.momentum, &error));
+        assert_false(checkpoint_read(&here, &others, SAMPLES, &state.progress, state.weights, state.velocity, &error));
         assert_null(strstr(error.text, PREVIOUS));
         assert_error(&error, EXIT_INPUT, cases[i].message);
     }
@@ -500,7 +500,7 @@ static void test_large_losses(void **unused)
     for (int sign = -1; sign <= 1; sign++) {
         fill_state(&state, 1);
         state.progress.loss = sign * ((exact_wide)INT64_MAX * 1000000 + 7);
-        assert_true(checkpoint_write(&here, &terms, &state.progress, state.weights, state.momentum, &error));
+        assert_true(checkpoint_write(&here, &terms, &state.progress, state.weights, state.velocity, &error));
         exact_wide loss = state.progress.loss;
         assert_true(read_state(".", &state, &error));
         assert_true(state.progress.loss == loss);

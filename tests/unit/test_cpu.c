@@ -200,14 +200,14 @@ static void sums_do_not_depend_on_the_number_of_ranks(void **state)
 
 static void state_survives_writing_and_reading(void **state)
 {
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS], w[LENET5_WEIGHTS], m[LENET5_WEIGHTS];
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS], w[LENET5_WEIGHTS], m[LENET5_WEIGHTS];
     struct engine *engine = open_engine(*state, 0, 0, weights);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        momentum[i] = (float)i;
-    engine_cpu.write(engine, NULL, momentum);
+        velocity[i] = (float)i;
+    engine_cpu.write(engine, NULL, velocity);
     engine_cpu.read(engine, w, m);
     assert_memory_equal(w, weights, sizeof w);
-    assert_memory_equal(m, momentum, sizeof m);
+    assert_memory_equal(m, velocity, sizeof m);
     engine_cpu.close(engine);
 }
 
@@ -233,22 +233,22 @@ static void padding_has_no_gradient(void **state)
 static void update_follows_the_formula(void **state)
 {
     static const size_t samples = 80;
-    float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS], gradient[LENET5_WEIGHTS];
-    float new_weights[LENET5_WEIGHTS], new_momentum[LENET5_WEIGHTS];
+    float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS], gradient[LENET5_WEIGHTS];
+    float new_weights[LENET5_WEIGHTS], new_velocity[LENET5_WEIGHTS];
     const float learning_rate = 0.01f;
     struct engine *engine = open_engine(*state, 0, 0, weights);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
-        momentum[i] = (float)i / LENET5_WEIGHTS - 0.5f;
-    engine_cpu.write(engine, NULL, momentum);
+        velocity[i] = (float)i / LENET5_WEIGHTS - 0.5f;
+    engine_cpu.write(engine, NULL, velocity);
     add_share(engine, 0, 0, 0, samples);
     engine_read_gradient(engine, samples, gradient);
     engine_cpu.update(engine, learning_rate, samples);
-    engine_cpu.read(engine, new_weights, new_momentum);
+    engine_cpu.read(engine, new_weights, new_velocity);
     for (size_t i = 0; i < LENET5_WEIGHTS; i++) { /* up to the rounding of each of the operations */
-        double v = (double)MOMENTUM * momentum[i] + gradient[i];
+        double v = (double)MOMENTUM * velocity[i] + gradient[i];
         double w = weights[i] - (double)learning_rate * v;
-        assert_true(fabs(new_momentum[i] - v) <= 1.2e-7 * (fabs(v) + fabs(momentum[i])));
-        assert_true(fabs(new_weights[i] - w) <= 1.2e-7 * (fabs(w) + learning_rate * fabs(momentum[i])));
+        assert_true(fabs(new_velocity[i] - v) <= 1.2e-7 * (fabs(v) + fabs(velocity[i])));
+        assert_true(fabs(new_weights[i] - w) <= 1.2e-7 * (fabs(w) + learning_rate * fabs(velocity[i])));
     }
     engine_cpu.close(engine);
 }

@@ -1,5 +1,5 @@
 /* The fused step on the host, all its blocks at once in a random order (tests/support/together), leaves what
- * kernels/definition says, bit for bit: weights, momentum, losses, refusals, checks; on any number of groups and of
+ * kernels/definition says, bit for bit: weights, velocity, losses, refusals, checks; on any number of groups and of
  * ranks. `make device` has the same on a GPU, which holds all ranks of a test. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -31,7 +31,7 @@ struct fixture {
     float first[LENET5_WEIGHTS]; /* weights */
 };
 
-/* Weights, momentum, and what a run of steps reports. */
+/* Weights, velocity, and what a run of steps reports. */
 struct outcome {
     float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS];
     struct fused_state state;

@@ -153,9 +153,9 @@ static struct run *run_open(struct fixture *fixture, char name, const char *seed
     if (!run->engine)
         fail_msg("%s", error.text);
 
-    static const float no_momentum[LENET5_WEIGHTS];
+    static const float no_velocity[LENET5_WEIGHTS];
     lenet5_initialise(run->seed, run->initial);
-    run->engine->ops->write(run->engine, run->initial, no_momentum);
+    run->engine->ops->write(run->engine, run->initial, no_velocity);
     sampler_shuffle(run->seed, 0, TRAIN, run->order);
     run->engine->ops->begin_epoch(run->engine, run->order);
     return run;

@@ -46,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         *value = '\0';
         metadata[count++] = (struct metadata){line, value + 1};
     }
-    static float weights[LENET5_WEIGHTS], momentum[LENET5_WEIGHTS];
+    static float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS];
     enum { SAMPLES = 335 };
     struct terms terms = {.count = 4,
                           .list = {
@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!folder_open(&folder, fuzz_folder(), &error))
         abort();
     write_checkpoint(&folder, 0, metadata, count);
-    fuzz_check_verdict(checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, momentum, &lacking), &lacking);
+    fuzz_check_verdict(checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, velocity, &lacking), &lacking);
     snprintf(accepted, sizeof accepted, "%s/checkpoint.safetensors: has no tensor '%s'", folder.path,
              lenet5_parameters[0].name);
     if (strcmp(lacking.text, accepted) != 0) {
@@ -69,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     write_checkpoint(&folder, TENSORS, metadata, count);
-    bool good = checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, momentum, &error);
+    bool good = checkpoint_read(&folder, &terms, SAMPLES, &progress, weights, velocity, &error);
     if (!good || progress.in_epoch > SAMPLES || !isfinite(progress.seconds))
         abort();
     folder_close(&folder);
