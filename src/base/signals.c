@@ -39,6 +39,7 @@ void signals_install(void)
     for (int i = 0; i < HANDLED; i++)
         if (handled[i].number != SIGHUP || sigaction(SIGHUP, NULL, &before) != 0 || before.sa_handler != SIG_IGN)
             sigaction(handled[i].number, &action, NULL); /* nohup ignores SIGHUP, and means it */
+
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
 }
 

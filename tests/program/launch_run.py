@@ -423,7 +423,8 @@ def test_hung_mpirun():
               f"exit {running.returncode}\n{out}{err}")
     out, err = twice.communicate(timeout=60)
     check(twice.returncode == 4 and err.count("\n") == 1 and "mpirun was killed" in err,
-          "run: a second signal ends mpirun that heeds none, also after the clock was set back", f"exit {twice.returncode}\n{out}{err}")
+          "run: a second signal ends mpirun that heeds none, also after the clock was set back",
+          f"exit {twice.returncode}\n{out}{err}")
     for name, code in ("begun", 4), ("not begun", 1):
         out, err = idle[name].communicate(timeout=60)
         check(idle[name].returncode == code and
