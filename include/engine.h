@@ -121,7 +121,7 @@ struct engine_ops {
     /* What it chose among several ways, for run.json: a new object. NULL: there is nothing to choose. */
     struct cJSON *(*choices)(struct engine *engine);
 
-    /* Canonical layout, LENET5_WEIGHTS numbers, of n_gradient in the layout of engine->sums. */
+    /* Puts sums[n_gradient], in the layout of engine->sums, into canonical[LENET5_WEIGHTS]. */
     void (*read_sums)(const struct engine *engine, const int64_t *sums, int64_t *canonical);
 };
 

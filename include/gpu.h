@@ -52,8 +52,8 @@ struct gpu_part {
      * this host; `why` says which they do not. */
     bool (*reaches)(const struct device *all, int count, int rank, char *why, size_t why_bytes);
 
-    /* Collective, where all ranks' do: whether each rank can map GPU memory of all others, which a container or MIG may
-     * forbid all the same; `error` says which cannot. Tries it. */
+    /* Collective, once `reaches` is true on all ranks: whether each can also map GPU memory of all others, which a
+     * container or MIG may forbid; `error` says which cannot. Tries it. */
     bool (*can_map)(struct comm *comm, struct error *error);
 
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most

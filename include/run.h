@@ -1,4 +1,4 @@
-/* run.h - what is said of a run: its terms, where it stands, what an epoch gave, how it ended. Plain data. */
+/* run.h - what describes a run: its terms, where it stands, what an epoch gave, how it ended. Plain data. */
 #ifndef DTRAIN_RUN_H
 #define DTRAIN_RUN_H
 
@@ -37,7 +37,7 @@ struct progress {
     uint64_t epoch;               /* epochs closed: all steps done, evaluated if due, logged */
     uint64_t step;                /* steps done since the start of training */
     uint64_t in_epoch;            /* training samples of the open epoch already used (all of them: the epoch is
-                          trained but not closed) */
+                                     trained but not closed) */
     exact_wide loss;              /* sum of their losses */
     double seconds;               /* spent in this run so far, over all its resumptions */
     double epoch_seconds;         /* of them, in the open epoch */

@@ -34,7 +34,8 @@ const char *launcher_name(void)
     return getenv("MPI_LOCALRANKID") != NULL ? "mpiexec (Hydra)" : "srun";
 }
 
-/* Whether the process passes on what ranks print, for the launcher above it; and that launcher. */
+/* Whether the process is one of Hydra's, named *_proxy, between the ranks, whose output it passes on, and the launcher.
+ * *parent: who started it. */
 static bool is_proxy(pid_t process, pid_t *parent)
 {
     char path[64], name[64] = "", state;
@@ -69,7 +70,8 @@ const char *launcher_terminal(void)
     return strncmp(terminal, "/dev/pts/", 9) == 0 || strncmp(terminal, "/dev/tty", 8) == 0 ? terminal : NULL;
 }
 
-/* Into the file that this variable names: it is there on launch/run's own host, and is not to be left on another. */
+/* Writes the line into the file that this variable names. launch/run has made it, on its own host; on another host
+ * there is none, and none is made. */
 static void leave_line(const char *variable, const char *line)
 {
     const char *path = getenv(variable);

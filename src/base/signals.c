@@ -52,7 +52,7 @@ static void end_by_bus_error(int number)
 {
     (void)number;
     if (write(STDERR_FILENO, bus_error.line, strlen(bus_error.line)) < 0)
-        _exit(bus_error.code); /* unheard */
+        _exit(bus_error.code); /* the same: compilers want what write returns to be looked at */
     _exit(bus_error.code);
 }
 

@@ -22,7 +22,7 @@ static bool sets_log(const char *path)
     bool found = false;
     FILE *file = fopen(path, "r");
     while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
-        found = strncmp(line, settings[0], strlen(settings[0])) == 0; /* the others begin alike */
+        found = strncmp(line, settings[0], strlen(settings[0])) == 0; /* with which the names of the others begin */
     if (file != NULL)
         fclose(file);
     return found;

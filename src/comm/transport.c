@@ -28,7 +28,8 @@ void transport_prepare(void)
             transports[i]->prepare();
 }
 
-/* One rank has nothing to sum: no need to start NCCL. Why: that of the first one, or why that is none. */
+/* One rank has nothing to sum: no need to start NCCL. comm->why becomes why the first of the list was taken, or was
+ * not. */
 static const struct transport *choose_best(struct comm *comm, enum comm_use use)
 {
     if (use == COMM_FOR_CPU || comm->size == 1)

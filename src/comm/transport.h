@@ -22,7 +22,7 @@ struct outbox {
 /* From comm_away to comm_back. */
 struct away {
     pthread_t thread;
-    sem_t back;    /* posted: the rank is */
+    sem_t back;    /* posted when the rank is back */
     bool answered; /* a thread could be had */
 };
 
@@ -52,7 +52,7 @@ struct transport {
     const char *name; /* --comm NAME */
     const char *note; /* for whom it is, a word or two for --help; NULL */
 
-    bool in_kernel; /* the engine's kernels do it: it is for those that can */
+    bool in_kernel; /* the engine's kernels sum: for engines whose kernels can (COMM_FOR_KERNEL) */
 
     const char *advice; /* of watch_group; NULL */
 
@@ -72,7 +72,7 @@ struct transport {
 
 extern const struct transport transport_mpi;   /* no way of its own: by way of host memory */
 extern const struct transport proxy_nccl;      /* loads the GPU part (gpu.h), then opens the part's own */
-extern const struct transport transport_peers; /* loads it to ask it */
+extern const struct transport transport_peers; /* loads it, too, to ask which GPUs reach each other */
 
 /* Calls `prepare` of every transport. */
 void transport_prepare(void);

@@ -31,7 +31,7 @@ static cJSON *object_at(cJSON *parent, const char *name)
     return cJSON_AddObjectToObject(parent, name);
 }
 
-/* Replaces what `to` has under the same keys. Whether that changes anything. */
+/* Replaces what `to` has under the same keys. Returns whether that changes anything. */
 static bool merge(cJSON *to, const cJSON *from)
 {
     bool changed = false;

@@ -105,7 +105,7 @@ static int find_device(const char *uuid)
     return -1;
 }
 
-/* By kernels, with reductions, as over NVLink. */
+/* Whether kernels on GPU `from` reach the memory of `to`, also to add to it, as over NVLink. */
 static bool has_way(int from, int to)
 {
     int access = 0, atomics = 0;

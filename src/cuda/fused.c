@@ -65,7 +65,7 @@ static void close_device(struct fused_device *device)
     free(device);
 }
 
-/* What a launch leaves that ranks or blocks have kept waiting. */
+/* Says what a launch has left in which a block waited in vain, for another one or for other ranks. */
 static void tell_trouble(struct queue *queue)
 {
     struct fused_device *device = (struct fused_device *)queue; /* queue is first */

@@ -60,7 +60,7 @@ static void print_wide(exact_wide value, char text[VALUE_BYTES])
     text[length] = '\0';
 }
 
-/* What print_wide prints; of all else something that it prints otherwise. */
+/* Reads what print_wide prints. Any other text becomes a number that it prints otherwise, which parse_field notices. */
 static exact_wide parse_wide(const char *text)
 {
     exact_wide value = 0;
@@ -135,7 +135,7 @@ static bool read_tensors(const struct safetensors *file, const char *prefix, flo
 
 /* --- checkpoints ----------------------------------------------------------------------------------- */
 
-/* How many. */
+/* Returns how many there are. */
 static size_t list_terms(const struct terms *terms, struct metadata *metadata)
 {
     for (int i = 0; i < terms->count; i++)
@@ -272,7 +272,8 @@ bool checkpoint_write_best(const struct folder *folder, const struct terms *term
     return safetensors_write(folder, BEST, NULL, tensors, LENET5_PARAMETERS, metadata, n, true, error);
 }
 
-/* After a kill it may be of a check that comes again: better than the progress knows of. */
+/* A model that is better than `progress` knows is right, too: it is of a check after the last checkpoint, before the
+ * run was killed, and that check comes again. */
 bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                            bool *told, struct error *error)
 {

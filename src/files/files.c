@@ -99,7 +99,7 @@ bool folder_cannot_sync(int reason)
 
 /* --- files that are complete or absent ----------------------------------------------------------------- */
 
-/* A name with room for it, cut off where none could be valid. */
+/* NAME.tmp-PID. A name that is too long for any file is cut off: the system refuses it all the same. */
 struct aside {
     char name[MOST_PATH_BYTES + SUFFIX_BYTES];
 };

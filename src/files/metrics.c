@@ -88,7 +88,7 @@ static struct kept read_lines(FILE *stream, uint64_t epochs_done)
         reached += length;
     }
     free(line);
-    kept.whole = feof(stream); /* if not, there was no reading on, or no memory */
+    kept.whole = feof(stream); /* if not, reading has failed */
     if (fclose(text) != 0)
         memory_check(NULL, "the metrics");
     return kept;

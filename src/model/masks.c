@@ -5,7 +5,7 @@
 
 #include "philox.h"
 
-/* Of philox4x32 in a loop GCC 12 makes several shuffles to a product, Clang none. */
+/* Where GCC 12 makes vectors of a loop over philox4x32, it has several shuffles for each product; Clang has none. */
 #if defined(__AVX2__) && !defined(__clang__)
 #include <immintrin.h>
 #define PHILOX_BY_HAND

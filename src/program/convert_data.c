@@ -17,7 +17,8 @@
 #include "cache.h"
 #include "dataset.h"
 
-/* What tells in a directory that it is for us; CIFAR-100 and parquet, too, get an answer. */
+/* Where a directory has one of these, launch/convert-cifar10 is asked: it converts CIFAR-10, and says of CIFAR-100 and
+ * parquet why it does not. */
 static const char *const marks[] = {"data_batch_1",
                                     "cifar-10-batches-py",
                                     "cifar-10-python.tar.gz",

@@ -228,8 +228,8 @@ static void begin_next_epoch(struct trainer *trainer)
     trainer_read_clock(trainer);
 }
 
-/* What could not be recorded of the epoch, a disk is full, is no reason to lose its steps: they are saved, if there is
- * room for that, as of a run that was stopped before the end of the epoch was reached. */
+/* An epoch that could not be recorded, as the disk is full, say, need not be lost: its steps are saved, if there is
+ * room for that, as those of a run that was stopped just before the end of the epoch. */
 static enum run_status save_steps(struct trainer *trainer, const struct progress *before)
 {
     struct error another = {0}; /* the first one counts */

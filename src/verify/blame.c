@@ -18,7 +18,7 @@ struct case_file {
     float gradient[LENET5_WEIGHTS]; /* as the update had it */
 };
 
-/* NaN is as good as NaN. */
+/* By their bits: a NaN is the same as that NaN. */
 static bool same(float a, float b)
 {
     return memcmp(&a, &b, sizeof a) == 0;
@@ -33,7 +33,8 @@ static void note(struct blame *blame, enum fault fault, int parameter, size_t in
     *blame = (struct blame){fault, parameter, (uint32_t)index, blame->numbers, got, wanted};
 }
 
-/* What is as it should be is right even if what made it is not. */
+/* Wrong is a number that is neither what it should be, `wanted`, nor what the engine had to make of what it was given,
+ * `made`: then what it was given is wrong, and named elsewhere. */
 static bool compare(struct blame *blame, enum fault fault, const float *got, const float *made, const float *wanted)
 {
     for (int p = 0; p < LENET5_PARAMETERS; p++)

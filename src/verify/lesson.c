@@ -78,7 +78,7 @@ static void define_tile(const struct dataset *data, const uint32_t *order, const
     definition_tile(weights, (int)count, records, drawn, masks->scale, sums);
 }
 
-/* What is no share's is added to it at the end: the sums are integers. */
+/* Adds the sums of a rank's share to those of the rest of the batch: integers, whose order does not matter. */
 static void add(const struct definition_sums *share, struct definition_sums *all)
 {
     for (size_t i = 0; i < LENET5_WEIGHTS; i++)
