@@ -351,13 +351,13 @@ compile_commands.json: Makefile ## what compiles what, for editors and clang-tid
 	@rm -rf $(INDEXED)
 	bear -- $(MAKE) -s -j"$$(nproc)" BUILD=$(INDEXED) unit bench
 
-LINTED := $(SOURCES) $(wildcard tests/unit/*.c bench/*.c) \
-	$(if $(GPU),$(GPU_SOURCES) $(wildcard tests/support/emulated/*.c bench/cuda/*.c))
+LINTED := $(SOURCES) $(wildcard tests/unit/*.c tests/unit/fuzz/*.c tests/support/*.c bench/*.c) \
+	$(if $(GPU),$(GPU_SOURCES) $(wildcard tests/support/*/*.c bench/cuda/*.c))
 lint: compile_commands.json ## read the sources without running them: tests/unit/lint.py, clang-tidy (minutes)
 	tests/exec tests/unit/lint.py
 	$(if $(GPU),,@echo '# src/cuda is left out: it needs the headers of CUDA, cuDNN and NCCL')
-	printf '%s\n' $(LINTED) | \
-	  xargs -P "$$(nproc)" -n 4 clang-tidy --quiet --header-filter='^(\./|$(CURDIR)/)?(src|include|kernels)/' -p .
+	printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -n 4 clang-tidy --quiet -p . \
+	  --header-filter='^(\./|$(CURDIR)/)?(src|include|kernels|tests|bench)/'
 
 # Not the kernels of engines: their loops lie as they are to be read. known.c is a table that a program writes.
 FORMATTED := $(filter-out src/verify/known.c,$(wildcard $(addsuffix /*.[ch],src src/* include kernels/definition \

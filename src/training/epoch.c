@@ -121,16 +121,23 @@ static void train_teams(struct trainer *const *trainers, int count)
     }
 }
 
-/* Some steps of each that has any left. False: none has. */
-static bool train_some(struct trainer *const *trainers, int count)
+/* Drops those that have no steps left. Returns how many have. */
+static int drop_done(struct trainer **trainers, int count)
 {
-    struct trainer *going[MOST_TRIALS] = {NULL};
-    int n = 0;
+    int left = 0;
     for (int i = 0; i < count; i++)
         if (has_steps(trainers[i]))
-            going[n++] = trainers[i];
-    train_teams(going, n);
-    return n > 0;
+            trainers[left++] = trainers[i];
+    return left;
+}
+
+/* All steps that these trainers have left, some of each in turn. */
+static void train_steps(struct trainer *const *trainers, int count)
+{
+    struct trainer *going[MOST_TRIALS];
+    memcpy(going, trainers, (size_t)count * sizeof *going);
+    while ((count = drop_done(going, count)) > 0)
+        train_teams(going, count);
 }
 
 /* --- its end -------------------------------------------------------------------------------------- */
@@ -283,8 +290,7 @@ static enum run_status end_steps(struct trainer *trainer, struct error *error)
 enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
 {
     begin_steps(trainer);
-    while (train_some(&trainer, 1))
-        ;
+    train_steps(&trainer, 1);
     return end_steps(trainer, error);
 }
 
@@ -292,8 +298,7 @@ void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *
 {
     for (int i = 0; i < count; i++)
         begin_steps(trainers[i]);
-    while (train_some(trainers, count))
-        ;
+    train_steps(trainers, count);
     for (int i = 0; i < count; i++)
         outcomes[i]->status = end_steps(trainers[i], &outcomes[i]->error);
 }
