@@ -77,7 +77,7 @@ NAME := dtrain$(if $(DEBUG),-debug)
 CUDA_BUILD := build/cuda
 BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Wformat=2 -Wundef -Wvla \
-	-Wno-sign-conversion $(if $(findstring gcc,$(CC)),-Wdouble-promotion) $(if $(WERROR),-Werror)
+	$(if $(findstring gcc,$(CC)),-Wsign-conversion -Wdouble-promotion,-Wno-sign-conversion) $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
@@ -314,8 +314,9 @@ fuzz: $(FUZZERS) ## build the fuzzers; tests/exec tests/unit/fuzz.py SECONDS run
 
 $(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
 	@mkdir -p $(@D)
-	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g $(WARNINGS) \
-	  -fsanitize=fuzzer$(comma)address$(comma)undefined -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
+	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g \
+	  $(WARNINGS) -Wno-double-promotion -fsanitize=fuzzer$(comma)address$(comma)undefined \
+	  -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
 
 # All of it lies in one folder, as here, so that each part finds the others; the rest of PREFIX leads there.
 PREFIX ?= /usr/local

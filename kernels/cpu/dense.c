@@ -150,7 +150,7 @@ KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, con
     }
     ivec room = {0};
     add_weights(stride, out, dy_stride, parts, x, dy, live, sums, &room);
-    return (size_t)exact_refused(room) + !isfinite(largest_x);
+    return (size_t)(exact_refused(room) + !isfinite(largest_x));
 }
 
 /* --- between the products --------------------------------------------------------------------------- */

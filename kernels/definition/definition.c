@@ -11,9 +11,9 @@
 
 enum { CONV1_W, CONV1_B, CONV2_W, CONV2_B, CONV3_W, CONV3_B, FC1_W, FC1_B, FC2_W, FC2_B };
 
-static size_t at(int parameter)
+static int at(int parameter)
 {
-    return lenet5_parameters[parameter].offset;
+    return (int)lenet5_parameters[parameter].offset;
 }
 
 /* One sample: activations after ReLU and dropout, and the gradients before. */
@@ -240,7 +240,7 @@ static float tree(int count, const float *x)
 static void add_conv2(const struct sample *s, struct definition_sums *sums)
 {
     for (int c = 0; c < 16; c++) {
-        add_term(tree(25, s->dpool2[c][0]), &sums->gradient[at(CONV2_B) + (size_t)c], sums);
+        add_term(tree(25, s->dpool2[c][0]), &sums->gradient[at(CONV2_B) + c], sums);
         for (int i = 0; i < 150; i++) {
             float chain = 0;
             for (int window = 0; window < 25; window++) {
@@ -249,7 +249,7 @@ static void add_conv2(const struct sample *s, struct definition_sums *sums)
                     chain = fmaf(s->pool1[i / 25][2 * y + from / 2 + i / 5 % 5][2 * x + from % 2 + i % 5],
                                  s->dpool2[c][y][x], chain);
             }
-            add_term(chain, &sums->gradient[at(CONV2_W) + (size_t)(c * 150 + i)], sums);
+            add_term(chain, &sums->gradient[at(CONV2_W) + c * 150 + i], sums);
         }
     }
 }
@@ -274,9 +274,9 @@ static void add_conv1(const struct sample *s, struct definition_sums *sums)
                 weights[i] += chain;
             }
         }
-        add_term(bias, &sums->gradient[at(CONV1_B) + (size_t)c], sums);
+        add_term(bias, &sums->gradient[at(CONV1_B) + c], sums);
         for (int i = 0; i < 75; i++)
-            add_term(weights[i] * (1 / 255.0f), &sums->gradient[at(CONV1_W) + (size_t)(c * 75 + i)], sums);
+            add_term(weights[i] * (1 / 255.0f), &sums->gradient[at(CONV1_W) + c * 75 + i], sums);
     }
 }
 
@@ -288,13 +288,13 @@ static void add_dense(int count, const struct sample *samples, int weights, int 
         float bias = 0;
         for (int s = 0; s < count; s++)
             bias += ((const float *)((const char *)&samples[s] + dy))[o];
-        add_term(bias, &sums->gradient[at(weights + 1) + (size_t)o], sums);
+        add_term(bias, &sums->gradient[at(weights + 1) + o], sums);
         for (int i = 0; i < in; i++) {
             float chain = 0;
             for (int s = 0; s < count; s++)
                 chain = fmaf(((const float *)((const char *)&samples[s] + x))[i],
                              ((const float *)((const char *)&samples[s] + dy))[o], chain);
-            add_term(chain, &sums->gradient[at(weights) + (size_t)(o * in + i)], sums);
+            add_term(chain, &sums->gradient[at(weights) + o * in + i], sums);
         }
     }
 }

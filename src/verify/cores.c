@@ -14,11 +14,11 @@ int cores_take(const struct cores *cores, int n)
 {
     int left = cores->count > 0 ? n % cores->count : -1;
     for (int cpu = 0; cpu < CPU_SETSIZE && left >= 0; cpu++) {
-        if (!CPU_ISSET(cpu, &cores->all) || left-- > 0)
+        if (!CPU_ISSET((size_t)cpu, &cores->all) || left-- > 0)
             continue;
         cpu_set_t one;
         CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
+        CPU_SET((size_t)cpu, &one);
         return sched_setaffinity(0, sizeof one, &one) == 0 ? cpu : -1;
     }
     return -1;

@@ -142,7 +142,7 @@ static void run_alone(struct examination *e)
     if (!verify->ops->on_gpu)
         verify->core = cores_take(&e->cores, comm_local_rank(e->world) + verify->round);
     if (verify->core >= 0)
-        CPU_SET(verify->core, &e->seen);
+        CPU_SET((size_t)verify->core, &e->seen);
     pass_run(&e->alone);
     if (!verify->ops->on_gpu)
         cores_release(&e->cores);
@@ -175,7 +175,7 @@ static void describe_device(const struct examination *e, char *text, size_t byte
         return;
     }
     cores_model(model, sizeof model);
-    while (cores > 0 && !CPU_ISSET(core, &e->seen))
+    while (cores > 0 && !CPU_ISSET((size_t)core, &e->seen))
         core++;
     int used = snprintf(text, bytes, "rank %d  %s  %s", rank, comm_host_name(e->world, rank), model);
     if (cores == 1)
