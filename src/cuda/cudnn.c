@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "cudnn_engine.h"
+#include "cudnn_private.h"
 #include "device.h"
 #include "device_memory.h"
 #include "memory.h"

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "cudnn_engine.h"
+#include "cudnn_private.h"
 #include "memory.h"
 #include "sampler.h"
 

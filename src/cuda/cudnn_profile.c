@@ -4,7 +4,7 @@
 
 #include "check.h"
 #include "clock.h"
-#include "cudnn_engine.h"
+#include "cudnn_private.h"
 #include "median.h"
 #include "memory.h"
 

@@ -1,4 +1,4 @@
-#include "cudnn_engine.h"
+#include "cudnn_private.h"
 
 #include <string.h>
 

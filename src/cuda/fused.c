@@ -1,4 +1,4 @@
-#include "fused_engine.h"
+#include "fused_private.h"
 
 #include <stdio.h>
 #include <stdlib.h>

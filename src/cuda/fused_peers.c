@@ -8,7 +8,7 @@
 #include "device.h"
 #include "device_memory.h"
 #include "fused.h"
-#include "fused_engine.h"
+#include "fused_private.h"
 #include "memory.h"
 
 /* A day, 10 s a look: longer than a job is stopped that is to go on, as a process that is gone takes its kernel along.

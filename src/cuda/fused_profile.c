@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "fused_engine.h"
+#include "fused_private.h"
 #include "gpu.h"
 #include "memory.h"
 

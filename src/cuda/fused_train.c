@@ -3,7 +3,7 @@
 
 #include "check.h"
 #include "exact_sum.h"
-#include "fused_engine.h"
+#include "fused_private.h"
 #include "philox.h"
 #include "range.h"
 #include "sampler.h"

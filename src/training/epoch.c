@@ -8,7 +8,7 @@
 #include "exact_sum.h"
 #include "sampler.h"
 #include "step.h"
-#include "trainer_state.h"
+#include "trainer_private.h"
 
 /* --- its steps ------------------------------------------------------------------------------------ */
 

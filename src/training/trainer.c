@@ -7,7 +7,7 @@
 #include "clock.h"
 #include "exact_sum.h"
 #include "memory.h"
-#include "trainer_state.h"
+#include "trainer_private.h"
 
 static struct terms make_terms(const struct trainer_setup *setup)
 {

@@ -1,8 +1,8 @@
-/* fused_engine.h - the fused engine's inside: a net's state, what the nets of a rank share, and training
+/* fused_private.h - the fused engine's inside: a net's state, what the nets of a rank share, and training
  * (fused_train.c) for the table of operations (fused.c).
  */
-#ifndef DTRAIN_CUDA_FUSED_ENGINE_H
-#define DTRAIN_CUDA_FUSED_ENGINE_H
+#ifndef DTRAIN_CUDA_FUSED_PRIVATE_H
+#define DTRAIN_CUDA_FUSED_PRIVATE_H
 
 #include "fused.h"
 #include "kernels/fused/fused.h"

@@ -1,6 +1,6 @@
-/* trainer_state.h - what trainer.c and epoch.c share: a trainer, how it tells and how it saves. */
-#ifndef DTRAIN_TRAINING_TRAINER_STATE_H
-#define DTRAIN_TRAINING_TRAINER_STATE_H
+/* trainer_private.h - what trainer.c and epoch.c share: a trainer, how it tells and how it saves. */
+#ifndef DTRAIN_TRAINING_TRAINER_PRIVATE_H
+#define DTRAIN_TRAINING_TRAINER_PRIVATE_H
 
 #include "run_files.h"
 #include "trainer.h"

@@ -1,8 +1,8 @@
-/* cudnn_engine.h - the cudnn engine's inside: its state, with planning across ranks (cudnn_plan.c) and training
+/* cudnn_private.h - the cudnn engine's inside: its state, with planning across ranks (cudnn_plan.c) and training
  * (cudnn_train.c) for the table of operations (cudnn.c).
  */
-#ifndef DTRAIN_CUDA_CUDNN_ENGINE_H
-#define DTRAIN_CUDA_CUDNN_ENGINE_H
+#ifndef DTRAIN_CUDA_CUDNN_PRIVATE_H
+#define DTRAIN_CUDA_CUDNN_PRIVATE_H
 
 #include "cudnn.h"
 #include "cudnn_net.h"
