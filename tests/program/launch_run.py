@@ -154,6 +154,12 @@ def test_odd_places():
 
     done = launch("run", *train, "--out", "relative", env={**os.environ, "TMPDIR": "temporary"})
     check(done.returncode == 0 and not done.stderr, "run: a TMPDIR that is relative", said(done))
+    place = SCRATCH / "unasked"
+    place.mkdir()
+    (place / "taskset").write_text("#!/bin/sh\necho taskset: cannot determine NR_CPUS >&2; exit 1\n")
+    (place / "taskset").chmod(0o755)
+    done = launch("run", *train, env={**os.environ, "PATH": f"{place}:{os.environ['PATH']}"})
+    check(fails(done, 1, "sched_getaffinity"), "run: where sched_getaffinity is refused, as by seccomp", said(done))
     done = launch("run", *train, "--out", "locale", env={**os.environ, "LC_ALL": "xx_YY.UTF-8"})
     check(done.returncode == 0 and f"{LAUNCH}/run" not in done.stderr, "run: a locale that is not there", said(done))
 
