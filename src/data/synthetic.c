@@ -56,14 +56,17 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
 enum { PATH_BYTES = 4096 + 64 };
 static const char DIGEST_FILE[] = "xxh64"; /* beside the pictures: of all of them, as dataset.h has it */
 
-/* Creates the directories above `path`; what is wrong with them, the next use of `path` tells. */
-static void make_parents(const char *path)
+/* Creates the directories above `path`. Returns the errno of the last that could not be made, or 0. */
+static int make_parents(const char *path)
 {
     char parent[4096];
+    int reason = 0;
     for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         snprintf(parent, sizeof parent, "%.*s", (int)(slash - path), path);
-        mkdir(parent, 0700); /* as the XDG Base Directory Specification asks */
+        if (mkdir(parent, 0700) != 0 && errno != EEXIST) /* 0700: as the XDG Base Directory Specification asks */
+            reason = errno;
     }
+    return reason;
 }
 
 static FILE *open_in(const char *directory, const char *name, const char *mode)
@@ -235,12 +238,12 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     bool anew = access(directory, F_OK) == 0;
     if (anew && is_good(directory, train, test))
         return true;
-    make_parents(directory);
+    int parents = make_parents(directory);
     int lock = make_aside(directory, aside);
     if (lock < 0)
         return error_set(error, EXIT_RUNTIME,
                          "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache", directory,
-                         strerror(errno));
+                         strerror(errno == ENOENT && parents != 0 ? parents : errno));
     bool made = write_files(aside, train, test) && install(aside, directory, train, test);
     int reason = errno;
     if (!made)

@@ -12,7 +12,8 @@ import tarfile
 import time
 from array import array
 
-from dtrain import DATA_FILES, FOLDER, RECORD, ROOT, content, metrics, run, run_all, start, start_unlike, write_data
+from dtrain import (DATA_FILES, FOLDER, PROGRAM, RECORD, ROOT, Run, content, metrics, run, run_all, start, start_unlike,
+                    write_data)
 from safetensors_reader import read, write
 from tap import check, finish
 
@@ -258,6 +259,12 @@ def drawn():
     result = run(2, *TRAIN, *data, "--out", "unwritable", env={"XDG_CACHE_HOME": str(FOLDER / "file")})
     check(result.says(1, FOLDER / "file", "XDG_CACHE_HOME"),
           "a cache that cannot be written is named, with the remedy", result)
+    shut = FOLDER / "shut"
+    shut.mkdir(mode=0o555)
+    powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    result = Run([*powerless, PROGRAM, *TRAIN, *data, "--out", "unwritable"], {"XDG_CACHE_HOME": str(shut)},
+                 FOLDER).finish()
+    check(result.says(1, shut, "Permission denied", "XDG_CACHE_HOME"), "one without the right to write, too", result)
     check(content("unwritable", "run.json") is None, "and no run began")
     with (cache / "synthetic-2000-300" / "data_batch_1.bin").open("r+b") as file:
         file.seek(1000)
