@@ -20,6 +20,10 @@
 bool checkpoint_write(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                       const float *weights, const float *velocity, struct error *error);
 
+/* Where checkpoint.safetensors is not there, but a write of it that was interrupted has left a whole one, further than
+ * the previous one: that takes its place, which is said. */
+void checkpoint_recover(const struct folder *folder);
+
 /* Whether there is a checkpoint, or at least a previous one. */
 bool checkpoint_exists(const struct folder *folder);
 

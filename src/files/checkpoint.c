@@ -188,6 +188,43 @@ static bool check_format(const struct safetensors *file, const char *path, struc
     return true;
 }
 
+/* The step of a checkpoint that is whole, of whatever run. */
+static bool find_step(const struct folder *folder, const char *name, uint64_t *step)
+{
+    struct error ignored = {0};
+    struct safetensors *file = safetensors_open_in(folder, name, &ignored);
+    const char *text = NULL;
+    if (file != NULL && check_format(file, name, &ignored))
+        text = safetensors_metadata(file, "step");
+    *step = text != NULL ? strtoull(text, NULL, 10) : 0;
+    safetensors_close(file);
+    return text != NULL;
+}
+
+void checkpoint_recover(const struct folder *folder)
+{
+    char best[256] = "";
+    uint64_t furthest = 0, step;
+    if (exists(folder, CURRENT))
+        return;
+    bool found = find_step(folder, PREVIOUS, &furthest);
+    DIR *entries = folder_list(folder);
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+        if (!folder_is_leftover(entry->d_name, CURRENT) || !find_step(folder, entry->d_name, &step))
+            continue;
+        if (found && step <= furthest)
+            continue;
+        furthest = step;
+        found = true;
+        snprintf(best, sizeof best, "%s", entry->d_name);
+    }
+    if (entries != NULL)
+        closedir(entries);
+    if (best[0] != '\0' && renameat(folder->descriptor, best, folder->descriptor, CURRENT) == 0)
+        error_note("%s/%s is not there: %s, left by a write that was interrupted, is whole and takes its place",
+                   folder->path, CURRENT, best);
+}
+
 static bool check_terms(const struct safetensors *file, const char *path, const struct terms *terms,
                         struct error *error)
 {

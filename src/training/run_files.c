@@ -26,6 +26,8 @@ static void load_start(struct run_files *files, const struct options *options, c
                        size_t samples, struct run_state *start, struct error *error)
 {
     start->progress = (struct progress){.best_train = -1, .best_test = -1};
+    if (options->resume)
+        checkpoint_recover(&files->folder);
     if (options->resume && checkpoint_exists(&files->folder)) {
         if (!checkpoint_read(&files->folder, terms, samples, &start->progress, start->weights, start->velocity, error))
             return;

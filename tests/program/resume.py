@@ -236,11 +236,14 @@ def interrupted_writes():
         check(sum(words in line for line in result.messages) == 1, f"said: {words}", result)
     check(content("crashed", "run-damaged.json") == b"{ damaged" and not content("crashed", f"{FILES[0]}.tmp-77"),
           "and done")
+    (FOLDER / "crashed" / FILES[0]).rename(FOLDER / "crashed" / f"{FILES[0]}.tmp-77")
     (FOLDER / "crashed" / "run.json").write_text("[ 1 ]")
     result = run(1, *TRAIN, "--epochs", "6", "--out", "crashed", "--resume")
     check(content("crashed", "run-damaged.json") == b"{ damaged" and
           content("crashed", "run-damaged-2.json") == b"[ 1 ]" and
           any("kept as run-damaged-2.json" in line for line in result.messages), "and another one beside it", result)
+    check(result.digest == longer.digest and "takes its place" in result.err and f"{FILES[1]} (" not in result.err,
+          "a whole checkpoint that an interrupted write left: used, and said", result)
     lines = content("crashed", FILES[3]).split(b"\n")
     lines[2:2] = [b"damaged", b'{"epoch": 99, "note": "of a user"}']
     (FOLDER / "crashed" / FILES[3]).write_bytes(b"\n".join(lines) + b'{"epoch":7,"st')

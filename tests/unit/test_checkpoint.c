@@ -243,6 +243,34 @@ static void test_the_previous_one_helps(void **unused)
     assert_error(&error, EXIT_INPUT, "./checkpoint.safetensors: not a safetensors file, or truncated");
 }
 
+/* Killed before the file was given its name, where there was no other, or no hard links. */
+static void test_an_interrupted_write_helps(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    assert_true(write_state(".", 7, &error));
+    assert_int_equal(rename(CURRENT, "checkpoint.safetensors.tmp-77"), 0);
+    scratch_write("checkpoint.safetensors.tmp-78", "half", 4);
+    assert_false(checkpoint_exists(&here));
+    checkpoint_recover(&here);
+    assert_holds(".", 7);
+
+    assert_true(write_state(".", 9, &error)); /* 7 is the previous one, and of a later step: fill_state */
+    assert_int_equal(rename(CURRENT, "checkpoint.safetensors.tmp-77"), 0);
+    checkpoint_recover(&here);
+    assert_holds(".", 7);
+
+    assert_true(write_state(".", 6, &error));
+    assert_true(write_state(".", 5, &error));
+    assert_int_equal(rename(CURRENT, "checkpoint.safetensors.tmp-79"), 0);
+    checkpoint_recover(&here);
+    assert_holds(".", 5);
+
+    assert_int_equal(rename(PREVIOUS, "checkpoint.safetensors.tmp-80"), 0);
+    checkpoint_recover(&here); /* one that is there stays */
+    assert_holds(".", 5);
+}
+
 /* Rewrites the current checkpoint with one metadata value replaced (NULL: left out), checksum and all. */
 static void forge(const char *key, const char *value)
 {
@@ -517,6 +545,7 @@ int main(void)
         TEST(test_options_that_are_terms),
         TEST(test_every_damage_is_found),
         TEST(test_the_previous_one_helps),
+        TEST(test_an_interrupted_write_helps),
         TEST(test_contents_that_cannot_be),
         TEST(test_a_model_is_no_checkpoint),
         TEST(test_killed_100_times),
