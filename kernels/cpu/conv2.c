@@ -1,8 +1,8 @@
 /* conv2: pool1 (6, 14, 14) -> 16 channels of 10x10 -> ReLU, dropout, max-pool -> (16, 5, 5).
  *
- * Forward. Lanes are output channels. The two neighbours of a row share work by winograd.h: 168,000 multiply-adds a
- * sample instead of 240,000, less those of dropped input channels. The sums of columns are made once a sample, those
- * of weights once a step.
+ * Forward. Lanes are output channels: all of them, or the kept ones alone if they are half of them at most. The two
+ * neighbours of a row share work by winograd.h: 168,000 multiply-adds a sample instead of 240,000, less those of
+ * dropped channels. The sums of columns are made once a sample, those of weights once a step.
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
  * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input, less those of dropped input
@@ -64,53 +64,129 @@ static void make_columns(const struct pool1_planes *planes, unsigned kept, struc
             plane_columns(planes->at[in][y], planes->at[in][y] + POOL1_LANE(1), columns->at[in][y]);
 }
 
-enum { SPAN = LANES == 16 ? 1 : 2 }; /* vectors of channels computed together */
+enum {
+    SPAN = LANES == 16 ? 1 : 2,               /* vectors of channels computed together */
+    FEW = 8,                                  /* so many kept channels, or fewer, are computed without the others, */
+    FEW_SPAN = LANES == 16 ? 1 : FEW / LANES, /* in so many vectors: half of one if it has 16 lanes */
+};
 
 /* Winograd's sums of a row of ten outputs: [A to D][neighbours][vector of channels]. */
 typedef vec row_sums[WINOGRAD_SUMS][5][SPAN];
 
-KERNEL void row_forward(const struct conv2_packed *packed, const struct pool1_columns *columns, unsigned kept, int y,
-                        int channel, row_sums out)
+/* weights: [in][ky][product][channels], the first of the `span` vectors of them. */
+KERNEL void row_forward(const float *weights, int channels, int span, const struct pool1_columns *columns,
+                        unsigned kept, int y, row_sums out)
 {
-    const int together = winograd_together(5 * SPAN);
+    const int together = winograd_together(5 * span);
     UNROLL for (int first = 0; first < WINOGRAD_SUMS; first += together) {
         row_sums sum;
         UNROLL for (int which = first; which < first + together; which++)
-            UNROLL for (int k = 0; k < 5 * SPAN; k++)
-                sum[which][k / SPAN][k % SPAN] = (vec){0};
+            UNROLL for (int k = 0; k < 5 * span; k++)
+                sum[which][k / span][k % span] = (vec){0};
         for (unsigned rest = kept; rest != 0; rest &= rest - 1)
             ROLLED for (int ky = 0, in = __builtin_ctz(rest); ky < 5; ky++) {
                 const float *line = separate_address(columns->at[in][y + ky][0]);
-                const float *weights = separate_address(&packed->forward[in][ky][0][channel]);
+                const float *row = separate_address(weights + (in * 5 + ky) * WINOGRAD_PRODUCTS * channels);
                 UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
                     if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
                         continue;
                     UNROLL for (int x = 0; x < 5; x++)
-                        UNROLL for (int v = 0; v < SPAN; v++)
-                            add_product(vec_load(weights + k * 16 + v * LANES), line[k * 8 + x],
-                                        &sum[winograd_sum[k]][x][v]);
+                        UNROLL for (int v = 0; v < span; v++)
+                            if (channels < LANES)
+                                half_add_product(row + k * channels, line[k * 8 + x], &sum[winograd_sum[k]][x][v]);
+                            else
+                                add_product(vec_load(row + k * channels + v * LANES), line[k * 8 + x],
+                                            &sum[winograd_sum[k]][x][v]);
                 }
             }
         UNROLL for (int which = first; which < first + together; which++)
-            UNROLL for (int k = 0; k < 5 * SPAN; k++)
-                vec_spill(&out[which][k / SPAN][k % SPAN], sum[which][k / SPAN][k % SPAN]);
+            UNROLL for (int k = 0; k < 5 * span; k++)
+                vec_spill(&out[which][k / span][k % span], sum[which][k / span][k % span]);
     }
 }
 
-/* Max-pool of the windows of two rows, bias, ReLU and dropout for one vector of channels. */
-KERNEL void pool(row_sums rows[2], int v, vec bias, ivec keeps, float scale, int y, float *pool2,
-                 uint16_t *from)
+/* Max-pool of a window, bias, ReLU and dropout for vector v of channels. */
+KERNEL vec pool(row_sums rows[2], int x, int v, vec bias, float scale, ivec *winner)
 {
-    UNROLL for (int x = 0; x < 5; x++) {
-        vec window[4];
-        UNROLL for (int k = 0; k < 4; k++) {
-            vec(*sums)[5][SPAN] = rows[k / 2];
-            window[k] = winograd_output(k % 2, sums[0][x][v], sums[1][x][v], sums[2][x][v], sums[3][x][v]);
+    vec window[4];
+    UNROLL for (int k = 0; k < 4; k++) {
+        vec(*sums)[5][SPAN] = rows[k / 2];
+        window[k] = winograd_output(k % 2, sums[0][x][v], sums[1][x][v], sums[2][x][v], sums[3][x][v]);
+    }
+    vec best = vec_pool(window, RIGHT, BELOW, winner);
+    return vec_relu(best + bias) * scale;
+}
+
+APART void pool_all(row_sums rows[2], int group, const float bias[16], unsigned kept, float scale, int y,
+                    float pool2[5][16], uint16_t from2[5][16])
+{
+    UNROLL for (int v = 0; v < SPAN; v++) {
+        int channel = group + v * LANES;
+        UNROLL for (int x = 0; x < 5; x++) {
+            ivec winner;
+            vec value = pool(rows, x, v, vec_load(bias + channel), scale, &winner);
+            vec_store(&pool2[x][channel], vec_select(vec_from_bits(kept >> channel), value, (vec){0}));
+            vec_store_words(&from2[x][channel], winner + 2 * y * BELOW + 2 * x * RIGHT);
         }
-        ivec winner;
-        vec best = vec_pool(window, RIGHT, BELOW, &winner);
-        vec_store(pool2 + x * 16, vec_select(keeps, vec_relu(best + bias) * scale, (vec){0}));
-        vec_store_words(from + x * 16, winner + 2 * y * BELOW + 2 * x * RIGHT);
+    }
+}
+
+/* All sixteen channels, of which those that are dropped become zero. */
+static void forward_all(const struct layout *w, const struct conv2_packed *packed, const struct pool1_columns *columns,
+                        unsigned kept1, unsigned kept2, float scale, float pool2[25][16], uint16_t from2[25][16])
+{
+    for (int group = 0; group < 16; group += SPAN * LANES)
+        for (int y = 0; y < 5; y++) {
+            row_sums rows[2];
+            ROLLED for (int row = 0; row < 2; row++)
+                row_forward(packed->forward[0][0][0] + group, 16, SPAN, columns, kept1, 2 * y + row, rows[row]);
+            pool_all(rows, group, w->conv2_bias, kept2, scale, y, pool2 + y * 5, from2 + y * 5);
+        }
+}
+
+/* places: where each of the 16 channels stands among those computed; FEW, where a zero stands, if it is dropped. */
+static __attribute__((noinline)) void pool_few(row_sums rows[2], const float bias[16], const eight_ints places[2],
+                                               float scale, int y, float pool2[5][16], uint16_t from2[5][16])
+{
+    _Alignas(64) float values[16] = {0};
+    _Alignas(64) int32_t winners[16] = {0};
+    UNROLL for (int x = 0; x < 5; x++) {
+        UNROLL for (int v = 0; v < FEW_SPAN; v++) {
+            ivec winner;
+            vec value = pool(rows, x, v, vec_load(bias + v * LANES), scale, &winner);
+            winner += 2 * y * BELOW + 2 * x * RIGHT;
+            memcpy(values + v * LANES, &value, FEW / FEW_SPAN * sizeof(float));
+            memcpy(winners + v * LANES, &winner, FEW / FEW_SPAN * sizeof(int32_t));
+        }
+        UNROLL for (int half = 0; half < 2; half++) {
+            eight_pick(values, &places[half], &pool2[x][half * 8]);
+            eight_pick_words(winners, &places[half], &from2[x][half * 8]);
+        }
+    }
+}
+
+/* At most FEW channels: their weights are picked, and what comes out is spread over the sixteen. */
+static void forward_few(const struct layout *w, const struct conv2_packed *packed, const struct pool1_columns *columns,
+                        unsigned kept1, unsigned kept2, float scale, float pool2[25][16], uint16_t from2[25][16])
+{
+    eight_ints list = {0}, places[2];
+    _Alignas(64) float weights[6][5][WINOGRAD_PRODUCTS][FEW], bias[16] = {0};
+    int count = 0;
+    for (int c = 0; c < 16; c++) {
+        places[c / 8][c % 8] = kept2 >> c & 1 ? count : FEW;
+        if (kept2 >> c & 1)
+            list[count++] = c;
+    }
+    for (unsigned rest = kept1; rest != 0; rest &= rest - 1)
+        for (int in = __builtin_ctz(rest), ky = 0; ky < 5; ky++)
+            UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+                eight_pick(packed->forward[in][ky][k], &list, weights[in][ky][k]);
+    eight_pick(w->conv2_bias, &list, bias);
+    for (int y = 0; y < 5; y++) {
+        row_sums rows[2];
+        ROLLED for (int row = 0; row < 2; row++)
+            row_forward(weights[0][0][0], FEW, FEW_SPAN, columns, kept1, 2 * y + row, rows[row]);
+        pool_few(rows, bias, places, scale, y, pool2 + y * 5, from2 + y * 5);
     }
 }
 
@@ -119,21 +195,9 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, co
                    struct features *features)
 {
     struct pool1_columns columns;
-    _Alignas(64) int32_t keeps[16]; /* 0 or -1 */
     make_columns(planes, kept1, &columns);
-    for (int c = 0; c < 16; c++)
-        keeps[c] = -(int32_t)(kept2 >> c & 1);
-    for (int group = 0; group < 16; group += SPAN * LANES)
-        for (int y = 0; y < 5; y++) {
-            row_sums rows[2];
-            ROLLED for (int row = 0; row < 2; row++)
-                row_forward(packed, &columns, kept1, 2 * y + row, group, rows[row]);
-            UNROLL for (int v = 0; v < SPAN; v++) {
-                int channel = group + v * LANES;
-                pool(rows, v, vec_load(w->conv2_bias + channel), (ivec)vec_load((const float *)keeps + channel), scale,
-                     y, &pool2[y * 5][channel], &features->from2[y * 5][channel]);
-            }
-        }
+    (__builtin_popcount(kept2) <= FEW ? forward_few : forward_all)(w, packed, &columns, kept1, kept2, scale, pool2,
+                                                                   features->from2);
 }
 
 /* Winners: bit i of `live` says whether the ReLU of number i was open. Its gradient is gradients[i * apart]; the block

@@ -35,6 +35,14 @@ typedef uint16_t words __attribute__((vector_size(2 * LANES)));
 /* A kernel's inner part: inlined where its sizes are constants. */
 #define KERNEL static inline __attribute__((always_inline))
 
+/* A part that is a function of its own where there are 16 registers: inlined, GCC would keep its constants in registers
+ * that the sums of its caller need. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define APART KERNEL
+#else
+#define APART static __attribute__((noinline))
+#endif
+
 /* UNROLL: a loop that becomes straight code. ROLLED: one that must stay a loop; unrolled, its sums would spill, or it
  * would not be turned into vectors. */
 #ifdef __clang__
@@ -177,6 +185,43 @@ KERNEL void eight_add_product(const float *a, float b, eight *sum)
 #endif
 }
 
+/* As eight_add_product, to the lower half of a vector of 16; the upper one becomes meaningless. */
+KERNEL void half_add_product(const float *a, float b, vec *sum)
+{
+#if defined(__AVX512F__)
+    __m256 low = _mm512_castps512_ps256((__m512)*sum);
+    low = _mm256_fmadd_ps(_mm256_loadu_ps(a), _mm256_set1_ps(b), low);
+    *sum = (vec)_mm512_castps256_ps512(low);
+#else
+    (void)a, (void)b, (void)sum;
+#endif
+}
+
+/* to[i] = from[places[i]], of 16 numbers. */
+KERNEL void eight_pick(const float from[16], const eight_ints *places, float to[8])
+{
+#if defined(__AVX512VL__)
+    __m256 picked = _mm256_permutex2var_ps(_mm256_loadu_ps(from), (__m256i)*places, _mm256_loadu_ps(from + 8));
+    _mm256_storeu_ps(to, picked);
+#elif defined(__AVX2__)
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), (__m256i)*places);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from + 8), (__m256i)*places);
+    _mm256_storeu_ps(to, _mm256_blendv_ps(low, high, (__m256)(*places > 7)));
+#else
+    for (int i = 0; i < 8; i++)
+        to[i] = from[(*places)[i]];
+#endif
+}
+
+/* The same of whole numbers, of each the low 16 bits. */
+KERNEL void eight_pick_words(const int32_t from[16], const eight_ints *places, uint16_t to[8])
+{
+    typedef uint16_t unaligned __attribute__((vector_size(16), aligned(2), may_alias));
+    eight_ints picked;
+    eight_pick((const float *)from, places, (float *)&picked);
+    *(unaligned *)to = __builtin_convertvector(picked, unaligned);
+}
+
 /* rows[i][k] becomes rows[k][i]. */
 KERNEL void transpose_eight(eight rows[8])
 {
@@ -216,6 +261,19 @@ KERNEL unsigned vec_bits(ivec where)
     UNROLL for (int i = 0; i < LANES; i++)
         bits |= (unsigned)(where[i] & 1) << i;
     return bits;
+#endif
+}
+
+/* Lane i: whether bit i is set: 0 or -1. */
+KERNEL ivec vec_from_bits(unsigned bits)
+{
+#if defined(__AVX512DQ__)
+    return (ivec)_mm512_movm_epi32((__mmask16)bits);
+#else
+    ivec lanes;
+    UNROLL for (int i = 0; i < LANES; i++)
+        lanes[i] = 1 << i;
+    return ((int32_t)bits & lanes) != 0;
 #endif
 }
 
