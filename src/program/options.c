@@ -312,11 +312,12 @@ static void build_argp(struct description *description, const char *engines, con
     };
 }
 
-/* getopt would take any beginning of a name that is only one option's, which scripts that look for --out would miss. */
+/* getopt would take any beginning of a name that is only one option's, which scripts that look for --out would miss; and
+ * of -xyz, as there are no short names, it would not tell the word. */
 static bool names_are_whole(int argc, char **argv, struct error *error)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        if (strncmp(argv[i], "--", 2) != 0)
+        if (argv[i][0] != '-' || argv[i][1] == '\0')
             continue;
         const struct option_spec *spec = find_spec(argv[i]);
         if (spec == NULL)

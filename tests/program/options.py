@@ -50,7 +50,8 @@ FLAGS = {"resume", "doctor", "help", "version"}
 WRONG = [
     (["--nonsense"], ["--nonsense"]),
     (["--nonsense=3"], ["--nonsense"]),
-    (["-x"], ["x"]),
+    (["-x"], ["-x: no such option"]),
+    (["-epochs", "1"], ["-epochs: no such option"]),
     (["--epochs"], ["--epochs"]),
     (["--resume=yes"], ["--resume"]),
     (["stray"], ["stray", "--help"]),
