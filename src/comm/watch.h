@@ -50,7 +50,9 @@ void watch_acknowledge(struct watch *watch);
 
 /* The line of a rank whose wait SIGTERM does not end: rank, host, what it waited for, step. launch/run takes it apart,
  * to say where the others stood when mpirun has named a rank that is lost: so its form changes here and there at once,
- * and the tests of both fail if it does not. */
+ * and the tests of both fail if it does not. It also knows how a line begins that ends the job, "dtrain: lost "
+ * (watch.c, guard.c), and guard.c's "... has taken ... s: a rank is stuck": after one of these it ends a launcher that
+ * hangs. */
 #define WATCH_POSITION "dtrain: rank %d on host %s was told to end by SIGTERM while it waited for %s of step %llu\n"
 
 /* Where this rank stands, for the message. */
