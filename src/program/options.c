@@ -312,8 +312,8 @@ static void build_argp(struct description *description, const char *engines, con
     };
 }
 
-/* getopt would take any beginning of a name that is only one option's, which scripts that look for --out would miss; and
- * of -xyz, as there are no short names, it would not tell the word. */
+/* getopt would take any beginning of a name that is only one option's, which scripts that look for --out would miss;
+ * and of -xyz, as there are no short names, it would not tell the word. */
 static bool names_are_whole(int argc, char **argv, struct error *error)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {

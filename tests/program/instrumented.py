@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Two ranks under ThreadSanitizer and under valgrind: no thread races with another, nothing is read that was not set."""
+"""Two ranks under ThreadSanitizer and valgrind: no thread races with another, nothing is read that was not set."""
 # needs: threads widths
 
 import os
@@ -35,8 +35,8 @@ def threads():
     running.wait_for("epoch: 2 ")
     running.signal(signal.SIGUSR1)
     clean("ThreadSanitizer, two nets that are stopped", running, 75)
-    clean("ThreadSanitizer, and opened again", start(wrapper, "gcc-threads", "--net", "A,D", *TRAIN, "stopped", "--resume",
-                                                     "--max-steps", 1), 0)
+    clean("ThreadSanitizer, and opened again",
+          start(wrapper, "gcc-threads", "--net", "A,D", *TRAIN, "stopped", "--resume", "--max-steps", 1), 0)
 
 
 def memory():
