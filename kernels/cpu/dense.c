@@ -10,8 +10,9 @@
  *
  * The backward products leave out the zeros of dy: dropped units, closed ReLUs, samples that the tile lacks. To
  * leave out zero times infinity would hide a NaN (kernels/README.md): so an x that is not finite counts as refused, and
- * where a w is not, nothing is left out. Forward, masks are applied, but save nothing: a tile's samples drop different
- * units. But conv3 takes its samples one by one where dropout leaves few of its inputs.
+ * where a w is not, nothing is left out. Forward, masks save nothing that way: a tile's samples drop different units.
+ * So where dropout leaves few of conv3's inputs, conv3 and fc1 take their samples one by one instead, without the
+ * zeros, and lanes are outputs.
  */
 #include <math.h>
 #include <string.h>
@@ -86,6 +87,31 @@ KERNEL void product_forward(struct chains chains, int out, int stride, int block
                 }
         }
     }
+}
+
+/* The same without inputs that are zero, sample by sample; lanes are outputs, `parts` vectors. Chain c's weights,
+ * [input][out], stay in the first-level cache for all samples; its inputs are those of live[s][c], a bit each. Strides:
+ * floats from one input (w) or sample to the next. */
+KERNEL void product_live(struct chains chains, int parts, int w_stride, int x_stride, int y_stride, const float *w,
+                         const float *x, const uint64_t live[TILE][8], float *y)
+{
+    for (int c = 0; c < chains.count; c++)
+        for (int s = 0; s < TILE; s++) {
+            vec sum[MOST_PARTS];
+            UNROLL for (int k = 0; k < parts; k++)
+                sum[k] = (vec){0};
+            for (uint64_t rest = live[s][c]; rest != 0; rest &= rest - 1) {
+                int i = __builtin_ctzll(rest), run = chains.runs == 1 ? 0 : i / chains.length;
+                float input = x[s * x_stride + run * chains.pitch + c * chains.length + i - run * chains.length];
+                const float *row = w + (c * chains.runs * chains.length + i) * w_stride;
+                UNROLL for (int k = 0; k < parts; k++)
+                    add_product(vec_load(row + k * LANES), input, &sum[k]);
+            }
+            UNROLL for (int k = 0; k < parts; k++) {
+                float *to = y + s * y_stride + k * LANES;
+                vec_store(to, c > 0 ? vec_load(to) + sum[k] : sum[k]);
+            }
+        }
 }
 
 /* A chain sums `length` outputs; its part of w, `parts` vectors of inputs at a time, stays in the first-level cache for
@@ -167,6 +193,18 @@ KERNEL void activate(int units, const float *bias, float scale, const int32_t ke
         }
 }
 
+/* The same of [sample][unit], where each unit has a number in `bias`; the padding becomes 0. */
+KERNEL void activate_rows(int stride, const float *bias, float scale, const struct sample_mask *masks,
+                          enum dropout_layer layer, float *y)
+{
+    for (int s = 0; s < TILE; s++)
+        UNROLL for (int u = 0; u < stride; u += LANES) {
+            float *at = y + s * stride + u;
+            ivec keeps = vec_from_bits((unsigned)(masks[s].keep[layer][u / 64] >> u % 64));
+            vec_store(at, vec_select(keeps, vec_relu(vec_load(at) + vec_load(bias + u)) * scale, (vec){0}));
+        }
+}
+
 /* to[k][i] = from[i][k] for `rows` and `columns`, multiples of eight. */
 static void transpose(int rows, int columns, int from_stride, const float *from, int to_stride, float *to)
 {
@@ -234,9 +272,10 @@ enum {
     PARTS2 = LANES == 16 ? 6 : 12,
 };
 
-/* The weights of each chain of conv3, for live_forward. */
+/* The weights of each chain as product_live reads them: [chain][input][out]. */
 static void pack_chains(const struct layout *w, struct dense_tile *t)
 {
+    static const float zeros[8] = {0};
     for (int out = 0; out < 120; out += 8)
         for (int in = 0; in < 400; in += 8) {
             eight block[8];
@@ -245,6 +284,15 @@ static void pack_chains(const struct layout *w, struct dense_tile *t)
             transpose_eight(block);
             UNROLL for (int k = 0; k < 8; k++)
                 eight_store(t->conv3_chains[(in + k) % 16 / 2][(in + k) / 16 * 2 + k % 2] + out, &block[k]);
+        }
+    for (int out = 0; out < 88; out += 8)
+        for (int in = 0; in < 120; in += 8) {
+            eight block[8];
+            UNROLL for (int k = 0; k < 8; k++)
+                eight_load(out + k < 84 ? w->fc1[out + k] + in : zeros, &block[k]);
+            transpose_eight(block);
+            UNROLL for (int k = 0; k < 8; k++)
+                eight_store(t->fc1_chains[in + k] + out, &block[k]);
         }
 }
 
@@ -255,8 +303,8 @@ void dense_pack(const struct layout *w, struct dense_tile *t)
     t->all = finite ? 0 : ~0u;
 }
 
-/* Of a sample's inputs of each chain of conv3, cell by cell two of them, a bit each: whether it is not zero; or all. */
-static void find_live(float pool2[25][16], uint32_t all, uint64_t live[8])
+/* Of a sample's inputs of each chain a bit each, whether it is not zero; or all. conv3: cell by cell two. */
+static void find_live3(float pool2[25][16], uint32_t all, uint64_t live[8])
 {
     for (int c = 0; c < 8; c++)
         live[c] = 0;
@@ -267,34 +315,10 @@ static void find_live(float pool2[25][16], uint32_t all, uint64_t live[8])
     }
 }
 
-/* conv3's sums, sample by sample, without the inputs that are zero; lanes are outputs. A chain's weights stay in the
- * first-level cache for all samples. */
-static void live_forward(struct dense_tile *t)
+static void find_live1(const float conv3[128], uint32_t all, uint64_t live[8])
 {
-    enum { PARTS = (120 + LANES - 1) / LANES };
-    uint64_t live[TILE][8];
-    for (int s = 0; s < TILE; s++)
-        find_live(t->pool2[s], t->all, live[s]);
     for (int c = 0; c < 8; c++)
-        for (int s = 0; s < TILE; s++) {
-            vec sum[PARTS];
-            UNROLL for (int k = 0; k < PARTS; k++)
-                sum[k] = (vec){0};
-            for (uint64_t rest = live[s][c]; rest != 0; rest &= rest - 1) {
-                int i = __builtin_ctzll(rest);
-                const float *row = t->conv3_chains[c][i];
-                float input = t->pool2[s][i / 2][2 * c + i % 2];
-                UNROLL for (int k = 0; k < PARTS; k++)
-                    add_product(vec_load(row + k * LANES), input, &sum[k]);
-            }
-            UNROLL for (int k = 0; k < PARTS; k++) {
-                float *to = t->conv3[s] + k * LANES;
-                vec_store(to, c > 0 ? vec_load(to) + sum[k] : sum[k]);
-            }
-        }
-    for (int s = 0; s < TILE; s++) /* an infinite input times the padding of the weights is not zero */
-        memset(&t->conv3[s][120], 0, 8 * sizeof(float));
-    lanes_from_rows(120, 128, t->conv3[0], t->conv3_lanes[0]);
+        live[c] = live_bits(conv3 + c * 15, 15, all);
 }
 
 /* Whether so few of conv2's channels are left, by dropout and by samples that a short tile lacks, that it pays to look
@@ -310,24 +334,41 @@ static int drops_much(const struct sample_mask masks[TILE])
 void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                    struct dense_tile *t)
 {
-    int32_t kept[4][TILE];
-    if (drops_much(masks))
-        live_forward(t);
-    else {
+    t->live = drops_much(masks);
+    if (t->live) {
+        uint64_t live[TILE][8];
+        for (int s = 0; s < TILE; s++)
+            find_live3(t->pool2[s], t->all, live[s]);
+        product_live(conv3_chains, 128 / LANES, 128, 400, 128, t->conv3_chains[0][0], t->pool2[0][0], live,
+                     t->conv3[0]);
+        activate_rows(128, w->conv3_bias, scale, masks, DROPOUT_CONV3, t->conv3[0]);
+    } else {
+        int32_t kept[4][TILE];
         lanes_from_rows(400, 400, t->pool2[0][0], t->pool2_lanes[0]);
         product_forward(conv3_chains, 120, 400, BLOCK(12, 6, 3), w->conv3[0], t->pool2_lanes[0], t->conv3_lanes[0]);
+        mask_lanes(masks, DROPOUT_CONV3, kept);
+        activate(120, w->conv3_bias, scale, kept, t->conv3_lanes[0]);
+        rows_from_lanes(120, 128, t->conv3_lanes[0], t->conv3[0]);
     }
-    mask_lanes(masks, DROPOUT_CONV3, kept);
-    activate(120, w->conv3_bias, scale, kept, t->conv3_lanes[0]);
 }
 
 void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                  struct dense_tile *t)
 {
-    int32_t kept[4][TILE];
-    product_forward(fc1_chains, 84, 128, BLOCK(21, 6, 3), w->fc1[0], t->conv3_lanes[0], t->fc1_lanes[0]);
-    mask_lanes(masks, DROPOUT_FC1, kept);
-    activate(84, w->fc1_bias, scale, kept, t->fc1_lanes[0]);
+    if (t->live) {
+        uint64_t live[TILE][8];
+        for (int s = 0; s < TILE; s++)
+            find_live1(t->conv3[s], t->all, live[s]);
+        product_live(fc1_chains, 96 / LANES, 96, 128, 96, t->fc1_chains[0], t->conv3[0], live, t->fc1[0]);
+        activate_rows(96, w->fc1_bias, scale, masks, DROPOUT_FC1, t->fc1[0]);
+        lanes_from_rows(88, 96, t->fc1[0], t->fc1_lanes[0]);
+    } else {
+        int32_t kept[4][TILE];
+        product_forward(fc1_chains, 84, 128, BLOCK(21, 6, 3), w->fc1[0], t->conv3_lanes[0], t->fc1_lanes[0]);
+        mask_lanes(masks, DROPOUT_FC1, kept);
+        activate(84, w->fc1_bias, scale, kept, t->fc1_lanes[0]);
+        rows_from_lanes(88, 96, t->fc1_lanes[0], t->fc1[0]);
+    }
 }
 
 void fc2_forward(const struct layout *w, struct dense_tile *t)
@@ -341,7 +382,6 @@ void fc2_forward(const struct layout *w, struct dense_tile *t)
 size_t fc2_weights(struct dense_tile *t, int64_t *sums)
 {
     rows_from_lanes(16, 16, t->logits[0], t->dlogits[0]);
-    rows_from_lanes(88, 96, t->fc1_lanes[0], t->fc1[0]);
     float bias[16] = {0};
     uint32_t live[10];
     for (int k = 0; k < 10; k++)
@@ -361,7 +401,6 @@ void fc2_input(const struct layout *w, struct dense_tile *t)
 size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
 {
     uint32_t live[96];
-    rows_from_lanes(120, 128, t->conv3_lanes[0], t->conv3[0]);
     return activation_backward(96, scale, t->fc1[0], t->dfc1[0], sums + LAYOUT_OF(fc1_bias), live) +
            product_weights(128, 84, 96, PARTS1, t->conv3[0], t->dfc1[0], live, sums + LAYOUT_OF(fc1));
 }

@@ -106,8 +106,10 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
 struct dense_tile {
     _Alignas(64) float pool2[TILE][25][16], conv3[TILE][128], fc1[TILE][96];
     float pool2_lanes[400][TILE], conv3_lanes[120][TILE], fc1_lanes[88][TILE]; /* 84 used */
-    float conv3_chains[8][50][128]; /* dense_pack: the weights of each chain of conv3 forward, [input][out] */
+    /* dense_pack: the weights of conv3's and fc1's chains, [chain][input][out] */
+    float conv3_chains[8][50][128], fc1_chains[120][96];
     uint32_t all;           /* dense_pack: ~0 if a weight is not finite: then no zeros are left out; else 0 */
+    int live;               /* conv3_forward: whether it and fc1 leave out inputs that are zero, and need no lanes */
     float logits[16][TILE]; /* 10 used; softmax_loss turns them into their gradient */
     float dpool2[TILE][25][16], dconv3[TILE][128], dfc1[TILE][96], dlogits[TILE][16];
 };
