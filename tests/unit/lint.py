@@ -88,6 +88,11 @@ def on_the_map(page, names):
     check(names and not absent, f"the picture of {page} has every module", "\n".join(absent))
 
 
+def includes(name):
+    """The headers that a source includes as "...", as it names them."""
+    return re.findall(r'^#\s*include "(.*)"', (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def home(header, user, names):
     """The folder that a header, as `user` includes it, belongs to: of those in include/ the one whose source has its
     name. None: it is the system's, or for everybody, as philox.h."""
@@ -109,7 +114,7 @@ def imports(page, names):
     odd, seen = [], 0
     for user in names:
         folder = home(Path(user).name, "include/", names) if user.startswith("include/") else str(Path(user).parent)
-        for header in re.findall(r'^#\s*include "(.*)"', (ROOT / user).read_text(encoding="utf-8"), re.MULTILINE):
+        for header in includes(user):
             owner = home(header, user, names)
             if None in (folder, owner) or owner == folder:
                 continue
@@ -118,6 +123,19 @@ def imports(page, names):
             if above not in levels or below not in levels or levels[above] >= levels[below] and above != below:
                 odd.append(f"{user} includes {header}: {owner} is not below {folder}")
     check(seen > 100 and not odd, f"folders include what is below them in the picture of {page}", "\n".join(odd))
+
+
+def contracts(names):
+    """Of a header in include/ the folder that it belongs to is not the only user: else it lies in that folder."""
+    owners = {name: home(Path(name).name, "include/", names) for name in names if name.startswith("include/")}
+    users = {name: {owner} for name, owner in owners.items()}
+    for user in names:
+        folder = str(Path(user).parent)
+        for header in includes(user):
+            if f"include/{header}" in users and (folder == "include" or f"{folder}/{header}" not in names):
+                users[f"include/{header}"].add(owners.get(user, folder))
+    alone = [name for name, folders in users.items() if len(folders - {None}) < 2]
+    check(users and not alone, "what one folder alone uses lies in it, not in include/", "\n".join(alone))
 
 
 def told_truly(page, names):
@@ -150,6 +168,8 @@ guards([name for name in files if name.startswith(("src/", "include/")) and name
 narrow([name for name in files if re.search(r"\.(c|h|cu|cuh|cpp|py|sh|sbatch)$|(^|/)Makefile$", name) or
         first_line(name).startswith(b"#!")])
 told_truly("src/README.md", files)
-imports("src/README.md", [name for name in files if re.fullmatch(r"(src|include|kernels)/.*\.(c|h|cu|cuh)", name)])
+sources = [name for name in files if re.fullmatch(r"(src|include|kernels|bench)/.*\.(c|h|cu|cuh)", name)]
+imports("src/README.md", [name for name in sources if not name.startswith("bench/")])
+contracts(sources)
 on_the_map("src/README.md", [name for name in files if re.fullmatch(r"src/.*\.c", name)])
 finish()
