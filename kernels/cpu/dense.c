@@ -23,7 +23,7 @@
 enum {
     SAMPLES = TILE / LANES,                  /* vectors in a tile */
     SUMS = VECTOR_REGISTERS == 32 ? 24 : 12, /* registers that hold sums of the forward product */
-    MOST_PARTS = 25,                         /* most vectors of sums in the two backward products */
+    MOST_PARTS = 32,                         /* most vectors of sums in product_live and the backward products */
 };
 
 /* --- the three products; every size is a constant where they are used ----------------------------- */
