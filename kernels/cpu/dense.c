@@ -336,11 +336,11 @@ void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE],
 {
     t->live = drops_much(masks);
     if (t->live) {
+        enum { PARTS = (120 + LANES - 1) / LANES }; /* 15 of 8 lanes: with the padding they were more than registers */
         uint64_t live[TILE][8];
         for (int s = 0; s < TILE; s++)
             find_live3(t->pool2[s], t->all, live[s]);
-        product_live(conv3_chains, 128 / LANES, 128, 400, 128, t->conv3_chains[0][0], t->pool2[0][0], live,
-                     t->conv3[0]);
+        product_live(conv3_chains, PARTS, 128, 400, 128, t->conv3_chains[0][0], t->pool2[0][0], live, t->conv3[0]);
         activate_rows(128, w->conv3_bias, scale, masks, DROPOUT_CONV3, t->conv3[0]);
     } else {
         int32_t kept[4][TILE];
