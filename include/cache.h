@@ -12,4 +12,11 @@
  * XDG_CACHE_HOME nor HOME holds an absolute path, or when the path does not fit. */
 bool cache_path(const char *name, char path[4096], struct error *error);
 
+/* Removes a directory of files, if it can; a link to one goes alone. */
+void cache_remove(const char *path);
+
+/* What is made for the cache is made in DIRECTORY.tmp-XXXXXX, which its maker holds locked (flock), and then renamed.
+ * Removes those that killed processes left: nobody has locked them. */
+void cache_remove_abandoned(const char *directory);
+
 #endif

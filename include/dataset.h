@@ -47,6 +47,11 @@ void dataset_close(struct dataset *dataset);
  * one that was changed. Reads them again only where a time has moved. */
 bool dataset_is_unchanged(const struct dataset *dataset, struct error *error);
 
+/* A set in the cache has its digest beside it, in a file: dataset.hash when it was made. Reading fails where there is
+ * none; writing, where it cannot be written as a new file: errno says why. */
+bool dataset_read_digest(const char *directory, uint64_t *digest);
+bool dataset_write_digest(const char *directory, uint64_t digest);
+
 /* Finds where the data lies, without opening it: `wanted` (--data) if not NULL, else $DTRAIN_DATA, else
  * data/cifar-10-batches-bin, else dtrain/cifar-10-batches-bin below the user's cache ($XDG_CACHE_HOME
  * or ~/.cache). A `wanted` or $DTRAIN_DATA that lacks the files is an error, not skipped. If nothing is

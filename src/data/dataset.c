@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,34 @@ static uint64_t hash_all(const struct dataset *dataset)
     uint64_t digest = XXH64_digest(hash);
     XXH64_freeState(hash);
     return digest;
+}
+
+static FILE *open_digest(const char *directory, const char *mode)
+{
+    char path[4096 + 16];
+    snprintf(path, sizeof path, "%s/xxh64", directory);
+    return fopen(path, mode);
+}
+
+bool dataset_read_digest(const char *directory, uint64_t *digest)
+{
+    FILE *file = open_digest(directory, "re");
+    bool good = file != NULL && fscanf(file, "%16" SCNx64, digest) == 1;
+    if (file != NULL)
+        fclose(file);
+    return good;
+}
+
+bool dataset_write_digest(const char *directory, uint64_t digest)
+{
+    FILE *file = open_digest(directory, "wxe");
+    if (file == NULL)
+        return false;
+    bool good = fprintf(file, "%016" PRIx64 "\n", digest) > 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    int reason = errno;
+    fclose(file);
+    errno = reason;
+    return good;
 }
 
 bool dataset_open(struct dataset *dataset, const char *directory, struct error *error)

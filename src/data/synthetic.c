@@ -1,9 +1,7 @@
 #include "synthetic.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +52,6 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
 /* --- making it -------------------------------------------------------------------------------- */
 
 enum { PATH_BYTES = 4096 + 64 };
-static const char DIGEST_FILE[] = "xxh64"; /* beside the pictures: of all of them, as dataset.h has it */
 
 /* Creates the directories above `path`. Returns the errno of the last that could not be made, or 0. */
 static int make_parents(const char *path)
@@ -113,21 +110,7 @@ static bool write_files(const char *directory, size_t train, size_t test)
     }
     uint64_t digest = XXH64_digest(hash);
     XXH64_freeState(hash);
-    FILE *file = good ? open_in(directory, DIGEST_FILE, "wxe") : NULL;
-    return file != NULL && finish_file(file, fprintf(file, "%016" PRIx64 "\n", digest) > 0);
-}
-
-/* The digest beside a set. Of the usual set it is known without. */
-static bool find_digest(const char *directory, size_t train, size_t test, uint64_t *digest)
-{
-    *digest = FULL_DIGEST;
-    if (train == FULL_TRAIN && test == FULL_TEST)
-        return true;
-    FILE *file = open_in(directory, DIGEST_FILE, "re");
-    bool good = file != NULL && fscanf(file, "%16" SCNx64, digest) == 1;
-    if (file != NULL)
-        fclose(file);
-    return good;
+    return good && dataset_write_digest(directory, digest);
 }
 
 /* Whether a whole, undamaged set of these sizes is there. */
@@ -135,8 +118,11 @@ static bool is_good(const char *directory, size_t train, size_t test)
 {
     struct dataset data;
     struct error ignored = {0};
-    uint64_t digest;
-    if (!find_digest(directory, train, test, &digest) || !dataset_open(&data, directory, &ignored))
+    uint64_t digest = FULL_DIGEST; /* of the usual set it is known */
+    if (train != FULL_TRAIN || test != FULL_TEST)
+        if (!dataset_read_digest(directory, &digest))
+            return false;
+    if (!dataset_open(&data, directory, &ignored))
         return false;
     bool good = data.train.count == train && data.test.count == test && data.hash == digest;
     dataset_close(&data);
@@ -144,19 +130,6 @@ static bool is_good(const char *directory, size_t train, size_t test)
 }
 
 /* --- the directory it is made in ---------------------------------------------------------------- */
-
-/* Removes a directory of files; a link to one goes alone. */
-static void remove_directory(const char *path)
-{
-    int directory = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *entries = directory >= 0 ? fdopendir(directory) : NULL;
-    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;)
-        unlinkat(directory, entry->d_name, 0);
-    if (entries != NULL)
-        closedir(entries);
-    if (rmdir(path) != 0)
-        unlink(path);
-}
 
 /* Makes and locks DIRECTORY.tmp-XXXXXX, so that nobody takes it for abandoned: its descriptor, or -1. */
 static int make_aside(const char *directory, char aside[PATH_BYTES])
@@ -178,28 +151,6 @@ static int make_aside(const char *directory, char aside[PATH_BYTES])
     return -1;
 }
 
-/* Removes what killed processes left of this set beside it: directories that nobody has locked. */
-static void remove_abandoned(const char *directory)
-{
-    char parent[4096], path[PATH_BYTES + 256];
-    const char *base = strrchr(directory, '/') + 1;
-    snprintf(parent, sizeof parent, "%.*s", (int)(base - directory), directory);
-    DIR *entries = opendir(parent);
-    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
-        size_t length = strlen(base);
-        if (strncmp(entry->d_name, base, length) != 0 || strncmp(entry->d_name + length, ".tmp-", 5) != 0)
-            continue;
-        snprintf(path, sizeof path, "%s%s", parent, entry->d_name);
-        int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0)
-            remove_directory(path);
-        if (lock >= 0)
-            close(lock);
-    }
-    if (entries != NULL)
-        closedir(entries);
-}
-
 /* Puts the set made aside in its place. One that is there goes if it is damaged; else another process was faster, with
  * the same bytes. */
 static bool install(const char *aside, const char *directory, size_t train, size_t test)
@@ -215,10 +166,10 @@ static bool install(const char *aside, const char *directory, size_t train, size
         (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) { /* not everywhere can two names be exchanged */
         snprintf(old, sizeof old, "%s.tmp-XXXXXX", directory);
         done = mkdtemp(old) != NULL && rename(directory, old) == 0 && rename(aside, directory) == 0;
-        remove_directory(old);
+        cache_remove(old);
     }
     if (done)
-        remove_directory(aside); /* the damaged one, or the needless one */
+        cache_remove(aside); /* the damaged one, or the needless one */
     return done;
 }
 
@@ -234,7 +185,7 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     char aside[PATH_BYTES];
     if (!synthetic_find(train, test, directory, error))
         return false;
-    remove_abandoned(directory);
+    cache_remove_abandoned(directory);
     bool anew = access(directory, F_OK) == 0;
     if (anew && is_good(directory, train, test))
         return true;
@@ -247,7 +198,7 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     bool made = write_files(aside, train, test) && install(aside, directory, train, test);
     int reason = errno;
     if (!made)
-        remove_directory(aside);
+        cache_remove(aside);
     close(lock);
     if (made && anew)
         error_note("%s was damaged or incomplete, and is drawn anew", directory);

@@ -1,7 +1,12 @@
 #include "cache.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 bool cache_path(const char *name, char path[4096], struct error *error)
 {
@@ -19,4 +24,37 @@ bool cache_path(const char *name, char path[4096], struct error *error)
                          "the cache directory's path is too long: set XDG_CACHE_HOME "
                          "to a path of less than 4,000 bytes");
     return true;
+}
+
+void cache_remove(const char *path)
+{
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *entries = directory >= 0 ? fdopendir(directory) : NULL;
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;)
+        unlinkat(directory, entry->d_name, 0);
+    if (entries != NULL)
+        closedir(entries);
+    if (rmdir(path) != 0)
+        unlink(path);
+}
+
+void cache_remove_abandoned(const char *directory)
+{
+    char parent[4096], path[4096 + 256];
+    const char *base = strrchr(directory, '/') + 1;
+    snprintf(parent, sizeof parent, "%.*s", (int)(base - directory), directory);
+    DIR *entries = opendir(parent);
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) {
+        size_t length = strlen(base);
+        if (strncmp(entry->d_name, base, length) != 0 || strncmp(entry->d_name + length, ".tmp-", 5) != 0)
+            continue;
+        snprintf(path, sizeof path, "%s%s", parent, entry->d_name);
+        int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0)
+            cache_remove(path);
+        if (lock >= 0)
+            close(lock);
+    }
+    if (entries != NULL)
+        closedir(entries);
 }

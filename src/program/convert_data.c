@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -114,8 +113,7 @@ static void find_script(char path[4096])
 
 /* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it
  * prints, if any. */
-static int run_script(const char *script, const char *source, const char *directory, char said[900],
-                      void (*alive)(void *context), void *context)
+static int run_script(const char *script, const char *source, const char *directory, char said[900])
 {
     int ends[2], status = 0;
     pid_t child;
@@ -131,9 +129,7 @@ static int run_script(const char *script, const char *source, const char *direct
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
     if (errno == 0) {
-        while (waitpid(child, &status, WNOHANG) != child) {
-            alive(context);
-            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
         }
         ssize_t length = read(ends[0], said, 899);
         said[length > 0 ? length : 0] = '\0';
@@ -146,15 +142,50 @@ static int run_script(const char *script, const char *source, const char *direct
     return reason != 0 ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUNTIME;
 }
 
-bool convert_data(const char *named, char directory[4096], void (*alive)(void *context), void *context,
-                  struct error *error)
+bool convert_data_find(const char *named, char directory[4096], struct error *error)
 {
-    char source[PATH_MAX], script[4096], said[900];
+    char source[PATH_MAX];
     if (realpath(named, source) == NULL)
         return error_set(error, EXIT_INPUT, "%s cannot be read: %s", named, strerror(errno));
-    if (!name_copy(source, directory, error))
+    return name_copy(source, directory, error);
+}
+
+/* Whether a copy is whole, and what it was when it was made. One without a digest gets it. */
+static bool is_good(const char *directory)
+{
+    struct dataset data;
+    struct error ignored = {0};
+    uint64_t digest;
+    if (!dataset_open(&data, directory, &ignored))
         return false;
-    if (access(directory, F_OK) == 0)
+    bool good = true;
+    if (dataset_read_digest(directory, &digest))
+        good = data.hash == digest;
+    else
+        dataset_write_digest(directory, data.hash); /* where it cannot be written, the copy goes unchecked */
+    dataset_close(&data);
+    return good;
+}
+
+/* Takes a damaged copy out of the way. Another process may have done so. */
+static void remove_copy(const char *directory)
+{
+    char aside[4096 + 16];
+    snprintf(aside, sizeof aside, "%s.tmp-XXXXXX", directory);
+    if (mkdtemp(aside) == NULL)
+        return;
+    rename(directory, aside);
+    cache_remove(aside);
+}
+
+bool convert_data(const char *named, char directory[4096], struct error *error)
+{
+    char source[PATH_MAX], script[4096], said[900];
+    if (!convert_data_find(named, directory, error))
+        return false;
+    cache_remove_abandoned(directory);
+    bool anew = access(directory, F_OK) == 0;
+    if (anew && is_good(directory))
         return true;
     find_script(script);
     if (access(script, R_OK) != 0)
@@ -162,11 +193,18 @@ bool convert_data(const char *named, char directory[4096], void (*alive)(void *c
                          "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
                          "then give --data DIR",
                          named, script, named);
-    int code = run_script(script, source, directory, said, alive, context);
+    if (anew)
+        remove_copy(directory);
+    int code = realpath(named, source) != NULL ? run_script(script, source, directory, said) : -1;
     if (code < 0)
         return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,
                          strerror(errno));
-    if (code == 0 && strncmp(said, "note: ", 6) == 0)
+    if (code != 0)
+        return error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "--data %s: %s", named, said);
+    if (strncmp(said, "note: ", 6) == 0)
         error_note("%s", said + 6);
-    return code == 0 || error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "--data %s: %s", named, said);
+    if (anew)
+        error_note("%s was damaged or incomplete, and is converted anew", directory);
+    is_good(directory); /* writes the digest */
+    return true;
 }

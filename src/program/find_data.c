@@ -6,11 +6,6 @@
 #include "dataset.h"
 #include "synthetic.h"
 
-static void alive(void *world)
-{
-    comm_alive(world);
-}
-
 bool find_data_choose(const char *wanted, struct data_choice *choice, struct error *error)
 {
     const char *named = wanted != NULL ? wanted : getenv("DTRAIN_DATA");
@@ -29,20 +24,21 @@ bool find_data(const char *wanted, struct comm *world, char directory[4096], str
     struct data_choice choice;
     if (!find_data_choose(wanted, &choice, error))
         return false;
-    if (comm_host_rank(world) == 0 && choice.kind == DATA_SYNTHETIC) {
+    if (comm_host_rank(world) == 0) {
         comm_away(world); /* it may draw a million pictures */
-        synthetic_make(choice.train, choice.test, directory, error);
+        if (choice.kind == DATA_SYNTHETIC)
+            synthetic_make(choice.train, choice.test, directory, error);
+        else if (choice.kind == DATA_TO_CONVERT)
+            convert_data(choice.named, directory, error);
         comm_back(world);
     }
-    if (comm_host_rank(world) == 0 && choice.kind == DATA_TO_CONVERT)
-        convert_data(choice.named, directory, alive, world, error);
     if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
         return false;
     switch (choice.kind) {
     case DATA_SYNTHETIC:
         return synthetic_find(choice.train, choice.test, directory, error);
     case DATA_TO_CONVERT:
-        return convert_data(choice.named, directory, alive, world, error);
+        return convert_data_find(choice.named, directory, error);
     case DATA_BINARY:
         break;
     }

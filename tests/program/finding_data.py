@@ -151,6 +151,18 @@ def of_others():
     check(result.digest == good.digest and not result.err, "again, by DTRAIN_DATA: what the cache has", result)
     result = run(0, "--doctor", "--data", FOLDER / "torch", env=here)
     check(result.code == 0 and "converted" in result.out, "--doctor tells", result)
+    copies = sorted(cache.iterdir())
+    for copy in copies:
+        with (copy / "data_batch_2.bin").open("r+b") as file:
+            file.seek(2000)
+            file.write(b"damaged")
+    (cache / f"{copies[0].name}.tmp-killed").mkdir()
+    for data in (python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
+                 FOLDER / "other.tar.gz"):
+        result = run(2, *TRAIN, "--data", data, "--out", f"torn-{data.name}", env=here)
+        check(result.code == 0 and result.digest == good.digest and "damaged or incomplete" in result.err,
+              f"{data.relative_to(FOLDER)}: a copy damaged later is converted anew, and that is said", result)
+    check(sorted(cache.iterdir()) == copies, "what a killed process left goes", list(cache.iterdir()))
 
     fetched = subprocess.run([ROOT / "launch/fetch-cifar10", "--from", python, FOLDER / "fetched"], capture_output=True,
                              text=True, check=False)
@@ -188,7 +200,7 @@ def of_others():
         check(refused(result, "--data", word), f"{data}: {word}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
     check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
-    check(not [name for name in os.listdir(cache) if name.startswith(".")], "nothing half-done is left",
+    check(not [name for name in os.listdir(cache) if ".tmp-" in name], "nothing half-done is left",
           os.listdir(cache))
 
 
