@@ -167,15 +167,19 @@ static bool is_good(const char *directory)
     return good;
 }
 
-/* Takes a damaged copy out of the way. Another process may have done so. */
-static void remove_copy(const char *directory)
+/* Takes a damaged copy, or a link to one, out of the way: another process may have done so. Else errno says why. */
+static bool remove_copy(const char *directory)
 {
     char aside[4096 + 16];
     snprintf(aside, sizeof aside, "%s.tmp-XXXXXX", directory);
     if (mkdtemp(aside) == NULL)
-        return;
-    rename(directory, aside);
+        return false;
+    bool gone = rename(directory, aside) == 0 || errno == ENOENT;
+    int reason = errno;
+    gone = gone || unlink(directory) == 0; /* a link */
     cache_remove(aside);
+    errno = reason;
+    return gone;
 }
 
 bool convert_data(const char *named, char directory[4096], struct error *error)
@@ -193,8 +197,11 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
                          "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
                          "then give --data DIR",
                          named, script, named);
-    if (anew)
-        remove_copy(directory);
+    if (anew && !remove_copy(directory))
+        return error_set(error, EXIT_RUNTIME,
+                         "%s is damaged or incomplete, and cannot be removed: %s; remove it, or have XDG_CACHE_HOME "
+                         "name another place for the cache",
+                         directory, strerror(errno));
     int code = realpath(named, source) != NULL ? run_script(script, source, directory, said) : -1;
     if (code < 0)
         return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,

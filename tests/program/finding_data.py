@@ -157,11 +157,15 @@ def of_others():
             file.seek(2000)
             file.write(b"damaged")
     (cache / f"{copies[0].name}.tmp-killed").mkdir()
+    copies[1].rename(FOLDER / "moved")
+    copies[1].symlink_to(FOLDER / "moved")
     for data in (python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
                  FOLDER / "other.tar.gz"):
         result = run(2, *TRAIN, "--data", data, "--out", f"torn-{data.name}", env=here)
         check(result.code == 0 and result.digest == good.digest and "damaged or incomplete" in result.err,
               f"{data.relative_to(FOLDER)}: a copy damaged later is converted anew, and that is said", result)
+    check(not copies[1].is_symlink() and (FOLDER / "moved" / "data_batch_2.bin").exists(),
+          "also where it is a link, which goes alone")
     check(sorted(cache.iterdir()) == copies, "what a killed process left goes", list(cache.iterdir()))
 
     fetched = subprocess.run([ROOT / "launch/fetch-cifar10", "--from", python, FOLDER / "fetched"], capture_output=True,
