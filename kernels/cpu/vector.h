@@ -209,7 +209,7 @@ KERNEL void eight_pick(const float from[16], const eight_ints *places, float to[
     _mm256_storeu_ps(to, _mm256_blendv_ps(low, high, (__m256)(*places > 7)));
 #else
     for (int i = 0; i < 8; i++)
-        to[i] = from[(*places)[i]];
+        memcpy(to + i, from + (*places)[i], sizeof *to); /* they may be whole ones: see below */
 #endif
 }
 
