@@ -336,7 +336,7 @@ void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE],
 {
     t->live = drops_much(masks);
     if (t->live) {
-        enum { PARTS = (120 + LANES - 1) / LANES }; /* 15 of 8 lanes: with the padding they were more than registers */
+        enum { PARTS = (120 + LANES - 1) / LANES }; /* 15 of 8 lanes, the most that registers hold */
         uint64_t live[TILE][8];
         for (int s = 0; s < TILE; s++)
             find_live3(t->pool2[s], t->all, live[s]);
