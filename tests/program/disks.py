@@ -136,7 +136,7 @@ def replaced():
         words = ["--resume", f"{out}/lock" if "lock" in how else out]
         if "another" in how:
             new = start(1, *ENDLESS, "--out", out, *(["--resume"] if "lock" in how else ["--seed", 2]))
-            new.wait_for("epoch: 2 ")
+            check(new.wait_for("epoch: "), f"a directory under a run: {how}: that begins")  # at whichever epoch
         result = old.finish()
         check(result.says(1, *words), f"a directory under a run: {how}: it ends with one line", result)
         if "another" in how:

@@ -92,7 +92,10 @@ class Run:
         """Until standard output has the words so many times; False if the run ended or time went by without them."""
         end = time.monotonic() + seconds
         while self.out.read_text().count(words) < times:
-            if time.monotonic() > end or self.process.poll() is not None:
+            if self.process.poll() is not None:
+                return False
+            if time.monotonic() > end:
+                print(f"# waited {seconds} s for {words!r} in vain")
                 return False
             time.sleep(0.01)
         return True
