@@ -48,7 +48,7 @@ void dataset_close(struct dataset *dataset);
 bool dataset_is_unchanged(const struct dataset *dataset, struct error *error);
 
 /* A set in the cache has its digest beside it, in a file: dataset.hash when it was made. Reading fails where there is
- * none; writing, where it cannot be written as a new file: errno says why. */
+ * none, or half of one, which writing replaces. Where it cannot be written errno says why. */
 bool dataset_read_digest(const char *directory, uint64_t *digest);
 bool dataset_write_digest(const char *directory, uint64_t digest);
 

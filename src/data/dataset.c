@@ -144,7 +144,7 @@ bool dataset_read_digest(const char *directory, uint64_t *digest)
 
 bool dataset_write_digest(const char *directory, uint64_t digest)
 {
-    FILE *file = open_digest(directory, "wxe");
+    FILE *file = open_digest(directory, "we");
     if (file == NULL)
         return false;
     bool good = fprintf(file, "%016" PRIx64 "\n", digest) > 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;

@@ -167,6 +167,12 @@ def of_others():
     check(not copies[1].is_symlink() and (FOLDER / "moved" / "data_batch_2.bin").exists(),
           "also where it is a link, which goes alone")
     check(sorted(cache.iterdir()) == copies, "what a killed process left goes", list(cache.iterdir()))
+    for copy in copies:
+        (copy / "xxh64").write_bytes(b"")
+    result = run(0, *TRAIN, "--data", python, "--out", "no-digest", env=here)
+    sizes = sorted((copy / "xxh64").stat().st_size for copy in copies)
+    check(result.digest == good.digest and not result.err and sizes == [0, 0, 0, 0, 17],
+          "a digest that is empty, as a crash may leave it, is written again", f"{sizes}\n{result}")
 
     fetched = subprocess.run([ROOT / "launch/fetch-cifar10", "--from", python, FOLDER / "fetched"], capture_output=True,
                              text=True, check=False)
