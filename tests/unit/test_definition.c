@@ -314,7 +314,7 @@ static inline uint64_t check_from_to(struct function f, uint32_t from, uint32_t 
 }
 
 /* exp from 0 down to past its end, every 61st float; log of a sum of ten of those, from 1 to 10, every float. All
- * builds come to the same bits. */
+ * builds come to the same bits. Of every float exp has been checked once, with SPARSE 1: off by 7.9e-8 at most. */
 static void exp_and_log_are_defined(void **state)
 {
     const struct function exponential = {vec_exp, defined_exp, exp, true};
