@@ -26,7 +26,7 @@ enum {
     MOST_PARTS = 32,                         /* most vectors of sums in product_live and the backward products */
 };
 
-/* --- the three products; every size is a constant where they are used ----------------------------- */
+/* --- the products; every size is a constant where they are used ----------------------------------- */
 
 /* The largest magnitude of `count` numbers; NaN if one is. */
 static float largest(size_t count, const float *numbers)
@@ -334,8 +334,8 @@ static int drops_much(const struct sample_mask masks[TILE])
 void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                    struct dense_tile *t)
 {
-    t->live = drops_much(masks);
-    if (t->live) {
+    t->by_sample = drops_much(masks);
+    if (t->by_sample) {
         enum { PARTS = (120 + LANES - 1) / LANES }; /* 15 of 8 lanes, the most that registers hold */
         uint64_t live[TILE][8];
         for (int s = 0; s < TILE; s++)
@@ -355,7 +355,7 @@ void conv3_forward(const struct layout *w, const struct sample_mask masks[TILE],
 void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], float scale,
                  struct dense_tile *t)
 {
-    if (t->live) {
+    if (t->by_sample) {
         uint64_t live[TILE][8];
         for (int s = 0; s < TILE; s++)
             find_live1(t->conv3[s], t->all, live[s]);

@@ -109,7 +109,7 @@ struct dense_tile {
     /* dense_pack: the weights of conv3's and fc1's chains, [chain][input][out] */
     float conv3_chains[8][50][128], fc1_chains[120][96];
     uint32_t all;           /* dense_pack: ~0 if a weight is not finite: then no zeros are left out; else 0 */
-    int live;               /* conv3_forward: whether it and fc1 leave out inputs that are zero, and need no lanes */
+    int by_sample;          /* conv3_forward: whether it and fc1 leave out inputs that are zero, and need no lanes */
     float logits[16][TILE]; /* 10 used; softmax_loss turns them into their gradient */
     float dpool2[TILE][25][16], dconv3[TILE][128], dfc1[TILE][96], dlogits[TILE][16];
 };

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <glob.h>
 #include <limits.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -125,6 +126,7 @@ static int run_script(const char *script, const char *source, const char *direct
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addclose(&actions, ends[0]);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDERR_FILENO);
+    signal(SIGCHLD, SIG_DFL); /* who started us may have it ignored: then nobody is told how the script ended */
     errno = posix_spawnp(&child, words[0], &actions, NULL, words, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
@@ -142,12 +144,17 @@ static int run_script(const char *script, const char *source, const char *direct
     return reason != 0 ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUNTIME;
 }
 
-bool convert_data_find(const char *named, char directory[4096], struct error *error)
+static bool find_copy(const char *named, char source[PATH_MAX], char directory[4096], struct error *error)
 {
-    char source[PATH_MAX];
     if (realpath(named, source) == NULL)
         return error_set(error, EXIT_INPUT, "%s cannot be read: %s", named, strerror(errno));
     return name_copy(source, directory, error);
+}
+
+bool convert_data_find(const char *named, char directory[4096], struct error *error)
+{
+    char source[PATH_MAX];
+    return find_copy(named, source, directory, error);
 }
 
 /* Whether a copy is whole, and what it was when it was made. One without a digest gets it. */
@@ -185,7 +192,7 @@ static bool remove_copy(const char *directory)
 bool convert_data(const char *named, char directory[4096], struct error *error)
 {
     char source[PATH_MAX], script[4096], said[900];
-    if (!convert_data_find(named, directory, error))
+    if (!find_copy(named, source, directory, error))
         return false;
     cache_remove_abandoned(directory);
     bool anew = access(directory, F_OK) == 0;
@@ -202,7 +209,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
                          "%s is damaged or incomplete, and cannot be removed: %s; remove it, or have XDG_CACHE_HOME "
                          "name another place for the cache",
                          directory, strerror(errno));
-    int code = realpath(named, source) != NULL ? run_script(script, source, directory, said) : -1;
+    int code = run_script(script, source, directory, said);
     if (code < 0)
         return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,
                          strerror(errno));
