@@ -144,7 +144,8 @@ static void forward_all(const struct layout *w, const struct conv2_packed *packe
         }
 }
 
-/* places: where each of the 16 channels stands among those computed; FEW, where a zero stands, if it is dropped. */
+/* places: where each of the 16 channels stands among those computed; FEW, where a zero stands, if it is dropped.
+ * Inlined, conv2 forward takes 2% more in net D with 32 registers, too (gcc). */
 static __attribute__((noinline)) void pool_few(row_sums rows[2], const float bias[16], const eight_ints places[2],
                                                float scale, int y, float pool2[5][16], uint16_t from2[5][16])
 {
