@@ -2,9 +2,9 @@
  *
  * One definition for all layers and nets: the terms of kernels/README.md's sums, but for those that dropout or a pool
  * makes zero. So neither the input nor the output is dropped, and a backward pass has the gradients that are not zero:
- * of winners of their pool whose ReLU was open. Two neighbours of a convolution have seven products for ten
- * (kernels/cpu/winograd.h). What the engine multiplies beyond these, with a dropped channel's lane or with padding, is
- * its loss; zeros that a ReLU leaves in an input count as needed.
+ * of winners of their pool whose ReLU was open. Four neighbours of a convolution have eight products for twenty,
+ * conv2's last two have seven (kernels/cpu/winograd.h). What the engine multiplies beyond these, with a dropped
+ * channel's lane or with padding, is its loss; zeros that a ReLU leaves in an input count as needed.
  */
 #ifndef DTRAIN_BENCH_NEEDED_H
 #define DTRAIN_BENCH_NEEDED_H
@@ -32,12 +32,12 @@ static size_t count_live(const float *gradient, int units)
 
 static size_t conv1_forward_needs(const struct cpu *cpu, int s)
 {
-    return count_kept(cpu, s, DROPOUT_CONV1) * 28 * 14 * 75 / 5 * 7;
+    return count_kept(cpu, s, DROPOUT_CONV1) * (3 * 5) * 28 * 7 * 8;
 }
 
 static size_t conv2_forward_needs(const struct cpu *cpu, int s)
 {
-    return count_kept(cpu, s, DROPOUT_CONV1) * count_kept(cpu, s, DROPOUT_CONV2) * 10 * 5 * 25 / 5 * 7;
+    return count_kept(cpu, s, DROPOUT_CONV1) * count_kept(cpu, s, DROPOUT_CONV2) * 5 * 10 * (8 + 8 + 7);
 }
 
 static size_t conv3_forward_needs(const struct cpu *cpu, int s)

@@ -1,9 +1,9 @@
 /* conv1: image (3, 32, 32) -> 6 channels of 28x28 -> ReLU, dropout, max-pool -> (6, 14, 14).
  *
- * Forward. Lanes are columns of the pool's output, 14 of 16 used, the even ones first: the four numbers of a pool
- * window stand in the same lane of four vectors. The two neighbours of a row share work by winograd.h: 246,960
- * multiply-adds a sample instead of 352,800. Dropped channels are not computed. The sums of columns are made once an
- * image (image.c), those of weights once a step.
+ * Forward. A lane has two neighbouring pool windows: four columns of two rows, whose four neighbours share work by
+ * winograd.h; seven lanes have a row of windows, 14 of 16 two of them, y and y + 7. 141,120 multiply-adds a sample
+ * instead of 352,800. Dropped channels are not computed. The factors of columns are made once an image (image.c), those
+ * of weights once a step.
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
@@ -16,7 +16,7 @@
 #include "winograd.h"
 
 enum {
-    PARTS = 16 / LANES,        /* vectors in a pooled row */
+    PARTS = 16 / LANES,        /* vectors in two rows of windows */
     SPAN = PARTS > 1 ? 2 : 1,  /* of them, computed together */
     GROUP = PARTS > 1 ? 2 : 3, /* channels computed together, at most: as the registers allow */
     PATCHES = 14 * 14,
@@ -38,58 +38,63 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
             }
 }
 
-/* Winograd's sums of the two rows under SPAN vectors of pool windows: [A to D][channel][row * SPAN + vector]. */
-typedef vec window_sums[WINOGRAD_SUMS][GROUP][2 * SPAN];
+/* Winograd's sums of both rows under SPAN vectors of windows: [product][channel][row * SPAN + vector]. */
+typedef vec window_sums[WINOGRAD_PRODUCTS][GROUP][2 * SPAN];
+
+/* `count` of the products, from number `first` on. w: of each channel. */
+KERNEL void sum_products(int first, int count, int channels, const float *image, const float *const *w,
+                         window_sums out)
+{
+    enum { VECTORS = 2 * SPAN };
+    window_sums sum;
+    UNROLL for (int k = 0; k < count; k++)
+        UNROLL for (int i = 0; i < channels * VECTORS; i++)
+            sum[k][i / VECTORS][i % VECTORS] = (vec){0};
+    for (int in = 0; in < 3; in++)
+        ROLLED for (int ky = 0; ky < 5; ky++) {
+            const float *rows[2], *factors[GROUP];
+            UNROLL for (int row = 0; row < 2; row++)
+                rows[row] = separate_address(image + ((in * IMAGE_HALF + ky + row) * WINOGRAD_PRODUCTS + first) * 16);
+            UNROLL for (int g = 0; g < channels; g++)
+                factors[g] = w[g] + (in * 5 + ky) * WINOGRAD_PRODUCTS + first;
+            UNROLL for (int k = 0; k < count; k++)
+                UNROLL for (int v = 0; v < VECTORS; v++) {
+                    vec columns = vec_keep(vec_load(rows[v / SPAN] + k * 16 + v % SPAN * LANES));
+                    UNROLL for (int g = 0; g < channels; g++)
+                        add_product(columns, factors[g][k], &sum[k][g][v]);
+                }
+        }
+    UNROLL for (int k = 0; k < count; k++)
+        UNROLL for (int i = 0; i < channels * VECTORS; i++)
+            vec_spill(&out[first + k][i / VECTORS][i % VECTORS], sum[k][i / VECTORS][i % VECTORS]);
+}
 
 KERNEL void sum_windows(int channels, const float *image, const float *const *w, window_sums out)
 {
-    const int vectors = 2 * SPAN, together = winograd_together(channels * vectors);
-    UNROLL for (int first = 0; first < WINOGRAD_SUMS; first += together) {
-        window_sums sum;
-        UNROLL for (int which = first; which < first + together; which++)
-            UNROLL for (int k = 0; k < channels * vectors; k++)
-                sum[which][k / vectors][k % vectors] = (vec){0};
-        for (int in = 0; in < 3; in++)
-            ROLLED for (int ky = 0; ky < 5; ky++) {
-                const float *line[2];
-                UNROLL for (int row = 0; row < 2; row++)
-                    line[row] = separate_address(image + (in * 32 + ky + row) * (WINOGRAD_PRODUCTS * 16));
-                UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
-                    if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
-                        continue;
-                    UNROLL for (int v = 0; v < vectors; v++) {
-                        vec columns = vec_keep(vec_load(line[v / SPAN] + k * 16 + v % SPAN * LANES));
-                        UNROLL for (int g = 0; g < channels; g++)
-                            add_product(columns, w[g][(in * 5 + ky) * 8 + k], &sum[winograd_sum[k]][g][v]);
-                    }
-                }
-            }
-        UNROLL for (int which = first; which < first + together; which++)
-            UNROLL for (int k = 0; k < channels * vectors; k++)
-                if (together < WINOGRAD_SUMS)
-                    vec_spill(&out[which][k / vectors][k % vectors], sum[which][k / vectors][k % vectors]);
-                else
-                    out[which][k / vectors][k % vectors] = sum[which][k / vectors][k % vectors];
-    }
+    const int together = winograd_together(channels * 2 * SPAN);
+    ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
+        sum_products(first, together, channels, image, w, out);
 }
 
-/* Where in image_pixels the patches of a pooled row of windows start, by lane. */
-static const int32_t patch_starts[16] = {0, 12, 24, 36, 48, 60, 72, 84, 6, 18, 30, 42, 54, 66, 78, 90};
+/* Where in image_pixels the patches of two rows of windows start, by lane: of even columns. */
+#define STARTS(row) (row), (row) + 12, (row) + 24, (row) + 36, (row) + 48, (row) + 60, (row) + 72, (row) + 84
+static const int32_t patch_starts[16] = {STARTS(0), STARTS(14 * 32 * 3)};
+enum { TO_ODD = 6 };
 
-/* Max-pool, bias, ReLU and scale. */
-KERNEL void pool(window_sums sums, int channel, int v, float bias, float scale, ivec starts, float *plane,
-                 uint16_t *from)
+/* Max-pool, bias, ReLU and scale of a vector of windows, of the even columns and of the odd ones. */
+APART void pool(window_sums sums, int channel, int v, float bias, float scale, ivec starts, float *plane,
+                uint16_t *from)
 {
-    vec window[4];
-    UNROLL for (int k = 0; k < 4; k++) {
-        int at = k / 2 * SPAN + v;
-        window[k] = winograd_output(k % 2, sums[0][channel][at], sums[1][channel][at], sums[2][channel][at],
-                                    sums[3][channel][at]);
+    vec rows[2][WINOGRAD_PRODUCTS], windows[2][4];
+    UNROLL for (int k = 0; k < 2 * WINOGRAD_PRODUCTS; k++)
+        rows[k % 2][k / 2] = sums[k / 2][channel][k % 2 * SPAN + v];
+    winograd_windows(rows, windows);
+    UNROLL for (int odd = 0; odd < 2; odd++) {
+        ivec winner;
+        vec best = vec_pool(windows[odd], 3, 32 * 3, &winner);
+        vec_store(plane + POOL1_PLACE(0, odd), vec_relu(best + bias) * scale);
+        vec_store_words(from + POOL1_PLACE(0, odd), winner + (starts + odd * TO_ODD));
     }
-    ivec winner;
-    vec best = vec_pool(window, 3, 32 * 3, &winner);
-    vec_store(plane, vec_relu(best + bias) * scale);
-    vec_store_words(from, winner + starts);
 }
 
 KERNEL void forward(int channels, const struct layout *w, const struct conv1_packed *packed,
@@ -99,27 +104,27 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
     const float *weights[GROUP];
     UNROLL for (int g = 0; g < channels; g++)
         weights[g] = packed->at[list[g]][0][0];
-    for (int y = 0; y < 14; y++)
+    for (int y = 0; y < 7; y++)
         for (int part = 0; part < PARTS; part += SPAN) {
             window_sums sums;
             sum_windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
             UNROLL for (int i = 0; i < SPAN; i++) {
-                int x = (part + i) * LANES;
-                ivec starts = (ivec)vec_load((const float *)patch_starts + x) + 2 * y * 32 * 3;
+                int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
+                ivec starts = (ivec)vec_load((const float *)patch_starts + lane) + 2 * y * 32 * 3;
                 UNROLL for (int g = 0; g < channels; g++)
-                    pool(sums, g, i, w->conv1_bias[list[g]], scale, starts,
-                         &planes->at[list[g]][y][x], &out->from1[list[g]][y][x]);
+                    pool(sums, g, i, w->conv1_bias[list[g]], scale, starts, planes->at[list[g]] + place,
+                         out->from1[list[g]] + place);
             }
         }
 }
 
-/* A channel with its columns in their own order. */
-static void interleave(float plane[14][16], float pool1[14][16])
+/* A channel with its numbers in their own order. */
+static void interleave(const float plane[POOL1_PLANE], float pool1[14][16])
 {
     for (int y = 0; y < 14; y++) {
         eight even, odd, halves[2];
-        eight_load(plane[y], &even);
-        eight_load(plane[y] + POOL1_LANE(1), &odd);
+        eight_load(plane + POOL1_PLACE(y, 0), &even);
+        eight_load(plane + POOL1_PLACE(y, 1), &odd);
         halves[0] = PICK_EIGHT(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
         halves[1] = PICK_EIGHT(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
         eight_store(pool1[y], &halves[0]);
@@ -197,13 +202,13 @@ static __attribute__((noinline)) float sum_windows_of(const struct windows *wind
     return total;
 }
 
-/* The index of each window, row by row, in a channel of features->from1, whose rows have even columns first. */
-#define FROM_ROW(y) \
-    (y) * 16, (y) * 16 + 8, (y) * 16 + 1, (y) * 16 + 9, (y) * 16 + 2, (y) * 16 + 10, (y) * 16 + 3, (y) * 16 + 11, \
-        (y) * 16 + 4, (y) * 16 + 12, (y) * 16 + 5, (y) * 16 + 13, (y) * 16 + 6, (y) * 16 + 14
+/* The place of each window, row by row, in a channel of features->from1. */
+#define PLACES(y, x) POOL1_PLACE(y, x), POOL1_PLACE(y, x + 1)
+#define ROW_PLACES(y) \
+    PLACES(y, 0), PLACES(y, 2), PLACES(y, 4), PLACES(y, 6), PLACES(y, 8), PLACES(y, 10), PLACES(y, 12)
 static const uint8_t from_places[PATCHES] = {
-    FROM_ROW(0), FROM_ROW(1), FROM_ROW(2), FROM_ROW(3),  FROM_ROW(4),  FROM_ROW(5),  FROM_ROW(6),
-    FROM_ROW(7), FROM_ROW(8), FROM_ROW(9), FROM_ROW(10), FROM_ROW(11), FROM_ROW(12), FROM_ROW(13),
+    ROW_PLACES(0), ROW_PLACES(1), ROW_PLACES(2), ROW_PLACES(3),  ROW_PLACES(4),  ROW_PLACES(5),  ROW_PLACES(6),
+    ROW_PLACES(7), ROW_PLACES(8), ROW_PLACES(9), ROW_PLACES(10), ROW_PLACES(11), ROW_PLACES(12), ROW_PLACES(13),
 };
 
 /* The weight gradient of one channel; the sixteenth column is padding. */
@@ -243,7 +248,7 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
         int c = __builtin_ctz(kept);
         activation_backward(features->pool1[c], scale, dpool1[c], &windows);
         bias[c] = sum_windows_of(&windows);
-        channel_weights(image->at[0][0], &windows, features->from1[c][0], gradient);
+        channel_weights(image->at[0][0], &windows, features->from1[c], gradient);
         UNROLL for (int k = 0; k < 5 * 16; k += LANES)
             exact_add(gradient[0] + k, sums + LAYOUT_OF(conv1) + c * (5 * 16) + k, &room);
     }

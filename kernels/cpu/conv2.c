@@ -1,8 +1,8 @@
 /* conv2: pool1 (6, 14, 14) -> 16 channels of 10x10 -> ReLU, dropout, max-pool -> (16, 5, 5).
  *
- * Forward. Lanes are output channels: all of them, or the kept ones alone if they are half of them at most. The two
- * neighbours of a row share work by winograd.h: 168,000 multiply-adds a sample instead of 240,000, less those of
- * dropped channels. The sums of columns are made once a sample, those of weights once a step.
+ * Forward. Lanes are output channels: all of them, or the kept ones alone if they are half of them at most. Four
+ * neighbours of a row share work by winograd.h, 10 outputs in three fours: 115,200 multiply-adds a sample instead of
+ * 240,000, less those of dropped channels. The factors of columns are made once a sample, those of weights once a step.
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
  * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input, less those of dropped input
@@ -41,27 +41,37 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
             }
 }
 
-/* The first factors: [in][y][product][x] are of the outputs 2x and 2x + 1. Five are used, the others made of what lies
- * beyond the row. */
+/* The first factors: [in][y][product][i] are of the columns 2i to 2i + 7 of a row. i = 1 is not used. */
 struct pool1_columns {
-    _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][8];
+    _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][4];
 };
 
-static inline void plane_columns(const float *even, const float *odd, float columns[WINOGRAD_PRODUCTS][8])
+/* A row's ten outputs are computed by fours: columns 0 to 3, 4 to 7, and 6 to 9, of which the last two are taken. */
+enum { QUADS = 3 };
+static const int quad_at[QUADS] = {0, 2, 3}; /* in pool1_columns */
+
+/* Rows y and y + 7 at once. */
+static inline void two_rows(const float *plane, int y, float columns[14][WINOGRAD_PRODUCTS][4])
 {
-    eight d[6], factors[WINOGRAD_PRODUCTS];
-    UNROLL for (int k = 0; k < 6; k++)
-        eight_load((k % 2 ? odd : even) + k / 2, &d[k]);
-    WINOGRAD_COLUMNS(d, factors);
-    UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-        eight_store(columns[k], &factors[k]);
+    eight d[8], factors[WINOGRAD_PRODUCTS];
+    UNROLL for (int k = 0; k < 8; k++) {
+        eight rows[2];
+        eight_load(plane + POOL1_PLACE(y, k), &rows[0]);
+        eight_load(plane + POOL1_PLACE(y + 7, k), &rows[1]);
+        d[k] = PICK_EIGHT(rows[0], rows[1], 0, 1, 2, 3, 8, 9, 10, 11);
+    }
+    winograd_columns(d, factors);
+    UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
+        memcpy(columns[y][k], &factors[k], sizeof columns[y][k]);
+        memcpy(columns[y + 7][k], (const float *)&factors[k] + 4, sizeof columns[y][k]);
+    }
 }
 
 static void make_columns(const struct pool1_planes *planes, unsigned kept, struct pool1_columns *columns)
 {
     for (; kept != 0; kept &= kept - 1)
-        for (int in = __builtin_ctz(kept), y = 0; y < 14; y++)
-            plane_columns(planes->at[in][y], planes->at[in][y] + POOL1_LANE(1), columns->at[in][y]);
+        for (int in = __builtin_ctz(kept), y = 0; y < 7; y++)
+            two_rows(planes->at[in], y, columns->at[in]);
 }
 
 enum {
@@ -70,51 +80,60 @@ enum {
     FEW_SPAN = LANES == 16 ? 1 : FEW / LANES, /* in so many vectors: half of one if it has 16 lanes */
 };
 
-/* Winograd's sums of a row of ten outputs: [A to D][neighbours][vector of channels]. */
-typedef vec row_sums[WINOGRAD_SUMS][5][SPAN];
+/* Winograd's sums of a row of ten outputs: [product][four outputs][vector of channels]. */
+typedef vec row_sums[WINOGRAD_PRODUCTS][QUADS][SPAN];
 
-/* weights: [in][ky][product][channels], the first of the `span` vectors of them. */
+/* `count` of the products, from number `first` on. weights: [in][ky][product][channels], from the first of the `span`
+ * vectors of them on. */
+KERNEL void row_products(int first, int count, const float *weights, int channels, int span,
+                         const struct pool1_columns *columns, unsigned kept, int y, row_sums out)
+{
+    row_sums sum;
+    UNROLL for (int k = 0; k < count; k++)
+        UNROLL for (int i = 0; i < QUADS * span; i++)
+            sum[k][i / span][i % span] = (vec){0};
+    for (unsigned rest = kept; rest != 0; rest &= rest - 1)
+        ROLLED for (int ky = 0, in = __builtin_ctz(rest); ky < 5; ky++) {
+            const float *line = separate_address(columns->at[in][y + ky][first]);
+            const float *row = separate_address(weights + ((in * 5 + ky) * WINOGRAD_PRODUCTS + first) * channels);
+            UNROLL for (int k = 0; k < count; k++)
+                UNROLL for (int v = 0; v < span; v++) {
+                    const float *at = row + k * channels + v * LANES;
+                    vec factors = vec_keep(channels < LANES ? half_load(at) : vec_load(at));
+                    UNROLL for (int q = 0; q < QUADS; q++)
+                        if (channels < LANES)
+                            half_add_product(factors, line[k * 4 + quad_at[q]], &sum[k][q][v]);
+                        else
+                            add_product(factors, line[k * 4 + quad_at[q]], &sum[k][q][v]);
+                }
+        }
+    UNROLL for (int k = 0; k < count; k++)
+        UNROLL for (int i = 0; i < QUADS * span; i++)
+            vec_spill(&out[first + k][i / span][i % span], sum[k][i / span][i % span]);
+}
+
 KERNEL void row_forward(const float *weights, int channels, int span, const struct pool1_columns *columns,
                         unsigned kept, int y, row_sums out)
 {
-    const int together = winograd_together(5 * span);
-    UNROLL for (int first = 0; first < WINOGRAD_SUMS; first += together) {
-        row_sums sum;
-        UNROLL for (int which = first; which < first + together; which++)
-            UNROLL for (int k = 0; k < 5 * span; k++)
-                sum[which][k / span][k % span] = (vec){0};
-        for (unsigned rest = kept; rest != 0; rest &= rest - 1)
-            ROLLED for (int ky = 0, in = __builtin_ctz(rest); ky < 5; ky++) {
-                const float *line = separate_address(columns->at[in][y + ky][0]);
-                const float *row = separate_address(weights + (in * 5 + ky) * WINOGRAD_PRODUCTS * channels);
-                UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
-                    if (winograd_sum[k] < first || winograd_sum[k] >= first + together)
-                        continue;
-                    UNROLL for (int x = 0; x < 5; x++)
-                        UNROLL for (int v = 0; v < span; v++)
-                            if (channels < LANES)
-                                half_add_product(row + k * channels, line[k * 8 + x], &sum[winograd_sum[k]][x][v]);
-                            else
-                                add_product(vec_load(row + k * channels + v * LANES), line[k * 8 + x],
-                                            &sum[winograd_sum[k]][x][v]);
-                }
-            }
-        UNROLL for (int which = first; which < first + together; which++)
-            UNROLL for (int k = 0; k < 5 * span; k++)
-                vec_spill(&out[which][k / span][k % span], sum[which][k / span][k % span]);
-    }
+    const int together = winograd_together(QUADS * span);
+    ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
+        row_products(first, together, weights, channels, span, columns, kept, y, out);
 }
 
-/* Max-pool of a window, bias, ReLU and dropout for vector v of channels. */
-KERNEL vec pool(row_sums rows[2], int x, int v, vec bias, float scale, ivec *winner)
+/* Max-pool of a row of windows, bias, ReLU and scale for vector v of channels. */
+KERNEL void pool_row(row_sums rows[2], int v, vec bias, float scale, vec values[5], ivec winners[5])
 {
-    vec window[4];
-    UNROLL for (int k = 0; k < 4; k++) {
-        vec(*sums)[5][SPAN] = rows[k / 2];
-        window[k] = winograd_output(k % 2, sums[0][x][v], sums[1][x][v], sums[2][x][v], sums[3][x][v]);
+    UNROLL for (int quad = 0; quad < QUADS; quad++) {
+        vec sums[2][WINOGRAD_PRODUCTS], windows[2][4];
+        UNROLL for (int k = 0; k < 2 * WINOGRAD_PRODUCTS; k++)
+            sums[k % 2][k / 2] = rows[k % 2][k / 2][quad][v];
+        winograd_windows(sums, windows);
+        UNROLL for (int side = quad == 2; side < 2; side++) {
+            int x = quad_at[quad] + side;
+            vec best = vec_pool(windows[side], RIGHT, BELOW, &winners[x]);
+            values[x] = vec_relu(best + bias) * scale;
+        }
     }
-    vec best = vec_pool(window, RIGHT, BELOW, winner);
-    return vec_relu(best + bias) * scale;
 }
 
 APART void pool_all(row_sums rows[2], int group, const float bias[16], unsigned kept, float scale, int y,
@@ -122,11 +141,12 @@ APART void pool_all(row_sums rows[2], int group, const float bias[16], unsigned 
 {
     UNROLL for (int v = 0; v < SPAN; v++) {
         int channel = group + v * LANES;
+        vec values[5];
+        ivec winners[5];
+        pool_row(rows, v, vec_load(bias + channel), scale, values, winners);
         UNROLL for (int x = 0; x < 5; x++) {
-            ivec winner;
-            vec value = pool(rows, x, v, vec_load(bias + channel), scale, &winner);
-            vec_store(&pool2[x][channel], vec_select(vec_from_bits(kept >> channel), value, (vec){0}));
-            vec_store_words(&from2[x][channel], winner + 2 * y * BELOW + 2 * x * RIGHT);
+            vec_store(&pool2[x][channel], vec_select(vec_from_bits(kept >> channel), values[x], (vec){0}));
+            vec_store_words(&from2[x][channel], winners[x] + 2 * y * BELOW + 2 * x * RIGHT);
         }
     }
 }
@@ -144,26 +164,27 @@ static void forward_all(const struct layout *w, const struct conv2_packed *packe
         }
 }
 
-/* places: where each of the 16 channels stands among those computed; FEW, where a zero stands, if it is dropped.
- * Inlined, conv2 forward takes 2% more in net D with 32 registers, too (gcc). */
-static __attribute__((noinline)) void pool_few(row_sums rows[2], const float bias[16], const eight_ints places[2],
-                                               float scale, int y, float pool2[5][16], uint16_t from2[5][16])
+/* places: where each of the 16 channels stands among those computed; FEW, where a zero stands, if it is dropped. */
+APART void pool_few(row_sums rows[2], const float bias[16], const eight_ints places[2], float scale, int y,
+                    float pool2[5][16], uint16_t from2[5][16])
 {
-    _Alignas(64) float values[16] = {0};
-    _Alignas(64) int32_t winners[16] = {0};
-    UNROLL for (int x = 0; x < 5; x++) {
-        UNROLL for (int v = 0; v < FEW_SPAN; v++) {
-            ivec winner;
-            vec value = pool(rows, x, v, vec_load(bias + v * LANES), scale, &winner);
-            winner += 2 * y * BELOW + 2 * x * RIGHT;
-            memcpy(values + v * LANES, &value, FEW / FEW_SPAN * sizeof(float));
-            memcpy(winners + v * LANES, &winner, FEW / FEW_SPAN * sizeof(int32_t));
-        }
-        UNROLL for (int half = 0; half < 2; half++) {
-            eight_pick(values, &places[half], &pool2[x][half * 8]);
-            eight_pick_words(winners, &places[half], &from2[x][half * 8]);
+    _Alignas(64) float values[5][16] = {{0}};
+    _Alignas(64) int32_t winners[5][16] = {{0}};
+    UNROLL for (int v = 0; v < FEW_SPAN; v++) {
+        vec value[5];
+        ivec winner[5];
+        pool_row(rows, v, vec_load(bias + v * LANES), scale, value, winner);
+        UNROLL for (int x = 0; x < 5; x++) {
+            winner[x] += 2 * y * BELOW + 2 * x * RIGHT;
+            memcpy(values[x] + v * LANES, &value[x], FEW / FEW_SPAN * sizeof(float));
+            memcpy(winners[x] + v * LANES, &winner[x], FEW / FEW_SPAN * sizeof(int32_t));
         }
     }
+    UNROLL for (int x = 0; x < 5; x++)
+        UNROLL for (int half = 0; half < 2; half++) {
+            eight_pick(values[x], &places[half], &pool2[x][half * 8]);
+            eight_pick_words(winners[x], &places[half], &from2[x][half * 8]);
+        }
 }
 
 /* At most FEW channels: their weights are picked, and what comes out is spread over the sixteen. */
@@ -241,7 +262,7 @@ KERNEL void sum_winners(bool add, int channels, int rows, struct winners winners
 KERNEL void sum_channels(bool add, int count, int rows, struct winners winners, const float *const *planes, int pitch,
                          float *const *to, int to_pitch)
 {
-    const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 2) / rows;
+    const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 1) / rows;
     for (int first = 0, next; first < count; first += next) {
         int rest = count - first, groups = (rest + most - 1) / most;
         next = (rest + groups - 1) / groups;

@@ -1,7 +1,7 @@
-/* A picture's 3,072 bytes become an image twice: for conv1 forward as sums of neighbouring columns, and for
+/* A picture's 3,072 bytes become an image twice: for conv1 forward as factors of neighbouring columns, and for
  * conv1 backward with the channels of a pixel together, so that a row of a patch is one run of 15 numbers.
- * A pixel p stands for (2p - 255) / 255. Here it is 2p - 255, and sums of that are whole numbers too: nothing is
- * rounded. conv1 divides by the 255: its packed weights, and in the end its weights' gradient. */
+ * A pixel p stands for (2p - 255) / 255. Here it is 2p - 255, a whole number, and the factors are whole quarters:
+ * nothing is rounded. conv1 divides by the 255: its packed weights, and in the end its weights' gradient. */
 #include <string.h>
 
 #include "kernels.h"
@@ -9,39 +9,33 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads four bytes as one number");
 
-/* Reads four pixels as one number, and cuts each out doubled. The factors are so made of 2p, not 2p - 255: the 255
- * cancel in those that are differences, and are taken off the two others. */
-static inline void row_columns(const uint8_t *restrict row, float columns[restrict WINOGRAD_PRODUCTS][16])
+/* Lane i: columns 4i to 4i + 7 of a row. The last lane has no meaning. */
+static inline void row_columns(const uint8_t row[32], eight factors[WINOGRAD_PRODUCTS])
 {
-    ROLLED for (int i = 0; i < 8; i++) { /* for pooled columns 2i and 2i + 1, from pixel 4i on */
-        uint32_t four, next;
-        int pixel[8];
-        memcpy(&four, row + 4 * i, sizeof four);
-        memcpy(&next, row + 4 * i + 4, sizeof next);
-        pixel[0] = (int)(four << 1 & 510), pixel[4] = (int)(next << 1 & 510);
-        UNROLL for (int k = 1; k < 4; k++) {
-            pixel[k] = (int)(four >> (8 * k - 1) & 510);
-            pixel[4 + k] = (int)(next >> (8 * k - 1) & 510);
-        }
-        UNROLL for (int odd = 0; odd < 2; odd++) {
-            int factors[WINOGRAD_PRODUCTS];
-            WINOGRAD_COLUMNS(pixel + 2 * odd, factors);
-            factors[1] -= 2 * 255;
-            factors[5] -= 255;
-            UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-                columns[k][odd * 8 + i] = (float)factors[k];
-        }
+    eight d[8];
+    eight_ints fours; /* pixels 4i to 4i + 3, a byte each */
+    memcpy(&fours, row, sizeof fours);
+    UNROLL for (int k = 0; k < 4; k++) {
+        eight_ints pixels = fours >> 8 * k & 255;
+        d[k] = __builtin_convertvector(2 * pixels - 255, eight);
+        d[4 + k] = PICK_EIGHT(d[k], d[k], 1, 2, 3, 4, 5, 6, 7, 7);
     }
+    winograd_columns(d, factors);
 }
 
 void image_columns(const uint8_t *pixels, struct image_columns *image)
 {
-    uint8_t padded[LENET5_PIXELS + 8]; /* what the last row's loads touch */
-    memcpy(padded, pixels, LENET5_PIXELS);
-    memset(padded + LENET5_PIXELS, 0, 8);
     for (int c = 0; c < 3; c++)
-        for (int y = 0; y < 32; y++)
-            row_columns(padded + (c * 32 + y) * 32, image->at[c][y]);
+        for (int y = 0; y < 32; y++) {
+            eight factors[WINOGRAD_PRODUCTS];
+            row_columns(pixels + (c * 32 + y) * 32, factors);
+            UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
+                if (y < IMAGE_HALF)
+                    eight_store(image->at[c][y][k], &factors[k]);
+                if (y >= 14)
+                    eight_store(image->at[c][y - 14][k] + 8, &factors[k]);
+            }
+        }
 }
 
 void image_pixels(const uint8_t *pixels, struct image_pixels *image)

@@ -25,14 +25,11 @@
 
 /* --- image.c: from 3,072 bytes to floats, 255 times (pixel / 127.5 - 1) ---------------------------- */
 
-/* Where conv1 forward makes pool1 and conv2 forward reads it, a row has its even columns first: then the neighbours
- * that share work in conv2 lie in unbroken runs. The lane of column x: */
-#define POOL1_LANE(x) ((x) / 2 + (x) % 2 * 8)
-
-/* What conv1 forward multiplies with its weights: at[channel][y][product][POOL1_LANE(x)] are the first
- * factors of the columns d0 = 2x, d1 = 2x + 1 ... d5 (winograd.h). x = 14, 15 have no meaning. */
+/* What conv1 forward multiplies with its weights: at[channel][y][product][i] are the first factors of winograd.h of
+ * columns 4i to 4i + 7 of row y, at[channel][y][product][8 + i] those of row y + 14. i = 7 has no meaning. */
+enum { IMAGE_HALF = 18 }; /* rows that seven rows of windows see */
 struct image_columns {
-    _Alignas(64) float at[3][32][WINOGRAD_PRODUCTS][16];
+    _Alignas(64) float at[3][IMAGE_HALF][WINOGRAD_PRODUCTS][16];
 };
 void image_columns(const uint8_t *pixels, struct image_columns *image);
 
@@ -46,23 +43,29 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 
 /* --- conv1.c, conv2.c: convolution, ReLU, dropout of channels, max-pool 2x2 ---------------------- */
 
+/* Where conv1 forward makes pool1 and conv2 forward reads it, rows y and y + 7 lie side by side, the even columns of
+ * both before the odd ones: so they come from conv1's lanes, and what conv2 computes at once lies in a run. The place
+ * of number (y, x): */
+#define POOL1_PLACE(y, x) ((y) % 7 * 32 + (x) % 2 * 16 + (y) / 7 * 8 + (x) / 2)
+enum { POOL1_PLANE = 14 * 16 };
+
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
     /* [channel][y][x], 14 columns used; conv2 reads one number past the end, whatever it is */
     _Alignas(64) float pool1[6][14][16], slack[8];
-    uint16_t from1[6][14][16]; /* [channel][y][POOL1_LANE(x)]: where in image_pixels the winner's patch starts */
+    uint16_t from1[6][POOL1_PLANE]; /* [channel][POOL1_PLACE(y, x)]: where in image_pixels the winner's patch starts */
     uint16_t from2[25][16];    /* [pool cell][channel]: the same in a channel of pool1 */
 };
 
 /* The weights of conv1 as its forward pass reads them: second factors of winograd.h, over 255. */
 struct conv1_packed {
-    float at[6][3][5][8]; /* [out][in][ky][product], 7 used */
+    float at[6][3][5][WINOGRAD_PRODUCTS]; /* [out][in][ky][product] */
 };
 void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
-/* pool1 as conv2 forward reads it: [channel][y][POOL1_LANE(x)]. */
+/* pool1 as conv2 forward reads it: [channel][POOL1_PLACE(y, x)]. */
 struct pool1_planes {
-    _Alignas(64) float at[6][14][16], slack[16]; /* conv2 reads two numbers past a row */
+    _Alignas(64) float at[6][POOL1_PLANE], slack[16]; /* conv2 reads three numbers past a row */
 };
 
 /* Only the channels whose bit is set in kept are computed, in planes, pool1 and from1; the others are left alone. */

@@ -7,6 +7,7 @@
 #ifndef DTRAIN_CPU_VECTOR_H
 #define DTRAIN_CPU_VECTOR_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__SSE2__)
@@ -35,13 +36,9 @@ typedef uint16_t words __attribute__((vector_size(2 * LANES)));
 /* A kernel's inner part: inlined where its sizes are constants. */
 #define KERNEL static inline __attribute__((always_inline))
 
-/* A part that is a function of its own where there are 16 registers: inlined, GCC would keep its constants in registers
- * that the sums of its caller need. */
-#if defined(__AVX512F__) || defined(__aarch64__)
-#define APART KERNEL
-#else
+/* A part that is a function of its own: inlined, GCC would keep its constants in registers that the sums of its caller
+ * need. */
 #define APART static __attribute__((noinline))
-#endif
 
 /* UNROLL: a loop that becomes straight code. ROLLED: one that must stay a loop; unrolled, its sums would spill, or it
  * would not be turned into vectors. */
@@ -171,31 +168,53 @@ KERNEL void eight_add(float *to, const eight *v)
     eight_store(to, &sum);
 }
 
-/* As add_product, of eight numbers at a. */
-KERNEL void eight_add_product(const float *a, float b, eight *sum)
+/* *sum += factor * *a, rounded once. */
+KERNEL void eight_fma(float factor, const eight *a, eight *sum)
 {
 #if defined(__FMA__) && defined(__AVX__)
-    *sum = (eight)_mm256_fmadd_ps(_mm256_loadu_ps(a), _mm256_set1_ps(b), (__m256)*sum);
+    *sum = (eight)_mm256_fmadd_ps((__m256)*a, _mm256_set1_ps(factor), (__m256)*sum);
 #else
-    vec parts[8 / LANES];
+    vec parts[8 / LANES], factors[8 / LANES];
     memcpy(parts, sum, sizeof *sum);
+    memcpy(factors, a, sizeof *a);
     UNROLL for (int k = 0; k < 8 / LANES; k++)
-        add_product(vec_load(a + k * LANES), b, &parts[k]);
+        add_product(factors[k], factor, &parts[k]);
     memcpy(sum, parts, sizeof *sum);
 #endif
 }
 
-/* As eight_add_product, to the lower half of a vector of 16; the upper one becomes meaningless. */
-KERNEL void half_add_product(const float *a, float b, vec *sum)
+/* As add_product, of eight numbers at a. */
+KERNEL void eight_add_product(const float *a, float b, eight *sum)
 {
-#if defined(__AVX512F__)
-    __m256 low = _mm512_castps512_ps256((__m512)*sum);
-    low = _mm256_fmadd_ps(_mm256_loadu_ps(a), _mm256_set1_ps(b), low);
-    *sum = (vec)_mm512_castps256_ps512(low);
-#else
-    (void)a, (void)b, (void)sum;
-#endif
+    eight numbers;
+    eight_load(a, &numbers);
+    eight_fma(b, &numbers, sum);
 }
+
+/* The lower half of a vector of 16 alone: as vec_load and add_product. The upper one is meaningless. */
+#if defined(__AVX512F__)
+KERNEL vec half_load(const float *from)
+{
+    return (vec)_mm512_castps256_ps512(_mm256_loadu_ps(from));
+}
+
+KERNEL void half_add_product(vec a, float b, vec *sum)
+{
+    __m256 low = _mm512_castps512_ps256((__m512)*sum);
+    low = _mm256_fmadd_ps(_mm512_castps512_ps256((__m512)a), _mm256_set1_ps(b), low);
+    *sum = (vec)_mm512_castps256_ps512(low);
+}
+#else
+KERNEL vec half_load(const float *from)
+{
+    return vec_load(from);
+}
+
+KERNEL void half_add_product(vec a, float b, vec *sum)
+{
+    add_product(a, b, sum);
+}
+#endif
 
 /* to[i] = from[places[i]], of 16 numbers. */
 KERNEL void eight_pick(const float from[16], const eight_ints *places, float to[8])

@@ -1,62 +1,94 @@
-/* winograd.h - two neighbours of a row under five taps by 7 multiplications instead of 10.
+/* winograd.h - four neighbours of a row under five taps by 8 multiplications instead of 20.
  *
- *   y0 = d0 g0 + d1 g1 + d2 g2 + d3 g3 + d4 g4,  y1 = d1 g0 + d2 g1 + d3 g2 + d4 g3 + d5 g4
+ *   y[i] = d[i] g[0] + d[i + 1] g[1] + ... + d[i + 4] g[4],   i = 0..3
  *
- * share work (Winograd, Arithmetic Complexity of Computations, 1980; F(2,3) for taps 0-2, F(2,2) for taps 3-4):
- *
- *   A = (d0-d2) g0 + (d3-d4) g3               B = (d1+d2) (g0+g1+g2)/2 + d4 (g3+g4)
- *   D = (d1-d3) g2 + (d4-d5) g4               C = (d2-d1) (g0-g1+g2)/2
- *   y0 = A + B + C,  y1 = B - C - D
- *
- * A to D are first summed over all channels and rows.
+ * Two polynomials of four and five terms multiply to one of eight, which is known by its values at eight points, here
+ * 0, 1, -1, 2, -2, 1/2, -1/2 and infinity: a product at each. This is the same backwards (Winograd, Arithmetic
+ * Complexity of Computations, 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015).
+ * kernels/README.md has the formulas, and how exact they are. The products are first summed over all channels and rows,
+ * then make up the four numbers.
  */
 #ifndef DTRAIN_CPU_WINOGRAD_H
 #define DTRAIN_CPU_WINOGRAD_H
 
 #include "vector.h"
 
-enum { WINOGRAD_A, WINOGRAD_B, WINOGRAD_C, WINOGRAD_D, WINOGRAD_SUMS, WINOGRAD_PRODUCTS = 7 };
+enum { WINOGRAD_PRODUCTS = 8 };
 
-/* The sum each product is added to: 0 to 3 are the first of A to D, 4 to 6 the second of A, B and D. */
-static const int winograd_sum[WINOGRAD_PRODUCTS] = {WINOGRAD_A, WINOGRAD_B, WINOGRAD_C, WINOGRAD_D,
-                                                    WINOGRAD_A, WINOGRAD_B, WINOGRAD_D};
-
-/* The products' first factors, of numbers d[6], which may be whole ones. */
-#define WINOGRAD_COLUMNS(d, factors)   \
-    do {                               \
-        (factors)[0] = (d)[0] - (d)[2]; \
-        (factors)[1] = (d)[1] + (d)[2]; \
-        (factors)[2] = (d)[2] - (d)[1]; \
-        (factors)[3] = (d)[1] - (d)[3]; \
-        (factors)[4] = (d)[3] - (d)[4]; \
-        (factors)[5] = (d)[4];         \
-        (factors)[6] = (d)[4] - (d)[5]; \
-    } while (0)
-
-/* And the second ones. */
-KERNEL void winograd_weights(const float g[5], float factors[WINOGRAD_PRODUCTS])
+/* The products' first factors, of eight columns. In each lane another four neighbours. */
+KERNEL void winograd_columns(const eight d[8], eight factors[WINOGRAD_PRODUCTS])
 {
-    factors[0] = g[0];
-    factors[1] = (g[0] + g[1] + g[2]) / 2;
-    factors[2] = (g[0] - g[1] + g[2]) / 2;
-    factors[3] = g[2];
-    factors[4] = g[3];
-    factors[5] = g[3] + g[4];
-    factors[6] = g[4];
+    eight even[3] = {d[2] + d[6], d[6], d[6]}, odd[3] = {d[1] + d[5], 2 * d[5], 0.5f * d[5]};
+    eight_fma(-4.25f, &d[4], &even[0]);
+    eight_fma(-1.25f, &d[4], &even[1]);
+    eight_fma(0.25f, &d[2], &even[1]);
+    eight_fma(-5, &d[4], &even[2]);
+    eight_fma(4, &d[2], &even[2]);
+    eight_fma(-4.25f, &d[3], &odd[0]);
+    eight_fma(-2.5f, &d[3], &odd[1]);
+    eight_fma(0.5f, &d[1], &odd[1]);
+    eight_fma(-2.5f, &d[3], &odd[2]);
+    eight_fma(2, &d[1], &odd[2]);
+    eight first = d[4] - d[2], last = d[3] - d[5];
+    factors[0] = d[0] - d[6];
+    eight_fma(5.25f, &first, &factors[0]);
+    UNROLL for (int k = 0; k < 3; k++) {
+        factors[1 + 2 * k] = even[k] + odd[k];
+        factors[2 + 2 * k] = even[k] - odd[k];
+    }
+    factors[7] = d[7] - d[1];
+    eight_fma(5.25f, &last, &factors[7]);
 }
 
-/* y0 or y1, of the sums A to D. */
-KERNEL vec winograd_output(int y, vec a, vec b, vec c, vec d)
+/* And the second ones, of five weights. */
+KERNEL void winograd_weights(const float g[5], float factors[WINOGRAD_PRODUCTS])
 {
-    return y == 0 ? a + b + c : b - c - d;
+    const float even[3] = {g[0] + g[2] + g[4], fmaf(16, g[4], fmaf(4, g[2], g[0])),
+                           fmaf(16, g[0], fmaf(4, g[2], g[4]))};
+    const float odd[3] = {g[1] + g[3], fmaf(8, g[3], 2 * g[1]), fmaf(8, g[1], 2 * g[3])};
+    static const float units[3] = {-2 / 9.0f, 1 / 90.0f, 2 / 45.0f};
+    factors[0] = g[0];
+    for (int k = 0; k < 3; k++) {
+        factors[1 + 2 * k] = (even[k] + odd[k]) * units[k];
+        factors[2 + 2 * k] = (even[k] - odd[k]) * units[k];
+    }
+    factors[7] = g[4];
+}
+
+/* The four neighbours, of the sums of the products. */
+KERNEL void winograd_outputs(const vec sums[WINOGRAD_PRODUCTS], vec y[4])
+{
+    vec even[3], odd[3];
+    UNROLL for (int k = 0; k < 3; k++) {
+        even[k] = sums[1 + 2 * k] + sums[2 + 2 * k];
+        odd[k] = sums[1 + 2 * k] - sums[2 + 2 * k];
+    }
+    y[0] = sums[0] + even[0] + even[1] + even[2];
+    y[1] = vec_fma(vec_all(0.5f), odd[2], vec_fma(vec_all(2), odd[1], odd[0]));
+    y[2] = vec_fma(vec_all(0.25f), even[2], vec_fma(vec_all(4), even[1], even[0]));
+    y[3] = vec_fma(vec_all(0.125f), odd[2], vec_fma(vec_all(8), odd[1], odd[0])) + sums[7];
+}
+
+/* Of two rows: as the two pool windows that they are, each row by row. */
+KERNEL void winograd_windows(vec sums[2][WINOGRAD_PRODUCTS], vec windows[2][4])
+{
+    UNROLL for (int row = 0; row < 2; row++) {
+        vec y[4];
+        winograd_outputs(sums[row], y);
+        UNROLL for (int k = 0; k < 4; k++)
+            windows[k / 2][2 * row + k % 2] = y[k];
+    }
 }
 
 /* How many of the sums to make in one pass over the factors, where each takes that many registers: at least eight
  * registers hide the latency of multiply-adds, and none must be spilled. */
 KERNEL int winograd_together(int registers)
 {
-    enum { ROOM = VECTOR_REGISTERS - 6 }; /* the others hold factors */
-    return 4 * registers <= ROOM ? 4 : 2 * registers <= ROOM ? 2 : 1;
+    enum { ROOM = VECTOR_REGISTERS - (VECTOR_REGISTERS == 32 ? 6 : 4) }; /* the others hold factors */
+    int together = WINOGRAD_PRODUCTS;
+    while (together > 1 && together * registers > ROOM)
+        together /= 2;
+    return together;
 }
 
 #endif

@@ -26,28 +26,73 @@ struct sample {
 
 /* --- convolution and pool -------------------------------------------------------------------------- */
 
-/* One row of five taps, at two neighbours, by seven products (kernels/cpu/winograd.h has the formulas): the next term
- * of the chains A, B, C, D, or the next two. x: six columns; g: five weights. */
-static void add_row(const float x[6], const float g[5], float unit, float chains[4])
+/* Even and odd parts make two: their sum and their difference. */
+static void add_and_subtract(const float even[3], const float odd[3], float pairs[6])
 {
-    const float factors[7] = {x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3], x[3] - x[4], x[4], x[4] - x[5]};
-    const float weights[7] = {g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2], g[3], g[3] + g[4], g[4]};
-    static const int chain[7] = {0, 1, 2, 3, 0, 1, 3};
-    for (int k = 0; k < 7; k++)
-        chains[chain[k]] = fmaf(factors[k], weights[k] * unit, chains[chain[k]]);
+    for (int k = 0; k < 3; k++) {
+        pairs[2 * k] = even[k] + odd[k];
+        pairs[2 * k + 1] = even[k] - odd[k];
+    }
 }
 
-/* The window of 2x2 outputs of a 5x5 convolution whose inputs begin at x[0], planes of `side` x `side`; only planes
- * whose bit is set in `planes`. w: (planes, 5, 5), taken times unit. */
-static void convolve_window(const float *x, size_t side, unsigned planes, const float *w, float unit, float window[4])
+/* The first factors of four neighbours' eight products, of eight columns. */
+static void make_factors(const float d[8], float factors[8])
+{
+    const float even[3] = {fmaf(-4.25f, d[4], d[2] + d[6]), fmaf(0.25f, d[2], fmaf(-1.25f, d[4], d[6])),
+                           fmaf(4, d[2], fmaf(-5, d[4], d[6]))};
+    const float odd[3] = {fmaf(-4.25f, d[3], d[1] + d[5]), fmaf(0.5f, d[1], fmaf(-2.5f, d[3], 2 * d[5])),
+                          fmaf(2, d[1], fmaf(-2.5f, d[3], 0.5f * d[5]))};
+    factors[0] = fmaf(5.25f, d[4] - d[2], d[0] - d[6]);
+    add_and_subtract(even, odd, factors + 1);
+    factors[7] = fmaf(5.25f, d[3] - d[5], d[7] - d[1]);
+}
+
+/* The second ones, of five weights. */
+static void make_taps(const float g[5], float taps[8])
+{
+    static const float units[3] = {-2 / 9.0f, 1 / 90.0f, 2 / 45.0f};
+    const float even[3] = {g[0] + g[2] + g[4], fmaf(16, g[4], fmaf(4, g[2], g[0])),
+                           fmaf(16, g[0], fmaf(4, g[2], g[4]))};
+    const float odd[3] = {g[1] + g[3], fmaf(8, g[3], 2 * g[1]), fmaf(8, g[1], 2 * g[3])};
+    taps[0] = g[0];
+    add_and_subtract(even, odd, taps + 1);
+    for (int k = 0; k < 6; k++)
+        taps[1 + k] *= units[k / 2];
+    taps[7] = g[4];
+}
+
+/* The four neighbours, of the sums of their products. */
+static void make_outputs(const float m[8], float y[4])
+{
+    float even[3], odd[3];
+    for (int k = 0; k < 3; k++) {
+        even[k] = m[1 + 2 * k] + m[2 + 2 * k];
+        odd[k] = m[1 + 2 * k] - m[2 + 2 * k];
+    }
+    y[0] = m[0] + even[0] + even[1] + even[2];
+    y[1] = fmaf(0.5f, odd[2], fmaf(2, odd[1], odd[0]));
+    y[2] = fmaf(0.25f, even[2], fmaf(4, even[1], even[0]));
+    y[3] = fmaf(0.125f, odd[2], fmaf(8, odd[1], odd[0])) + m[7];
+}
+
+/* Two neighbouring windows of 2x2 outputs of a 5x5 convolution whose inputs begin at x[0], planes of `side` x `side`;
+ * only planes whose bit is set in `planes`. w: (planes, 5, 5), taken times unit. */
+static void convolve_windows(const float *x, size_t side, unsigned planes, const float *w, float unit,
+                             float windows[2][4])
 {
     for (size_t row = 0; row < 2; row++) {
-        float chains[4] = {0};
+        float chains[8] = {0}, y[4];
         for (size_t in = 0; planes >> in != 0; in++)
-            for (size_t ky = 0; planes >> in & 1 && ky < 5; ky++)
-                add_row(x + (in * side + row + ky) * side, w + (in * 5 + ky) * 5, unit, chains);
-        window[2 * row] = chains[0] + chains[1] + chains[2];
-        window[2 * row + 1] = chains[1] - chains[2] - chains[3];
+            for (size_t ky = 0; planes >> in & 1 && ky < 5; ky++) {
+                float factors[8], taps[8];
+                make_factors(x + (in * side + row + ky) * side, factors);
+                make_taps(w + (in * 5 + ky) * 5, taps);
+                for (int k = 0; k < 8; k++)
+                    chains[k] = fmaf(factors[k], taps[k] * unit, chains[k]);
+            }
+        make_outputs(chains, y);
+        for (int k = 0; k < 4; k++)
+            windows[k / 2][2 * row + (size_t)k % 2] = y[k];
     }
 }
 
@@ -78,20 +123,25 @@ static void forward_convolutions(const float *w, const struct sample_mask *mask,
                                  struct sample *s)
 {
     unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
-    float window[4];
+    float windows[2][4];
     memset(s->pool1, 0, sizeof s->pool1); /* dropped channels stay 0, and so does what they would send back */
     memset(s->pool2, 0, sizeof s->pool2);
     for (int c = 0; c < 6; c++)
         for (int y = 0; y < 14 && keeps(mask, DROPOUT_CONV1, c); y++)
             for (int x = 0; x < 14; x++) {
-                convolve_window(&s->image[0][2 * y][2 * x], 32, 7, w + at(CONV1_W) + c * 75, 1 / 255.0f, window);
+                if (x % 2 == 0)
+                    convolve_windows(&s->image[0][2 * y][2 * x], 32, 7, w + at(CONV1_W) + c * 75, 1 / 255.0f, windows);
+                const float *window = windows[x % 2];
                 s->from1[c][y][x] = pool(window);
                 s->pool1[c][y][x] = relu(window[s->from1[c][y][x]] + w[at(CONV1_B) + c]) * scales[DROPOUT_CONV1];
             }
     for (int c = 0; c < 16; c++)
         for (int y = 0; y < 5 && keeps(mask, DROPOUT_CONV2, c); y++)
             for (int x = 0; x < 5; x++) {
-                convolve_window(&s->pool1[0][2 * y][2 * x], 14, kept1, w + at(CONV2_W) + c * 150, 1, window);
+                int first = x < 4 ? x / 2 * 2 : 3; /* the last window is the second of two */
+                if (x % 2 == 0)
+                    convolve_windows(&s->pool1[0][2 * y][2 * first], 14, kept1, w + at(CONV2_W) + c * 150, 1, windows);
+                const float *window = windows[x - first];
                 s->from2[c][y][x] = pool(window);
                 s->pool2[c][y][x] = relu(window[s->from2[c][y][x]] + w[at(CONV2_B) + c]) * scales[DROPOUT_CONV2];
             }

@@ -1,8 +1,9 @@
 /* conv1.cuh - conv1 with ReLU, dropout and pool, and the gradient of its weights. A seat's two samples;
  * dropped channels are left out.
  *
- *   forward   image (3, 32, 32) -> pool1 (6, 14, 14); a warp two rows of windows of up to three channels
- *             196 windows x 210 FFMA a kept channel: net A 494,000 of a seat's two samples, D half
+ *   forward   image (3, 32, 32), as factors (tile.cuh) -> pool1 (6, 14, 14), as win1; a warp four rows of pairs of
+ *             windows, 28 of 32 lanes, of up to three channels. 98 pairs x 240 FFMA a kept channel: net A 282,000 of a
+ *             seat's two samples by 14 of 16 warps; D half, mostly by 8
  *   weights   a lane a tap, of all three input planes; a warp 25 windows; at most 75 FFMA a live window and channel
  */
 #ifndef DTRAIN_FUSED_CONV1_CUH
@@ -13,53 +14,64 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-/* A warp: two rows of windows, of channels number first .. first + count (1..KT) of the kept ones. */
+/* 14 rows of seven pairs. A warp has four rows: two groups of channels are seven warps' work. */
+constexpr unsigned PAIRS1 = 14 * ACROSS1, WARP_PAIRS1 = 28;
+
+/* A warp: pairs 28 * unit + lane, of a sample's n kept channels in groups of `together`, KT at most: all pairs of the
+ * first group, then those of the second. Lanes from the 28th on repeat the one before, and channels that a group lacks
+ * are another's: none of these is stored. */
 template <int KT>
-static __device__ void conv1_rows(memory &m, unsigned e, unsigned first, unsigned count,
-                                  unsigned two_rows)
+static __device__ void conv1_pairs(memory &m, unsigned e, unsigned n, unsigned together, unsigned unit)
 {
-    unsigned lane = tid() % LANES, x = lane % 16, y = two_rows * 2 + lane / 16;
-    bool mine = x < 14;
-    x = mine ? x : 13;
-    window windows[KT] = {};
+    unsigned lane = tid() % LANES, i = unit * WARP_PAIRS1 + (lane < WARP_PAIRS1 ? lane : WARP_PAIRS1 - 1);
+    unsigned group = i / PAIRS1, pair = i % PAIRS1, y = pair / ACROSS1, x = pair % ACROSS1 * 2;
+    pair_chains pairs[KT] = {};
     unsigned channel[KT];
+    const float4 *taps[KT];
 #pragma unroll
-    for (unsigned k = 0; k < KT; k++)
-        channel[k] = m.channels1[e][first + (k < count ? k : 0)]; /* the first one twice, if they are too few */
+    for (unsigned k = 0; k < KT; k++) {
+        unsigned number = group * together + k;
+        channel[k] = m.channels1[e][number < n ? number : 0];
+        taps[k] = m.taps1[channel[k]].rows[0];
+    }
 #pragma unroll 1
     for (unsigned in = 0; in < 3; in++) {
-        const float *taps[KT];
+        convolve_plane<KT>(m.factors1[e][in], pair, taps, pairs);
 #pragma unroll
         for (int k = 0; k < KT; k++)
-            taps[k] = m.taps.conv1[channel[k]][in];
-        convolve_plane<KT>(&m.image[e][in][2 * y][2 * x], PITCH_IMAGE, taps, windows);
+            taps[k] += 5 * 2;
     }
 #pragma unroll
-    for (int k = 0; k < KT; k++) {
-        int from;
-        float v = pool(windows[k], m.b1[channel[k]], m.run.scale[0], &from);
-        if (mine) {
-            m.pool1[e][channel[k]][y][x] = v;
-            m.win1[e][channel[k]][y * 14 + x].base = winner_base(from, y, x, PITCH_IMAGE);
+    for (unsigned k = 0; k < KT; k++) {
+        pair_outputs outputs = outputs_of(pairs[k]);
+#pragma unroll
+        for (unsigned window = 0; window < 2; window++) {
+            int from;
+            float v = pool(outputs, window, m.b1[channel[k]], m.run.scale[0], &from);
+            winner w = {v, winner_base(from, y, x + window, PITCH_IMAGE)};
+            if (lane < WARP_PAIRS1 && group * together + k < n)
+                m.win1[e][channel[k]][y * 14 + x + window] = w;
         }
     }
 }
 
-/* A sample's kept channels in groups of up to three, as equal as they can be; seven warps a group. */
+/* A sample's kept channels in groups of up to three, as equal as can be: seven warps' work if there are two groups, if
+ * there is one four warps', of which the last is half empty. */
 static __device__ void conv1_forward(memory &m, both kept)
 {
     both n = {(unsigned)__popc(kept.first), (unsigned)__popc(kept.second)};
     both groups = {(n.first + 2) / 3, (n.second + 2) / 3};
-    for (unsigned unit = tid() / LANES; unit < 7 * (groups.first + groups.second); unit += WARPS) {
-        unsigned e = unit >= 7 * groups.first, u = unit - e * 7 * groups.first;
-        unsigned half = groups[e] == 2 ? n[e] / 2 : 0, first = u < 7 ? 0 : half;
-        unsigned count = u < 7 && half != 0 ? half : n[e] - half;
-        if (count == 3)
-            conv1_rows<3>(m, e, first, count, u % 7);
-        else
-            conv1_rows<2>(m, e, first, count, u % 7);
-    }
+    both units = {(7 * groups.first + 1) / 2, (7 * groups.second + 1) / 2};
+    unsigned warp = tid() / LANES, e = warp >= units.first, unit = warp - e * units.first;
+    if (warp >= units.first + units.second)
+        return;
+    unsigned together = (n[e] + groups[e] - 1) / groups[e];
+    if (together == 3)
+        conv1_pairs<3>(m, e, n[e], 3, unit);
+    else
+        conv1_pairs<2>(m, e, n[e], together, unit);
 }
+static_assert(2 * PAIRS1 == 7 * WARP_PAIRS1 && EACH * 7 <= WARPS, "a warp has one unit");
 
 /* --- weights ---------------------------------------------------------------------------------- */
 

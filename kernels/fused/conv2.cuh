@@ -2,7 +2,9 @@
  * dropped channels on either side are left out.
  *
  *   forward   pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 6.4 KB
- *             of words. A warp all 25 windows of one or two channels; 25 windows x 70 FFMA a pair of kept channels
+ *             of words. A warp 15 pairs of windows, 30 of 32 lanes, of up to two or four channels. 15 pairs x 80 FFMA
+ *             for each kept channel of pool1 and of pool2: net A 230,000 of a seat's two samples by 8 of 16 warps, D a
+ *             quarter by 4 to 9
  *   weights   a warp a channel, a lane a tap, of all six input planes; 150 FFMA a live window and channel, half with D
  *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
  *             channels, of which 25 count; then up to nine windows are added to each number of pool1
@@ -23,52 +25,85 @@ DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned cha
     send_word(&mail_of(m, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
-/* A warp: all windows of KT kept channels, from number `first` on. Lanes 0..14 have three rows of them, 16..25 the
- * others. */
+/* pool1 and its factors, of what conv1 left, a thread a stretch; and the taps. */
+static __device__ void prepare_conv2(memory &m, both kept1)
+{
+    constexpr unsigned STRETCHES = 14 * ACROSS2;
+    make_taps<16, 6>(&m.w2[0][0][0], 1, m.taps2);
+    unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, i = tid() % STRETCHES;
+    if (tid() < EACH * 6 * STRETCHES && (kept1[e] >> in & 1) != 0) {
+        unsigned odd = i / (7 * ACROSS2), at = i % (7 * ACROSS2), x = at % ACROSS2;
+        unsigned row = at / ACROSS2 * 2 + odd, column = x < 2 ? 4 * x : 6;
+        const winner *winners = &m.win1[e][in][row * 14 + column];
+        float2 *pool1 = reinterpret_cast<float2 *>(&m.pool1[e][in][row][column]);
+        float d[8];
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            d[2 * q] = winners[2 * q].d, d[2 * q + 1] = winners[2 * q + 1].d;
+            if (x < 2 ? q < 2 : q > 0) /* columns 0..3, 4..7, 8..13 */
+                pool1[q] = make_float2(d[2 * q], d[2 * q + 1]);
+        }
+        make_factors(d, &m.factors2[e][in].low[odd][at], &m.factors2[e][in].high[odd][at]);
+    }
+    if (tid() < 2 * SAMPLES)
+        m.pool2[tid() / 2][INPUTS + tid() % 2] = 0;
+}
+static_assert(EACH * 6 * 14 * ACROSS2 <= THREADS, "a thread has one stretch");
+
+/* A warp: all windows of up to 2 * KT kept channels, from number `first` of n on, in 15 pairs of windows: two lanes a
+ * pair, which have the channels in turn. Of a row's five windows the last pair has the last two, and only the second
+ * counts. */
 template <int KT>
 static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, unsigned kept1,
-                                      unsigned first)
+                                      unsigned first, unsigned n)
 {
-    unsigned lane = tid() % LANES, cell = lane < 16 ? lane : lane - 1;
-    bool mine = lane < 15 || (lane >= 16 && lane < 26);
-    cell = mine ? cell : 24;
-    unsigned y = cell / 5, x = cell % 5, channel[KT];
-    window windows[KT] = {};
+    unsigned lane = tid() % LANES, pair = lane < 30 ? lane / 2 : 14;
+    unsigned y = pair / ACROSS2, x = pair % ACROSS2 < 2 ? pair % ACROSS2 * 2 : 3, channel[KT];
+    pair_chains pairs[KT] = {};
+    const float4 *taps[KT];
 #pragma unroll
-    for (int k = 0; k < KT; k++)
-        channel[k] = m.channels2[e][first + (unsigned)k];
+    for (unsigned k = 0; k < KT; k++) {
+        unsigned number = first + 2 * k + lane % 2;
+        channel[k] = m.channels2[e][number < n ? number : first];
+    }
 #pragma unroll 1
     for (unsigned rest = kept1; rest != 0; rest &= rest - 1) {
         unsigned in = (unsigned)__ffs((int)rest) - 1;
-        const float *taps[KT];
 #pragma unroll
         for (int k = 0; k < KT; k++)
-            taps[k] = m.taps.conv2[channel[k]][in];
-        convolve_plane<KT>(&m.pool1[e][in][2 * y][2 * x], PITCH_POOL1, taps, windows);
+            taps[k] = m.taps2[channel[k]].rows[in * 5];
+        convolve_plane<KT>(m.factors2[e][in], pair, taps, pairs);
     }
 #pragma unroll
-    for (int k = 0; k < KT; k++) {
-        int from;
-        float v = pool(windows[k], m.b2[channel[k]], m.run.scale[1], &from);
-        if (mine) {
-            m.win2[e][channel[k]][cell].base = winner_base(from, y, x, PITCH_POOL1);
+    for (unsigned k = 0; k < KT; k++) {
+        pair_outputs outputs = outputs_of(pairs[k]);
+#pragma unroll
+        for (unsigned window = 0; window < 2; window++) {
+            int from;
+            float v = pool(outputs, window, m.b2[channel[k]], m.run.scale[1], &from);
+            if (lane >= 30 || first + 2 * k + lane % 2 >= n || (x == 3 && window == 0))
+                continue;
+            unsigned cell = y * 5 + x + window;
+            m.win2[e][channel[k]][cell].base = winner_base(from, y, x + window, PITCH_POOL1);
             send_pool2(m, round, e, channel[k], cell, v);
         }
     }
 }
 
-/* Two channels a warp if both samples together keep more than there are warps. What is dropped is sent as 0. */
+/* Two channels a lane, four a warp, if both samples together keep more than there are warps. What is dropped is sent as
+ * 0. */
 static __device__ void conv2_forward(memory &m, unsigned round, both kept1, both kept2)
 {
     both n = {(unsigned)__popc(kept2.first), (unsigned)__popc(kept2.second)};
-    unsigned at_once = n.first + n.second > WARPS ? 2 : 1;
+    unsigned at_once = n.first + n.second > WARPS ? 4 : 2;
     both units = {(n.first + at_once - 1) / at_once, (n.second + at_once - 1) / at_once};
-    for (unsigned unit = tid() / LANES; unit < units.first + units.second; unit += WARPS) {
-        unsigned e = unit >= units.first, first = at_once * (unit - e * units.first);
-        if (at_once == 2 && first + 1 < n[e])
-            conv2_channels<2>(m, round, e, kept1[e], first);
+    unsigned warp = tid() / LANES;
+    if (warp < units.first + units.second) {
+        unsigned e = warp >= units.first, first = at_once * (warp - e * units.first);
+        if (at_once == 4 && first + 2 < n[e])
+            conv2_channels<2>(m, round, e, kept1[e], first, n[e]);
         else
-            conv2_channels<1>(m, round, e, kept1[e], first);
+            conv2_channels<1>(m, round, e, kept1[e], first, n[e]);
     }
     for (unsigned i = tid(); i < EACH * 400; i += THREADS) {
         unsigned e = i / 400, channel = i / 25 % 16;

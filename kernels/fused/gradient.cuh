@@ -21,12 +21,15 @@ DEVICE void forward_to_pool2(memory &m)
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
     if (tid() == 0)
         m.round++; /* the one before has been read behind a barrier */
-    make_taps(m);
+    make_taps<6, 3>(&m.w1[0][0][0], 1 / 255.0f, m.taps1);
     __syncthreads();
     ends(m, PHASE_TAPS);
     conv1_forward(m, kept1);
     __syncthreads();
     ends(m, PHASE_CONV1);
+    prepare_conv2(m, kept1);
+    __syncthreads();
+    ends(m, PHASE_TAPS);
     conv2_forward(m, m.round, kept1, kept2);
     ends(m, PHASE_CONV2);
     await_dense_weights(m);
@@ -67,7 +70,7 @@ static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 14 
 DEVICE void tile_gradient(memory &m)
 {
     forward(m);
-    head_back(m, m.round);
+    head_back(m);
     ends(m, PHASE_HEAD);
     receive_rows(m, m.round);
     ends(m, PHASE_ROWS);

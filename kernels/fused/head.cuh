@@ -210,7 +210,7 @@ DEVICE void head_forward(memory &m, unsigned round)
 }
 
 /* After head_forward. */
-static __device__ void head_back(memory &m, unsigned round)
+static __device__ void head_back(memory &m)
 {
     if (tid() < LANES) {
         unsigned e = tid() / 16, k = tid() % 16;
@@ -220,13 +220,13 @@ static __device__ void head_back(memory &m, unsigned round)
         if (k == 0 && l.label >= 0)
             add_term(m, FUSED_LOSS, l.loss);
     } else if (tid() >= 2 * LANES)
-        send_outputs(m, 2 * LANES, round);
+        send_outputs(m, 2 * LANES, m.round);
     __syncthreads();
     fc1_back(m);
     __syncthreads();
     conv3_back(m);
     __syncthreads();
-    send_gradients(m, round);
+    send_gradients(m, m.round);
 }
 
 /* --- the dense layers' weights ---------------------------------------------------------------- */

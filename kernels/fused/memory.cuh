@@ -36,7 +36,6 @@ constexpr unsigned PITCH_IMAGE = 38, PLANE_IMAGE = 32 * PITCH_IMAGE, PITCH_POOL1
 constexpr unsigned PITCH_CONV3 = 52; /* two zeros at the end */
 constexpr unsigned PITCH_FC1 = 124;
 constexpr unsigned PITCH_D3 = 132;  /* output o is at d3_at(o) */
-constexpr unsigned PITCH_TAPS = 40; /* five rows of eight */
 constexpr unsigned PATCH = 36, PITCH_SEEN = 6 * PATCH + 1;
 
 /* Of a number of a pool: its gradient, and where in the plane of the convolution's input its winner's 5x5 numbers
@@ -53,12 +52,20 @@ struct both {
     __device__ __forceinline__ unsigned operator[](unsigned e) const { return e != 0 ? second : first; }
 };
 
+/* What factors.cuh makes of a convolution's input and of its weights. A plane has HEIGHT rows of ACROSS stretches: f0
+ * to f3 of each and f4 to f7, even rows before odd ones, so that those of pairs below each other lie in a row. A
+ * channel's taps: five rows a plane, and four numbers that put the next channel's into other banks. */
+template <unsigned HEIGHT, unsigned ACROSS> struct plane_factors {
+    float4 low[2][HEIGHT / 2 * ACROSS], high[2][HEIGHT / 2 * ACROSS];
+};
+template <unsigned PLANES> struct channel_taps {
+    float4 rows[PLANES * 5][2], padding;
+};
+constexpr unsigned ACROSS1 = 7, ACROSS2 = 3; /* stretches; conv2's begin at columns 0, 4 and 6 */
+
 /* In the order of the tile: conv3's and fc1's outputs, and the gradients before their activations; logits'. */
 struct rows {
     float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][84], d1[SAMPLES][84], dz[SAMPLES][12];
-};
-struct taps { /* winograd.cuh */
-    float conv1[6][3][PITCH_TAPS], conv2[16][6][PITCH_TAPS];
 };
 
 struct mailbox;
@@ -69,13 +76,21 @@ struct alignas(16) memory {
     float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
 
     float image[EACH][3][32][PITCH_IMAGE]; /* 2p - 255 */
-    winner win1[EACH][6][196], win2[EACH][16][28];
+    winner win1[EACH][6][196]; /* d: forward, the number itself */
+    winner win2[EACH][16][28];
     union {
-        struct { /* until conv2's input */
+        struct { /* from the pictures until conv1 is done */
+            plane_factors<32, ACROSS1> factors1[EACH][3];
+            channel_taps<3> taps1[6];
+        };
+        struct { /* from there until conv2's input */
             float pool1[EACH][6][14][PITCH_POOL1];
             float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
             union {
-                struct taps taps; /* forward through the convolutions */
+                struct { /* forward through conv2 */
+                    plane_factors<14, ACROSS2> factors2[EACH][6];
+                    channel_taps<6> taps2[16];
+                };
                 struct rows rows; /* backward */
             };
         };

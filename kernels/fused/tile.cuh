@@ -1,12 +1,13 @@
-/* tile.cuh - what a tile needs before its first convolution: masks, who has which sample, pictures. It reads only what
- * the host wrote, so it is done while others still work on the step before.
+/* tile.cuh - what a tile needs before its first convolution: masks, who has which sample, pictures and their factors.
+ * It reads only what the host wrote, so it is done while others still work on the step before.
  *
- * In: 16 records of 3,073 bytes, of which a seat reads two; 96 + 2 * 51 draws of Philox at most. No FFMA.
+ * In: 16 records of 3,073 bytes, of which a seat reads two; 96 + 2 * 51 draws of Philox at most. 1,344 stretches of 26
+ * operations.
  */
 #ifndef DTRAIN_FUSED_TILE_CUH
 #define DTRAIN_FUSED_TILE_CUH
 
-#include "memory.cuh"
+#include "factors.cuh"
 
 /* Of the tile's samples those before `count` are there. */
 struct tile {
@@ -102,6 +103,23 @@ DEVICE unsigned aligned_word(const uint8_t *at)
     return *reinterpret_cast<const unsigned *>(at - ((uintptr_t)at & 3));
 }
 
+/* Four pixels of the seat's sample e, the q-th four, and their stretch's factors, for which the four behind them are
+ * there too; none begins with a row's last four. */
+DEVICE void place_pixels(memory &m, unsigned e, unsigned q, unsigned pixels, unsigned behind)
+{
+    unsigned plane = q / 256, row = q / 8 % 32, x = q % 8;
+    float d[8];
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++)
+        d[i] = whole_pixel(pixels, i), d[4 + i] = whole_pixel(behind, i);
+    float2 *to = reinterpret_cast<float2 *>(&m.image[e][plane][row][4 * x]);
+    to[0] = make_float2(d[0], d[1]), to[1] = make_float2(d[2], d[3]);
+    auto &factors = m.factors1[e][plane];
+    unsigned at = row / 2 * ACROSS1 + x;
+    if (x < ACROSS1)
+        make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
+}
+
 /* Out of line, as it is called twice; its arguments are numbers, so that they come in registers. */
 static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned number, unsigned position, unsigned count)
 {
@@ -113,12 +131,14 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
     if (t == 0)
         m.tile = number;
     const uint8_t *first = pixels_of(m, 0), *second = pixels_of(m, 1);
-    unsigned low[TURNS], high[TURNS]; /* on their way while masks are drawn */
+    unsigned low[TURNS], middle[TURNS], high[TURNS]; /* on their way while masks are drawn */
 #pragma unroll
     for (unsigned i = 0; i < TURNS; i++) {
         unsigned four = t + i * THREADS;
         const uint8_t *at = four < FOURS ? first + 4 * four : second + 4 * (four - FOURS);
-        low[i] = aligned_word(at), high[i] = aligned_word(at + 3);
+        bool last = four % 8 == 7; /* of its row: what is behind it does not count, and may not be there */
+        low[i] = aligned_word(at), middle[i] = aligned_word(at + (last ? 3 : 4));
+        high[i] = last ? 0 : aligned_word(at + 7);
     }
     if (t < EACH * 51)
         draw_dense(m, tile, t / 51, t % 51);
@@ -129,13 +149,9 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
 #pragma unroll
     for (unsigned i = 0; i < TURNS; i++) {
         unsigned four = t + i * THREADS, e = four >= FOURS, q = four - e * FOURS;
-        unsigned pixels = shifted(low[i], high[i], 8 * ((unsigned)(uintptr_t)(e ? second : first) & 3));
-        float *to = &m.image[e][0][q / 8][q % 8 * 4];
-        *reinterpret_cast<float2 *>(to) = make_float2(whole_pixel(pixels, 0), whole_pixel(pixels, 1));
-        *reinterpret_cast<float2 *>(to + 2) = make_float2(whole_pixel(pixels, 2), whole_pixel(pixels, 3));
+        unsigned bits = 8 * ((unsigned)(uintptr_t)(e ? second : first) & 3);
+        place_pixels(m, e, q, shifted(low[i], middle[i], bits), shifted(middle[i], high[i], bits));
     }
-    if (t < 2 * SAMPLES)
-        m.pool2[t / 2][INPUTS + t % 2] = 0;
 }
 
 /* What it leaves is there behind the next barrier. What it overwrites was read before the last tile's end. */

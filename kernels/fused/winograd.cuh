@@ -1,80 +1,86 @@
-/* winograd.cuh - what both convolutions share: a row of five taps at two neighbours by seven products
- * (kernels/README.md), the pool behind them, and lists of the windows through which a gradient passes.
+/* winograd.cuh - what both convolutions share: products of factors and taps (factors.cuh), the pool behind them, and
+ * lists of the windows through which a gradient passes.
+ *
+ * Forward a lane has a *pair*: two neighbouring windows of the pool, that is four columns by two rows of the
+ * convolution, of six stretches of each input plane.
  */
 #ifndef DTRAIN_FUSED_WINOGRAD_CUH
 #define DTRAIN_FUSED_WINOGRAD_CUH
 
-#include "memory.cuh"
+#include "factors.cuh"
 
-/* The convolutions' weights as convolve_plane takes them: of a row of five, seven and a 0. Once a step and seat. */
-static __device__ void make_taps(memory &m)
-{
-    constexpr unsigned ROWS1 = 6 * 3 * 5, ROWS = ROWS1 + 16 * 6 * 5;
-    for (unsigned i = tid(); i < ROWS; i += THREADS) {
-        const float *g = small_parameter(m, i / 5 * 28 + i % 5 * 5); /* w2 follows w1 */
-        float4 *h = reinterpret_cast<float4 *>(reinterpret_cast<float *>(&m.taps) + i * 8);
-        float g0 = g[0], g1 = g[1], g2 = g[2], g3 = g[3], g4 = g[4], unit = i < ROWS1 ? 1 / 255.0f : 1;
-        float h1 = (g0 + g1 + g2) / 2, h2 = (g0 - g1 + g2) / 2, h5 = g3 + g4;
-        h[0] = make_float4(g0 * unit, h1 * unit, h2 * unit, g2 * unit);
-        h[1] = make_float4(g3 * unit, h5 * unit, g4 * unit, 0);
-    }
-}
+/* --- forward ---------------------------------------------------------------------------------- */
 
-/* The chains A, B, C, D of both rows of a window. */
-struct window {
-    float chains[2][4];
+/* The eight chains of both rows of a pair. */
+struct pair_chains {
+    float m[2][8];
 };
 
-/* One input plane: the window whose input begins at x, for KT outputs with taps[k]. 70 FFMA an output, 18 LDS of 8
- * bytes a window and 10 of 16 an output. */
-template <int KT> DEVICE void convolve_plane(const float *x, unsigned pitch, const float *const *taps, window *windows)
+DEVICE void add_terms(float *chains, float4 f, float4 h)
 {
-    float f[6][7];
-#pragma unroll
-    for (int r = 0; r < 6; r++) {
-        float d[6];
-#pragma unroll
-        for (int q = 0; q < 3; q++) {
-            float2 v = *reinterpret_cast<const float2 *>(x + (unsigned)r * pitch + 2 * q);
-            d[2 * q] = v.x, d[2 * q + 1] = v.y;
-        }
-        f[r][0] = d[0] - d[2], f[r][1] = d[1] + d[2], f[r][2] = d[2] - d[1], f[r][3] = d[1] - d[3];
-        f[r][4] = d[3] - d[4], f[r][5] = d[4], f[r][6] = d[4] - d[5];
-    }
-#pragma unroll
-    for (int k = 0; k < KT; k++)
-#pragma unroll
-        for (int u = 0; u < 5; u++) {
-            float4 a = *reinterpret_cast<const float4 *>(taps[k] + u * 8);
-            float4 b = *reinterpret_cast<const float4 *>(taps[k] + u * 8 + 4);
-#pragma unroll
-            for (int row = 0; row < 2; row++) {
-                float *chains = windows[k].chains[row];
-                const float *factors = f[u + row];
-                chains[0] = fmaf(factors[0], a.x, chains[0]), chains[1] = fmaf(factors[1], a.y, chains[1]);
-                chains[2] = fmaf(factors[2], a.z, chains[2]), chains[3] = fmaf(factors[3], a.w, chains[3]);
-                chains[0] = fmaf(factors[4], b.x, chains[0]), chains[1] = fmaf(factors[5], b.y, chains[1]);
-                chains[3] = fmaf(factors[6], b.z, chains[3]);
-            }
-        }
+    chains[0] = fmaf(f.x, h.x, chains[0]), chains[1] = fmaf(f.y, h.y, chains[1]);
+    chains[2] = fmaf(f.z, h.z, chains[2]), chains[3] = fmaf(f.w, h.w, chains[3]);
 }
 
-/* Max-pool, bias, ReLU and dropout's scale. *from: which of the four it was, row by row; NOWHERE: no gradient passes.
- */
-DEVICE float pool(const window &window, float bias, float scale, int *from)
+/* One input plane: pair number `pair` of it, row by row, for KT outputs, whose taps begin at taps[k]. 80 FFMA an
+ * output; 12 LDS of 16 bytes a pair, which lie side by side for neighbouring pairs, and 10 an output, the same ones for
+ * all lanes or for every second. */
+template <int KT, unsigned HEIGHT, unsigned ACROSS>
+DEVICE void convolve_plane(const plane_factors<HEIGHT, ACROSS> &plane, unsigned pair, const float4 *const *taps,
+                           pair_chains *pairs)
 {
-    float four[4];
+    float4 low[2], high[2]; /* of two rows: each meets two rows of taps */
+    low[0] = plane.low[0][pair], high[0] = plane.high[0][pair];
+#pragma unroll
+    for (unsigned u = 0; u < 5; u++) {
+        unsigned below = u + 1, at = pair + below / 2 * ACROSS;
+        low[below % 2] = plane.low[below % 2][at], high[below % 2] = plane.high[below % 2][at];
+#pragma unroll
+        for (int k = 0; k < KT; k++) {
+            float4 first = taps[k][2 * u], last = taps[k][2 * u + 1];
+#pragma unroll
+            for (unsigned row = 0; row < 2; row++) {
+                add_terms(pairs[k].m[row], low[(u + row) % 2], first);
+                add_terms(pairs[k].m[row] + 4, high[(u + row) % 2], last);
+            }
+        }
+    }
+}
+
+/* y0 to y3 of both rows of a pair. */
+struct pair_outputs {
+    float y[2][4];
+};
+
+DEVICE pair_outputs outputs_of(const pair_chains &pair)
+{
+    pair_outputs outputs;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-        const float *chains = window.chains[row];
-        four[2 * row] = chains[0] + chains[1] + chains[2], four[2 * row + 1] = chains[1] - chains[2] - chains[3];
+        const float *m = pair.m[row];
+        float *y = outputs.y[row];
+        float sum1 = m[1] + m[2], sum2 = m[3] + m[4], sum3 = m[5] + m[6];
+        float rest1 = m[1] - m[2], rest2 = m[3] - m[4], rest3 = m[5] - m[6];
+        y[0] = m[0] + sum1 + sum2 + sum3;
+        y[1] = fmaf(0.5f, rest3, fmaf(2, rest2, rest1));
+        y[2] = fmaf(0.25f, sum3, fmaf(4, sum2, sum1));
+        y[3] = fmaf(0.125f, rest3, fmaf(8, rest2, rest1)) + m[7];
     }
-    float best = four[0];
+    return outputs;
+}
+
+/* Max-pool, bias, ReLU and dropout's scale, of a pair's window 0 or 1. *from: which of the four it was, row by row;
+ * NOWHERE: no gradient passes. */
+DEVICE float pool(const pair_outputs &outputs, unsigned window, float bias, float scale, int *from)
+{
+    float best = outputs.y[0][2 * window];
     int at = 0;
 #pragma unroll
-    for (int k = 1; k < 4; k++)
-        if (!(four[k] <= best) && best == best) /* nothing wins over NaN */
-            best = four[k], at = k;
+    for (unsigned k = 1; k < 4; k++) {
+        float y = outputs.y[k / 2][2 * window + k % 2];
+        if (!(y <= best) && best == best) /* nothing wins over NaN */
+            best = y, at = (int)k;
+    }
     best += bias;
     float y = (best < 0 ? 0 : best) * scale;
     *from = y > 0 ? at : NOWHERE;

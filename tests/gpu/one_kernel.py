@@ -11,7 +11,7 @@ import time
 from emulated_gpu import LIBRARIES, TRAIN, emulated
 from tap import check, finish
 
-from dtrain import content, metrics, progress, run, start, weights
+from dtrain import ROOT, content, metrics, progress, run, start, weights
 
 
 def one_net():
@@ -29,7 +29,8 @@ def one_net():
     check(weights("between") == weights("defined-D"), "from GPUs to the CPU and back within an epoch: the same bits",
           result)
     result = run(1, "--engine", "fused", "--data", "synthetic", "--max-steps", "1", "--out", "known", env=LIBRARIES)
-    check(result.code == 0 and result.digest == "0cf1328e6eab9d21", "the digest of README.md after a step", result)
+    check(result.code == 0 and f"\n| D | `{result.digest}` |" in (ROOT / "README.md").read_text(encoding="utf-8"),
+          "the digest of README.md after a step", result)
     result = emulated(2, "--engine", "fused", "--lr", "1000000", "--epochs", "50", gpus=2)
     check(result.code == 1 and "not finite" in result.err, "a loss that is not finite ends the run", result)
     result = emulated(1, "--engine", "fused", EMULATED_SHARED=str(163 << 10))
