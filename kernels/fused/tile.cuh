@@ -103,8 +103,8 @@ DEVICE unsigned aligned_word(const uint8_t *at)
     return *reinterpret_cast<const unsigned *>(at - ((uintptr_t)at & 3));
 }
 
-/* Four pixels of the seat's sample e, the q-th four, and their stretch's factors, for which the four behind them are
- * there too; none begins with a row's last four. */
+/* Four pixels of the seat's sample e, the q-th four, and the factors of the stretch that they and the four behind them
+ * are; a row's last four begin none, and what is behind them does not count. */
 DEVICE void place_pixels(memory &m, unsigned e, unsigned q, unsigned pixels, unsigned behind)
 {
     unsigned plane = q / 256, row = q / 8 % 32, x = q % 8;
@@ -131,14 +131,12 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
     if (t == 0)
         m.tile = number;
     const uint8_t *first = pixels_of(m, 0), *second = pixels_of(m, 1);
-    unsigned low[TURNS], middle[TURNS], high[TURNS]; /* on their way while masks are drawn */
+    unsigned low[TURNS], high[TURNS]; /* on their way while masks are drawn */
 #pragma unroll
     for (unsigned i = 0; i < TURNS; i++) {
         unsigned four = t + i * THREADS;
         const uint8_t *at = four < FOURS ? first + 4 * four : second + 4 * (four - FOURS);
-        bool last = four % 8 == 7; /* of its row: what is behind it does not count, and may not be there */
-        low[i] = aligned_word(at), middle[i] = aligned_word(at + (last ? 3 : 4));
-        high[i] = last ? 0 : aligned_word(at + 7);
+        low[i] = aligned_word(at), high[i] = aligned_word(at + 3);
     }
     if (t < EACH * 51)
         draw_dense(m, tile, t / 51, t % 51);
@@ -149,12 +147,13 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
 #pragma unroll
     for (unsigned i = 0; i < TURNS; i++) {
         unsigned four = t + i * THREADS, e = four >= FOURS, q = four - e * FOURS;
-        unsigned bits = 8 * ((unsigned)(uintptr_t)(e ? second : first) & 3);
-        place_pixels(m, e, q, shifted(low[i], middle[i], bits), shifted(middle[i], high[i], bits));
+        unsigned pixels = shifted(low[i], high[i], 8 * ((unsigned)(uintptr_t)(e ? second : first) & 3));
+        place_pixels(m, e, q, pixels, __shfl_sync(0xffffffffu, pixels, (t + 1) % LANES)); /* a warp: four rows */
     }
 }
 
-/* What it leaves is there behind the next barrier. What it overwrites was read before the last tile's end. */
+/* What it leaves is there behind the next barrier. What it overwrites was read before the last tile's end, but for the
+ * parts of conv1's weights: where they lie it writes behind a barrier of its own. */
 DEVICE void prepare_tile(const tile &tile)
 {
     prepare_numbered(tile.step, tile.number, tile.position, tile.count);
