@@ -4,7 +4,7 @@
  *   forward   pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 6.4 KB
  *             of words. A warp 15 pairs of windows, 30 of 32 lanes, of up to two or four channels. 15 pairs x 80 FFMA
  *             for each kept channel of pool1 and of pool2: net A 230,000 of a seat's two samples by 8 of 16 warps, D a
- *             quarter by 4 to 9
+ *             quarter by 5 to 9
  *   weights   a warp a channel, a lane a tap, of all six input planes; 150 FFMA a live window and channel, half with D
  *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
  *             channels, of which 25 count; then up to nine windows are added to each number of pool1
@@ -30,10 +30,9 @@ static __device__ void prepare_conv2(memory &m, both kept1)
 {
     constexpr unsigned STRETCHES = 14 * ACROSS2;
     make_taps<16, 6>(&m.w2[0][0][0], 1, m.taps2);
-    unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, i = tid() % STRETCHES;
+    unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, row = tid() / ACROSS2 % 14, x = tid() % ACROSS2;
     if (tid() < EACH * 6 * STRETCHES && (kept1[e] >> in & 1) != 0) {
-        unsigned odd = i / (7 * ACROSS2), at = i % (7 * ACROSS2), x = at % ACROSS2;
-        unsigned row = at / ACROSS2 * 2 + odd, column = x < 2 ? 4 * x : 6;
+        unsigned column = x < 2 ? 4 * x : 6, at = row / 2 * ACROSS2 + x;
         const winner *winners = &m.win1[e][in][row * 14 + column];
         float2 *pool1 = reinterpret_cast<float2 *>(&m.pool1[e][in][row][column]);
         float d[8];
@@ -43,7 +42,8 @@ static __device__ void prepare_conv2(memory &m, both kept1)
             if (x < 2 ? q < 2 : q > 0) /* columns 0..3, 4..7, 8..13 */
                 pool1[q] = make_float2(d[2 * q], d[2 * q + 1]);
         }
-        make_factors(d, &m.factors2[e][in].low[odd][at], &m.factors2[e][in].high[odd][at]);
+        auto &factors = m.factors2[e][in];
+        make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
     }
     if (tid() < 2 * SAMPLES)
         m.pool2[tid() / 2][INPUTS + tid() % 2] = 0;
