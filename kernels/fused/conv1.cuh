@@ -3,7 +3,7 @@
  *
  *   forward   image (3, 32, 32), as factors (tile.cuh) -> pool1 (6, 14, 14), as win1; a warp four rows of pairs of
  *             windows, 28 of 32 lanes, of up to three channels. 98 pairs x 240 FFMA a kept channel: net A 282,000 of a
- *             seat's two samples by 14 of 16 warps; D half, mostly by 8
+ *             seat's two samples by 14 of 16 warps; D half, by 8 or 11
  *   weights   a lane a tap, of all three input planes; a warp 25 windows; at most 75 FFMA a live window and channel
  */
 #ifndef DTRAIN_FUSED_CONV1_CUH
@@ -18,7 +18,7 @@
 constexpr unsigned PAIRS1 = 14 * ACROSS1, WARP_PAIRS1 = 28;
 
 /* A warp: pairs 28 * unit + lane, of a sample's n kept channels in groups of `together`, KT at most: all pairs of the
- * first group, then those of the second. Lanes from the 28th on repeat the one before, and channels that a group lacks
+ * first group, then those of the second. Lanes 28 to 31 have lane 27's pair once more, and channels that a group lacks
  * are another's: none of these is stored. */
 template <int KT>
 static __device__ void conv1_pairs(memory &m, unsigned e, unsigned n, unsigned together, unsigned unit)

@@ -53,8 +53,9 @@ struct both {
 };
 
 /* What factors.cuh makes of a convolution's input and of its weights. A plane has HEIGHT rows of ACROSS stretches: f0
- * to f3 of each and f4 to f7, even rows before odd ones, so that those of pairs below each other lie in a row. A
- * channel's taps: five rows a plane, and four numbers that put the next channel's into other banks. */
+ * to f3 in low, f4 to f7 in high, even rows before odd ones. So stretch x of row 2y is number y * ACROSS + x, as is the
+ * pair that begins with it, and what pairs one after the other read at once lies side by side. A channel's taps: five
+ * rows a plane, and four numbers that put the next channel's into other banks. */
 template <unsigned HEIGHT, unsigned ACROSS> struct plane_factors {
     float4 low[2][HEIGHT / 2 * ACROSS], high[2][HEIGHT / 2 * ACROSS];
 };

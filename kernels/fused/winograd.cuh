@@ -2,7 +2,7 @@
  * lists of the windows through which a gradient passes.
  *
  * Forward a lane has a *pair*: two neighbouring windows of the pool, that is four columns by two rows of the
- * convolution, of six stretches of each input plane.
+ * convolution, which see one stretch of each of six rows of every input plane. Pairs are numbered row by row.
  */
 #ifndef DTRAIN_FUSED_WINOGRAD_CUH
 #define DTRAIN_FUSED_WINOGRAD_CUH
