@@ -25,7 +25,7 @@ DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned cha
     send_word(&mail_of(m, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
-/* pool1 and its factors, of what conv1 left, a thread a stretch; and the taps. */
+/* pool1 and its factors, of what conv1 left, a thread a stretch; the taps; and the zeros that end the rows of pool2. */
 static __device__ void prepare_conv2(memory &m, both kept1)
 {
     constexpr unsigned STRETCHES = 14 * ACROSS2;
