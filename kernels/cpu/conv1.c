@@ -1,9 +1,9 @@
 /* conv1: image (3, 32, 32) -> 6 channels of 28x28 -> ReLU, dropout, max-pool -> (6, 14, 14).
  *
- * Forward. A lane has two neighbouring pool windows: four columns of two rows, whose four neighbours share work by
- * winograd.h; seven lanes have a row of windows, 14 of 16 two of them, y and y + 7. 141,120 multiply-adds a sample
- * instead of 352,800. Dropped channels are not computed. The factors of columns are made once an image (image.c), those
- * of weights once a step.
+ * Forward. Each lane has two pool windows side by side, so two rows of four neighbours, which share work by winograd.h:
+ * 141,120 multiply-adds a sample instead of 352,800. A row of 14 windows takes seven lanes; of 16 lanes one half has
+ * row y, the other row y + 7, and one lane of each half is not used. Dropped channels are not computed. The factors of
+ * columns are made once an image (image.c), those of weights once a step.
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
@@ -16,7 +16,7 @@
 #include "winograd.h"
 
 enum {
-    PARTS = 16 / LANES,        /* vectors in two rows of windows */
+    PARTS = 16 / LANES,        /* vectors that 16 numbers take */
     SPAN = PARTS > 1 ? 2 : 1,  /* of them, computed together */
     GROUP = PARTS > 1 ? 2 : 3, /* channels computed together, at most: as the registers allow */
     PATCHES = 14 * 14,
@@ -41,9 +41,8 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
 /* Winograd's sums of both rows under SPAN vectors of windows: [product][channel][row * SPAN + vector]. */
 typedef vec window_sums[WINOGRAD_PRODUCTS][GROUP][2 * SPAN];
 
-/* `count` of the products, from number `first` on. w: of each channel. */
-KERNEL void sum_products(int first, int count, int channels, const float *image, const float *const *w,
-                         window_sums out)
+/* `count` of the sums, from number `first` on. image: factors of columns; w: of each channel those of weights. */
+KERNEL void sum_some(int first, int count, int channels, const float *image, const float *const *w, window_sums out)
 {
     enum { VECTORS = 2 * SPAN };
     window_sums sum;
@@ -69,19 +68,20 @@ KERNEL void sum_products(int first, int count, int channels, const float *image,
             vec_spill(&out[first + k][i / VECTORS][i % VECTORS], sum[k][i / VECTORS][i % VECTORS]);
 }
 
-KERNEL void sum_windows(int channels, const float *image, const float *const *w, window_sums out)
+/* All eight, in as many passes as the registers ask for. */
+KERNEL void sum_products(int channels, const float *image, const float *const *w, window_sums out)
 {
     const int together = winograd_together(channels * 2 * SPAN);
     ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
-        sum_products(first, together, channels, image, w, out);
+        sum_some(first, together, channels, image, w, out);
 }
 
-/* Where in image_pixels the patches of two rows of windows start, by lane: of even columns. */
+/* Where in image_pixels the patches of rows 0 and 7 of windows start, by lane: of the window in an even column. */
 #define STARTS(row) (row), (row) + 12, (row) + 24, (row) + 36, (row) + 48, (row) + 60, (row) + 72, (row) + 84
 static const int32_t patch_starts[16] = {STARTS(0), STARTS(14 * 32 * 3)};
-enum { TO_ODD = 6 };
+enum { TO_ODD = 6 }; /* from there to that of the odd one beside it */
 
-/* Max-pool, bias, ReLU and scale of a vector of windows, of the even columns and of the odd ones. */
+/* Max-pool, bias, ReLU and scale of vector v of windows, of those in even columns and of those in odd ones. */
 APART void pool(window_sums sums, int channel, int v, float bias, float scale, ivec starts, float *plane,
                 uint16_t *from)
 {
@@ -107,7 +107,7 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
     for (int y = 0; y < 7; y++)
         for (int part = 0; part < PARTS; part += SPAN) {
             window_sums sums;
-            sum_windows(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
+            sum_products(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
             UNROLL for (int i = 0; i < SPAN; i++) {
                 int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
                 ivec starts = (ivec)vec_load((const float *)patch_starts + lane) + 2 * y * 32 * 3;
@@ -181,7 +181,7 @@ static void activation_backward(const float pool1[14][16], float scale, float dp
 
 /* The gradient of the channel's bias: of each chunk, windows 16, 8, 4, 2 and 1 apart are added; then the chunks.
  * Inlined, GCC makes what it loads of what was just stored, lane by lane. */
-static __attribute__((noinline)) float sum_windows_of(const struct windows *windows)
+static __attribute__((noinline)) float bias_gradient(const struct windows *windows)
 {
     eight sum[CHUNKS]; /* lanes: windows, then chunks */
     UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -247,7 +247,7 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
     for (; kept != 0; kept &= kept - 1) {
         int c = __builtin_ctz(kept);
         activation_backward(features->pool1[c], scale, dpool1[c], &windows);
-        bias[c] = sum_windows_of(&windows);
+        bias[c] = bias_gradient(&windows);
         channel_weights(image->at[0][0], &windows, features->from1[c], gradient);
         UNROLL for (int k = 0; k < 5 * 16; k += LANES)
             exact_add(gradient[0] + k, sums + LAYOUT_OF(conv1) + c * (5 * 16) + k, &room);

@@ -41,7 +41,7 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
             }
 }
 
-/* The first factors: [in][y][product][i] are of the columns 2i to 2i + 7 of a row. i = 1 is not used. */
+/* The factors of columns: [in][y][product][i] are of the columns 2i to 2i + 7 of row y. i = 1 is not used. */
 struct pool1_columns {
     _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][4];
 };
@@ -83,10 +83,10 @@ enum {
 /* Winograd's sums of a row of ten outputs: [product][four outputs][vector of channels]. */
 typedef vec row_sums[WINOGRAD_PRODUCTS][QUADS][SPAN];
 
-/* `count` of the products, from number `first` on. weights: [in][ky][product][channels], from the first of the `span`
- * vectors of them on. */
-KERNEL void row_products(int first, int count, const float *weights, int channels, int span,
-                         const struct pool1_columns *columns, unsigned kept, int y, row_sums out)
+/* `count` of the sums, from number `first` on. weights: their factors, [in][ky][product][channels], from the first of
+ * the `span` vectors of channels on. */
+KERNEL void sum_some(int first, int count, const float *weights, int channels, int span,
+                     const struct pool1_columns *columns, unsigned kept, int y, row_sums out)
 {
     row_sums sum;
     UNROLL for (int k = 0; k < count; k++)
@@ -112,12 +112,13 @@ KERNEL void row_products(int first, int count, const float *weights, int channel
             vec_spill(&out[first + k][i / span][i % span], sum[k][i / span][i % span]);
 }
 
-KERNEL void row_forward(const float *weights, int channels, int span, const struct pool1_columns *columns,
-                        unsigned kept, int y, row_sums out)
+/* All eight, in as many passes as the registers ask for. */
+KERNEL void sum_products(const float *weights, int channels, int span, const struct pool1_columns *columns,
+                         unsigned kept, int y, row_sums out)
 {
     const int together = winograd_together(QUADS * span);
     ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
-        row_products(first, together, weights, channels, span, columns, kept, y, out);
+        sum_some(first, together, weights, channels, span, columns, kept, y, out);
 }
 
 /* Max-pool of a row of windows, bias, ReLU and scale for vector v of channels. */
@@ -159,7 +160,7 @@ static void forward_all(const struct layout *w, const struct conv2_packed *packe
         for (int y = 0; y < 5; y++) {
             row_sums rows[2];
             ROLLED for (int row = 0; row < 2; row++)
-                row_forward(packed->forward[0][0][0] + group, 16, SPAN, columns, kept1, 2 * y + row, rows[row]);
+                sum_products(packed->forward[0][0][0] + group, 16, SPAN, columns, kept1, 2 * y + row, rows[row]);
             pool_all(rows, group, w->conv2_bias, kept2, scale, y, pool2 + y * 5, from2 + y * 5);
         }
 }
@@ -207,7 +208,7 @@ static void forward_few(const struct layout *w, const struct conv2_packed *packe
     for (int y = 0; y < 5; y++) {
         row_sums rows[2];
         ROLLED for (int row = 0; row < 2; row++)
-            row_forward(weights[0][0][0], FEW, FEW_SPAN, columns, kept1, 2 * y + row, rows[row]);
+            sum_products(weights[0][0][0], FEW, FEW_SPAN, columns, kept1, 2 * y + row, rows[row]);
         pool_few(rows, bias, places, scale, y, pool2 + y * 5, from2 + y * 5);
     }
 }

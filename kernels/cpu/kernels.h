@@ -25,8 +25,8 @@
 
 /* --- image.c: from 3,072 bytes to floats, 255 times (pixel / 127.5 - 1) ---------------------------- */
 
-/* What conv1 forward multiplies with its weights: at[channel][y][product][i] are the first factors of winograd.h of
- * columns 4i to 4i + 7 of row y, at[channel][y][product][8 + i] those of row y + 14. i = 7 has no meaning. */
+/* What conv1 forward multiplies with its weights: at[channel][y][product][i] are the factors by winograd.h of columns
+ * 4i to 4i + 7 of row y, at[channel][y][product][8 + i] those of row y + 14. i = 7 has no meaning. */
 enum { IMAGE_HALF = 18 }; /* rows that seven rows of windows see */
 struct image_columns {
     _Alignas(64) float at[3][IMAGE_HALF][WINOGRAD_PRODUCTS][16];
@@ -43,9 +43,9 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 
 /* --- conv1.c, conv2.c: convolution, ReLU, dropout of channels, max-pool 2x2 ---------------------- */
 
-/* Where conv1 forward makes pool1 and conv2 forward reads it, rows y and y + 7 lie side by side, the even columns of
- * both before the odd ones: so they come from conv1's lanes, and what conv2 computes at once lies in a run. The place
- * of number (y, x): */
+/* Where number (y, x) of pool1 stands while conv1 forward makes it and conv2 forward reads it: rows y and y + 7 lie
+ * side by side, the even columns of both before the odd ones. So they come from conv1's lanes, and what conv2 computes
+ * at once lies in a run. */
 #define POOL1_PLACE(y, x) ((y) % 7 * 32 + (x) % 2 * 16 + (y) / 7 * 8 + (x) / 2)
 enum { POOL1_PLANE = 14 * 16 };
 
@@ -57,7 +57,7 @@ struct features {
     uint16_t from2[25][16];    /* [pool cell][channel]: the same in a channel of pool1 */
 };
 
-/* The weights of conv1 as its forward pass reads them: second factors of winograd.h, over 255. */
+/* The weights of conv1 as its forward pass reads them: factors by winograd.h, over 255. */
 struct conv1_packed {
     float at[6][3][5][WINOGRAD_PRODUCTS]; /* [out][in][ky][product] */
 };
@@ -80,7 +80,7 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
 
 /* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
-    _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* second factors: [in][ky][product][out] */
+    _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* factors by winograd.h: [in][ky][product][out] */
     /* What a winner sends back to the 6x6 numbers that its window was made of: [winner in the left or the right column]
      * [out * 6 + 1 + ky][in][8], of the 8 five kx from 0 or 1 on. The row of zeros above a channel is the one below the
      * channel before. Zero at first. */

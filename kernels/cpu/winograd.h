@@ -5,8 +5,8 @@
  * Two polynomials of four and five terms multiply to one of eight, which is known by its values at eight points, here
  * 0, 1, -1, 2, -2, 1/2, -1/2 and infinity: a product at each. This is the same backwards (Winograd, Arithmetic
  * Complexity of Computations, 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015).
- * kernels/README.md has the formulas, and how exact they are. The products are first summed over all channels and rows,
- * then make up the four numbers.
+ * kernels/README.md has the formulas, how to check them, and how exact they are. Each product is of a factor of columns
+ * and one of weights; it is first summed over all channels and rows, and of the eight sums come the four numbers.
  */
 #ifndef DTRAIN_CPU_WINOGRAD_H
 #define DTRAIN_CPU_WINOGRAD_H
@@ -15,7 +15,7 @@
 
 enum { WINOGRAD_PRODUCTS = 8 };
 
-/* The products' first factors, of eight columns. In each lane another four neighbours. */
+/* The factors of eight columns, d[0] to d[7]. In each lane those of another four neighbours. */
 KERNEL void winograd_columns(const eight d[8], eight factors[WINOGRAD_PRODUCTS])
 {
     eight even[3] = {d[2] + d[6], d[6], d[6]}, odd[3] = {d[1] + d[5], 2 * d[5], 0.5f * d[5]};
@@ -40,7 +40,7 @@ KERNEL void winograd_columns(const eight d[8], eight factors[WINOGRAD_PRODUCTS])
     eight_fma(5.25f, &last, &factors[7]);
 }
 
-/* And the second ones, of five weights. */
+/* The factors of five weights. */
 KERNEL void winograd_weights(const float g[5], float factors[WINOGRAD_PRODUCTS])
 {
     const float even[3] = {g[0] + g[2] + g[4], fmaf(16, g[4], fmaf(4, g[2], g[0])),
@@ -55,7 +55,7 @@ KERNEL void winograd_weights(const float g[5], float factors[WINOGRAD_PRODUCTS])
     factors[7] = g[4];
 }
 
-/* The four neighbours, of the sums of the products. */
+/* The four neighbours, of the sums of the products. In each lane another four. */
 KERNEL void winograd_outputs(const vec sums[WINOGRAD_PRODUCTS], vec y[4])
 {
     vec even[3], odd[3];
@@ -69,7 +69,7 @@ KERNEL void winograd_outputs(const vec sums[WINOGRAD_PRODUCTS], vec y[4])
     y[3] = vec_fma(vec_all(0.125f), odd[2], vec_fma(vec_all(8), odd[1], odd[0])) + sums[7];
 }
 
-/* Of two rows: as the two pool windows that they are, each row by row. */
+/* The same of two rows: eight numbers, as the two pool windows side by side that they are. */
 KERNEL void winograd_windows(vec sums[2][WINOGRAD_PRODUCTS], vec windows[2][4])
 {
     UNROLL for (int row = 0; row < 2; row++) {
@@ -80,8 +80,8 @@ KERNEL void winograd_windows(vec sums[2][WINOGRAD_PRODUCTS], vec windows[2][4])
     }
 }
 
-/* How many of the sums to make in one pass over the factors, where each takes that many registers: at least eight
- * registers hide the latency of multiply-adds, and none must be spilled. */
+/* How many of the eight sums to make in one pass over channels and rows, where each takes that many registers: at least
+ * eight registers hide the latency of multiply-adds, and none must be spilled. */
 KERNEL int winograd_together(int registers)
 {
     enum { ROOM = VECTOR_REGISTERS - (VECTOR_REGISTERS == 32 ? 6 : 4) }; /* the others hold factors */
