@@ -258,8 +258,7 @@ KERNEL void sum_winners(bool add, int channels, int rows, struct winners winners
     }
 }
 
-/* The same for `count` channels, as many at once as the registers hold: two are left for a gradient and what it
- * multiplies. */
+/* The same for `count` channels, as many at once as the registers hold, of which one is left for a gradient. */
 KERNEL void sum_channels(bool add, int count, int rows, struct winners winners, const float *const *planes, int pitch,
                          float *const *to, int to_pitch)
 {

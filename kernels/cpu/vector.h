@@ -7,7 +7,6 @@
 #ifndef DTRAIN_CPU_VECTOR_H
 #define DTRAIN_CPU_VECTOR_H
 
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__SSE2__)

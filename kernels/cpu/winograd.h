@@ -11,6 +11,8 @@
 #ifndef DTRAIN_CPU_WINOGRAD_H
 #define DTRAIN_CPU_WINOGRAD_H
 
+#include <math.h>
+
 #include "vector.h"
 
 enum { WINOGRAD_PRODUCTS = 8 };
