@@ -171,9 +171,9 @@ static void activation_backward(const float pool1[14][16], float scale, float dp
             vec_store(windows->at + y * 14 + x, d); /* the next row is written over the padding */
             bits |= vec_bits(d != 0) << x;
         }
-        uint64_t wide = (uint64_t)(bits & 0x3fff) << y * 14 % CHUNK;
-        live[y * 14 / CHUNK] |= wide & ((1u << CHUNK) - 1);
-        live[y * 14 / CHUNK + 1] |= (uint32_t)(wide >> CHUNK);
+        uint64_t placed = (uint64_t)(bits & 0x3fff) << y * 14 % CHUNK;
+        live[y * 14 / CHUNK] |= placed & ((1u << CHUNK) - 1);
+        live[y * 14 / CHUNK + 1] |= (uint32_t)(placed >> CHUNK);
     }
     memcpy(windows->live, live, sizeof windows->live);
     memset(windows->at + PATCHES, 0, (CHUNKS * CHUNK - PATCHES) * sizeof *windows->at);

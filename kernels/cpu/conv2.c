@@ -53,17 +53,13 @@ static const int quad_at[QUADS] = {0, 2, 3}; /* in pool1_columns */
 /* Rows y and y + 7 at once. */
 static inline void two_rows(const float *plane, int y, float columns[14][WINOGRAD_PRODUCTS][4])
 {
-    eight d[8], factors[WINOGRAD_PRODUCTS];
-    UNROLL for (int k = 0; k < 8; k++) {
-        eight rows[2];
-        eight_load(plane + POOL1_PLACE(y, k), &rows[0]);
-        eight_load(plane + POOL1_PLACE(y + 7, k), &rows[1]);
-        d[k] = PICK_EIGHT(rows[0], rows[1], 0, 1, 2, 3, 8, 9, 10, 11);
-    }
+    wide d[8], factors[WINOGRAD_PRODUCTS];
+    UNROLL for (int k = 0; k < 8; k++)
+        wide_pair(plane + POOL1_PLACE(y, k), plane + POOL1_PLACE(y + 7, k), (wide_ints *)&d[k]);
     winograd_columns(d, factors);
     UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
         memcpy(columns[y][k], &factors[k], sizeof columns[y][k]);
-        memcpy(columns[y + 7][k], (const float *)&factors[k] + 4, sizeof columns[y][k]);
+        memcpy(columns[y + 7][k], (const char *)&factors[k] + sizeof factors[k] / 2, sizeof columns[y][k]);
     }
 }
 

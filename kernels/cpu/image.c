@@ -9,33 +9,32 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads four bytes as one number");
 
-/* Lane i: columns 4i to 4i + 7 of a row. The last lane has no meaning. */
-static inline void row_columns(const uint8_t row[32], eight factors[WINOGRAD_PRODUCTS])
+/* Lane i: columns 4i to 4i + 7 of a row; of 16 lanes the upper half is another row's. A row's last has no meaning. */
+static inline void row_columns(const wide_ints *fours, wide factors[WINOGRAD_PRODUCTS])
 {
-    eight d[8];
-    eight_ints fours; /* pixels 4i to 4i + 3, a byte each */
-    memcpy(&fours, row, sizeof fours);
-    UNROLL for (int k = 0; k < 4; k++) {
-        eight_ints pixels = fours >> 8 * k & 255;
-        d[k] = __builtin_convertvector(2 * pixels - 255, eight);
-        d[4 + k] = PICK_EIGHT(d[k], d[k], 1, 2, 3, 4, 5, 6, 7, 7);
+    wide d[8];
+    UNROLL for (int k = 0; k < 4; k++) { /* fours: pixels 4i to 4i + 3, a byte each */
+        wide_ints twice = (k == 0 ? *fours << 1 : *fours >> (8 * k - 1)) & 2 * 255;
+        d[k] = __builtin_convertvector(twice - 255, wide);
+        wide_next(&d[k], &d[4 + k]);
     }
     winograd_columns(d, factors);
 }
 
 void image_columns(const uint8_t *pixels, struct image_columns *image)
 {
+    enum { ROWS = sizeof(wide) / sizeof(eight) }; /* rows computed together */
     for (int c = 0; c < 3; c++)
-        for (int y = 0; y < 32; y++) {
-            eight factors[WINOGRAD_PRODUCTS];
-            row_columns(pixels + (c * 32 + y) * 32, factors);
-            UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
-                if (y < IMAGE_HALF)
-                    eight_store(image->at[c][y][k], &factors[k]);
-                if (y >= 14)
-                    eight_store(image->at[c][y - 14][k] + 8, &factors[k]);
+        for (int y = 0; y < IMAGE_HALF; y++)
+            UNROLL for (int half = 0; half < 2; half += ROWS) {
+                const uint8_t *row = pixels + (c * 32 + y + half * 14) * 32;
+                wide_ints fours;
+                wide factors[WINOGRAD_PRODUCTS];
+                wide_pair(row, row + (ROWS == 2 ? 14 * 32 : 16), &fours);
+                row_columns(&fours, factors);
+                UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+                    wide_store(image->at[c][y][k] + half * 8, &factors[k]);
             }
-        }
 }
 
 void image_pixels(const uint8_t *pixels, struct image_pixels *image)

@@ -190,6 +190,51 @@ KERNEL void eight_add_product(const float *a, float b, eight *sum)
     eight_fma(b, &numbers, sum);
 }
 
+/* A vec, but of eight numbers at least. Passed by address, as eights are. */
+typedef float wide __attribute__((vector_size((LANES > 8 ? LANES : 8) * sizeof(float))));
+typedef int32_t wide_ints __attribute__((vector_size(sizeof(wide))));
+
+/* Its lower half from one place, its upper one from another. No alignment is asked. */
+KERNEL void wide_pair(const void *low, const void *high, wide_ints *to)
+{
+#if defined(__AVX512F__)
+    __m512i lower = _mm512_castsi256_si512(_mm256_loadu_si256(low));
+    *to = (wide_ints)_mm512_inserti64x4(lower, _mm256_loadu_si256(high), 1);
+#elif defined(__AVX__)
+    __m256 lower = _mm256_castps128_ps256(_mm_loadu_ps(low));
+    *to = (wide_ints)_mm256_insertf128_ps(lower, _mm_loadu_ps(high), 1);
+#else
+    memcpy(to, low, sizeof *to / 2);
+    memcpy((char *)to + sizeof *to / 2, high, sizeof *to / 2);
+#endif
+}
+
+KERNEL void wide_store(float *to, const wide *v)
+{
+    typedef float unaligned __attribute__((vector_size(sizeof(wide)), aligned(4), may_alias));
+    *(unaligned *)to = *v;
+}
+
+/* Lane i: lane i + 1 of v. The last has no meaning. */
+KERNEL void wide_next(const wide *v, wide *to)
+{
+#if defined(__AVX512F__)
+    *to = (wide)_mm512_alignr_epi32((__m512i)*v, (__m512i)*v, 1);
+#else
+    *to = PICK_EIGHT(*v, *v, 1, 2, 3, 4, 5, 6, 7, 7);
+#endif
+}
+
+/* *sum += factor * *a, rounded once. */
+KERNEL void wide_fma(float factor, const wide *a, wide *sum)
+{
+#if defined(__AVX512F__)
+    add_product(*a, factor, sum);
+#else
+    eight_fma(factor, a, sum);
+#endif
+}
+
 /* The lower half of a vector of 16 alone: as vec_load and add_product. The upper one is meaningless. */
 #if defined(__AVX512F__)
 KERNEL vec half_load(const float *from)

@@ -18,28 +18,28 @@
 enum { WINOGRAD_PRODUCTS = 8 };
 
 /* The factors of eight columns, d[0] to d[7]. In each lane those of another four neighbours. */
-KERNEL void winograd_columns(const eight d[8], eight factors[WINOGRAD_PRODUCTS])
+KERNEL void winograd_columns(const wide d[8], wide factors[WINOGRAD_PRODUCTS])
 {
-    eight even[3] = {d[2] + d[6], d[6], d[6]}, odd[3] = {d[1] + d[5], 2 * d[5], 0.5f * d[5]};
-    eight_fma(-4.25f, &d[4], &even[0]);
-    eight_fma(-1.25f, &d[4], &even[1]);
-    eight_fma(0.25f, &d[2], &even[1]);
-    eight_fma(-5, &d[4], &even[2]);
-    eight_fma(4, &d[2], &even[2]);
-    eight_fma(-4.25f, &d[3], &odd[0]);
-    eight_fma(-2.5f, &d[3], &odd[1]);
-    eight_fma(0.5f, &d[1], &odd[1]);
-    eight_fma(-2.5f, &d[3], &odd[2]);
-    eight_fma(2, &d[1], &odd[2]);
-    eight first = d[4] - d[2], last = d[3] - d[5];
+    wide even[3] = {d[2] + d[6], d[6], d[6]}, odd[3] = {d[1] + d[5], 2 * d[5], 0.5f * d[5]};
+    wide_fma(-4.25f, &d[4], &even[0]);
+    wide_fma(-1.25f, &d[4], &even[1]);
+    wide_fma(0.25f, &d[2], &even[1]);
+    wide_fma(-5, &d[4], &even[2]);
+    wide_fma(4, &d[2], &even[2]);
+    wide_fma(-4.25f, &d[3], &odd[0]);
+    wide_fma(-2.5f, &d[3], &odd[1]);
+    wide_fma(0.5f, &d[1], &odd[1]);
+    wide_fma(-2.5f, &d[3], &odd[2]);
+    wide_fma(2, &d[1], &odd[2]);
+    wide first = d[4] - d[2], last = d[3] - d[5];
     factors[0] = d[0] - d[6];
-    eight_fma(5.25f, &first, &factors[0]);
+    wide_fma(5.25f, &first, &factors[0]);
     UNROLL for (int k = 0; k < 3; k++) {
         factors[1 + 2 * k] = even[k] + odd[k];
         factors[2 + 2 * k] = even[k] - odd[k];
     }
     factors[7] = d[7] - d[1];
-    eight_fma(5.25f, &last, &factors[7]);
+    wide_fma(5.25f, &last, &factors[7]);
 }
 
 /* The factors of five weights. */
