@@ -17,7 +17,6 @@ int main(void)
     PLACE(cpu, tile.conv2);
     PLACE(cpu, tile.columns);
     PLACE(cpu, tile.pixels);
-    PLACE(cpu, tile.planes);
     PLACE(cpu, tile.features);
     PLACE(cpu, tile.dense);
     PLACE(cpu, tile.dpool1);

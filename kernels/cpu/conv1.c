@@ -98,8 +98,7 @@ APART void pool(window_sums sums, int channel, int v, float bias, float scale, i
 }
 
 KERNEL void forward(int channels, const struct layout *w, const struct conv1_packed *packed,
-                    const struct image_columns *image, const int *list, float scale,
-                    struct pool1_planes *planes, struct features *out)
+                    const struct image_columns *image, const int *list, float scale, struct features *out)
 {
     const float *weights[GROUP];
     UNROLL for (int g = 0; g < channels; g++)
@@ -112,29 +111,14 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
                 int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
                 ivec starts = (ivec)vec_load((const float *)patch_starts + lane) + 2 * y * 32 * 3;
                 UNROLL for (int g = 0; g < channels; g++)
-                    pool(sums, g, i, w->conv1_bias[list[g]], scale, starts, planes->at[list[g]] + place,
+                    pool(sums, g, i, w->conv1_bias[list[g]], scale, starts, out->pool1[list[g]] + place,
                          out->from1[list[g]] + place);
             }
         }
 }
 
-/* A channel with its numbers in their own order. */
-static void interleave(const float plane[POOL1_PLANE], float pool1[14][16])
-{
-    for (int y = 0; y < 14; y++) {
-        eight even, odd, halves[2];
-        eight_load(plane + POOL1_PLACE(y, 0), &even);
-        eight_load(plane + POOL1_PLACE(y, 1), &odd);
-        halves[0] = PICK_EIGHT(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
-        halves[1] = PICK_EIGHT(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
-        eight_store(pool1[y], &halves[0]);
-        eight_store(pool1[y] + 8, &halves[1]);
-    }
-}
-
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
-                   const struct image_columns *image, unsigned kept, float scale,
-                   struct pool1_planes *planes, struct features *out)
+                   const struct image_columns *image, unsigned kept, float scale, struct features *out)
 {
     int list[6], count = 0;
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
@@ -142,14 +126,12 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
     for (int done = 0, next; done < count; done += next) {
         next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: as 2 and 2, not 3 and 1 */
         if (next == 1)
-            forward(1, w, packed, image, list + done, scale, planes, out);
+            forward(1, w, packed, image, list + done, scale, out);
         else if (next == 2)
-            forward(2, w, packed, image, list + done, scale, planes, out);
+            forward(2, w, packed, image, list + done, scale, out);
         else
-            forward(GROUP, w, packed, image, list + done, scale, planes, out);
+            forward(GROUP, w, packed, image, list + done, scale, out);
     }
-    for (int i = 0; i < count; i++)
-        interleave(planes->at[list[i]], out->pool1[list[i]]);
 }
 
 /* The gradients of a channel's windows before ReLU and dropout, one after the other: at the winners. Zeros fill the
@@ -159,17 +141,18 @@ struct windows {
     uint32_t live[CHUNKS]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
 };
 
-static void activation_backward(const float pool1[14][16], float scale, float dpool1[14][16],
+static void activation_backward(const float pool1[POOL1_PLANE], float scale, float dpool1[14][16],
                                 struct windows *windows)
 {
     uint32_t live[CHUNKS + 1] = {0};
     UNROLL for (int y = 0; y < 14; y++) {
         uint32_t bits = 0;
-        UNROLL for (int x = 0; x < 16; x += LANES) {
-            ivec open = vec_load(pool1[y] + x) > 0;
-            vec d = vec_select(open, vec_load(dpool1[y] + x) * scale, (vec){0});
-            vec_store(windows->at + y * 14 + x, d); /* the next row is written over the padding */
-            bits |= vec_bits(d != 0) << x;
+        vec row[PARTS];
+        vec_interleave(pool1 + POOL1_PLACE(y, 0), pool1 + POOL1_PLACE(y, 1), row);
+        UNROLL for (int k = 0; k < PARTS; k++) {
+            vec d = vec_select(row[k] > 0, vec_load(dpool1[y] + k * LANES) * scale, (vec){0});
+            vec_store(windows->at + y * 14 + k * LANES, d); /* the next row is written over the padding */
+            bits |= vec_bits(d != 0) << k * LANES;
         }
         uint64_t placed = (uint64_t)(bits & 0x3fff) << y * 14 % CHUNK;
         live[y * 14 / CHUNK] |= placed & ((1u << CHUNK) - 1);

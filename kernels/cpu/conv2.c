@@ -6,11 +6,11 @@
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
  * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input, less those of dropped input
- * channels. The live winners are listed. Lanes are neighbouring columns, 5 or 6 of 8 used.
- *   weights: output channel by channel, the sums of a few input channels (5x8 each) in registers over the winners of
- *   its 25 windows;
+ * channels. The live winners are listed.
+ *   weights: output channel by channel, the sums in registers over the winners of its 25 windows; lanes are the columns
+ *   and kept input channels of a block's row, which lie in a run;
  *   input: window by window, the sums of all it saw (6x8 of each input channel, a few at a time) in registers over the
- *   winners of the 16 output channels.
+ *   winners of the 16 output channels; lanes are neighbouring columns, 5 or 6 of 8 used.
  */
 #include <stdbool.h>
 #include <string.h>
@@ -31,7 +31,9 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
     for (int out = 0; out < 16; out++)
         for (int in = 0; in < 6; in++)
             for (int ky = 0; ky < 5; ky++) {
-                const float *g = w->conv2[out] + (in * 5 + ky) * 5;
+                float g[5];
+                for (int kx = 0; kx < 5; kx++)
+                    g[kx] = w->conv2[out][ky][kx * 6 + in];
                 float factors[WINOGRAD_PRODUCTS], *row = packed->windows + (out * 6 + 1 + ky) * ROW + in * 8;
                 memcpy(row, g, 5 * sizeof *g);
                 memcpy(row + SIDE + 1, g, 5 * sizeof *g);
@@ -63,11 +65,11 @@ static inline void two_rows(const float *plane, int y, float columns[14][WINOGRA
     }
 }
 
-static void make_columns(const struct pool1_planes *planes, unsigned kept, struct pool1_columns *columns)
+static void make_columns(const float pool1[6][POOL1_PLANE], unsigned kept, struct pool1_columns *columns)
 {
     for (; kept != 0; kept &= kept - 1)
         for (int in = __builtin_ctz(kept), y = 0; y < 7; y++)
-            two_rows(planes->at[in], y, columns->at[in]);
+            two_rows(pool1[in], y, columns->at[in]);
 }
 
 enum {
@@ -209,12 +211,11 @@ static void forward_few(const struct layout *w, const struct conv2_packed *packe
     }
 }
 
-void conv2_forward(const struct layout *w, const struct conv2_packed *packed, const struct pool1_planes *planes,
-                   unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
-                   struct features *features)
+void conv2_forward(const struct layout *w, const struct conv2_packed *packed, unsigned kept1, unsigned kept2,
+                   float scale, float pool2[25][16], struct features *features)
 {
     struct pool1_columns columns;
-    make_columns(planes, kept1, &columns);
+    make_columns(features->pool1, kept1, &columns);
     (__builtin_popcount(kept2) <= FEW ? forward_few : forward_all)(w, packed, &columns, kept1, kept2, scale, pool2,
                                                                    features->from2);
 }
@@ -227,54 +228,6 @@ struct winners {
     const float *gradients;
     const uint16_t *starts;
 };
-
-/* Sums over the live winners of gradient times block; a block is `rows` rows of eight floats in a channel's plane. For
- * each of `channels` input channels at once: planes[k], whose rows are `pitch` floats apart, to the rows of to[k]. If
- * `add`, the sums are added to what is there. Else the first five of a row are stored with three zeros behind them, on
- * which a next row at pitch 5 is stored: rows and channels in ascending order. */
-KERNEL void sum_winners(bool add, int channels, int rows, struct winners winners, const float *const *planes, int pitch,
-                        float *const *to, int to_pitch)
-{
-    eight sum[6 * 6];
-    UNROLL for (int k = 0; k < channels * rows; k++)
-        sum[k] = (eight){0};
-    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
-        int i = __builtin_ctz(rest) * winners.apart;
-        UNROLL for (int k = 0; k < channels * rows; k++)
-            eight_add_product(planes[k / rows] + winners.starts[i] + k % rows * pitch, winners.gradients[i], &sum[k]);
-    }
-    UNROLL for (int k = 0; k < channels * rows; k++) {
-        float *row = to[k / rows] + k % rows * to_pitch;
-        if (add)
-            eight_add(row, &sum[k]);
-        else {
-            sum[k] = PICK_EIGHT(sum[k], (eight){0}, 0, 1, 2, 3, 4, 8, 8, 8);
-            eight_store(row, &sum[k]);
-        }
-    }
-}
-
-/* The same for `count` channels, as many at once as the registers hold, of which one is left for a gradient. */
-KERNEL void sum_channels(bool add, int count, int rows, struct winners winners, const float *const *planes, int pitch,
-                         float *const *to, int to_pitch)
-{
-    const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 1) / rows;
-    for (int first = 0, next; first < count; first += next) {
-        int rest = count - first, groups = (rest + most - 1) / most;
-        next = (rest + groups - 1) / groups;
-/* Not a loop over `channels`: clang would then leave the sums in memory, which takes five times as long. */
-#define TAKE(channels) \
-    if ((channels) <= most && (channels) == next) \
-    sum_winners(add, channels, rows, winners, planes + first, pitch, to + first, to_pitch)
-        TAKE(1);
-        TAKE(2);
-        TAKE(3);
-        TAKE(4);
-        TAKE(5);
-        TAKE(6);
-#undef TAKE
-    }
-}
 
 /* dpool2 becomes the gradient before ReLU and dropout, at the winners. The bias's is their sum: cells 16, 8, 4, 2 and
  * 1 apart. */
@@ -308,28 +261,109 @@ static int list_channels(unsigned kept, int list[6])
     return count;
 }
 
+/* pool1 with its kept channels side by side, [y][x][channel]; of 16 columns 14 are used. A row of the block that a
+ * winner's gradient multiplies is a run of 5 * channels numbers; vectors read on, and what they find is not used. */
+struct pool1_pixels {
+    _Alignas(64) float at[14 * 16 * 6];
+};
+
+/* Of `channels` channels, `most` of them at most. */
+KERNEL void make_some(int most, const float pool1[6][POOL1_PLANE], int channels, const int *list,
+                      struct pool1_pixels *pixels)
+{
+    for (int y = 0; y < 14; y++) {
+        eight columns[2][8]; /* even ones and odd ones; lanes: channels */
+        UNROLL for (int odd = 0; odd < 2; odd++) {
+            UNROLL for (int k = 0; k < 8; k++)
+                columns[odd][k] = (eight){0};
+            UNROLL for (int k = 0; k < most; k++)
+                eight_load(pool1[list[k]] + POOL1_PLACE(y, odd), &columns[odd][k]);
+            transpose_eight(columns[odd]);
+        }
+        UNROLL for (int x = 0; x < 14; x++) /* the next number is written over the channels that are not there */
+            eight_store(pixels->at + (y * 16 + x) * channels, &columns[x % 2][x / 2]);
+    }
+}
+
+static void make_pixels(const float pool1[6][POOL1_PLANE], int channels, const int *list, struct pool1_pixels *pixels)
+{
+    if (channels <= 4)
+        make_some(4, pool1, channels, list, pixels);
+    else
+        make_some(6, pool1, channels, list, pixels);
+}
+
+enum { BLOCK_ROW = 32 }; /* room for the sums of a block's row: 5 * channels, and others without a meaning */
+
+/* Sums over the live winners of gradient times block. */
+KERNEL void sum_blocks(int channels, struct winners winners, const float *pixels, float sums[5][BLOCK_ROW])
+{
+    const int vectors = (5 * channels + LANES - 1) / LANES;
+    const int most = (VECTOR_REGISTERS - 1) / vectors; /* rows at once: one register is left for a gradient */
+    UNROLL for (int first = 0; first < 5; first += most) {
+        const int rows = 5 - first < most ? 5 - first : most;
+        vec sum[5 * BLOCK_ROW / LANES];
+        UNROLL for (int k = 0; k < rows * vectors; k++)
+            sum[k] = (vec){0};
+        for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
+            int i = __builtin_ctz(rest) * winners.apart;
+            const float *block = separate_address(pixels + (winners.starts[i] + first * BELOW) * channels);
+            UNROLL for (int k = 0; k < rows * vectors; k++)
+                add_product(vec_load(block + k / vectors * BELOW * channels + k % vectors * LANES),
+                            winners.gradients[i], &sum[k]);
+        }
+        UNROLL for (int k = 0; k < rows * vectors; k++)
+            vec_store(sums[first + k / vectors] + k % vectors * LANES, sum[k]);
+    }
+}
+
+/* How a row of the weights' gradient, [kx][in] with zeros for dropped channels, is made of the sums of a block's row,
+ * vector by vector: */
+enum { SPREAD = CONV2_ROW / LANES };
+struct spread {
+    unsigned used;       /* a bit for each number of the row: whether it comes from the block */
+    int from[SPREAD];    /* where in the block's row those of a vector begin */
+    ivec places[SPREAD]; /* from there on: which of them */
+};
+
+static void find_spread(unsigned kept, int channels, const int *list, struct spread *spread)
+{
+    int32_t places[CONV2_ROW] = {0};
+    spread->used = kept * 0x1041041; /* five times six bits */
+    for (int k = 0; k < SPREAD; k++)
+        spread->from[k] = __builtin_popcount(spread->used & ((1u << k * LANES) - 1));
+    for (int kx = 0; kx < 5; kx++)
+        for (int k = 0; k < channels; k++)
+            places[kx * 6 + list[k]] = kx * channels + k - spread->from[(kx * 6 + list[k]) / LANES];
+    memcpy(spread->places, places, sizeof places);
+}
+
 /* Adds an output channel's gradient to the exact sums; returns their room (exact.h). Inlined it takes registers from
  * the sums of the winners. */
-static __attribute__((noinline)) ivec add_channel(const float gradient[CONV2_ROW], int64_t *sums)
+static __attribute__((noinline)) ivec add_channel(const float gradient[5][BLOCK_ROW], const struct spread *spread,
+                                                  int64_t *sums)
 {
     ivec room = {0};
-    for (int k = 0; k < CONV2_ROW; k += LANES)
-        exact_add(gradient + k, sums + k, &room);
+    for (int row = 0; row < 5; row++)
+        UNROLL for (int k = 0; k < SPREAD; k++) {
+            float terms[LANES];
+            vec v = vec_permute(vec_load(gradient[row] + spread->from[k]), spread->places[k]);
+            vec_store(terms, vec_select(vec_from_bits(spread->used >> k * LANES), v, (vec){0}));
+            exact_add(terms, sums + row * CONV2_ROW + k * LANES, &room);
+        }
     return room;
 }
 
 size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
                      float dpool2[25][16], int64_t *sums)
 {
-    _Alignas(64) float bias[16], gradient[CONV2_ROW] = {0};
+    _Alignas(64) float bias[16], gradient[5][BLOCK_ROW];
     _Alignas(64) int32_t live[16];
-    const float *planes[6];
-    float *to[6];
-    int list[6], count = list_channels(kept1, list);
-    for (int g = 0; g < count; g++) {
-        planes[g] = features->pool1[list[g]][0];
-        to[g] = gradient + list[g] * 25;
-    }
+    struct pool1_pixels pixels;
+    struct spread spread;
+    int list[6] = {0}, channels = list_channels(kept1, list);
+    make_pixels(features->pool1, channels, list, &pixels);
+    find_spread(kept1, channels, list, &spread);
     activation_backward(pool2, scale, dpool2, bias, live);
     ivec room = {0};
     UNROLL for (int k = 0; k < 16; k += LANES)
@@ -337,8 +371,10 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2);
         struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &features->from2[0][c]};
-        sum_channels(false, count, 5, winners, planes, BELOW, to, 5);
-        room |= add_channel(gradient, sums + LAYOUT_OF(conv2) + c * CONV2_ROW);
+        UNROLL for (int n = 1; n <= 6; n++)
+            if (n == channels)
+                sum_blocks(n, winners, pixels.at, gradient);
+        room |= add_channel(gradient, &spread, sums + LAYOUT_OF(conv2) + c * 5 * CONV2_ROW);
     }
     return (size_t)exact_refused(room);
 }
@@ -349,6 +385,43 @@ static void find_weights(const uint16_t from[16], uint16_t starts[16])
 {
     for (int c = 0; c < 16; c++)
         starts[c] = (uint16_t)((c * 6 + 1) * ROW + (-(from[c] & RIGHT) & SIDE) - (from[c] & BELOW) / BELOW * ROW);
+}
+
+/* Adds the sums over the live winners of gradient times block, six rows of eight floats in a channel's plane, for each
+ * of `channels` input channels at once: planes[k], whose rows are ROW apart, to the rows of to[k], BELOW apart. */
+KERNEL void sum_winners(int channels, struct winners winners, const float *const *planes, float *const *to)
+{
+    eight sum[6 * 6];
+    UNROLL for (int k = 0; k < channels * 6; k++)
+        sum[k] = (eight){0};
+    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
+        int i = __builtin_ctz(rest) * winners.apart;
+        UNROLL for (int k = 0; k < channels * 6; k++)
+            eight_add_product(planes[k / 6] + winners.starts[i] + k % 6 * ROW, winners.gradients[i], &sum[k]);
+    }
+    UNROLL for (int k = 0; k < channels * 6; k++)
+        eight_add(to[k / 6] + k % 6 * BELOW, &sum[k]);
+}
+
+/* The same for `count` channels, as many at once as the registers hold, of which one is left for a gradient. */
+KERNEL void sum_channels(int count, struct winners winners, const float *const *planes, float *const *to)
+{
+    const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 1) / 6;
+    for (int first = 0, next; first < count; first += next) {
+        int rest = count - first, groups = (rest + most - 1) / most;
+        next = (rest + groups - 1) / groups;
+/* Not a loop over `channels`: clang would then leave the sums in memory, which takes five times as long. */
+#define TAKE(channels) \
+    if ((channels) <= most && (channels) == next) \
+    sum_winners(channels, winners, planes + first, to + first)
+        TAKE(1);
+        TAKE(2);
+        TAKE(3);
+        TAKE(4);
+        TAKE(5);
+        TAKE(6);
+#undef TAKE
+    }
 }
 
 /* Where vectors have 512 bits and no channel is dropped: adds the sums of all six, which lie side by side. */
@@ -398,6 +471,6 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
         if (LANES == 16 && count == 6)
             sum_all_channels(winners, packed->windows, to);
         else
-            sum_channels(true, count, 6, winners, weights, ROW, to, BELOW);
+            sum_channels(count, winners, weights, to);
     }
 }

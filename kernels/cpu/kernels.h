@@ -43,18 +43,16 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 
 /* --- conv1.c, conv2.c: convolution, ReLU, dropout of channels, max-pool 2x2 ---------------------- */
 
-/* Where number (y, x) of pool1 stands while conv1 forward makes it and conv2 forward reads it: rows y and y + 7 lie
- * side by side, the even columns of both before the odd ones. So they come from conv1's lanes, and what conv2 computes
- * at once lies in a run. */
+/* Where number (y, x) of a channel of pool1 stands: rows y and y + 7 lie side by side, the even columns of both before
+ * the odd ones. So they come from conv1's lanes, and what conv2 computes at once lies in a run. */
 #define POOL1_PLACE(y, x) ((y) % 7 * 32 + (x) % 2 * 16 + (y) / 7 * 8 + (x) / 2)
 enum { POOL1_PLANE = 14 * 16 };
 
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
-    /* [channel][y][x], 14 columns used; conv2 reads one number past the end, whatever it is */
-    _Alignas(64) float pool1[6][14][16], slack[8];
-    uint16_t from1[6][POOL1_PLANE]; /* [channel][POOL1_PLACE(y, x)]: where in image_pixels the winner's patch starts */
-    uint16_t from2[25][16];    /* [pool cell][channel]: the same in a channel of pool1 */
+    _Alignas(64) float pool1[6][POOL1_PLANE], slack[16]; /* [channel][POOL1_PLACE(y, x)]; conv2 reads past a row */
+    uint16_t from1[6][POOL1_PLANE]; /* the same place: where in image_pixels the winner's patch starts */
+    uint16_t from2[25][16]; /* [pool cell][channel]: 16 y + x of the first number of pool1 that the winner saw */
 };
 
 /* The weights of conv1 as its forward pass reads them: factors by winograd.h, over 255. */
@@ -63,15 +61,9 @@ struct conv1_packed {
 };
 void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
-/* pool1 as conv2 forward reads it: [channel][POOL1_PLACE(y, x)]. */
-struct pool1_planes {
-    _Alignas(64) float at[6][POOL1_PLANE], slack[16]; /* conv2 reads three numbers past a row */
-};
-
-/* Only the channels whose bit is set in kept are computed, in planes, pool1 and from1; the others are left alone. */
+/* Only the channels whose bit is set in kept are computed, in pool1 and from1; the others are left alone. */
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
-                   const struct image_columns *image, unsigned kept, float scale,
-                   struct pool1_planes *planes, struct features *out);
+                   const struct image_columns *image, unsigned kept, float scale, struct features *out);
 
 /* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1
  * is only read. */
@@ -89,9 +81,8 @@ struct conv2_packed {
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
 
 /* pool2: [y * 5 + x][channel], the order conv3 reads it in; dropped channels are 0. */
-void conv2_forward(const struct layout *w, const struct conv2_packed *packed, const struct pool1_planes *planes,
-                   unsigned kept1, unsigned kept2, float scale, float pool2[25][16],
-                   struct features *features);
+void conv2_forward(const struct layout *w, const struct conv2_packed *packed, unsigned kept1, unsigned kept2,
+                   float scale, float pool2[25][16], struct features *features);
 
 /* Turns dpool2 into the gradient before ReLU and dropout; adds the weights' to the exact sums and returns 0 if
  * no term was refused. kept1, kept2: as in the forward pass. */

@@ -22,7 +22,7 @@ void layout_index(uint32_t *index)
     } tensors[LENET5_PARAMETERS] = { /* in the order of lenet5_parameters */
         {LAYOUT_OF(conv1), {6, 3, 5, 5}, {80, 1, 16, 3}},
         {LAYOUT_OF(conv1_bias), {6, 1, 1, 1}, {1}},
-        {LAYOUT_OF(conv2), {16, 6, 5, 5}, {CONV2_ROW, 25, 5, 1}},
+        {LAYOUT_OF(conv2), {16, 6, 5, 5}, {5 * CONV2_ROW, 1, CONV2_ROW, 6}},
         {LAYOUT_OF(conv2_bias), {16, 1, 1, 1}, {1}},
         {LAYOUT_OF(conv3), {120, 16, 5, 5}, {400, 1, 80, 16}},
         {LAYOUT_OF(conv3_bias), {120, 1, 1, 1}, {1}},

@@ -10,12 +10,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONV2_ROW = 160 }; /* numbers of an output channel of conv2, 150 of them used */
+enum { CONV2_ROW = 32 };
 
 struct layout {
     _Alignas(64) float conv1[6][5][16]; /* [out][ky][kx * 3 + in], 15 used */
     float conv1_bias[16];               /* 6 used */
-    float conv2[16][CONV2_ROW];         /* [out][(in * 5 + ky) * 5 + kx] */
+    float conv2[16][5][CONV2_ROW];      /* [out][ky][kx * 6 + in], 30 used */
     float conv2_bias[16];
     float conv3[120][400]; /* [out][(y * 5 + x) * 16 + in] */
     float conv3_bias[128]; /* 120 used */

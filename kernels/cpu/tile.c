@@ -40,11 +40,11 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
         image_columns(input->records[s] + 1, &tile->columns);
         tile_mark(mark, "image", "columns", s);
         conv1_forward(weights, &tile->conv1, &tile->columns, kept1, input->scales[DROPOUT_CONV1],
-                      &tile->planes, &tile->features[s]);
+                      &tile->features[s]);
         tile_mark(mark, "conv1", "forward", s);
         prefetch_half(input, s + 1, 1);
-        conv2_forward(weights, &tile->conv2, &tile->planes, kept1, kept2, input->scales[DROPOUT_CONV2],
-                      dense->pool2[s], &tile->features[s]);
+        conv2_forward(weights, &tile->conv2, kept1, kept2, input->scales[DROPOUT_CONV2], dense->pool2[s],
+                      &tile->features[s]);
         tile_mark(mark, "conv2", "forward", s);
     }
     for (int s = input->count; s < TILE; s++) {

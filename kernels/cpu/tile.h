@@ -27,7 +27,6 @@ struct tile {
     struct conv2_packed conv2;
     struct image_columns columns;
     struct image_pixels pixels;
-    struct pool1_planes planes;
     struct features features[TILE];
     struct dense_tile dense;
     _Alignas(64) float dpool1[6][14][16];

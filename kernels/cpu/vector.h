@@ -260,6 +260,22 @@ KERNEL void half_add_product(vec a, float b, vec *sum)
 }
 #endif
 
+/* Sixteen numbers: even[0], odd[0], even[1] and so on. */
+KERNEL void vec_interleave(const float even[8], const float odd[8], vec to[16 / LANES])
+{
+#if defined(__AVX512F__)
+    const ivec places = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    to[0] = (vec)_mm512_permutex2var_ps((__m512)half_load(even), (__m512i)places, (__m512)half_load(odd));
+#else
+    eight e, o, halves[2];
+    eight_load(even, &e);
+    eight_load(odd, &o);
+    halves[0] = PICK_EIGHT(e, o, 0, 8, 1, 9, 2, 10, 3, 11);
+    halves[1] = PICK_EIGHT(e, o, 4, 12, 5, 13, 6, 14, 7, 15);
+    memcpy(to, halves, sizeof halves);
+#endif
+}
+
 /* to[i] = from[places[i]], of 16 numbers. */
 KERNEL void eight_pick(const float from[16], const eight_ints *places, float to[8])
 {
@@ -283,6 +299,21 @@ KERNEL void eight_pick_words(const int32_t from[16], const eight_ints *places, u
     eight_ints picked;
     eight_pick((const float *)from, places, (float *)&picked);
     *(unaligned *)to = __builtin_convertvector(picked, unaligned);
+}
+
+/* Lane i: from lane places[i]. */
+KERNEL vec vec_permute(vec v, ivec places)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_permutexvar_ps((__m512i)places, (__m512)v);
+#elif defined(__AVX2__)
+    return (vec)_mm256_permutevar8x32_ps((__m256)v, (__m256i)places);
+#else
+    vec permuted;
+    UNROLL for (int i = 0; i < LANES; i++)
+        permuted[i] = v[places[i]];
+    return permuted;
+#endif
 }
 
 /* rows[i][k] becomes rows[k][i]. */
