@@ -76,25 +76,23 @@ KERNEL void sum_products(int channels, const float *image, const float *const *w
         sum_some(first, together, channels, image, w, out);
 }
 
-/* Where in image_pixels the patches of rows 0 and 7 of windows start, by lane: of the window in an even column. */
-#define STARTS(row) (row), (row) + 12, (row) + 24, (row) + 36, (row) + 48, (row) + 60, (row) + 72, (row) + 84
-static const int32_t patch_starts[16] = {STARTS(0), STARTS(14 * 32 * 3)};
-enum { TO_ODD = 6 }; /* from there to that of the odd one beside it */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pool writes two words as one number");
 
-/* Max-pool, bias, ReLU and scale of vector v of windows, of those in even columns and of those in odd ones. */
-APART void pool(window_sums sums, int channel, int v, float bias, float scale, ivec starts, float *plane,
-                uint16_t *from)
+/* Max-pool, bias, ReLU and scale of vector v of windows, of those in even columns and of those in odd ones. Of their
+ * winners, two words a lane, both are written at once. */
+APART void pool(window_sums sums, int channel, int v, float bias, float scale, float *plane, uint16_t *from)
 {
     vec rows[2][WINOGRAD_PRODUCTS], windows[2][4];
+    ivec winners[2];
     UNROLL for (int k = 0; k < 2 * WINOGRAD_PRODUCTS; k++)
         rows[k % 2][k / 2] = sums[k / 2][channel][k % 2 * SPAN + v];
     winograd_windows(rows, windows);
     UNROLL for (int odd = 0; odd < 2; odd++) {
-        ivec winner;
-        vec best = vec_pool(windows[odd], 3, 32 * 3, &winner);
+        vec best = vec_pool(windows[odd], 3 << 16 * odd, (32 * 3) << 16 * odd, &winners[odd]);
         vec_store(plane + POOL1_PLACE(0, odd), vec_relu(best + bias) * scale);
-        vec_store_words(from + POOL1_PLACE(0, odd), winner + (starts + odd * TO_ODD));
     }
+    ivec both = winners[0] | winners[1];
+    memcpy(from, &both, sizeof both);
 }
 
 KERNEL void forward(int channels, const struct layout *w, const struct conv1_packed *packed,
@@ -109,10 +107,9 @@ KERNEL void forward(int channels, const struct layout *w, const struct conv1_pac
             sum_products(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
             UNROLL for (int i = 0; i < SPAN; i++) {
                 int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
-                ivec starts = (ivec)vec_load((const float *)patch_starts + lane) + 2 * y * 32 * 3;
                 UNROLL for (int g = 0; g < channels; g++)
-                    pool(sums, g, i, w->conv1_bias[list[g]], scale, starts, out->pool1[list[g]] + place,
-                         out->from1[list[g]] + place);
+                    pool(sums, g, i, w->conv1_bias[list[g]], scale, out->pool1[list[g]] + place,
+                         out->from1[list[g]][y][0] + 2 * lane);
             }
         }
 }
@@ -138,27 +135,31 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
  * last chunk up. */
 struct windows {
     _Alignas(64) float at[CHUNKS * CHUNK]; /* the padding of the last row fits, too */
-    uint32_t live[CHUNKS]; /* of a chunk's windows, a bit each: whether its gradient is not zero */
+    uint16_t patches[CHUNKS * CHUNK]; /* where in image_pixels the winner's patch starts */
+    uint32_t live[CHUNKS + 1]; /* of a chunk's windows, a bit each: whether its gradient is not zero; at the end none */
 };
 
-static void activation_backward(const float pool1[POOL1_PLANE], float scale, float dpool1[14][16],
-                                struct windows *windows)
+static void activation_backward(const float pool1[POOL1_PLANE], const uint16_t from[7][2][16], float scale,
+                                float dpool1[14][16], struct windows *windows)
 {
-    uint32_t live[CHUNKS + 1] = {0};
+    static const uint16_t starts[16] = {0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 66, 72, 78}; /* of a row's windows */
+    memset(windows->live, 0, sizeof windows->live);
     UNROLL for (int y = 0; y < 14; y++) {
         uint32_t bits = 0;
         vec row[PARTS];
         vec_interleave(pool1 + POOL1_PLACE(y, 0), pool1 + POOL1_PLACE(y, 1), row);
         UNROLL for (int k = 0; k < PARTS; k++) {
-            vec d = vec_select(row[k] > 0, vec_load(dpool1[y] + k * LANES) * scale, (vec){0});
-            vec_store(windows->at + y * 14 + k * LANES, d); /* the next row is written over the padding */
-            bits |= vec_bits(d != 0) << k * LANES;
+            int x = k * LANES;
+            vec d = vec_select(row[k] > 0, vec_load(dpool1[y] + x) * scale, (vec){0});
+            vec_store(windows->at + y * 14 + x, d); /* the next row is written over the padding */
+            words patches = words_load(from[y % 7][y / 7] + x) + words_load(starts + x) + (uint16_t)(2 * y * 32 * 3);
+            words_store(windows->patches + y * 14 + x, patches);
+            bits |= vec_live(d) << x;
         }
         uint64_t placed = (uint64_t)(bits & 0x3fff) << y * 14 % CHUNK;
-        live[y * 14 / CHUNK] |= placed & ((1u << CHUNK) - 1);
-        live[y * 14 / CHUNK + 1] |= (uint32_t)(placed >> CHUNK);
+        windows->live[y * 14 / CHUNK] |= placed & ((1u << CHUNK) - 1);
+        windows->live[y * 14 / CHUNK + 1] |= (uint32_t)(placed >> CHUNK);
     }
-    memcpy(windows->live, live, sizeof windows->live);
     memset(windows->at + PATCHES, 0, (CHUNKS * CHUNK - PATCHES) * sizeof *windows->at);
 }
 
@@ -185,18 +186,8 @@ static __attribute__((noinline)) float bias_gradient(const struct windows *windo
     return total;
 }
 
-/* The place of each window, row by row, in a channel of features->from1. */
-#define PLACES(y, x) POOL1_PLACE(y, x), POOL1_PLACE(y, x + 1)
-#define ROW_PLACES(y) \
-    PLACES(y, 0), PLACES(y, 2), PLACES(y, 4), PLACES(y, 6), PLACES(y, 8), PLACES(y, 10), PLACES(y, 12)
-static const uint8_t from_places[PATCHES] = {
-    ROW_PLACES(0), ROW_PLACES(1), ROW_PLACES(2), ROW_PLACES(3),  ROW_PLACES(4),  ROW_PLACES(5),  ROW_PLACES(6),
-    ROW_PLACES(7), ROW_PLACES(8), ROW_PLACES(9), ROW_PLACES(10), ROW_PLACES(11), ROW_PLACES(12), ROW_PLACES(13),
-};
-
 /* The weight gradient of one channel; the sixteenth column is padding. */
-static void channel_weights(const float *pixels, const struct windows *windows, const uint16_t *from,
-                            float gradient[5][16])
+static void channel_weights(const float *pixels, const struct windows *windows, float gradient[5][16])
 {
     static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* pixels are 255 times too large: image.c */
     vec total[5][PARTS];
@@ -208,7 +199,7 @@ static void channel_weights(const float *pixels, const struct windows *windows, 
             sum[k / PARTS][k % PARTS] = (vec){0};
         for (uint32_t live = windows->live[chunk]; live != 0; live &= live - 1) {
             int window = chunk * CHUNK + __builtin_ctz(live);
-            const float *patch = pixels + from[from_places[window]];
+            const float *patch = pixels + windows->patches[window];
             UNROLL for (int k = 0; k < 5 * PARTS; k++)
                 add_product(vec_load(patch + k / PARTS * 96 + k % PARTS * LANES), windows->at[window],
                             &sum[k / PARTS][k % PARTS]);
@@ -229,9 +220,9 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
     ivec room = {0};
     for (; kept != 0; kept &= kept - 1) {
         int c = __builtin_ctz(kept);
-        activation_backward(features->pool1[c], scale, dpool1[c], &windows);
+        activation_backward(features->pool1[c], features->from1[c], scale, dpool1[c], &windows);
         bias[c] = bias_gradient(&windows);
-        channel_weights(image->at[0][0], &windows, features->from1[c], gradient);
+        channel_weights(image->at[0][0], &windows, gradient);
         UNROLL for (int k = 0; k < 5 * 16; k += LANES)
             exact_add(gradient[0] + k, sums + LAYOUT_OF(conv1) + c * (5 * 16) + k, &room);
     }

@@ -462,7 +462,7 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
         uint16_t starts[16];
         struct winners winners = {0, 1, dpool2[cell], starts};
         UNROLL for (int c = 0; c < 16; c += LANES)
-            winners.live |= vec_bits(vec_load(&dpool2[cell][c]) != 0) << c;
+            winners.live |= vec_live(vec_load(&dpool2[cell][c])) << c;
         if (winners.live == 0)
             continue;
         find_weights(features->from2[cell], starts);

@@ -48,7 +48,7 @@ KERNEL uint32_t live_bits(const float *factors, int count, uint32_t all)
 {
     uint32_t live = all;
     UNROLL for (int i = 0; i < count; i += LANES)
-        live |= vec_bits(vec_load(factors + i) != 0) << i;
+        live |= vec_live(vec_load(factors + i)) << i;
     return live & ((1u << count) - 1);
 }
 

@@ -51,8 +51,9 @@ enum { POOL1_PLANE = 14 * 16 };
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
     _Alignas(64) float pool1[6][POOL1_PLANE], slack[16]; /* [channel][POOL1_PLACE(y, x)]; conv2 reads past a row */
-    uint16_t from1[6][POOL1_PLANE]; /* the same place: where in image_pixels the winner's patch starts */
-    uint16_t from2[25][16]; /* [pool cell][channel]: 16 y + x of the first number of pool1 that the winner saw */
+    uint16_t from1[6][7][2][16]; /* [channel][y % 7][y / 7][x]: in image_pixels, from where the patch of the window's
+                                  * first number starts to where the winner's does */
+    uint16_t from2[25][16];      /* [pool cell][channel]: 16 y + x of the first number of pool1 that the winner saw */
 };
 
 /* The weights of conv1 as its forward pass reads them: factors by winograd.h, over 255. */

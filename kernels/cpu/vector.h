@@ -341,19 +341,19 @@ KERNEL vec vec_select(ivec where, vec a, vec b)
     return (vec)((where & (ivec)a) | (~where & (ivec)b));
 }
 
-/* Bit i: whether lane i is set; the lanes are 0 or -1. */
-KERNEL unsigned vec_bits(ivec where)
+/* Bit i: whether lane i is live: not zero. NaN is. */
+KERNEL unsigned vec_live(vec v)
 {
 #if defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)where, (__m512i)where);
+    return _mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(INT32_MAX)); /* all but the sign */
 #elif defined(__AVX__)
-    return (unsigned)_mm256_movemask_ps((__m256)where);
+    return (unsigned)_mm256_movemask_ps((__m256)(v != 0));
 #elif defined(__SSE2__)
-    return (unsigned)_mm_movemask_ps((__m128)where);
+    return (unsigned)_mm_movemask_ps((__m128)(v != 0));
 #else
     unsigned bits = 0;
     UNROLL for (int i = 0; i < LANES; i++)
-        bits |= (unsigned)(where[i] & 1) << i;
+        bits |= (unsigned)(v[i] != 0) << i;
     return bits;
 #endif
 }
@@ -371,11 +371,23 @@ KERNEL ivec vec_from_bits(unsigned bits)
 #endif
 }
 
-/* Each lane's low 16 bits. No alignment is asked. */
-KERNEL void vec_store_words(uint16_t *to, ivec v)
+/* As vec_load and vec_store. */
+KERNEL words words_load(const uint16_t *from)
 {
     typedef uint16_t unaligned __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-    *(unaligned *)to = __builtin_convertvector(v, words);
+    return *(const unaligned *)from;
+}
+
+KERNEL void words_store(uint16_t *to, words v)
+{
+    typedef uint16_t unaligned __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+    *(unaligned *)to = v;
+}
+
+/* Each lane's low 16 bits. */
+KERNEL void vec_store_words(uint16_t *to, ivec v)
+{
+    words_store(to, __builtin_convertvector(v, words));
 }
 
 /* max(v, 0) that keeps NaN, so that a broken number reaches the loss. */
@@ -391,10 +403,18 @@ KERNEL vec vec_pool(const vec window[4], int right, int below, ivec *winner)
     vec best = window[0];
     *winner = (ivec){0};
     UNROLL for (int k = 1; k < 4; k++) {
+        int to_here = k / 2 * below + k % 2 * right;
+#if defined(__AVX512F__)
+        __mmask16 number = _mm512_cmp_ps_mask((__m512)best, (__m512)best, _CMP_ORD_Q); /* not NaN */
+        __mmask16 better = _mm512_mask_cmp_ps_mask(number, (__m512)window[k], (__m512)best, _CMP_NLE_UQ);
+        best = (vec)_mm512_mask_mov_ps((__m512)best, better, (__m512)window[k]);
+        *winner = (ivec)_mm512_mask_mov_epi32((__m512i)*winner, better, _mm512_set1_epi32(to_here));
+#else
         ivec number = best == best; /* not NaN. NOLINT(misc-redundant-expression) */
         ivec better = ~(window[k] <= best) & number;
         best = vec_select(better, window[k], best);
-        *winner = (better & (k / 2 * below + k % 2 * right)) | (~better & *winner);
+        *winner = (better & to_here) | (~better & *winner);
+#endif
     }
     return best;
 }
