@@ -89,7 +89,6 @@ static const struct layer {
     size_t (*needed)(const struct cpu *cpu, int s); /* NULL: none */
 } layers[] = {
     {"masks", "draw", 0, NULL},
-    {"image", "columns", 0, NULL},
     {"conv1", "forward", 352800, conv1_forward_needs},
     {"conv2", "forward", 240000, conv2_forward_needs},
     {"conv3", "forward", 48000, conv3_forward_needs},

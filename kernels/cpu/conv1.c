@@ -3,7 +3,7 @@
  * Forward. Each lane has two pool windows side by side, so two rows of four neighbours, which share work by winograd.h:
  * 141,120 multiply-adds a sample instead of 352,800. A row of 14 windows takes seven lanes; of 16 lanes one half has
  * row y, the other row y + 7, and one lane of each half is not used. Dropped channels are not computed. The factors of
- * columns are made once an image (image.c), those of weights once a step.
+ * columns are made row by row (image.c), those of weights once a step.
  *
  * Backward (weights only). Of the four numbers of a window one gets a gradient, and that only when
  * its ReLU was open: at most 88,200 multiply-adds. Those patches are listed, channel by channel; lanes
@@ -41,19 +41,23 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
 /* Winograd's sums of both rows under SPAN vectors of windows: [product][channel][row * SPAN + vector]. */
 typedef vec window_sums[WINOGRAD_PRODUCTS][GROUP][2 * SPAN];
 
-/* `count` of the sums, from number `first` on. image: factors of columns; w: of each channel those of weights. */
-KERNEL void sum_some(int first, int count, int channels, const float *image, const float *const *w, window_sums out)
+/* `count` of the sums, from number `first` on, of the windows from `lane` on. image: of each row the factors of
+ * columns; w: of each channel those of weights. */
+KERNEL void sum_some(int first, int count, int channels, int lane, const float *const *image, const float *const *w,
+                     window_sums out)
 {
     enum { VECTORS = 2 * SPAN };
     window_sums sum;
     UNROLL for (int k = 0; k < count; k++)
         UNROLL for (int i = 0; i < channels * VECTORS; i++)
             sum[k][i / VECTORS][i % VECTORS] = (vec){0};
-    for (int in = 0; in < 3; in++)
+    for (int in = 0; in < 3; in++) {
+        const int offset = (in * WINOGRAD_PRODUCTS + first) * 16 + lane;
+        const float *rows[2] = {NULL, image[0] + offset};
         ROLLED for (int ky = 0; ky < 5; ky++) {
-            const float *rows[2], *factors[GROUP];
-            UNROLL for (int row = 0; row < 2; row++)
-                rows[row] = separate_address(image + ((in * IMAGE_HALF + ky + row) * WINOGRAD_PRODUCTS + first) * 16);
+            const float *factors[GROUP];
+            rows[0] = rows[1];
+            rows[1] = separate_address(image[ky + 1] + offset);
             UNROLL for (int g = 0; g < channels; g++)
                 factors[g] = w[g] + (in * 5 + ky) * WINOGRAD_PRODUCTS + first;
             UNROLL for (int k = 0; k < count; k++)
@@ -63,17 +67,18 @@ KERNEL void sum_some(int first, int count, int channels, const float *image, con
                         add_product(columns, factors[g][k], &sum[k][g][v]);
                 }
         }
+    }
     UNROLL for (int k = 0; k < count; k++)
         UNROLL for (int i = 0; i < channels * VECTORS; i++)
             vec_spill(&out[first + k][i / VECTORS][i % VECTORS], sum[k][i / VECTORS][i % VECTORS]);
 }
 
 /* All eight, in as many passes as the registers ask for. */
-KERNEL void sum_products(int channels, const float *image, const float *const *w, window_sums out)
+KERNEL void sum_products(int channels, int lane, const float *const *image, const float *const *w, window_sums out)
 {
     const int together = winograd_together(channels * 2 * SPAN);
     ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
-        sum_some(first, together, channels, image, w, out);
+        sum_some(first, together, channels, lane, image, w, out);
 }
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pool writes two words as one number");
@@ -95,39 +100,46 @@ APART void pool(window_sums sums, int channel, int v, float bias, float scale, f
     memcpy(from, &both, sizeof both);
 }
 
+/* Rows y and y + 7 of windows. image: the rows that they see. */
 KERNEL void forward(int channels, const struct layout *w, const struct conv1_packed *packed,
-                    const struct image_columns *image, const int *list, float scale, struct features *out)
+                    const float *const *image, const int *list, float scale, int y, struct features *out)
 {
     const float *weights[GROUP];
     UNROLL for (int g = 0; g < channels; g++)
         weights[g] = packed->at[list[g]][0][0];
-    for (int y = 0; y < 7; y++)
-        for (int part = 0; part < PARTS; part += SPAN) {
-            window_sums sums;
-            sum_products(channels, &image->at[0][2 * y][0][part * LANES], weights, sums);
-            UNROLL for (int i = 0; i < SPAN; i++) {
-                int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
-                UNROLL for (int g = 0; g < channels; g++)
-                    pool(sums, g, i, w->conv1_bias[list[g]], scale, out->pool1[list[g]] + place,
-                         out->from1[list[g]][y][0] + 2 * lane);
-            }
+    for (int part = 0; part < PARTS; part += SPAN) {
+        window_sums sums;
+        sum_products(channels, part * LANES, image, weights, sums);
+        UNROLL for (int i = 0; i < SPAN; i++) {
+            int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
+            UNROLL for (int g = 0; g < channels; g++)
+                pool(sums, g, i, w->conv1_bias[list[g]], scale, out->pool1[list[g]] + place,
+                     out->from1[list[g]][y][0] + 2 * lane);
         }
+    }
 }
 
-void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
-                   const struct image_columns *image, unsigned kept, float scale, struct features *out)
+void conv1_forward(const struct layout *w, const struct conv1_packed *packed, const uint8_t *pixels, unsigned kept,
+                   float scale, struct features *out)
 {
+    struct image_columns columns;
     int list[6], count = 0;
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
         list[count++] = __builtin_ctz(rest);
-    for (int done = 0, next; done < count; done += next) {
-        next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: as 2 and 2, not 3 and 1 */
-        if (next == 1)
-            forward(1, w, packed, image, list + done, scale, out);
-        else if (next == 2)
-            forward(2, w, packed, image, list + done, scale, out);
-        else
-            forward(GROUP, w, packed, image, list + done, scale, out);
+    for (int y = 0; y < 7; y++) {
+        const float *rows[IMAGE_ROWS];
+        image_columns(pixels, y == 0 ? 0 : 2 * y + IMAGE_ROWS - 2, 2 * y + IMAGE_ROWS, &columns);
+        for (int i = 0; i < IMAGE_ROWS; i++)
+            rows[i] = columns.at[(2 * y + i) % IMAGE_ROWS][0][0];
+        for (int done = 0, next; done < count; done += next) {
+            next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: as 2 and 2, not 3 and 1 */
+            if (next == 1)
+                forward(1, w, packed, rows, list + done, scale, y, out);
+            else if (next == 2)
+                forward(2, w, packed, rows, list + done, scale, y, out);
+            else
+                forward(GROUP, w, packed, rows, list + done, scale, y, out);
+        }
     }
 }
 

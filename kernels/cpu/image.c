@@ -9,23 +9,47 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "image_columns reads four bytes as one number");
 
-/* Lane i: columns 4i to 4i + 7 of a row; of 16 lanes the upper half is another row's. A row's last has no meaning. */
+/* Lane i: columns 4i to 4i + 7 of a row; of 16 lanes the upper half is another row's. A row's last has no meaning.
+ * fours: pixels 4i to 4i + 3, a byte each. */
+#if defined(__AVX512VNNI__)
+static inline void row_columns(const wide_ints *fours, wide factors[WINOGRAD_PRODUCTS])
+{
+    /* winograd.h's coefficients of d0 to d7, eightfold. With pixels p they give four times the factors of 2p - 255:
+     * what 255 is multiplied with is the sum of a factor's coefficients, which is 0 but for the second one's. */
+    static const int8_t eighths[WINOGRAD_PRODUCTS][8] = {
+        {8, 0, -42, 0, 42, 0, -8, 0},     {0, 8, 8, -34, -34, 8, 8, 0},   {0, -8, 8, 34, -34, -8, 8, 0},
+        {0, 4, 2, -20, -10, 16, 8, 0},    {0, -4, 2, 20, -10, -16, 8, 0}, {0, 16, 32, -20, -40, 4, 8, 0},
+        {0, -16, 32, 20, -40, -4, 8, 0},  {0, -8, 0, 42, 0, -42, 0, 8},
+    };
+    const __m512 quarters = _mm512_set1_ps(3 << 20); /* a number whose last bit is a quarter */
+    __m512i low = (__m512i)*fours, high = _mm512_alignr_epi32(low, low, 1);
+    UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
+        int32_t by[2];
+        memcpy(by, eighths[k], sizeof by);
+        __m512i sum = _mm512_add_epi32((__m512i)quarters, _mm512_set1_epi32(k == 1 ? 18 * 255 : 0));
+        sum = _mm512_dpbusd_epi32(sum, low, _mm512_set1_epi32(by[0]));
+        sum = _mm512_dpbusd_epi32(sum, high, _mm512_set1_epi32(by[1]));
+        factors[k] = (wide)_mm512_sub_ps((__m512)sum, quarters);
+    }
+}
+#else
 static inline void row_columns(const wide_ints *fours, wide factors[WINOGRAD_PRODUCTS])
 {
     wide d[8];
-    UNROLL for (int k = 0; k < 4; k++) { /* fours: pixels 4i to 4i + 3, a byte each */
+    UNROLL for (int k = 0; k < 4; k++) {
         wide_ints twice = (k == 0 ? *fours << 1 : *fours >> (8 * k - 1)) & 2 * 255;
         d[k] = __builtin_convertvector(twice - 255, wide);
         wide_next(&d[k], &d[4 + k]);
     }
     winograd_columns(d, factors);
 }
+#endif
 
-void image_columns(const uint8_t *pixels, struct image_columns *image)
+void image_columns(const uint8_t *pixels, int from, int to, struct image_columns *columns)
 {
-    enum { ROWS = sizeof(wide) / sizeof(eight) }; /* rows computed together */
-    for (int c = 0; c < 3; c++)
-        for (int y = 0; y < IMAGE_HALF; y++)
+    enum { ROWS = sizeof(wide) / sizeof(eight) }; /* computed together */
+    for (int y = from; y < to; y++)
+        for (int c = 0; c < 3; c++)
             UNROLL for (int half = 0; half < 2; half += ROWS) {
                 const uint8_t *row = pixels + (c * 32 + y + half * 14) * 32;
                 wide_ints fours;
@@ -33,7 +57,7 @@ void image_columns(const uint8_t *pixels, struct image_columns *image)
                 wide_pair(row, row + (ROWS == 2 ? 14 * 32 : 16), &fours);
                 row_columns(&fours, factors);
                 UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-                    wide_store(image->at[c][y][k] + half * 8, &factors[k]);
+                    wide_store(columns->at[y % IMAGE_ROWS][c][k] + half * 8, &factors[k]);
             }
 }
 

@@ -25,13 +25,15 @@
 
 /* --- image.c: from 3,072 bytes to floats, 255 times (pixel / 127.5 - 1) ---------------------------- */
 
-/* What conv1 forward multiplies with its weights: at[channel][y][product][i] are the factors by winograd.h of columns
- * 4i to 4i + 7 of row y, at[channel][y][product][8 + i] those of row y + 14. i = 7 has no meaning. */
-enum { IMAGE_HALF = 18 }; /* rows that seven rows of windows see */
+/* What conv1 forward multiplies with its weights: at[y % IMAGE_ROWS][channel][product][i] are the factors by winograd.h
+ * of columns 4i to 4i + 7 of row y, [8 + i] those of row y + 14. i = 7 has no meaning. */
+enum { IMAGE_ROWS = 6 }; /* that a row of windows sees, the only ones kept: they stay in the first-level cache */
 struct image_columns {
-    _Alignas(64) float at[3][IMAGE_HALF][WINOGRAD_PRODUCTS][16];
+    _Alignas(64) float at[IMAGE_ROWS][3][WINOGRAD_PRODUCTS][16];
 };
-void image_columns(const uint8_t *pixels, struct image_columns *image);
+
+/* Makes rows `from` to `to` - 1, and those 14 below. */
+void image_columns(const uint8_t *pixels, int from, int to, struct image_columns *columns);
 
 enum { IMAGE_SLACK = 16 }; /* floats past the end that a vector load may touch: zeros, as NaN would be refused */
 
@@ -64,7 +66,7 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed);
 
 /* Only the channels whose bit is set in kept are computed, in pool1 and from1; the others are left alone. */
 void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
-                   const struct image_columns *image, unsigned kept, float scale, struct features *out);
+                   const uint8_t *pixels, unsigned kept, float scale, struct features *out);
 
 /* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1
  * is only read. */

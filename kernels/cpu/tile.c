@@ -37,9 +37,7 @@ static void forward(struct tile *tile, const struct layout *weights, const struc
         unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         prefetch_half(input, s + 1, 0);
         labels[s] = input->records[s][0];
-        image_columns(input->records[s] + 1, &tile->columns);
-        tile_mark(mark, "image", "columns", s);
-        conv1_forward(weights, &tile->conv1, &tile->columns, kept1, input->scales[DROPOUT_CONV1],
+        conv1_forward(weights, &tile->conv1, input->records[s] + 1, kept1, input->scales[DROPOUT_CONV1],
                       &tile->features[s]);
         tile_mark(mark, "conv1", "forward", s);
         prefetch_half(input, s + 1, 1);

@@ -25,7 +25,6 @@ static inline void tile_mark(struct tile_mark mark, const char *layer, const cha
 struct tile {
     struct conv1_packed conv1;
     struct conv2_packed conv2;
-    struct image_columns columns;
     struct image_pixels pixels;
     struct features features[TILE];
     struct dense_tile dense;
