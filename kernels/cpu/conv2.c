@@ -39,29 +39,33 @@ void conv2_pack(const struct layout *w, struct conv2_packed *packed)
                 memcpy(row + SIDE + 1, g, 5 * sizeof *g);
                 winograd_weights(g, factors);
                 for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-                    packed->forward[in][ky][k][out] = factors[k];
+                    packed->forward[k][in][ky][out] = factors[k];
             }
 }
 
-/* The factors of columns: [in][y][product][i] are of the columns 2i to 2i + 7 of row y. i = 1 is not used. */
+/* The factors of columns: [product][in][y][i] are of the columns 2i to 2i + 7 of row y. i = 1 is not used. */
 struct pool1_columns {
-    _Alignas(64) float at[6][14][WINOGRAD_PRODUCTS][4];
+    _Alignas(64) float at[WINOGRAD_PRODUCTS][6][14][4];
 };
 
 /* A row's ten outputs are computed by fours: columns 0 to 3, 4 to 7, and 6 to 9, of which the last two are taken. */
 enum { QUADS = 3 };
 static const int quad_at[QUADS] = {0, 2, 3}; /* in pool1_columns */
 
-/* Rows y and y + 7 at once. */
-static inline void two_rows(const float *plane, int y, float columns[14][WINOGRAD_PRODUCTS][4])
+/* Rows y and y + 7 of channel `in` at once. */
+static inline void two_rows(const float *plane, int in, int y, struct pool1_columns *columns)
 {
     wide d[8], factors[WINOGRAD_PRODUCTS];
     UNROLL for (int k = 0; k < 8; k++)
-        wide_pair(plane + POOL1_PLACE(y, k), plane + POOL1_PLACE(y + 7, k), (wide_ints *)&d[k]);
+        if (LANES == 16)
+            memcpy(&d[k], plane + POOL1_PLACE(y, k), sizeof d[k]);
+        else
+            wide_pair(plane + POOL1_PLACE(y, k), plane + POOL1_PLACE(y + 7, k), (wide_ints *)&d[k]);
     winograd_columns(d, factors);
     UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
-        memcpy(columns[y][k], &factors[k], sizeof columns[y][k]);
-        memcpy(columns[y + 7][k], (const char *)&factors[k] + sizeof factors[k] / 2, sizeof columns[y][k]);
+        float(*rows)[4] = columns->at[k][in];
+        memcpy(rows[y], &factors[k], sizeof *rows);
+        memcpy(rows[y + 7], (const char *)&factors[k] + sizeof factors[k] / 2, sizeof *rows);
     }
 }
 
@@ -69,52 +73,65 @@ static void make_columns(const float pool1[6][POOL1_PLANE], unsigned kept, struc
 {
     for (; kept != 0; kept &= kept - 1)
         for (int in = __builtin_ctz(kept), y = 0; y < 7; y++)
-            two_rows(pool1[in], y, columns->at[in]);
+            two_rows(pool1[in], in, y, columns);
 }
 
 enum {
     SPAN = LANES == 16 ? 1 : 2,               /* vectors of channels computed together */
     FEW = 8,                                  /* so many kept channels, or fewer, are computed without the others, */
     FEW_SPAN = LANES == 16 ? 1 : FEW / LANES, /* in so many vectors: half of one if it has 16 lanes */
+    ROWS = LANES == 16 ? 10 : 1, /* of outputs, computed together: all where their sums fit into the registers */
+    POOLED = ROWS > 2 ? ROWS : 2, /* rows whose sums are kept until they are pooled */
 };
 
 /* Winograd's sums of a row of ten outputs: [product][four outputs][vector of channels]. */
 typedef vec row_sums[WINOGRAD_PRODUCTS][QUADS][SPAN];
 
-/* `count` of the sums, from number `first` on. weights: their factors, [in][ky][product][channels], from the first of
- * the `span` vectors of channels on. */
+/* `count` of the sums of ROWS rows from y on, from number `first` on. weights: their factors,
+ * [product][in][ky][channels], from the first of the `span` vectors of channels on. Of half a vector of channels the
+ * other half has no meaning. */
 KERNEL void sum_some(int first, int count, const float *weights, int channels, int span,
-                     const struct pool1_columns *columns, unsigned kept, int y, row_sums out)
+                     const struct pool1_columns *columns, unsigned kept, int y, row_sums out[ROWS])
 {
-    row_sums sum;
-    UNROLL for (int k = 0; k < count; k++)
-        UNROLL for (int i = 0; i < QUADS * span; i++)
-            sum[k][i / span][i % span] = (vec){0};
+    enum { OUTPUTS = ROWS * QUADS };
+    vec sum[WINOGRAD_PRODUCTS * OUTPUTS * SPAN];
+    eight half_sum[WINOGRAD_PRODUCTS * OUTPUTS];
+    UNROLL for (int i = 0; i < count * OUTPUTS * span; i++) {
+        sum[i] = (vec){0};
+        half_sum[i / span] = (eight){0};
+    }
     for (unsigned rest = kept; rest != 0; rest &= rest - 1)
         ROLLED for (int ky = 0, in = __builtin_ctz(rest); ky < 5; ky++) {
-            const float *line = separate_address(columns->at[in][y + ky][first]);
-            const float *row = separate_address(weights + ((in * 5 + ky) * WINOGRAD_PRODUCTS + first) * channels);
+            const float *lines = separate_address(columns->at[first][in][y + ky]);
+            const float *factors = separate_address(weights + ((first * 6 + in) * 5 + ky) * channels);
             UNROLL for (int k = 0; k < count; k++)
                 UNROLL for (int v = 0; v < span; v++) {
-                    const float *at = row + k * channels + v * LANES;
-                    vec factors = vec_keep(channels < LANES ? half_load(at) : vec_load(at));
-                    UNROLL for (int q = 0; q < QUADS; q++)
+                    const float *at = factors + k * 6 * 5 * channels + v * LANES;
+                    vec factor = channels < LANES ? (vec){0} : vec_keep(vec_load(at));
+                    UNROLL for (int i = 0; i < OUTPUTS; i++) {
+                        float column = lines[(k * 6 * 14 + i / QUADS) * 4 + quad_at[i % QUADS]];
                         if (channels < LANES)
-                            half_add_product(factors, line[k * 4 + quad_at[q]], &sum[k][q][v]);
+                            eight_add_product(at, column, &half_sum[k * OUTPUTS + i]);
                         else
-                            add_product(factors, line[k * 4 + quad_at[q]], &sum[k][q][v]);
+                            add_product(factor, column, &sum[(k * OUTPUTS + i) * span + v]);
+                    }
                 }
         }
-    UNROLL for (int k = 0; k < count; k++)
-        UNROLL for (int i = 0; i < QUADS * span; i++)
-            vec_spill(&out[first + k][i / span][i % span], sum[k][i / span][i % span]);
+    UNROLL for (int i = 0; i < count * OUTPUTS * span; i++) {
+        int k = i / span / OUTPUTS, row = i / span % OUTPUTS / QUADS, quad = i / span % QUADS;
+        vec *to = &out[row][first + k][quad][i % span];
+        if (channels < LANES)
+            eight_store((float *)to, &half_sum[i]);
+        else
+            vec_spill(to, sum[i]);
+    }
 }
 
 /* All eight, in as many passes as the registers ask for. */
 KERNEL void sum_products(const float *weights, int channels, int span, const struct pool1_columns *columns,
-                         unsigned kept, int y, row_sums out)
+                         unsigned kept, int y, row_sums out[ROWS])
 {
-    const int together = winograd_together(QUADS * span);
+    const int together = winograd_together(ROWS * QUADS * span);
     ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
         sum_some(first, together, weights, channels, span, columns, kept, y, out);
 }
@@ -155,11 +172,12 @@ static void forward_all(const struct layout *w, const struct conv2_packed *packe
                         unsigned kept1, unsigned kept2, float scale, float pool2[25][16], uint16_t from2[25][16])
 {
     for (int group = 0; group < 16; group += SPAN * LANES)
-        for (int y = 0; y < 5; y++) {
-            row_sums rows[2];
-            ROLLED for (int row = 0; row < 2; row++)
-                sum_products(packed->forward[0][0][0] + group, 16, SPAN, columns, kept1, 2 * y + row, rows[row]);
-            pool_all(rows, group, w->conv2_bias, kept2, scale, y, pool2 + y * 5, from2 + y * 5);
+        for (int first = 0; first < 10; first += POOLED) {
+            row_sums rows[POOLED];
+            ROLLED for (int row = 0; row < POOLED; row += ROWS)
+                sum_products(packed->forward[0][0][0] + group, 16, SPAN, columns, kept1, first + row, rows + row);
+            for (int row = 0, y = first / 2; row < POOLED; row += 2, y++)
+                pool_all(rows + row, group, w->conv2_bias, kept2, scale, y, pool2 + y * 5, from2 + y * 5);
         }
 }
 
@@ -191,23 +209,24 @@ static void forward_few(const struct layout *w, const struct conv2_packed *packe
                         unsigned kept1, unsigned kept2, float scale, float pool2[25][16], uint16_t from2[25][16])
 {
     eight_ints list = {0}, places[2];
-    _Alignas(64) float weights[6][5][WINOGRAD_PRODUCTS][FEW], bias[16] = {0};
+    _Alignas(64) float weights[WINOGRAD_PRODUCTS][6][5][FEW], bias[16] = {0};
     int count = 0;
     for (int c = 0; c < 16; c++) {
         places[c / 8][c % 8] = kept2 >> c & 1 ? count : FEW;
         if (kept2 >> c & 1)
             list[count++] = c;
     }
-    for (unsigned rest = kept1; rest != 0; rest &= rest - 1)
-        for (int in = __builtin_ctz(rest), ky = 0; ky < 5; ky++)
-            UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
-                eight_pick(packed->forward[in][ky][k], &list, weights[in][ky][k]);
+    for (int k = 0; k < WINOGRAD_PRODUCTS; k++)
+        for (unsigned rest = kept1; rest != 0; rest &= rest - 1)
+            UNROLL for (int in = __builtin_ctz(rest), ky = 0; ky < 5; ky++)
+                eight_pick(packed->forward[k][in][ky], &list, weights[k][in][ky]);
     eight_pick(w->conv2_bias, &list, bias);
-    for (int y = 0; y < 5; y++) {
-        row_sums rows[2];
-        ROLLED for (int row = 0; row < 2; row++)
-            sum_products(weights[0][0][0], FEW, FEW_SPAN, columns, kept1, 2 * y + row, rows[row]);
-        pool_few(rows, bias, places, scale, y, pool2 + y * 5, from2 + y * 5);
+    for (int first = 0; first < 10; first += POOLED) {
+        row_sums rows[POOLED];
+        ROLLED for (int row = 0; row < POOLED; row += ROWS)
+            sum_products(weights[0][0][0], FEW, FEW_SPAN, columns, kept1, first + row, rows + row);
+        for (int row = 0, y = first / 2; row < POOLED; row += 2, y++)
+            pool_few(rows + row, bias, places, scale, y, pool2 + y * 5, from2 + y * 5);
     }
 }
 

@@ -75,7 +75,7 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
 
 /* The weights of conv2 as its two other passes read them. */
 struct conv2_packed {
-    _Alignas(64) float forward[6][5][WINOGRAD_PRODUCTS][16]; /* factors by winograd.h: [in][ky][product][out] */
+    _Alignas(64) float forward[WINOGRAD_PRODUCTS][6][5][16]; /* factors by winograd.h: [product][in][ky][out] */
     /* What a winner sends back to the 6x6 numbers that its window was made of: [winner in the left or the right column]
      * [out * 6 + 1 + ky][in][8], of the 8 five kx from 0 or 1 on. The row of zeros above a channel is the one below the
      * channel before. Zero at first. */

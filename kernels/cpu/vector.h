@@ -235,37 +235,14 @@ KERNEL void wide_fma(float factor, const wide *a, wide *sum)
 #endif
 }
 
-/* The lower half of a vector of 16 alone: as vec_load and add_product. The upper one is meaningless. */
-#if defined(__AVX512F__)
-KERNEL vec half_load(const float *from)
-{
-    return (vec)_mm512_castps256_ps512(_mm256_loadu_ps(from));
-}
-
-KERNEL void half_add_product(vec a, float b, vec *sum)
-{
-    __m256 low = _mm512_castps512_ps256((__m512)*sum);
-    low = _mm256_fmadd_ps(_mm512_castps512_ps256((__m512)a), _mm256_set1_ps(b), low);
-    *sum = (vec)_mm512_castps256_ps512(low);
-}
-#else
-KERNEL vec half_load(const float *from)
-{
-    return vec_load(from);
-}
-
-KERNEL void half_add_product(vec a, float b, vec *sum)
-{
-    add_product(a, b, sum);
-}
-#endif
-
 /* Sixteen numbers: even[0], odd[0], even[1] and so on. */
 KERNEL void vec_interleave(const float even[8], const float odd[8], vec to[16 / LANES])
 {
 #if defined(__AVX512F__)
     const ivec places = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    to[0] = (vec)_mm512_permutex2var_ps((__m512)half_load(even), (__m512i)places, (__m512)half_load(odd));
+    __m512 evens = _mm512_castps256_ps512(_mm256_loadu_ps(even));
+    __m512 odds = _mm512_castps256_ps512(_mm256_loadu_ps(odd));
+    to[0] = (vec)_mm512_permutex2var_ps(evens, (__m512i)places, odds);
 #else
     eight e, o, halves[2];
     eight_load(even, &e);
