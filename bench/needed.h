@@ -77,7 +77,7 @@ static size_t conv1_backward_needs(const struct cpu *cpu, int s)
     for (int c = 0; c < 6; c++)
         for (int y = 0; y < 14 && (kept >> c & 1); y++)
             for (int x = 0; x < 14; x++)
-                live += cpu->tile.features[s].pool1[c][POOL1_PLACE(y, x)] > 0 && cpu->tile.dpool1[c][y][x] != 0;
+                live += cpu->tile.features[s].pool1[c][POOL1_PLACE(y, x)] > 0 && cpu->tile.dpool1[s][c][y][x] != 0;
     return live * 3 * 25;
 }
 

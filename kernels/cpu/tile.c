@@ -26,23 +26,30 @@ static void prefetch_half(const struct tile_input *input, int s, size_t half)
         __builtin_prefetch(input->records[s] + i);
 }
 
+/* Which channels of a convolution a sample keeps. */
+static unsigned kept(const struct tile_input *input, int s, int layer)
+{
+    return (unsigned)input->masks[s].keep[layer][0];
+}
+
+/* Each pass of a convolution takes all of the tile's samples before the next begins: its weights then stay in the
+ * first-level cache. */
 static void forward(struct tile *tile, const struct layout *weights, const struct tile_input *input,
                     int32_t labels[TILE])
 {
     const struct tile_mark mark = tile->mark; /* a copy, which stays in the first-level cache */
     struct dense_tile *dense = &tile->dense;
     for (int s = 0; s < input->count; s++) {
-        const struct sample_mask *mask = &input->masks[s];
-        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
-        unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
         prefetch_half(input, s + 1, 0);
         labels[s] = input->records[s][0];
-        conv1_forward(weights, &tile->conv1, input->records[s] + 1, kept1, input->scales[DROPOUT_CONV1],
-                      &tile->features[s]);
-        tile_mark(mark, "conv1", "forward", s);
+        conv1_forward(weights, &tile->conv1, input->records[s] + 1, kept(input, s, DROPOUT_CONV1),
+                      input->scales[DROPOUT_CONV1], &tile->features[s]);
         prefetch_half(input, s + 1, 1);
-        conv2_forward(weights, &tile->conv2, kept1, kept2, input->scales[DROPOUT_CONV2], dense->pool2[s],
-                      &tile->features[s]);
+        tile_mark(mark, "conv1", "forward", s);
+    }
+    for (int s = 0; s < input->count; s++) {
+        conv2_forward(weights, &tile->conv2, kept(input, s, DROPOUT_CONV1), kept(input, s, DROPOUT_CONV2),
+                      input->scales[DROPOUT_CONV2], dense->pool2[s], &tile->features[s]);
         tile_mark(mark, "conv2", "forward", s);
     }
     for (int s = input->count; s < TILE; s++) {
@@ -90,18 +97,21 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     tile_mark(mark, "conv3", "input", -1);
 
     for (int s = 0; s < input->count; s++) {
-        const struct sample_mask *mask = &input->masks[s];
-        unsigned kept1 = (unsigned)mask->keep[DROPOUT_CONV1][0];
-        unsigned kept2 = (unsigned)mask->keep[DROPOUT_CONV2][0];
-        refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept1, kept2,
-                                 input->scales[DROPOUT_CONV2], tile->dense.dpool2[s], sums);
+        refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept(input, s, DROPOUT_CONV1),
+                                 kept(input, s, DROPOUT_CONV2), input->scales[DROPOUT_CONV2], tile->dense.dpool2[s],
+                                 sums);
         tile_mark(mark, "conv2", "weights", s);
-        conv2_input(&tile->conv2, &tile->features[s], kept1, tile->dense.dpool2[s], tile->dpool1);
+    }
+    for (int s = 0; s < input->count; s++) {
+        conv2_input(&tile->conv2, &tile->features[s], kept(input, s, DROPOUT_CONV1), tile->dense.dpool2[s],
+                    tile->dpool1[s]);
         tile_mark(mark, "conv2", "input", s);
+    }
+    for (int s = 0; s < input->count; s++) {
         image_pixels(input->records[s] + 1, &tile->pixels);
         tile_mark(mark, "image", "pixels", s);
-        refused += conv1_weights(&tile->pixels, &tile->features[s], kept1, input->scales[DROPOUT_CONV1],
-                                 tile->dpool1, sums);
+        refused += conv1_weights(&tile->pixels, &tile->features[s], kept(input, s, DROPOUT_CONV1),
+                                 input->scales[DROPOUT_CONV1], tile->dpool1[s], sums);
         tile_mark(mark, "conv1", "weights", s);
     }
     return refused;
