@@ -5,8 +5,8 @@
 
 #include "philox.h"
 
-/* Where GCC 12 makes vectors of a loop over philox4x32, it has several shuffles for each product; Clang has none. */
-#if defined(__AVX2__) && !defined(__clang__)
+/* Left to make vectors of a loop over philox4x32, GCC 12 has several shuffles for each product. */
+#ifdef __AVX2__
 #include <immintrin.h>
 #define PHILOX_BY_HAND
 typedef uint64_t number; /* of 32 bits */
@@ -27,16 +27,26 @@ struct masks masks_make(uint64_t seed, double p_conv, double p_fc)
 }
 
 #ifdef PHILOX_BY_HAND
-/* A number of 32 bits in each lane, and above it whatever was left there. */
+/* A number of 32 bits in each lane, and above it whatever was left there; and the whole products of those numbers. */
+#ifdef __AVX512F__
+typedef uint64_t lanes __attribute__((vector_size(64)));
+
+static inline lanes multiply(lanes a, uint32_t b)
+{
+    return (lanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+}
+#else
 typedef uint64_t lanes __attribute__((vector_size(32)));
 
-/* The whole products of the lower halves. */
 static inline lanes multiply(lanes a, uint32_t b)
 {
     return (lanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
 }
+#endif
 
-/* philox4x32 of four counters. */
+enum { LANES = sizeof(lanes) / sizeof(uint64_t) };
+
+/* philox4x32 of a counter in each lane. */
 static inline void philox_lanes(lanes c[4], uint64_t seed)
 {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
@@ -56,9 +66,11 @@ static inline void philox_lanes(lanes c[4], uint64_t seed)
 static void draw_block(struct philox_counter counter, uint64_t seed, number numbers[4][GROUP])
 {
 #ifdef PHILOX_BY_HAND
-    for (uint32_t s = 0; s < GROUP; s += 4) {
-        const lanes none = {0}, next = {s, s + 1, s + 2, s + 3};
-        lanes here[4] = {none + counter.c[0], next + counter.c[1], none + counter.c[2], none + counter.c[3]};
+    for (uint32_t s = 0; s < GROUP; s += LANES) {
+        const lanes none = {0};
+        lanes here[4] = {none + counter.c[0], none + counter.c[1] + s, none + counter.c[2], none + counter.c[3]};
+        for (uint32_t i = 0; i < LANES; i++)
+            here[1][i] += i;
         philox_lanes(here, seed);
         for (int i = 0; i < 4; i++) {
             lanes halves = here[i] & 0xffffffff;
