@@ -407,8 +407,9 @@ static void find_weights(const uint16_t from[16], uint16_t starts[16])
 }
 
 /* Adds the sums over the live winners of gradient times block, six rows of eight floats in a channel's plane, for each
- * of `channels` input channels at once: planes[k], whose rows are ROW apart, to the rows of to[k], BELOW apart. */
-KERNEL void sum_winners(int channels, struct winners winners, const float *const *planes, float *const *to)
+ * of `channels` input channels at once: weights[k], whose rows are ROW apart, to planes[k] from number `first` on. */
+KERNEL void sum_winners(int channels, struct winners winners, const float *const *weights, int first,
+                        float *const *planes)
 {
     eight sum[6 * 6];
     UNROLL for (int k = 0; k < channels * 6; k++)
@@ -416,23 +417,24 @@ KERNEL void sum_winners(int channels, struct winners winners, const float *const
     for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
         int i = __builtin_ctz(rest) * winners.apart;
         UNROLL for (int k = 0; k < channels * 6; k++)
-            eight_add_product(planes[k / 6] + winners.starts[i] + k % 6 * ROW, winners.gradients[i], &sum[k]);
+            eight_add_product(weights[k / 6] + winners.starts[i] + k % 6 * ROW, winners.gradients[i], &sum[k]);
     }
     UNROLL for (int k = 0; k < channels * 6; k++)
-        eight_add(to[k / 6] + k % 6 * BELOW, &sum[k]);
+        eight_add(planes[k / 6] + first + k % 6 * BELOW, &sum[k]);
 }
 
 /* The same for `count` channels, as many at once as the registers hold, of which one is left for a gradient. */
-KERNEL void sum_channels(int count, struct winners winners, const float *const *planes, float *const *to)
+KERNEL void sum_channels(int count, struct winners winners, const float *const *weights, int first,
+                         float *const *planes)
 {
     const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 1) / 6;
-    for (int first = 0, next; first < count; first += next) {
-        int rest = count - first, groups = (rest + most - 1) / most;
+    for (int done = 0, next; done < count; done += next) {
+        int rest = count - done, groups = (rest + most - 1) / most;
         next = (rest + groups - 1) / groups;
 /* Not a loop over `channels`: clang would then leave the sums in memory, which takes five times as long. */
 #define TAKE(channels) \
     if ((channels) <= most && (channels) == next) \
-    sum_winners(channels, winners, planes + first, to + first)
+    sum_winners(channels, winners, weights + done, first, planes + done)
         TAKE(1);
         TAKE(2);
         TAKE(3);
@@ -443,8 +445,8 @@ KERNEL void sum_channels(int count, struct winners winners, const float *const *
     }
 }
 
-/* Where vectors have 512 bits and no channel is dropped: adds the sums of all six, which lie side by side. */
-KERNEL void sum_all_channels(struct winners winners, const float *windows, float *const to[6])
+/* The same for all six channels, which lie side by side in the rows of weights, in vectors of 512 bits. */
+KERNEL void sum_all_channels(struct winners winners, const float *weights, int first, float dpool1[6][14][16])
 {
     enum { PARTS = ROW / LANES };
     vec sum[6][PARTS];
@@ -454,7 +456,7 @@ KERNEL void sum_all_channels(struct winners winners, const float *windows, float
     for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
         int i = __builtin_ctz(rest) * winners.apart;
         UNROLL for (int k = 0; k < 6 * PARTS; k++)
-            add_product(vec_load(windows + winners.starts[i] + k / PARTS * ROW + k % PARTS * LANES),
+            add_product(vec_load(weights + winners.starts[i] + k / PARTS * ROW + k % PARTS * LANES),
                         winners.gradients[i], &sum[k / PARTS][k % PARTS]);
     }
     UNROLL for (int k = 0; k < 6 * PARTS; k++)
@@ -463,21 +465,25 @@ KERNEL void sum_all_channels(struct winners winners, const float *windows, float
         UNROLL for (int in = 0; in < 6; in++) {
             eight part;
             eight_load(rows[row] + in * 8, &part);
-            eight_add(to[in] + row * BELOW, &part);
+            eight_add(dpool1[in][0] + first + row * BELOW, &part);
         }
 }
+
+enum { FEW_INPUTS = LANES == 16 ? 2 : 6 }; /* so many kept channels, or fewer, are computed without the others */
 
 void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept1,
                  float dpool2[25][16], float dpool1[6][14][16])
 {
     const float *weights[6];
+    float *planes[6];
     int list[6], count = list_channels(kept1, list);
     for (int g = 0; g < count; g++) {
         weights[g] = packed->windows + list[g] * 8;
-        memset(dpool1[list[g]], 0, sizeof dpool1[0]);
+        planes[g] = dpool1[list[g]][0];
     }
+    memset(dpool1, 0, 6 * sizeof *dpool1);
     for (int cell = 0; cell < 25; cell++) {
-        float *to[6];
+        int first = cell / 5 * 2 * BELOW + cell % 5 * 2;
         uint16_t starts[16];
         struct winners winners = {0, 1, dpool2[cell], starts};
         UNROLL for (int c = 0; c < 16; c += LANES)
@@ -485,11 +491,9 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
         if (winners.live == 0)
             continue;
         find_weights(features->from2[cell], starts);
-        for (int g = 0; g < count; g++)
-            to[g] = &dpool1[list[g]][2 * (cell / 5)][2 * (cell % 5)];
-        if (LANES == 16 && count == 6)
-            sum_all_channels(winners, packed->windows, to);
+        if (count > FEW_INPUTS)
+            sum_all_channels(winners, packed->windows, first, dpool1);
         else
-            sum_channels(count, winners, weights, to);
+            sum_channels(count, winners, weights, first, planes);
     }
 }

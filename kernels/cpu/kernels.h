@@ -92,7 +92,7 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, un
 size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
                      float dpool2[25][16], int64_t *sums);
 
-/* After conv2_weights. dpool1 is overwritten where channels are kept. */
+/* After conv2_weights. dpool1 is overwritten; of dropped channels it has no meaning. */
 void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept1,
                  float dpool2[25][16], float dpool1[6][14][16]);
 
