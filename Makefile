@@ -165,7 +165,7 @@ $(BUILD)/mpi: always
 
 # What the compiler may use everywhere but here: see there.
 BUILT_FOR = $(shell $(CC) -march=$(MARCH) -dM -E -x c /dev/null | sed -n \
-	's/^\#define __\(SSE4_2\|AVX\|AVX2\|FMA\|AVX512F\|AVX512VL\)__ 1/-DBUILT_FOR_\1/p')
+	's/^\#define __\(SSE4_2\|AVX\|AVX2\|FMA\|AVX512F\|AVX512VL\|AVX512VNNI\)__ 1/-DBUILT_FOR_\1/p')
 $(BUILD)/src/base/built_for.o: CPPFLAGS += $(BUILT_FOR) -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
 $(BUILD)/src/base/built_for.o: private CFLAGS := $(filter-out -march=%,$(CFLAGS))
 

@@ -56,7 +56,7 @@ KERNEL void sum_some(int first, int count, int channels, int lane, const float *
         const float *rows[2] = {NULL, image[0] + offset};
         ROLLED for (int ky = 0; ky < 5; ky++) {
             const float *factors[GROUP];
-            rows[0] = rows[1];
+            rows[0] = rows[1]; /* what was loaded of it may still be in registers */
             rows[1] = separate_address(image[ky + 1] + offset);
             UNROLL for (int g = 0; g < channels; g++)
                 factors[g] = w[g] + (in * 5 + ky) * WINOGRAD_PRODUCTS + first;
@@ -147,8 +147,8 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed, co
  * last chunk up. */
 struct windows {
     _Alignas(64) float at[CHUNKS * CHUNK]; /* the padding of the last row fits, too */
-    uint16_t patches[CHUNKS * CHUNK]; /* where in image_pixels the winner's patch starts */
-    uint32_t live[CHUNKS + 1]; /* of a chunk's windows, a bit each: whether its gradient is not zero; at the end none */
+    uint16_t patches[CHUNKS * CHUNK]; /* where in image_pixels the winner's patch starts, if there is such a window */
+    uint32_t live[CHUNKS + 1]; /* of a chunk's windows, a bit each: whether its gradient is not zero; the last is 0 */
 };
 
 static void activation_backward(const float pool1[POOL1_PLANE], const uint16_t from[7][2][16], float scale,

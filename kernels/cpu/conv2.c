@@ -6,13 +6,12 @@
  *
  * Backward. Of the four numbers of a pool window one, the winner, gets a gradient, and that only when its
  * ReLU was open: at most 60,000 multiply-adds for the weights and as many for the input, less those of dropped input
- * channels. The live winners are listed.
+ * channels (for the input, with 512 bits, where at most two are kept). The live winners are listed.
  *   weights: output channel by channel, the sums in registers over the winners of its 25 windows; lanes are the columns
  *   and kept input channels of a block's row, which lie in a run;
- *   input: window by window, the sums of all it saw (6x8 of each input channel, a few at a time) in registers over the
+ *   input: window by window, the sums of all it saw (6x8 of each input channel, as many as fit) in registers over the
  *   winners of the 16 output channels; lanes are neighbouring columns, 5 or 6 of 8 used.
  */
-#include <stdbool.h>
 #include <string.h>
 
 #include "exact.h"
@@ -20,7 +19,7 @@
 #include "winograd.h"
 
 enum {
-    RIGHT = 1,                 /* in pool1, from a column to the next */
+    RIGHT = 1,                 /* where 16 columns are kept: from one to the next */
     BELOW = 16,                /* and from a row to the next */
     ROW = 6 * 8,               /* in conv2_packed's windows, from a row to the next */
     SIDE = (16 * 6 + 1) * ROW, /* and from the weights of a left winner to those of a right one */
@@ -57,10 +56,10 @@ static inline void two_rows(const float *plane, int in, int y, struct pool1_colu
 {
     wide d[8], factors[WINOGRAD_PRODUCTS];
     UNROLL for (int k = 0; k < 8; k++)
-        if (LANES == 16)
+        if (LANES == 16) /* the rows lie side by side */
             memcpy(&d[k], plane + POOL1_PLACE(y, k), sizeof d[k]);
         else
-            wide_pair(plane + POOL1_PLACE(y, k), plane + POOL1_PLACE(y + 7, k), (wide_ints *)&d[k]);
+            wide_pair(plane + POOL1_PLACE(y, k), plane + POOL1_PLACE(y + 7, k), &d[k]);
     winograd_columns(d, factors);
     UNROLL for (int k = 0; k < WINOGRAD_PRODUCTS; k++) {
         float(*rows)[4] = columns->at[k][in];
@@ -88,8 +87,7 @@ enum {
 typedef vec row_sums[WINOGRAD_PRODUCTS][QUADS][SPAN];
 
 /* `count` of the sums of ROWS rows from y on, from number `first` on. weights: their factors,
- * [product][in][ky][channels], from the first of the `span` vectors of channels on. Of half a vector of channels the
- * other half has no meaning. */
+ * [product][in][ky][channels], from the first of the `span` vectors of channels on; or half a vector. */
 KERNEL void sum_some(int first, int count, const float *weights, int channels, int span,
                      const struct pool1_columns *columns, unsigned kept, int y, row_sums out[ROWS])
 {
@@ -119,11 +117,7 @@ KERNEL void sum_some(int first, int count, const float *weights, int channels, i
         }
     UNROLL for (int i = 0; i < count * OUTPUTS * span; i++) {
         int k = i / span / OUTPUTS, row = i / span % OUTPUTS / QUADS, quad = i / span % QUADS;
-        vec *to = &out[row][first + k][quad][i % span];
-        if (channels < LANES)
-            eight_store((float *)to, &half_sum[i]);
-        else
-            vec_spill(to, sum[i]);
+        vec_spill(&out[row][first + k][quad][i % span], channels < LANES ? eight_widen(&half_sum[i]) : sum[i]);
     }
 }
 
@@ -299,7 +293,7 @@ KERNEL void make_some(int most, const float pool1[6][POOL1_PLANE], int channels,
                 eight_load(pool1[list[k]] + POOL1_PLACE(y, odd), &columns[odd][k]);
             transpose_eight(columns[odd]);
         }
-        UNROLL for (int x = 0; x < 14; x++) /* the next number is written over the channels that are not there */
+        UNROLL for (int x = 0; x < 14; x++) /* over the channels that are not there the next number is written */
             eight_store(pixels->at + (y * 16 + x) * channels, &columns[x % 2][x / 2]);
     }
 }
@@ -312,31 +306,42 @@ static void make_pixels(const float pool1[6][POOL1_PLANE], int channels, const i
         make_some(6, pool1, channels, list, pixels);
 }
 
-enum { BLOCK_ROW = 32 }; /* room for the sums of a block's row: 5 * channels, and others without a meaning */
+enum { BLOCK_ROW = 32 }; /* room for a block's row of sums: 5 * channels, the others without a meaning or not written */
 
-/* Sums over the live winners of gradient times block. */
-KERNEL void sum_blocks(int channels, struct winners winners, const float *pixels, float sums[5][BLOCK_ROW])
+/* Sums over the live winners of gradient times block: `rows` rows from number `first` on, if they are there. */
+KERNEL void sum_rows(int first, int rows, int channels, struct winners winners, const float *pixels,
+                     float sums[5][BLOCK_ROW])
 {
-    const int vectors = (5 * channels + LANES - 1) / LANES;
-    const int most = (VECTOR_REGISTERS - 1) / vectors; /* rows at once: one register is left for a gradient */
-    UNROLL for (int first = 0; first < 5; first += most) {
-        const int rows = 5 - first < most ? 5 - first : most;
-        vec sum[5 * BLOCK_ROW / LANES];
-        UNROLL for (int k = 0; k < rows * vectors; k++)
-            sum[k] = (vec){0};
-        for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
-            int i = __builtin_ctz(rest) * winners.apart;
-            const float *block = separate_address(pixels + (winners.starts[i] + first * BELOW) * channels);
-            UNROLL for (int k = 0; k < rows * vectors; k++)
-                add_product(vec_load(block + k / vectors * BELOW * channels + k % vectors * LANES),
-                            winners.gradients[i], &sum[k]);
-        }
-        UNROLL for (int k = 0; k < rows * vectors; k++)
-            vec_store(sums[first + k / vectors] + k % vectors * LANES, sum[k]);
+    const int vectors = (5 * channels + LANES - 1) / LANES, count = (5 - first < rows ? 5 - first : rows) * vectors;
+    vec sum[5 * BLOCK_ROW / LANES];
+    if (first >= 5)
+        return;
+    UNROLL for (int k = 0; k < count; k++)
+        sum[k] = (vec){0};
+    for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
+        int i = __builtin_ctz(rest) * winners.apart;
+        const float *block = separate_address(pixels + (winners.starts[i] + first * BELOW) * channels);
+        UNROLL for (int k = 0; k < count; k++)
+            add_product(vec_load(block + k / vectors * BELOW * channels + k % vectors * LANES), winners.gradients[i],
+                        &sum[k]);
     }
+    UNROLL for (int k = 0; k < count; k++)
+        vec_store(sums[first + k / vectors] + k % vectors * LANES, sum[k]);
 }
 
-/* How a row of the weights' gradient, [kx][in] with zeros for dropped channels, is made of the sums of a block's row,
+/* All five, as many at once as the registers hold, of which one is left for a gradient. Not a loop: Clang would then
+ * leave the sums in memory. */
+KERNEL void sum_blocks(int channels, struct winners winners, const float *pixels, float sums[5][BLOCK_ROW])
+{
+    const int rows = (VECTOR_REGISTERS - 1) / ((5 * channels + LANES - 1) / LANES);
+    sum_rows(0, rows, channels, winners, pixels, sums);
+    sum_rows(rows, rows, channels, winners, pixels, sums);
+    sum_rows(2 * rows, rows, channels, winners, pixels, sums);
+    sum_rows(3 * rows, rows, channels, winners, pixels, sums);
+    sum_rows(4 * rows, rows, channels, winners, pixels, sums);
+}
+
+/* How a row of the weights' gradient, [kx][in] with zeros for dropped channels, is made of a block's row of sums,
  * vector by vector: */
 enum { SPREAD = CONV2_ROW / LANES };
 struct spread {
@@ -357,8 +362,8 @@ static void find_spread(unsigned kept, int channels, const int *list, struct spr
     memcpy(spread->places, places, sizeof places);
 }
 
-/* Adds an output channel's gradient to the exact sums; returns their room (exact.h). Inlined it takes registers from
- * the sums of the winners. */
+/* Adds an output channel's gradient to the exact sums; returns their room (exact.h). Numbers without a meaning are
+ * replaced, not multiplied, by zeros. Inlined it takes registers from the sums of the winners. */
 static __attribute__((noinline)) ivec add_channel(const float gradient[5][BLOCK_ROW], const struct spread *spread,
                                                   int64_t *sums)
 {
@@ -373,28 +378,46 @@ static __attribute__((noinline)) ivec add_channel(const float gradient[5][BLOCK_
     return room;
 }
 
+/* The gradient of the kept output channels' weights. */
+KERNEL ivec add_channels(int channels, const struct pool1_pixels *pixels, const struct spread *spread, unsigned kept2,
+                         const int32_t live[16], float dpool2[25][16], const uint16_t from2[25][16], int64_t *sums)
+{
+    _Alignas(64) float gradient[5][BLOCK_ROW];
+    ivec room = {0};
+    for (; kept2 != 0; kept2 &= kept2 - 1) {
+        int c = __builtin_ctz(kept2);
+        struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &from2[0][c]};
+        sum_blocks(channels, winners, pixels->at, gradient);
+        room |= add_channel(gradient, spread, sums + c * 5 * CONV2_ROW);
+    }
+    return room;
+}
+
 size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
                      float dpool2[25][16], int64_t *sums)
 {
-    _Alignas(64) float bias[16], gradient[5][BLOCK_ROW];
+    _Alignas(64) float bias[16];
     _Alignas(64) int32_t live[16];
     struct pool1_pixels pixels;
     struct spread spread;
-    int list[6] = {0}, channels = list_channels(kept1, list);
+    int list[6] = {0}, channels = list_channels(kept1, list); /* make_some reads all six, to no effect */
     make_pixels(features->pool1, channels, list, &pixels);
     find_spread(kept1, channels, list, &spread);
     activation_backward(pool2, scale, dpool2, bias, live);
     ivec room = {0};
     UNROLL for (int k = 0; k < 16; k += LANES)
         exact_add(bias + k, sums + LAYOUT_OF(conv2_bias) + k, &room);
-    for (; kept2 != 0; kept2 &= kept2 - 1) {
-        int c = __builtin_ctz(kept2);
-        struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &features->from2[0][c]};
-        UNROLL for (int n = 1; n <= 6; n++)
-            if (n == channels)
-                sum_blocks(n, winners, pixels.at, gradient);
-        room |= add_channel(gradient, &spread, sums + LAYOUT_OF(conv2) + c * 5 * CONV2_ROW);
-    }
+/* Not a loop over `count`: Clang would then leave the sums in memory. */
+#define TAKE(count) \
+    if ((count) == channels) \
+    room |= add_channels(count, &pixels, &spread, kept2, live, dpool2, features->from2, sums + LAYOUT_OF(conv2))
+    TAKE(1);
+    TAKE(2);
+    TAKE(3);
+    TAKE(4);
+    TAKE(5);
+    TAKE(6);
+#undef TAKE
     return (size_t)exact_refused(room);
 }
 
@@ -469,8 +492,6 @@ KERNEL void sum_all_channels(struct winners winners, const float *weights, int f
         }
 }
 
-enum { FEW_INPUTS = LANES == 16 ? 2 : 6 }; /* so many kept channels, or fewer, are computed without the others */
-
 void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept1,
                  float dpool2[25][16], float dpool1[6][14][16])
 {
@@ -491,7 +512,7 @@ void conv2_input(const struct conv2_packed *packed, const struct features *featu
         if (winners.live == 0)
             continue;
         find_weights(features->from2[cell], starts);
-        if (count > FEW_INPUTS)
+        if (LANES == 16 && count > 2)
             sum_all_channels(winners, packed->windows, first, dpool1);
         else
             sum_channels(count, winners, weights, first, planes);

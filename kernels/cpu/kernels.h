@@ -52,7 +52,7 @@ enum { POOL1_PLANE = 14 * 16 };
 
 /* What a sample's forward pass leaves for its backward pass. */
 struct features {
-    _Alignas(64) float pool1[6][POOL1_PLANE], slack[16]; /* [channel][POOL1_PLACE(y, x)]; conv2 reads past a row */
+    _Alignas(64) float pool1[6][POOL1_PLANE], slack[16]; /* [channel][POOL1_PLACE(y, x)]; conv2 reads past the end */
     uint16_t from1[6][7][2][16]; /* [channel][y % 7][y / 7][x]: in image_pixels, from where the patch of the window's
                                   * first number starts to where the winner's does */
     uint16_t from2[25][16];      /* [pool cell][channel]: 16 y + x of the first number of pool1 that the winner saw */

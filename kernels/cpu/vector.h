@@ -182,6 +182,17 @@ KERNEL void eight_fma(float factor, const eight *a, eight *sum)
 #endif
 }
 
+/* Eight numbers as the lower ones of a vec, above them zeros. Only where a vec has 16. */
+KERNEL vec eight_widen(const eight *v)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_zextps256_ps512((__m256)*v);
+#else
+    (void)v;
+    return (vec){0};
+#endif
+}
+
 /* As add_product, of eight numbers at a. */
 KERNEL void eight_add_product(const float *a, float b, eight *sum)
 {
@@ -194,18 +205,20 @@ KERNEL void eight_add_product(const float *a, float b, eight *sum)
 typedef float wide __attribute__((vector_size((LANES > 8 ? LANES : 8) * sizeof(float))));
 typedef int32_t wide_ints __attribute__((vector_size(sizeof(wide))));
 
-/* Its lower half from one place, its upper one from another. No alignment is asked. */
-KERNEL void wide_pair(const void *low, const void *high, wide_ints *to)
+/* A wide, or wide_ints: its lower half from one place, its upper one from another. No alignment is asked. */
+KERNEL void wide_pair(const void *low, const void *high, void *to)
 {
 #if defined(__AVX512F__)
-    __m512i lower = _mm512_castsi256_si512(_mm256_loadu_si256(low));
-    *to = (wide_ints)_mm512_inserti64x4(lower, _mm256_loadu_si256(high), 1);
+    __m512i both = _mm512_castsi256_si512(_mm256_loadu_si256(low));
+    both = _mm512_inserti64x4(both, _mm256_loadu_si256(high), 1);
+    memcpy(to, &both, sizeof both);
 #elif defined(__AVX__)
-    __m256 lower = _mm256_castps128_ps256(_mm_loadu_ps(low));
-    *to = (wide_ints)_mm256_insertf128_ps(lower, _mm_loadu_ps(high), 1);
+    __m256 both = _mm256_castps128_ps256(_mm_loadu_ps(low));
+    both = _mm256_insertf128_ps(both, _mm_loadu_ps(high), 1);
+    memcpy(to, &both, sizeof both);
 #else
-    memcpy(to, low, sizeof *to / 2);
-    memcpy((char *)to + sizeof *to / 2, high, sizeof *to / 2);
+    memcpy(to, low, sizeof(wide) / 2);
+    memcpy((char *)to + sizeof(wide) / 2, high, sizeof(wide) / 2);
 #endif
 }
 

@@ -83,7 +83,8 @@ KERNEL void winograd_windows(vec sums[2][WINOGRAD_PRODUCTS], vec windows[2][4])
 }
 
 /* How many of the eight sums to make in one pass over channels and rows, where each takes that many registers: at least
- * eight registers hide the latency of multiply-adds, and none must be spilled. */
+ * eight registers hide the latency of multiply-adds, and none must be spilled. One in any case: its caller sees to it
+ * that it fits. */
 KERNEL int winograd_together(int registers)
 {
     enum { ROOM = VECTOR_REGISTERS - (VECTOR_REGISTERS == 32 ? 6 : 4) }; /* the others hold factors */

@@ -23,6 +23,10 @@ static const char *missing(void)
         !__builtin_cpu_supports("avx512dq"))
         return "AVX-512 VL, BW and DQ";
 #endif
+#ifdef BUILT_FOR_AVX512VNNI
+    if (!__builtin_cpu_supports("avx512vnni"))
+        return "AVX-512 VNNI";
+#endif
 #ifdef BUILT_FOR_AVX2
     if (!__builtin_cpu_supports("avx2"))
         return "AVX2";

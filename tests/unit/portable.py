@@ -20,6 +20,7 @@ TESTS = ("test_cpu", "test_definition", "test_exact_sum", "test_golden")
 BUILDS = (
     ("gcc", "x86-64-v2", "build/gcc-x86-64-v2"),
     ("gcc", "x86-64-v3", "build/gcc-x86-64-v3"),
+    ("gcc", "x86-64-v4", "build/gcc-x86-64-v4"), # without VNNI
     ("clang", "native", "build/clang"),
 )
 
@@ -27,9 +28,12 @@ if platform.machine() != "x86_64":
     skip_all("these are widths of x86-64")
 
 
+NEEDED = {"x86-64-v3": ("avx2", "fma", "bmi2"), "x86-64-v4": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
+
+
 def runs_here(march):
-    flags = open("/proc/cpuinfo").read()
-    return march != "x86-64-v3" or all(flag in flags for flag in ("avx2", "fma", "bmi2"))
+    flags = open("/proc/cpuinfo").read().split()
+    return all(flag in flags for flag in NEEDED.get(march, ()))
 
 
 for compiler, march, folder in BUILDS:
