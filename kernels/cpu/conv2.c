@@ -79,8 +79,8 @@ enum {
     SPAN = LANES == 16 ? 1 : 2,               /* vectors of channels computed together */
     FEW = 8,                                  /* so many kept channels, or fewer, are computed without the others, */
     FEW_SPAN = LANES == 16 ? 1 : FEW / LANES, /* in so many vectors: half of one if it has 16 lanes */
-    ROWS = LANES == 16 ? 10 : 1, /* of outputs, computed together: all where their sums fit into the registers */
-    POOLED = ROWS > 2 ? ROWS : 2, /* rows whose sums are kept until they are pooled */
+    ROWS = LANES == 16 ? 10 : 1,              /* of outputs, computed together: all if their sums fit into registers */
+    POOLED = ROWS > 2 ? ROWS : 2,             /* rows whose sums are kept until they are pooled */
 };
 
 /* Winograd's sums of a row of ten outputs: [product][four outputs][vector of channels]. */
