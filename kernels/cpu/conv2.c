@@ -274,15 +274,34 @@ static int list_channels(unsigned kept, int list[6])
     return count;
 }
 
-/* pool1 with its kept channels side by side, [y][x][channel]; of 16 columns 14 are used. A row of the block that a
- * winner's gradient multiplies is a run of 5 * channels numbers; vectors read on, and what they find is not used. */
-struct pool1_pixels {
-    _Alignas(64) float at[14 * 16 * 6];
+enum { BLOCK_ROW = 32 }; /* room for a block's row: 5 * channels numbers, the others without a meaning or not written */
+
+/* Vectors that those take. */
+KERNEL int row_vectors(int channels)
+{
+    return (5 * channels + LANES - 1) / LANES;
+}
+
+/* Whether each block's row has vectors of its own, so that none straddles cache lines. Else neighbours overlap. */
+KERNEL int separate(int channels)
+{
+    return LANES == 16 && channels >= 5;
+}
+
+/* Numbers from a block's row to that of its neighbour. */
+KERNEL int apart(int channels)
+{
+    return separate(channels) ? row_vectors(channels) * LANES : channels;
+}
+
+/* The rows of all blocks that a winner's gradient may multiply, [y][x][kx][kept channel]; of
+ * 16 columns 10 have one. Vectors read on behind a row, and what they find is not used. */
+struct pool1_rows {
+    _Alignas(64) float at[14 * 16 * (LANES == 16 ? BLOCK_ROW : 6)];
 };
 
-/* Of `channels` channels, `most` of them at most. */
-KERNEL void make_some(int most, const float pool1[6][POOL1_PLANE], int channels, const int *list,
-                      struct pool1_pixels *pixels)
+/* pool1 with its kept channels side by side, [y][x][channel]: `channels` of them, `most` at most. */
+KERNEL void make_some(int most, const float pool1[6][POOL1_PLANE], int channels, const int *list, float *pixels)
 {
     for (int y = 0; y < 14; y++) {
         eight columns[2][8]; /* even ones and odd ones; lanes: channels */
@@ -294,25 +313,28 @@ KERNEL void make_some(int most, const float pool1[6][POOL1_PLANE], int channels,
             transpose_eight(columns[odd]);
         }
         UNROLL for (int x = 0; x < 14; x++) /* over the channels that are not there the next number is written */
-            eight_store(pixels->at + (y * 16 + x) * channels, &columns[x % 2][x / 2]);
+            eight_store(pixels + (y * 16 + x) * channels, &columns[x % 2][x / 2]);
     }
 }
 
-static void make_pixels(const float pool1[6][POOL1_PLANE], int channels, const int *list, struct pool1_pixels *pixels)
+KERNEL void make_rows(int channels, const float pool1[6][POOL1_PLANE], const int *list, struct pool1_rows *rows)
 {
-    if (channels <= 4)
-        make_some(4, pool1, channels, list, pixels);
-    else
-        make_some(6, pool1, channels, list, pixels);
+    _Alignas(64) float pixels[14 * 16 * 6];
+    make_some(channels <= 4 ? 4 : 6, pool1, channels, list, separate(channels) ? pixels : rows->at);
+    if (separate(channels))
+        for (int y = 0; y < 14; y++)
+            UNROLL for (int k = 0; k < 10 * row_vectors(channels); k++) {
+                int x = k / row_vectors(channels), part = k % row_vectors(channels) * LANES;
+                vec_store(rows->at + (y * 16 + x) * apart(channels) + part,
+                          vec_load(pixels + (y * 16 + x) * channels + part));
+            }
 }
 
-enum { BLOCK_ROW = 32 }; /* room for a block's row of sums: 5 * channels, the others without a meaning or not written */
-
 /* Sums over the live winners of gradient times block: `rows` rows from number `first` on, if they are there. */
-KERNEL void sum_rows(int first, int rows, int channels, struct winners winners, const float *pixels,
+KERNEL void sum_rows(int first, int rows, int channels, struct winners winners, const struct pool1_rows *pool1,
                      float sums[5][BLOCK_ROW])
 {
-    const int vectors = (5 * channels + LANES - 1) / LANES, count = (5 - first < rows ? 5 - first : rows) * vectors;
+    const int vectors = row_vectors(channels), count = (5 - first < rows ? 5 - first : rows) * vectors;
     vec sum[5 * BLOCK_ROW / LANES];
     if (first >= 5)
         return;
@@ -320,10 +342,10 @@ KERNEL void sum_rows(int first, int rows, int channels, struct winners winners, 
         sum[k] = (vec){0};
     for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
         int i = __builtin_ctz(rest) * winners.apart;
-        const float *block = separate_address(pixels + (winners.starts[i] + first * BELOW) * channels);
+        const float *block = separate_address(pool1->at + (winners.starts[i] + first * BELOW) * apart(channels));
         UNROLL for (int k = 0; k < count; k++)
-            add_product(vec_load(block + k / vectors * BELOW * channels + k % vectors * LANES), winners.gradients[i],
-                        &sum[k]);
+            add_product(vec_load(block + k / vectors * BELOW * apart(channels) + k % vectors * LANES),
+                        winners.gradients[i], &sum[k]);
     }
     UNROLL for (int k = 0; k < count; k++)
         vec_store(sums[first + k / vectors] + k % vectors * LANES, sum[k]);
@@ -331,14 +353,14 @@ KERNEL void sum_rows(int first, int rows, int channels, struct winners winners, 
 
 /* All five, as many at once as the registers hold, of which one is left for a gradient. Not a loop: Clang would then
  * leave the sums in memory. */
-KERNEL void sum_blocks(int channels, struct winners winners, const float *pixels, float sums[5][BLOCK_ROW])
+KERNEL void sum_blocks(int channels, struct winners winners, const struct pool1_rows *pool1, float sums[5][BLOCK_ROW])
 {
-    const int rows = (VECTOR_REGISTERS - 1) / ((5 * channels + LANES - 1) / LANES);
-    sum_rows(0, rows, channels, winners, pixels, sums);
-    sum_rows(rows, rows, channels, winners, pixels, sums);
-    sum_rows(2 * rows, rows, channels, winners, pixels, sums);
-    sum_rows(3 * rows, rows, channels, winners, pixels, sums);
-    sum_rows(4 * rows, rows, channels, winners, pixels, sums);
+    const int rows = (VECTOR_REGISTERS - 1) / row_vectors(channels);
+    sum_rows(0, rows, channels, winners, pool1, sums);
+    sum_rows(rows, rows, channels, winners, pool1, sums);
+    sum_rows(2 * rows, rows, channels, winners, pool1, sums);
+    sum_rows(3 * rows, rows, channels, winners, pool1, sums);
+    sum_rows(4 * rows, rows, channels, winners, pool1, sums);
 }
 
 /* How a row of the weights' gradient, [kx][in] with zeros for dropped channels, is made of a block's row of sums,
@@ -379,15 +401,17 @@ static __attribute__((noinline)) ivec add_channel(const float gradient[5][BLOCK_
 }
 
 /* The gradient of the kept output channels' weights. */
-KERNEL ivec add_channels(int channels, const struct pool1_pixels *pixels, const struct spread *spread, unsigned kept2,
-                         const int32_t live[16], float dpool2[25][16], const uint16_t from2[25][16], int64_t *sums)
+KERNEL ivec add_channels(int channels, const struct features *features, const int *list, const struct spread *spread,
+                         unsigned kept2, const int32_t live[16], float dpool2[25][16], int64_t *sums)
 {
+    struct pool1_rows pool1;
+    make_rows(channels, features->pool1, list, &pool1);
     _Alignas(64) float gradient[5][BLOCK_ROW];
     ivec room = {0};
     for (; kept2 != 0; kept2 &= kept2 - 1) {
         int c = __builtin_ctz(kept2);
-        struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &from2[0][c]};
-        sum_blocks(channels, winners, pixels->at, gradient);
+        struct winners winners = {(unsigned)live[c], 16, &dpool2[0][c], &features->from2[0][c]};
+        sum_blocks(channels, winners, &pool1, gradient);
         room |= add_channel(gradient, spread, sums + c * 5 * CONV2_ROW);
     }
     return room;
@@ -398,10 +422,8 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
 {
     _Alignas(64) float bias[16];
     _Alignas(64) int32_t live[16];
-    struct pool1_pixels pixels;
     struct spread spread;
     int list[6] = {0}, channels = list_channels(kept1, list); /* make_some reads all six, to no effect */
-    make_pixels(features->pool1, channels, list, &pixels);
     find_spread(kept1, channels, list, &spread);
     activation_backward(pool2, scale, dpool2, bias, live);
     ivec room = {0};
@@ -410,7 +432,7 @@ size_t conv2_weights(const struct features *features, float pool2[25][16], unsig
 /* Not a loop over `count`: Clang would then leave the sums in memory. */
 #define TAKE(count) \
     if ((count) == channels) \
-    room |= add_channels(count, &pixels, &spread, kept2, live, dpool2, features->from2, sums + LAYOUT_OF(conv2))
+    room |= add_channels(count, features, list, &spread, kept2, live, dpool2, sums + LAYOUT_OF(conv2))
     TAKE(1);
     TAKE(2);
     TAKE(3);
