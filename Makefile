@@ -106,12 +106,6 @@ GPU_PART := $(if $(GPU),$(NAME)-cuda.so)
 SOURCES := $(filter-out $(GPU_SOURCES),$(wildcard src/*.c src/*/*.c kernels/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(DEBUG),$(BUILD)/tests/support/keep_plugins.o)
 PARTS := $(filter-out $(BUILD)/src/main.o,$(OBJECTS)) # what the unit tests link
-GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_cudnn*.c))
-TOGETHER_TESTS := $(if $(DEBUG),,$(BUILD)/tests/unit/test_fused) # its fibers' stacks are too much for AddressSanitizer
-TESTS := $(filter-out $(GPU_TESTS) %/test_fused,\
-	$(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/unit/messages.c))) \
-	$(TOGETHER_TESTS) $(if $(GPU),$(GPU_TESTS))
-
 all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
 	@$(if $(GPU),,rm -f $(NAME)-cuda.so)
 
@@ -177,146 +171,11 @@ found: # probes, printed once a run
 	  CUDA '$(CUDA_FOUND)'
 	@test -n '$(MPI_VERSION)' -a -n '$(CJSON_VERSION)' -a -n '$(XXHASH_VERSION)'
 
-unit: $(TESTS) ## build the unit tests
+# --- tests and benchmarks ----------------------------------------------------------------------------
 
-print-unit-tests: # for tests/run
-	@printf '%s\n' $(filter-out %/messages,$(TESTS))
+include tests/rules.mk bench/rules.mk
 
-$(TESTS): $(BUILD)/%: %.c $(PARTS)
-	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< \
-	  $(TEST_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(TEST_LIBS)
-
-$(BUILD)/tests/unit/test_golden: private LDFLAGS += -rdynamic # for the GPU part
-
-$(GPU_TESTS): $(GPU_OBJECTS)
-$(GPU_TESTS): private CPPFLAGS += $(GPU_CFLAGS)
-$(GPU_TESTS): private TEST_PARTS = $(GPU_OBJECTS)
-$(GPU_TESTS): private TEST_LIBS = $(GPU_LDFLAGS)
-
-# The CUDA kernels run on the host: compiled as C++ with tests/support/shim in place of CUDA's runtime.
-HOST_KERNELS := $(patsubst %,$(BUILD)/host/%.o,$(wildcard kernels/cuda/*.cu) tests/support/shim/cuda_host.cpp)
-HOST_TESTS := $(filter $(BUILD)/tests/unit/test_cuda_%,$(TESTS))
-HOST_CXX = $(patsubst clang%,clang++%,$(patsubst gcc%,g++%,$(CC)))
-HOST_CXXFLAGS = -x c++ -std=c++17 -fno-exceptions -fno-rtti $(SPEED) -march=$(MARCH) -ffp-contract=fast \
-	-Wall -Wextra -Wno-unknown-pragmas -Wno-pass-failed $(if $(WERROR),-Werror)
-
-$(BUILD)/host/%.o: % | found
-	@mkdir -p $(@D)
-	$(call say,CXX) $(HOST_CXX) -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
-
-$(HOST_TESTS): $(HOST_KERNELS)
-$(HOST_TESTS): private CPPFLAGS += -Itests/support/shim
-$(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
-
-# A kernel whose blocks wait for each other, with tests/support/together in place of CUDA's runtime.
-TOGETHER := $(patsubst %,$(BUILD)/together/%.o,$(wildcard kernels/fused/*.cu) tests/support/together/together.cpp)
-
-$(BUILD)/together/%.o: % | found
-	@mkdir -p $(@D)
-	$(call say,CXX) $(HOST_CXX) -Itests/support/together -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) \
-	  -ffp-contract=off -fPIC -MMD -MP -c -o $@ $<
-
-$(TOGETHER_TESTS): $(TOGETHER)
-$(TOGETHER_TESTS): private CPPFLAGS += -Itests/support/shim
-$(TOGETHER_TESTS): private TEST_PARTS = $(TOGETHER)
-$(TOGETHER_TESTS): private TEST_LIBS = -lstdc++
-
-# The same tests with the kernels on a GPU; only the huge tensors need the host.
-DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/%,$(filter-out %_huge,$(HOST_TESTS)) \
-	$(BUILD)/tests/unit/test_fused))
-DEVICE_PARTS := $(GPU_KERNELS) tests/support/shim/cuda_device.c
-device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
-
-$(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
-	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(CFLAGS) $(LDFLAGS) -o $@ $< \
-	  $(DEVICE_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
-
-EMULATED_BENCHES := $(foreach b,dropout step test_golden,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
-
-# The program with a GPU part that computes on the host (tests/support/emulated/emulated.h), and an empty driver.
-EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1) \
-	$(EMULATED_BENCHES)))
-EMULATED_PARTS := $(filter-out $(BUILD)/src/cuda/cudnn_graph.o $(BUILD)/src/cuda/cudnn_conv.o,\
-	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
-	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/support/shim/cuda_host.cpp) \
-	$(TOGETHER) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/emulated/*.c))
-unit: $(EMULATED)
-emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
-
-$(BUILD)/emulated/dtrain: $(NAME)
-	@mkdir -p $(@D)
-	@cp $< $@
-
-$(BUILD)/emulated/dropout $(BUILD)/emulated/step: $(BUILD)/emulated/%: $(BUILD)/bench/%
-	@mkdir -p $(@D)
-	@cp $< $@
-
-$(BUILD)/emulated/test_golden: $(BUILD)/tests/unit/test_golden # by every engine
-	@mkdir -p $(@D)
-	@cp $< $@
-
-$(filter %.so,$(EMULATED_BENCHES)): $(BUILD)/emulated/dtrain-cuda.so
-	@ln -sf dtrain-cuda.so $@
-
-$(BUILD)/emulated/libcuda.so.1:
-	@mkdir -p $(@D)
-	@$(CC) -shared -o $@ -x c /dev/null
-
-$(BUILD)/emulated/dtrain-cuda.so: $(EMULATED_PARTS)
-	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -lstdc++
-
-$(BUILD)/tests/support/emulated/%.o: CPPFLAGS += $(GPU_CFLAGS)
-
-$(BUILD)/emulated/%.o: % | found
-	@mkdir -p $(@D)
-	$(call say,CXX) $(HOST_CXX) -Itests/support/emulated -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC \
-	  -MMD -MP -c -o $@ $<
-
-# What --verify compares with: src/verify/known.c, from kernels/definition.
-known: $(BUILD)/tests/support/make_known ## compute --verify's known answers anew
-	$< > src/verify/known.c.tmp && mv src/verify/known.c.tmp src/verify/known.c
-
-$(BUILD)/tests/support/make_known: tests/support/make_known.c $(filter-out $(BUILD)/src/verify/%,$(PARTS)) \
-	$(BUILD)/src/verify/lesson.o
-	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
-
-.PHONY: known
-
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-BENCH_GPU_PARTS := $(if $(GPU),$(BENCHES:%=%-cuda.so)) # each finds the GPU part under its own name
-GPU_BENCHES := $(if $(GPU),$(patsubst %.c,$(BUILD)/%,$(wildcard bench/cuda/*.c)))
-bench: $(BENCHES) $(BENCH_GPU_PARTS) $(GPU_BENCHES) ## build the benchmarks in build/.../bench
-$(BENCHES): $(BUILD)/%: %.c $(PARTS)
-	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $< $(PARTS) $(LIBS) -ldl
-
-$(BENCH_GPU_PARTS): $(BUILD)/$(NAME)-cuda.so
-	@ln -sf ../$(NAME)-cuda.so $@
-
-$(GPU_BENCHES): $(BUILD)/%: %.c $(PARTS) $(GPU_OBJECTS)
-	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(GPU_OBJECTS) $(PARTS) \
-	  $(LIBS) -ldl $(GPU_LDFLAGS)
-
-$(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for every_benchmark.py
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMULATED_PARTS) $(PARTS) $(LIBS) \
-	  -ldl -lstdc++
-
-.PHONY: bench
-
-# Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
-FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c src/program/trials.c
-FUZZERS := $(patsubst tests/unit/fuzz/%.c,build/fuzz/%,$(wildcard tests/unit/fuzz/*.c))
-fuzz: $(FUZZERS) ## build the fuzzers; tests/exec tests/unit/fuzz.py SECONDS runs them
-
-$(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
-	@mkdir -p $(@D)
-	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g \
-	  $(WARNINGS) -Wno-double-promotion -fsanitize=fuzzer$(comma)address$(comma)undefined \
-	  -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
+# --- to install ---------------------------------------------------------------------------------------
 
 # All of it lies in one folder, as here, so that each part finds the others; the rest of PREFIX leads there.
 PREFIX ?= /usr/local
@@ -342,6 +201,8 @@ uninstall: ## take it away again
 	rm -rf $(INSTALLED)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(NAME) $(LAUNCHERS:%=dtrain-%)) $(SHARE)/man/man1/dtrain.1 \
 	  $(addprefix $(SHARE)/bash-completion/completions/,dtrain dtrain-run)
+
+# --- to develop ---------------------------------------------------------------------------------------
 
 test: ## run every test (installs what they need)
 	tests/run
@@ -377,8 +238,5 @@ help: ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 32
 	@sed -n 's/^#   /  settings:     /p' $(MAKEFILE_LIST)
 
-.PHONY: all unit print-unit-tests print-formatted emulated device test install uninstall lint format clean help found \
-	always
--include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) \
-	$(GPU_BENCHES:=.d) \
-	$(EMULATED_PARTS:.o=.d)
+.PHONY: all print-formatted test install uninstall lint format clean help found always
+-include $(OBJECTS:.o=.d) $(GPU_OBJECTS:.o=.d)

@@ -168,7 +168,7 @@ clean("cppcheck", CPPCHECK, C_FOLDERS)
 clean("clang-format", ["--dry-run", "--Werror"], subprocess.run(
     ["make", "-s", "print-formatted"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
 guards([name for name in files if name.startswith(("src/", "include/")) and name.endswith(".h")])
-narrow([name for name in files if re.search(r"\.(c|h|cu|cuh|cpp|py|sh|sbatch|md)$|(^|/)Makefile$", name) or
+narrow([name for name in files if re.search(r"\.(c|h|cu|cuh|cpp|py|sh|sbatch|md|mk)$|(^|/)Makefile$", name) or
         first_line(name).startswith(b"#!") if name != "bench/RESULTS.md"])
 told_truly("src/README.md", files)
 sources = [name for name in files if re.fullmatch(r"(src|include|kernels|bench)/.*\.(c|h|cu|cuh)", name)]
