@@ -64,7 +64,8 @@ static const struct option_spec specs[] = {
 
     {.kind = HEADING, .doc = "Files and output:"},
     {"out", "DIR", TEXT, IN(out), NULL,
-     .doc = "the directory (default runs/NET-SEED; several nets or seeds have one each in it)"},
+     .doc = "the directory (default runs/NET-SEED, with several seeds runs/NET-FIRST-LAST; several nets or seeds have "
+            "one each in it)"},
     {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
     {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY, .doc = "epochs between checkpoints"},
     {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never",
@@ -74,7 +75,8 @@ static const struct option_spec specs[] = {
     {"engine", "NAME", TEXT, IN(engine), "auto", .beside_verify = true, .doc = "what computes: "},
     {"comm", "NAME", TEXT, IN(comm), "auto", .beside_verify = true, .doc = "what sums gradients: "},
     {"precision", "fp32|tf32", CHOICE, IN(precision), "fp32", .choices = "fp32|tf32", .term = "precision",
-     .absent = "fp32", .beside_verify = true, .doc = "of the operands of convolutions and matrix products, on GPUs"},
+     .absent = "fp32", .beside_verify = true,
+     .doc = "of the operands of convolutions and matrix products, by engine cudnn"},
     {"timeout", "SECONDS", REAL, IN(timeout_seconds), "60", 1, 1e6, .beside_verify = true,
      .doc = "after which a silent rank counts as lost"},
     {"verify", "TIME", VERIFY, IN(verify_seconds), NULL, 0, 1e5, .beside_verify = true,
