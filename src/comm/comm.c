@@ -22,7 +22,7 @@ static int count_host(const char *const *hosts, int ranks, const char *host)
 }
 
 /* Fills in which rank is on which host. Expects mpi, rank, size and watch. */
-static void learn_group(struct comm *comm, MPI_Comm world)
+static void learn_group(struct comm *comm)
 {
     size_t size = (size_t)comm->size;
     int *world_ranks = memory_allocate(size, sizeof *world_ranks, "the ranks of a group");
@@ -31,7 +31,7 @@ static void learn_group(struct comm *comm, MPI_Comm world)
         ranks[i] = i;
     MPI_Group ours, all;
     MPI_CHECK(MPI_Comm_group(comm->mpi, &ours));
-    MPI_CHECK(MPI_Comm_group(world, &all));
+    MPI_CHECK(MPI_Comm_group(MPI_COMM_WORLD, &all));
     MPI_CHECK(MPI_Group_translate_ranks(ours, comm->size, ranks, all, world_ranks));
     MPI_CHECK(MPI_Group_free(&ours));
     MPI_CHECK(MPI_Group_free(&all));
@@ -73,7 +73,9 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch, struct guard *
     MPI_CHECK(MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
     MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
-    learn_group(comm, MPI_COMM_WORLD);
+    learn_group(comm);
+    if (comm->host_count > 1)
+        comm->slice_peers = comm_split_mpi(comm, comm->host_rank < comm->slices ? comm->host_rank : MPI_UNDEFINED);
     return comm;
 }
 

@@ -95,8 +95,6 @@ static void open_shared(struct sums *s)
     s->all_terms = s->totals + s->stride;
     s->base.terms = s->all_terms + (size_t)comm->host_rank * s->stride;
     s->base.totals = s->totals;
-    if (comm->host_count > 1 && comm->slice_peers == MPI_COMM_NULL)
-        comm->slice_peers = comm_split_mpi(comm, comm->host_rank < comm->slices ? comm->host_rank : MPI_UNDEFINED);
 }
 
 struct comm_sums *comm_sums_open(struct comm *comm, size_t count)

@@ -72,6 +72,18 @@ def agreement():
     check(file.code == 0 and "on 7 ranks, 3 hosts" in file.out and file.digest == one.digest,
           "so do those of a hostfile", f"{file}{one}")
 
+    def on_unlike_hosts(*options):
+        return Run([ROOT / "launch" / "run", "--hostfile", FOLDER / "hostfile", *options], {}, FOLDER).finish()
+
+    nets = ["--net", "all", "--seeds", "2", *TRAIN[2:], "--max-steps", "3"]  # more trials than ranks
+    alone, together = run(1, *nets, "--out", "alone"), on_unlike_hosts(*nets, "--out", "together")
+    digests = re.findall(r"^[ABCD] .* [0-9a-f]{16}$", alone.out, re.M)
+    check(together.code == 0 and len(digests) == 8 and
+          [line.split()[-1] for line in digests] == re.findall(r"^[ABCD] .* ([0-9a-f]{16})$", together.out, re.M),
+          "and several nets in turn, on hosts with unlike numbers of ranks", f"{together}{alone}")
+    verified = on_unlike_hosts("--verify=0")
+    check(verified.code == 0 and len(re.findall("  right$", verified.out, re.M)) == 8, "and --verify", verified)
+
     for host in hosts:  # a network that seems to be common to all, but leads nowhere
         subprocess.run(host.command("sh", "-c",
                                     "ip link add docker0 type veth peer name docker1; ip addr add 172.17.0.1/16"
