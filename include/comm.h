@@ -114,9 +114,11 @@ bool comm_agree(struct comm *comm, struct error *error);
  * differs from the majority (from rank 0 if there is none). */
 bool comm_same(struct comm *comm, uint64_t number, int *odd);
 
-/* Not collective: a message of at most 1,024 bytes from one rank to another. One at a time is on its way: send
- * waits until the one before has left; try_send says false instead, and sends nothing. receive takes the
- * next message there is, if any (of exactly `bytes`), and says whether there was one. */
+enum { COMM_MESSAGE_BYTES = 1024 };
+
+/* Not collective: a message of at most so many bytes from one rank to another. One at a time is on its way: send waits
+ * until the one before has left; try_send says false instead, and sends nothing. receive takes the next message there
+ * is, if any (of exactly `bytes`), and says whether there was one. */
 void comm_send(struct comm *comm, int to, const void *data, size_t bytes);
 bool comm_try_send(struct comm *comm, int to, const void *data, size_t bytes);
 bool comm_receive(struct comm *comm, void *data, size_t bytes);

@@ -11,12 +11,10 @@
 #include "guard.h"
 #include "watch.h"
 
-enum { MESSAGE_BYTES = 1024 };
-
 /* The message on its way, if any. */
 struct outbox {
     MPI_Request request; /* MPI_REQUEST_NULL: none */
-    char bytes[MESSAGE_BYTES];
+    char bytes[COMM_MESSAGE_BYTES];
 };
 
 /* From comm_away to comm_back. */
@@ -37,7 +35,7 @@ struct comm {
     int host_rank, host_size; /* among the ranks of this host */
     int host_count;
     int slices; /* of a sum: as many as the smallest host has ranks, so that every host has a rank for each slice */
-    MPI_Comm slice_peers; /* the ranks with this rank's slice, one a host; MPI_COMM_NULL without one, or before a sum */
+    MPI_Comm slice_peers; /* the ranks with this rank's slice, one a host; MPI_COMM_NULL: it has none, or of one host */
     int local_rank;       /* host_rank in the world */
     const struct transport *transport;
     char why[300]; /* "auto" chose this transport: a few words, or "" */

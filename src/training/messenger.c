@@ -2,6 +2,7 @@
 
 #include "signals.h"
 
+_Static_assert(sizeof(struct event) <= COMM_MESSAGE_BYTES, "an event is one message");
 static const struct event stop = {.kind = EVENT_STOP};
 
 static void announce_stop(struct messenger *messenger)
