@@ -71,7 +71,7 @@ launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
 
 # Changes whenever the run, or one of several nets, has come further.
 checkpoints() {
-    stat --format='%n %i %z' -- "$out"/checkpoint.safetensors "$out"/?/checkpoint.safetensors 2>/dev/null
+    find "$out" -maxdepth 3 -name checkpoint.safetensors -printf '%p %i %C@\n' 2>/dev/null | sort
 }
 
 # The same job once more. What you gave to sbatch beside the usual options belongs into the #SBATCH lines.
