@@ -105,6 +105,7 @@ $(BUILD)/emulated/%.o: % | found
 	  -MMD -MP -c -o $@ $<
 
 # What --verify compares with: src/verify/known.c, from kernels/definition.
+unit: $(if $(DEBUG),,$(BUILD)/tests/support/make_known) # so that it stays fit for use
 known: $(BUILD)/tests/support/make_known ## compute --verify's known answers anew
 	$< > src/verify/known.c.tmp && mv src/verify/known.c.tmp src/verify/known.c
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "sampler.h"
 #include "src/verify/lesson.h"
 
 static void nothing(void *context)
