@@ -41,6 +41,9 @@ void signals_install(void)
             sigaction(handled[i].number, &action, NULL); /* nohup ignores SIGHUP, and means it */
 
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
+
+    if (sigaction(SIGCHLD, NULL, &before) == 0 && before.sa_handler == SIG_IGN)
+        signal(SIGCHLD, SIG_DFL); /* else nobody would be told how the scripts that dtrain starts end */
 }
 
 static struct {

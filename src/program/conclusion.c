@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "beside.h"
 #include "signals.h"
 
 static void print_accuracy(double accuracy)
@@ -74,28 +75,15 @@ static void print(const char *format, ...)
     putchar('\n');
 }
 
-/* launch/plot lies beside the program. */
-static bool find_plot(char path[PATH_MAX + 16])
-{
-    char program[PATH_MAX] = "";
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    char *slash = length > 0 ? strrchr(program, '/') : NULL;
-    if (slash == NULL)
-        return false;
-    *slash = '\0';
-    snprintf(path, PATH_MAX + 16, "%s/launch/plot", program);
-    return access(path, X_OK) == 0;
-}
-
 /* Figures are optional: where they cannot be drawn, the command that draws them is printed. */
 static void draw_figures(const char *directory, struct comm *world)
 {
-    char plot[PATH_MAX + 16];
+    char plot[PATH_MAX];
     char *arguments[] = {plot, (char *)"--", (char *)directory, NULL};
     pid_t child;
     int status = -1;
     fflush(stdout);
-    if (find_plot(plot) && posix_spawn(&child, plot, NULL, NULL, arguments, environ) == 0)
+    if (beside_find("launch/plot", plot) && posix_spawn(&child, plot, NULL, NULL, arguments, environ) == 0)
         while (waitpid(child, &status, WNOHANG) == 0) {
             comm_alive(world); /* the other ranks wait */
             nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);

@@ -1,9 +1,9 @@
 #include "convert_data.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <limits.h>
-#include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,8 +14,10 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "beside.h"
 #include "cache.h"
 #include "dataset.h"
+#include "memory.h"
 
 /* Where a directory has one of these, launch/convert-cifar10 is asked: it converts CIFAR-10, and says of CIFAR-100 and
  * parquet why it does not. */
@@ -81,7 +83,7 @@ static bool name_copy(const char *source, char directory[4096], struct error *er
 {
     static const char *const places[] = {"", "cifar-10-batches-py/"};
     char path[4096 + 64], name[64];
-    XXH64_state_t *hash = XXH64_createState();
+    XXH64_state_t *hash = memory_check(XXH64_createState(), "the hash of a name");
     XXH64_reset(hash, 0);
     XXH64_update(hash, source, strlen(source));
     hash_file(hash, source);
@@ -100,16 +102,17 @@ static bool name_copy(const char *source, char directory[4096], struct error *er
     return cache_path(name, directory, error);
 }
 
-/* The script, beside the program. */
-static void find_script(char path[4096])
+/* Reads to the end of file; keeps the first line, or what fits of it. */
+static void read_line(int from, char line[900])
 {
-    char program[4000];
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[length > 0 ? length : 0] = '\0';
-    char *slash = strrchr(program, '/');
-    if (slash != NULL)
-        *slash = '\0';
-    snprintf(path, 4096, "%s/launch/convert-cifar10", program);
+    char more[900];
+    size_t kept = 0;
+    ssize_t length;
+    while ((length = read(from, more, sizeof more)) > 0 || (length < 0 && errno == EINTR))
+        for (ssize_t i = 0; i < length && kept < 899; i++)
+            line[kept++] = more[i];
+    line[kept] = '\0';
+    line[strcspn(line, "\n")] = '\0';
 }
 
 /* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it
@@ -121,24 +124,18 @@ static int run_script(const char *script, const char *source, const char *direct
     posix_spawn_file_actions_t actions;
     char *const words[] = {"python3", (char *)script, (char *)source, (char *)directory, NULL};
     said[0] = '\0';
-    if (pipe(ends) != 0)
+    if (pipe2(ends, O_CLOEXEC) != 0)
         return -1;
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addclose(&actions, ends[0]);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDERR_FILENO);
-    signal(SIGCHLD, SIG_DFL); /* who started us may have it ignored: then nobody is told how the script ended */
-    errno = posix_spawnp(&child, words[0], &actions, NULL, words, environ);
+    int reason = posix_spawnp(&child, words[0], &actions, NULL, words, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
-    if (errno == 0) {
+    if (reason == 0) {
+        read_line(ends[0], said);
         while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
         }
-        ssize_t length = read(ends[0], said, 899);
-        said[length > 0 ? length : 0] = '\0';
-        said[strcspn(said, "\n")] = '\0';
-        errno = 0;
     }
-    int reason = errno;
     close(ends[0]);
     errno = reason;
     return reason != 0 ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUNTIME;
@@ -157,17 +154,16 @@ bool convert_data_find(const char *named, char directory[4096], struct error *er
     return find_copy(named, source, directory, error);
 }
 
-/* Whether a copy is whole, and what it was when it was made. One without a digest gets it. */
-static bool is_good(const char *directory)
+/* Whether a copy is whole, and what it was when it was made. One without a digest, as a new one, gets it. */
+static bool check_copy(const char *directory, struct error *error)
 {
     struct dataset data;
-    struct error ignored = {0};
     uint64_t digest;
-    if (!dataset_open(&data, directory, &ignored))
+    if (!dataset_open(&data, directory, error))
         return false;
     bool good = true;
     if (dataset_read_digest(directory, &digest))
-        good = data.hash == digest;
+        good = data.hash == digest || error_set(error, EXIT_INPUT, "%s is no longer what it was", directory);
     else
         dataset_write_digest(directory, data.hash); /* where it cannot be written, the copy goes unchecked */
     dataset_close(&data);
@@ -191,14 +187,15 @@ static bool remove_copy(const char *directory)
 
 bool convert_data(const char *named, char directory[4096], struct error *error)
 {
-    char source[PATH_MAX], script[4096], said[900];
+    struct error ignored = {0};
+    char source[PATH_MAX], script[PATH_MAX], said[900];
     if (!find_copy(named, source, directory, error))
         return false;
     cache_remove_abandoned(directory);
     bool anew = access(directory, F_OK) == 0;
-    if (anew && is_good(directory))
+    if (anew && check_copy(directory, &ignored))
         return true;
-    find_script(script);
+    beside_find("launch/convert-cifar10", script);
     if (access(script, R_OK) != 0)
         return error_set(error, EXIT_RUNTIME,
                          "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
@@ -219,6 +216,5 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
         error_note("%s", said + 6);
     if (anew)
         error_note("%s was damaged or incomplete, and is converted anew", directory);
-    is_good(directory); /* writes the digest */
-    return true;
+    return check_copy(directory, error);
 }

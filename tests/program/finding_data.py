@@ -147,6 +147,9 @@ def of_others():
               "not the original" in result.err,
               f"{data.relative_to(FOLDER)}: converted to the same bytes, trained on, and told not to be the original",
               result)
+    verbose = here | {"PYTHONVERBOSE": "1", "XDG_CACHE_HOME": str(FOLDER / "verbose")}  # more than a pipe holds
+    result = run(0, *TRAIN, "--data", python, "--out", "of-verbose", env=verbose)
+    check(result.code == 0 and result.digest == good.digest, "a converter that says much", result)
     result = run(1, *TRAIN, "--out", "of-again", env=here | {"DTRAIN_DATA": str(python)})
     check(result.digest == good.digest and not result.err, "again, by DTRAIN_DATA: what the cache has", result)
     result = run(0, "--doctor", "--data", FOLDER / "torch", env=here)

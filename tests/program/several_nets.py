@@ -3,11 +3,13 @@
 # needs: dtrain
 
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
 
-from dtrain import FOLDER, content, metrics, progress, run, start
+from dtrain import FOLDER, PROGRAM, ROOT, Run, content, metrics, progress, run, start
 from tap import check, finish, skip
 
 NETS = "ABCD"
@@ -63,6 +65,9 @@ def whole_studies():
         sizes = {path.name: path.stat().st_size for path in (FOLDER / "all-4").iterdir() if path.is_file()}
         names = ["loss.svg", "loss.png", "accuracy.svg", "accuracy.png"]
         check(all(sizes.get(name, 0) > 1000 for name in names), "the figures are drawn", sizes)
+        deaf = Run(["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", PROGRAM, *SHORT, "--net", "A,D", "--out", "deaf"], {},
+                   FOLDER).finish()
+        check(deaf.code == 0 and "not drawn" not in deaf.out, "and that is known where SIGCHLD was ignored", deaf)
     else:
         skip("the figures are drawn", "gnuplot is missing")
     for nets, np in ("A,D", 3), ("D,A", 1), ("a,c,d", 2):
@@ -91,6 +96,13 @@ def several_seeds():
             row = rf"^{net} +{re.escape(DROPOUT[net])} +2 +" + " +".join(f"{number:.2f}" for number in numbers) + "$"
             check(re.search(row, result.out, re.MULTILINE),
                   f"net {net}: mean, least and most of its seeds", f"{row}\n{result}")
+    # A job that lost a rank once more goes on if one of these has changed.
+    seen = subprocess.run(["bash", "-c", f"source {ROOT}/slurm/job.sh; out=seeds-AD-2; checkpoints"], cwd=FOLDER,
+                          env=os.environ | {"SLURM_SUBMIT_DIR": str(FOLDER), "SLURM_JOB_NUM_NODES": "1"},
+                          capture_output=True, text=True, check=False)
+    check([line.split()[0] for line in seen.stdout.splitlines()] ==
+          [f"seeds-AD-2/seed{seed}/{net}/checkpoint.safetensors" for seed in (1, 2) for net in "AD"],
+          "slurm/job.sh sees every checkpoint of a study", seen)
     if shutil.which("gnuplot"):
         check(b"fill-opacity" in content("seeds-C-3", "loss.svg"), "the figure has the band of the seeds")
 
