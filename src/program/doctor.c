@@ -20,7 +20,8 @@
 /* What rank 0 learns of each rank. */
 struct rank_facts {
     int host_rank;
-    int cores; /* this process may use */
+    int cores;      /* this process may use */
+    int processors; /* of its host */
 };
 
 static void row(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -34,10 +35,11 @@ static void row(const char *name, const char *format, ...)
     va_end(arguments);
 }
 
-static int usable_cores(void)
+/* All processors of the host, where it does not tell which. */
+static int usable_cores(int processors)
 {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
+    cpu_set_t sets[16]; /* of 1,024 processors each */
+    return sched_getaffinity(0, sizeof sets, sets) == 0 ? CPU_COUNT_S(sizeof sets, sets) : processors;
 }
 
 static void print_versions(void)
@@ -62,7 +64,7 @@ static void print_ranks(const struct comm *world, const struct rank_facts *facts
                 here += strcmp(comm_host_name(world, i), comm_host_name(world, j)) == 0;
             row("", "%s: %d rank%s; each may use %d core%s%s", comm_host_name(world, i), here, here == 1 ? "" : "s",
                 facts[i].cores, facts[i].cores == 1 ? "" : "s",
-                here > sysconf(_SC_NPROCESSORS_ONLN) ? "; more ranks than cores: they take turns" : "");
+                here > facts[i].processors ? "; more ranks than cores: they take turns" : "");
         }
 }
 
@@ -137,7 +139,8 @@ static void print_data(const struct options *options, struct error *error)
 
 enum exit_code doctor(const struct options *options, struct comm *world)
 {
-    struct rank_facts ours = {comm_host_rank(world), usable_cores()};
+    int processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    struct rank_facts ours = {comm_host_rank(world), usable_cores(processors), processors};
     struct rank_facts *facts = memory_allocate((size_t)comm_size(world), sizeof *facts, "the list of ranks");
     struct error errors[3] = {0};
     bool speaks = comm_rank(world) == 0;
