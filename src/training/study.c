@@ -218,7 +218,6 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     study->data = data;
     study->world = world;
     study->count = trials_list(options, study->trials);
-    study->display = display_open(study->trials, study->count, goal(options, data), options->progress);
     study->engine = engine_choose(options->engine, why, sizeof why, error);
     name_directories(study, error);
 
@@ -227,9 +226,11 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     if (agreed)
         describe(study);
     if (agreed && open_group(study, error) && open_trainers(study, error) && begin_trainers(study, error)) {
-        if (comm_rank(world) == 0)
+        if (comm_rank(world) == 0) {
+            study->display = display_open(study->trials, study->count, goal(options, data), options->progress);
             introduce(study, why);
-        begin_display(study);
+            begin_display(study);
+        }
         schedule_train(&(struct schedule){
             .trainers = study->trainers + study->first,
             .outcomes = study->outcomes + study->first,
