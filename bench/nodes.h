@@ -272,9 +272,9 @@ static int nodes_main(bool fused, int argc, char **argv)
     n->started = clock_seconds();
     n->fused = fused;
     argc -= json, argv += json;
-    n->batch = argc > 1 && strcmp(argv[0], "--batch") == 0 ? strtoul(argv[1], NULL, 10) : NODES_PICTURES;
-    if (argc > 1)
-        argc -= 2, argv += 2;
+    bool has_batch = argc > 1 && strcmp(argv[0], "--batch") == 0;
+    n->batch = has_batch ? strtoul(argv[1], NULL, 10) : NODES_PICTURES;
+    argc -= 2 * has_batch, argv += 2 * has_batch;
     const char *nets = argc > 0 ? argv[0] : "AD";
     if (argc > 1 || strspn(nets, "ABCD") != strlen(nets) || n->batch < 1 || n->batch > NODES_MOST_BATCH) {
         fprintf(stderr,

@@ -43,8 +43,8 @@ struct dataset {
 bool dataset_open(struct dataset *dataset, const char *directory, struct error *error);
 void dataset_close(struct dataset *dataset);
 
-/* Whether the files, which are mapped and not copied, still hold what they held; if not, *error (EXIT_INPUT) names the
- * one that was changed. Reads them again only where a time has moved. */
+/* Whether the files still hold what they held, or were copied, so that it does not matter; if not, *error (EXIT_INPUT)
+ * names the one that was changed. Reads them again only where a time has moved. */
 bool dataset_is_unchanged(const struct dataset *dataset, struct error *error);
 
 /* A set in the cache has its digest beside it, in a file: dataset.hash when it was made. Reading fails where there is

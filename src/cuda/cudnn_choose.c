@@ -108,7 +108,7 @@ void chooser_save(struct chooser *chooser)
     if (!chooser->changed || !cache_path("", path, &none))
         return;
     chooser->changed = false;
-    mkdir(path, 0777); /* there already, as a rule */
+    cache_make_parents(path); /* there already, as a rule */
     cJSON *cache = read_cache();
     merge(cache, chooser->all);
     char *text = cJSON_Print(cache);

@@ -199,6 +199,8 @@ void dataset_close(struct dataset *dataset)
 
 bool dataset_is_unchanged(const struct dataset *dataset, struct error *error)
 {
+    if (dataset->copied)
+        return true;
     for (int i = 0; i < DATA_FILES; i++) {
         const struct data_file *file = &dataset->files[i];
         const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;

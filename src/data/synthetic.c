@@ -53,19 +53,6 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
 
 enum { PATH_BYTES = 4096 + 64 };
 
-/* Creates the directories above `path`. Returns the errno of the last that could not be made, or 0. */
-static int make_parents(const char *path)
-{
-    char parent[4096];
-    int reason = 0;
-    for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
-        snprintf(parent, sizeof parent, "%.*s", (int)(slash - path), path);
-        if (mkdir(parent, 0700) != 0 && errno != EEXIST) /* 0700: as the XDG Base Directory Specification asks */
-            reason = errno;
-    }
-    return reason;
-}
-
 static FILE *open_in(const char *directory, const char *name, const char *mode)
 {
     char path[PATH_BYTES + 32];
@@ -189,7 +176,7 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     bool anew = access(directory, F_OK) == 0;
     if (anew && is_good(directory, train, test))
         return true;
-    int parents = make_parents(directory);
+    int parents = cache_make_parents(directory);
     int lock = make_aside(directory, aside);
     if (lock < 0)
         return error_set(error, EXIT_RUNTIME,

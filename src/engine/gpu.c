@@ -48,7 +48,11 @@ const struct gpu_part *gpu_load(char *why, size_t why_bytes)
 const struct gpu_part *gpu_load_without_driver(char *why, size_t why_bytes)
 {
     char path[PATH_MAX];
-    void *library = name_part(path) ? dlopen(path, RTLD_LAZY) : NULL;
+    if (!name_part(path)) {
+        snprintf(why, why_bytes, "/proc/self/exe cannot be read, beside which the GPU part lies");
+        return NULL;
+    }
+    void *library = dlopen(path, RTLD_LAZY);
     const struct gpu_part *part = library != NULL ? dlsym(library, "dtrain_gpu_part") : NULL;
     if (part == NULL) {
         explain_missing(path, why, why_bytes);

@@ -1,11 +1,13 @@
 #include "cache.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 bool cache_path(const char *name, char path[4096], struct error *error)
@@ -24,6 +26,18 @@ bool cache_path(const char *name, char path[4096], struct error *error)
                          "the cache directory's path is too long: set XDG_CACHE_HOME "
                          "to a path of less than 4,000 bytes");
     return true;
+}
+
+int cache_make_parents(const char *path)
+{
+    char parent[4096];
+    int reason = 0;
+    for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        snprintf(parent, sizeof parent, "%.*s", (int)(slash - path), path);
+        if (mkdir(parent, 0700) != 0 && errno != EEXIST) /* 0700: as the XDG Base Directory Specification asks */
+            reason = errno;
+    }
+    return reason;
 }
 
 void cache_remove(const char *path)

@@ -187,7 +187,9 @@ static bool stay_in_place(struct metrics *metrics, struct error *error)
     if (is_there ? !S_ISREG(there.st_mode) : errno == ENOENT) {
         rewind(metrics->stream);
         struct kept kept = read_lines(metrics->stream, UINT64_MAX);
-        good = folder_replace(folder, NAME, NULL, kept.text, kept.bytes, error);
+        good = kept.whole
+                   ? folder_replace(folder, NAME, NULL, kept.text, kept.bytes, error)
+                   : error_set(error, EXIT_RUNTIME, "%s/%s: cannot be read: %s", folder->path, NAME, strerror(errno));
         free(kept.text);
     }
     fclose(metrics->stream);
