@@ -65,8 +65,8 @@ def whole_studies():
         sizes = {path.name: path.stat().st_size for path in (FOLDER / "all-4").iterdir() if path.is_file()}
         names = ["loss.svg", "loss.png", "accuracy.svg", "accuracy.png"]
         check(all(sizes.get(name, 0) > 1000 for name in names), "the figures are drawn", sizes)
-        deaf = Run(["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", PROGRAM, *SHORT, "--net", "A,D", "--out", "deaf"], {},
-                   FOLDER).finish()
+        deaf = Run(["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", PROGRAM, *SHORT, "--net", "A,D", "--out", "deaf"],
+                   {}, FOLDER).finish()
         check(deaf.code == 0 and "not drawn" not in deaf.out, "and that is known where SIGCHLD was ignored", deaf)
     else:
         skip("the figures are drawn", "gnuplot is missing")
