@@ -146,6 +146,8 @@ KERNEL void add_weights(int stride, int out, int dy_stride, int parts, const flo
     for (int first = 0; first < stride; first += parts * LANES)
         for (int o = 0; o < out; o++) {
             vec sum[MOST_PARTS];
+            if (live[o] == 0)
+                continue;
             UNROLL for (int k = 0; k < parts; k++)
                 sum[k] = (vec){0};
             for (uint32_t rest = live[o]; rest != 0; rest &= rest - 1) {
@@ -306,13 +308,12 @@ void dense_pack(const struct layout *w, struct dense_tile *t)
 /* Of a sample's inputs of each chain a bit each, whether it is not zero; or all. conv3: cell by cell two. */
 static void find_live3(float pool2[25][16], uint32_t all, uint64_t live[8])
 {
-    for (int c = 0; c < 8; c++)
-        live[c] = 0;
-    for (int cell = 0; cell < 25; cell++) {
-        uint32_t bits = live_bits(pool2[cell], 16, all);
-        UNROLL for (int c = 0; c < 8; c++)
-            live[c] |= (uint64_t)(bits >> 2 * c & 3) << 2 * cell;
-    }
+    typedef uint64_t longs __attribute__((vector_size(8 * sizeof(uint64_t))));
+    const longs pairs = {0, 2, 4, 6, 8, 10, 12, 14}; /* where a cell's bits of each chain are */
+    longs found = {0};
+    UNROLL for (int cell = 0; cell < 25; cell++)
+        found |= ((live_bits(pool2[cell], 16, all) + (longs){0}) >> pairs & 3) << 2 * cell;
+    memcpy(live, &found, sizeof found);
 }
 
 static void find_live1(const float conv3[128], uint32_t all, uint64_t live[8])
