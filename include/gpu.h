@@ -70,7 +70,7 @@ struct gpu_part {
     bool (*time_dropout)(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
                          struct error *error);
 
-    /* "CUDA 13.0 (driver 13.0), cuDNN 9.19.0, cuBLAS 13.1.0, NCCL 2.28.9" */
+    /* "CUDA 13.0 (the driver's: 13.0), cuDNN 9.19.0, cuBLAS 13.1.0, NCCL 2.28.9" */
     void (*versions)(char *text, size_t bytes);
 
     /* Where the libraries lie that were found for it: cuDNN's, cuBLAS's and NCCL's files. */

@@ -48,7 +48,7 @@ struct wrong_step {
 /* Not collective; takes a millisecond a sample of the batch, and tells the engine's comm that it lives. */
 struct blame blame_step(const struct wrong_step *wrong);
 
-/* "gradient of conv3.weight[1234] is 0.25, not 0.5 (and 17 numbers more)" */
+/* "backward pass: gradient of conv3.weight[1234] is 0.25, not 0.5, and 17 more" */
 void blame_print(const struct blame *blame, char *text, size_t bytes);
 
 #endif

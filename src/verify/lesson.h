@@ -53,11 +53,11 @@ struct lesson_batch {
 };
 struct lesson_batch lesson_batch(const struct lesson *lesson, unsigned step);
 
-/* What a lesson has come to: all that a digest covers. Evaluation, of the test set, is as it was when the
- * last epoch ended. */
+/* What a lesson has come to: all that a digest covers. */
 struct lesson_state {
     float weights[LENET5_WEIGHTS], velocity[LENET5_WEIGHTS];
-    int64_t loss, test_loss, test_correct; /* the step's; EXACT_UNITs */
+    int64_t loss, test_loss; /* in EXACT_UNITs: of the step; of the test set when the last epoch ended */
+    int64_t test_correct;    /* samples, likewise */
 };
 void lesson_begin(struct lesson_state *state);
 uint64_t lesson_digest(const struct lesson_state *state);

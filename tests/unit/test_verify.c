@@ -1,5 +1,5 @@
 /* --verify's known answers are the definition's: the first epoch of every lesson, computed anew. The CPU engine
- * computes all of them in tests/verify.py. */
+ * computes all of them in tests/program/verify.py. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
