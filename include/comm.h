@@ -5,8 +5,9 @@
  * the group unless it says otherwise, and none waits for ever: a rank that neither arrives nor answers within the
  * timeout ends the whole job with EXIT_PEER_LOST and a message that names it and its host (see watch.h).
  *
- * Threads: one at a time, over all comms of the process, which share MPI. That is the main thread; but for nets that
- * take turns (turns.h) and between comm_away and comm_back.
+ * Threads: one at a time, over all comms of the process, which share MPI. Normally it is the main thread; of nets that
+ * take turns (turns.h) it is the one whose turn it is, and between comm_away and comm_back the one that answers for
+ * this rank.
  *
  *     struct comm *world = comm_open_world(60);
  *     struct comm *group = comm_split(world, 0, "auto", COMM_FOR_CPU, &error);

@@ -42,7 +42,7 @@ void turns_run(int count, void (*job)(void *context, int number, struct turns *t
         if (threads[i].started)
             pthread_join(threads[i].thread, NULL);
         else
-            run_job(&threads[i]); /* no thread to be had: after the others */
+            run_job(&threads[i]); /* no thread to be had: when those before it have ended, in turns with those behind */
     }
     free(threads);
 }
