@@ -8,7 +8,8 @@
 
 #include "gpu.h"
 
-/* Whether there is one that the kernels run on; `why` names it, or says what is missing. */
+/* Whether the first GPU that this process sees is one that the kernels run on; `why` names it, or says what is
+ * missing. */
 bool device_available(char *why, size_t why_bytes);
 
 /* What this process sees, and which GPU is this local rank's. */
@@ -22,10 +23,6 @@ void device_use(int local_rank);
 
 /* Of the driver and the libraries that are loaded. */
 void device_versions(char *text, size_t bytes);
-
-/* Of dropout_time.c: gpu_part's time_dropout. */
-bool device_time_dropout(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
-                         struct error *error);
 
 /* Their files, as the loader found them. */
 void device_libraries(const char *paths[GPU_LIBRARIES]);

@@ -1,4 +1,5 @@
-/* What a pass of the dropout family costs on the first visible GPU, for bench/dropout. */
+#include "dropout_time.h"
+
 #include <cuda_runtime_api.h>
 
 #include "check.h"
@@ -59,8 +60,8 @@ static bool time_windows(const struct timing *t, double *microseconds, struct er
     return true;
 }
 
-bool device_time_dropout(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
-                         struct error *error)
+bool dropout_time(const struct dropout_pass *pass, size_t count, const float *x, float *y, double *microseconds,
+                  struct error *error)
 {
     struct timing t = {.pass = pass, .count = count};
     size_t bytes = count * sizeof *x;

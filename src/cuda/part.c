@@ -3,6 +3,7 @@
 
 #include "cudnn.h"
 #include "device.h"
+#include "dropout_time.h"
 #include "fused.h"
 #include "nccl.h"
 
@@ -17,7 +18,7 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .reaches = fused_peers_reach,
     .can_map = fused_peers_can_map,
     .fused_profile = fused_profile,
-    .time_dropout = device_time_dropout,
+    .time_dropout = dropout_time,
     .look = device_look,
     .versions = device_versions,
     .libraries = device_libraries,
