@@ -35,7 +35,7 @@ bool checkpoint_read(const struct folder *folder, const struct terms *terms, siz
                      float *weights, float *velocity, struct error *error);
 
 /* model-best.safetensors: weights alone, complete or absent; loads in PyTorch with load_state_dict(load_file(path)).
- * Its metadata, which PyTorch ignores, has a checksum, the terms and the accuracy. */
+ * Its metadata, which PyTorch ignores, has a checksum, the terms and the accuracy. Errors as checkpoint_write's. */
 bool checkpoint_write_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
                            const float *weights, struct error *error);
 

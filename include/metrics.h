@@ -23,7 +23,8 @@ struct metrics; /* opaque */
  * stay, and it is said that they do. On failure (EXIT_RUNTIME: no space, no permission, no longer this run's folder)
  * NULL, and *error names the file. */
 struct metrics *metrics_open(const struct folder *folder, uint64_t epochs_done, struct error *error);
-/* One that was removed or replaced meanwhile is put there again, or gone on with, and that is said. */
+/* One that was removed or replaced meanwhile is put there again, or gone on with, and that is said. Errors as
+ * metrics_open's. */
 bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, struct error *error);
 void metrics_close(struct metrics *metrics); /* NULL is fine */
 

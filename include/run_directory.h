@@ -21,7 +21,7 @@ void run_directory_tidy(const struct folder *folder);
  * another name, and that is said. */
 cJSON *run_directory_read(const struct folder *folder);
 
-/* Writes run.json: complete or absent. */
+/* Writes run.json: complete or absent. Errors: EXIT_RUNTIME (no space, no permission). */
 bool run_directory_write(const struct folder *folder, const cJSON *json, struct error *error);
 
 #endif

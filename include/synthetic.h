@@ -33,7 +33,7 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
  * behind. May block for long. */
 bool synthetic_make(size_t train, size_t test, char directory[4096], struct error *error);
 
-/* The directory that synthetic_make makes. */
+/* The directory that synthetic_make makes. Fails as cache_path does. */
 bool synthetic_find(size_t train, size_t test, char directory[4096], struct error *error);
 
 /* Draws record `index` of a set: 3,073 bytes as in dataset.h, a pure function of (test_set, index), the

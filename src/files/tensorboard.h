@@ -22,7 +22,8 @@ struct scalar {
  * *error (EXIT_RUNTIME) names the path. */
 struct tensorboard *tensorboard_open(const struct folder *folder, uint64_t first_step, struct error *error);
 
-/* One event with all the scalars at `step`, flushed; 4,000 bytes at most (some hundred scalars). */
+/* One event with all the scalars at `step`, flushed; 4,000 bytes at most (some hundred scalars). Errors: EXIT_RUNTIME
+ * (no space, an event too long). */
 bool tensorboard_write(struct tensorboard *board, uint64_t step, const struct scalar *scalars, int count,
                        struct error *error);
 void tensorboard_close(struct tensorboard *board); /* NULL is fine */

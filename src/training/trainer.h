@@ -53,7 +53,8 @@ void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *
  * on all ranks. */
 int trainer_at_once(const struct trainer *trainer, int count);
 
-/* Saves where the run stands: another net of the study was stopped while this one waited for its turn. */
+/* Saves where the run stands: another net of the study was stopped while this one waited for its turn. Errors, on every
+ * rank: EXIT_INPUT (the data changed), EXIT_DIVERGED, EXIT_RUNTIME (no space, no permission). */
 bool trainer_save(struct trainer *trainer, struct error *error);
 
 /* initial * gamma^decays, by the multiplications of binary powers from the lowest on: the same bits everywhere, where
