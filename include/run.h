@@ -27,7 +27,7 @@ struct terms {
 };
 
 /* Adds a term whose value the caller writes: at most VALUE_BYTES. One more than MOST_TERMS ends the job. */
-struct term *terms_add(struct terms *terms, const char *key, const char *option);
+struct term *run_add_term(struct terms *terms, const char *key, const char *option);
 
 /* The fewest digits that read back as the same number. */
 void run_print_number(double number, char text[VALUE_BYTES]);

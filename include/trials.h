@@ -28,9 +28,9 @@ int trials_list(const struct options *options, struct trial trials[MOST_TRIALS])
 bool trials_directory(const struct options *options, char *path, size_t size, struct error *error);
 
 /* "A,D" or "all" to a set of nets: bit i for lenet5_nets[i]. Else false and *error (EXIT_USAGE). */
-bool nets_parse(const char *text, unsigned *set, struct error *error);
+bool trials_parse_nets(const char *text, unsigned *set, struct error *error);
 
 /* What --net would call it: "A,D". */
-const char *nets_name(unsigned set);
+const char *trials_name_nets(unsigned set);
 
 #endif

@@ -14,7 +14,7 @@ void run_print_number(double number, char text[VALUE_BYTES])
     }
 }
 
-struct term *terms_add(struct terms *terms, const char *key, const char *option)
+struct term *run_add_term(struct terms *terms, const char *key, const char *option)
 {
     if (terms->count == MOST_TERMS)
         abort_job(MPI_COMM_WORLD, EXIT_RUNTIME, "%s is one term of a run too many: raise MOST_TERMS (%d, run.h)", key,

@@ -201,7 +201,7 @@ static bool check(const struct options *options, struct error *error)
 {
     unsigned set;
     bool conv = false, fc = false;
-    if (!nets_parse(options->net, &set, error))
+    if (!trials_parse_nets(options->net, &set, error))
         return false;
     for (int i = 0; i < NETS; i++) {
         conv |= (set >> i & 1) && lenet5_nets[i].p_conv > 0;
@@ -342,9 +342,9 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
     error_t failed = argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL,
                                 &parse);
     unsigned set;
-    if (failed || !check(options, error) || !check_verify(&parse) || !nets_parse(options->net, &set, error))
+    if (failed || !check(options, error) || !check_verify(&parse) || !trials_parse_nets(options->net, &set, error))
         return failed == ECANCELED;
-    options->net = nets_name(set);
+    options->net = trials_name_nets(set);
     return true;
 }
 
@@ -380,7 +380,7 @@ void options_terms(const struct options *options, struct terms *terms)
         const void *member = (const char *)options + spec->offset;
         if (spec->term == NULL)
             continue;
-        struct term *term = terms_add(terms, spec->term, spec->name);
+        struct term *term = run_add_term(terms, spec->term, spec->name);
         term->absent = spec->absent;
         if (spec->kind == COUNT)
             snprintf(term->value, sizeof term->value, "%llu", (unsigned long long)*(const uint64_t *)member);

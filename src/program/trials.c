@@ -7,7 +7,7 @@
 
 /* --- sets of nets ------------------------------------------------------------------------------- */
 
-bool nets_parse(const char *text, unsigned *set, struct error *error)
+bool trials_parse_nets(const char *text, unsigned *set, struct error *error)
 {
     *set = 0;
     if (strcmp(text, "all") == 0) {
@@ -28,7 +28,7 @@ bool nets_parse(const char *text, unsigned *set, struct error *error)
 static const char *const set_names[1 << NETS] = {"",  "A",   "B",   "A,B",   "C",   "A,C",   "B,C",   "A,B,C",
                                                  "D", "A,D", "B,D", "A,B,D", "C,D", "A,C,D", "B,C,D", "all"};
 
-const char *nets_name(unsigned set)
+const char *trials_name_nets(unsigned set)
 {
     return set_names[set];
 }
@@ -58,7 +58,7 @@ int trials_list(const struct options *options, struct trial trials[MOST_TRIALS])
     struct error none = {0};
     unsigned set;
     int count = 0;
-    nets_parse(options->net, &set, &none);
+    trials_parse_nets(options->net, &set, &none);
     for (uint64_t seed = 0; seed < options->seeds; seed++)
         for (int i = 0; i < NETS; i++) {
             if (!(set >> i & 1))

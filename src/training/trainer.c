@@ -12,12 +12,12 @@
 static struct terms make_terms(const struct trainer_setup *setup)
 {
     struct terms terms = {0};
-    snprintf(terms_add(&terms, "net", "net")->value, VALUE_BYTES, "%c", setup->trial->net.name);
-    run_print_number(setup->trial->net.p_conv, terms_add(&terms, "p_conv", "p-conv")->value);
-    run_print_number(setup->trial->net.p_fc, terms_add(&terms, "p_fc", "p-fc")->value);
-    snprintf(terms_add(&terms, "train_count", "data with a training set of")->value, VALUE_BYTES, "%zu",
+    snprintf(run_add_term(&terms, "net", "net")->value, VALUE_BYTES, "%c", setup->trial->net.name);
+    run_print_number(setup->trial->net.p_conv, run_add_term(&terms, "p_conv", "p-conv")->value);
+    run_print_number(setup->trial->net.p_fc, run_add_term(&terms, "p_fc", "p-fc")->value);
+    snprintf(run_add_term(&terms, "train_count", "data with a training set of")->value, VALUE_BYTES, "%zu",
              setup->data->train.count);
-    snprintf(terms_add(&terms, "data_hash", "data with xxh64")->value, VALUE_BYTES, "%016llx",
+    snprintf(run_add_term(&terms, "data_hash", "data with xxh64")->value, VALUE_BYTES, "%016llx",
              (unsigned long long)setup->data->hash);
     options_terms(&setup->trial->options, &terms);
     return terms;

@@ -29,7 +29,7 @@ static void test_numbers_read_back(void **state)
 static void add_terms(struct terms *terms, int count)
 {
     for (int i = 0; i < count; i++)
-        strcpy(terms_add(terms, "key", "option")->value, "value");
+        strcpy(run_add_term(terms, "key", "option")->value, "value");
 }
 
 static void test_a_term_too_many_ends_the_job(void **state)
