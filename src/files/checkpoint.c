@@ -312,15 +312,15 @@ bool checkpoint_write_best(const struct folder *folder, const struct terms *term
 /* A model that is better than `progress` knows is right, too: it is of a check after the last checkpoint, before the
  * run was killed, and that check comes again. */
 bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
-                           bool *told, struct error *error)
+                           bool *has_checksum, struct error *error)
 {
     char path[sizeof folder->path + 100];
     float weights[LENET5_WEIGHTS];
     snprintf(path, sizeof path, "%s/%s", folder->path, BEST);
     struct safetensors *file = safetensors_open_in(folder, BEST, error);
     bool good = file != NULL && read_tensors(file, "", weights, error);
-    *told = !good || safetensors_metadata(file, "checksum") != NULL;
-    if (good && *told) {
+    *has_checksum = good && safetensors_metadata(file, "checksum") != NULL;
+    if (*has_checksum) {
         const char *accuracy = safetensors_metadata(file, BEST_KEY);
         good = check_terms(file, path, terms, error) &&
                ((accuracy != NULL && strtod(accuracy, NULL) >= progress->best_test) ||

@@ -8,13 +8,13 @@
 static void look_for_best(const struct folder *folder, const struct terms *terms, struct progress *progress)
 {
     struct error why = {0};
-    bool told;
+    bool has_checksum;
     if (progress->best_test < 0)
         return;
-    if (!checkpoint_check_best(folder, terms, progress, &told, &why)) {
+    if (!checkpoint_check_best(folder, terms, progress, &has_checksum, &why)) {
         error_note("%s; the best of the checks from here on takes its place", why.text);
         progress->best_test = -1;
-    } else if (!told) {
+    } else if (!has_checksum) {
         error_note(
             "%s/model-best.safetensors has no checksum, so nothing tells whether it was changed: kept until a check is "
             "better",

@@ -496,26 +496,26 @@ static void test_another_best_model(void **unused)
     struct error error = {0};
     struct state state;
     struct terms others = terms;
-    bool told;
+    bool has_checksum;
     fill_state(&state, 1);
-    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &told, &error));
+    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error));
     assert_error(&error, EXIT_INPUT, "./model-best.safetensors: cannot be read: No such file");
     assert_true(checkpoint_write_best(&here, &terms, &state.progress, state.weights, &error));
-    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &told, &error) && told);
+    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error) && has_checksum);
     state.progress.best_test -= 1; /* after a kill: the check will come again */
-    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &told, &error) && told);
+    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error) && has_checksum);
     state.progress.best_test += 2;
-    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &told, &error));
+    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error));
     assert_error(&error, EXIT_INPUT, "of a check with 33.3333333333333");
     strcpy(others.list[0].value, "A");
-    assert_false(checkpoint_check_best(&here, &others, &state.progress, &told, &error));
+    assert_false(checkpoint_check_best(&here, &others, &state.progress, &has_checksum, &error));
     assert_error(&error, EXIT_INPUT, "--net D, but this one has A");
 
     FILE *file = fopen(BEST, "r+b");
     assert_int_equal(fseek(file, -1000, SEEK_END), 0);
     fputc('x', file);
     fclose(file);
-    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &told, &error));
+    assert_false(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error));
     assert_error(&error, EXIT_INPUT, "./model-best.safetensors: damaged");
 }
 
