@@ -59,7 +59,7 @@ void devices_line(const struct device *all, int rank, char *text, size_t bytes)
 
 /* The ranks of one host, as its first rank sees them. */
 struct host_view {
-    int ranks, first;
+    int ranks;
     int gpus;         /* that they use together */
     int most_present; /* GPUs of the host */
     int alone;        /* ranks that see one GPU only */
@@ -67,7 +67,7 @@ struct host_view {
 
 static struct host_view view_host(const struct device *all, int count, int first)
 {
-    struct host_view view = {.first = first};
+    struct host_view view = {0};
     for (int i = first; i < count; i++) {
         if (strcmp(all[i].host, all[first].host) != 0 || all[i].index < 0)
             continue;
