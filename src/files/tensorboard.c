@@ -145,8 +145,8 @@ static bool write_start(struct tensorboard *board, uint64_t first_step, struct e
     static const char version[] = "brain.Event:2";
     struct message event = start_event();
     put_bytes(&event, FILE_VERSION, version, sizeof version - 1);
-    if (!write_record(board, &event, error) || first_step == 0)
-        return error->code == EXIT_DONE;
+    if (!write_record(board, &event, error))
+        return false;
 
     struct message session = {0};
     put_key(&session, STATUS, VARINT);

@@ -17,9 +17,8 @@ struct scalar {
     double value;
 };
 
-/* A new file events.out.tfevents.SECONDS.HOST.PID.N. first_step > 0 tells TensorBoard to
- * forget what earlier files of the directory hold from that step on (a resumed run). On failure NULL and
- * *error (EXIT_RUNTIME) names the path. */
+/* A new file events.out.tfevents.SECONDS.HOST.PID.N. TensorBoard is to forget what earlier files of the directory hold
+ * from first_step on, as of a run that is resumed. On failure NULL and *error (EXIT_RUNTIME) names the path. */
 struct tensorboard *tensorboard_open(const struct folder *folder, uint64_t first_step, struct error *error);
 
 /* One event with all the scalars at `step`, flushed; 4,000 bytes at most (some hundred scalars). Errors: EXIT_RUNTIME
