@@ -159,7 +159,7 @@ bool checkpoint_write(const struct folder *folder, const struct terms *terms, co
     char names[TENSORS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors); /* writing only reads them */
     list_tensors("momentum.", (float *)velocity, names + LENET5_PARAMETERS, tensors + LENET5_PARAMETERS);
-    return safetensors_write(folder, CURRENT, PREVIOUS, tensors, TENSORS, metadata, n, true, error);
+    return safetensors_write(folder, CURRENT, PREVIOUS, tensors, TENSORS, metadata, n, error);
 }
 
 static bool exists(const struct folder *folder, const char *name)
@@ -306,7 +306,7 @@ bool checkpoint_write_best(const struct folder *folder, const struct terms *term
     struct tensor tensors[LENET5_PARAMETERS];
     char names[LENET5_PARAMETERS][NAME_BYTES];
     list_tensors("", (float *)weights, names, tensors);
-    return safetensors_write(folder, BEST, NULL, tensors, LENET5_PARAMETERS, metadata, n, true, error);
+    return safetensors_write(folder, BEST, NULL, tensors, LENET5_PARAMETERS, metadata, n, error);
 }
 
 /* A model that is better than `progress` knows is right, too: it is of a check after the last checkpoint, before the

@@ -27,11 +27,10 @@ struct metadata {
 };
 
 /* Writes a file that is complete or absent, by folder_replace: if `keep` is not NULL the file that was `name`
- * stays as `keep`. The tensors' data starts at a multiple of 8 bytes. If `checksum` the metadata
- * gains "checksum". Errors (EXIT_RUNTIME: no space, no permission) name the file; the old one stays. */
+ * stays as `keep`. The tensors' data starts at a multiple of 8 bytes. The file is checksummed. Errors
+ * (EXIT_RUNTIME: no space, no permission) name the file; the old one stays. */
 bool safetensors_write(const struct folder *folder, const char *name, const char *keep, const struct tensor *tensors,
-                       size_t n_tensors, const struct metadata *metadata, size_t n_metadata, bool checksum,
-                       struct error *error);
+                       size_t n_tensors, const struct metadata *metadata, size_t n_metadata, struct error *error);
 
 struct safetensors; /* a file read into memory, which others may change or remove meanwhile; opaque */
 

@@ -8,12 +8,11 @@
 
 /* The JSON header, to be freed. */
 static char *print_header(const struct tensor *tensors, size_t n_tensors, const struct metadata *metadata,
-                          size_t n_metadata, bool checksum)
+                          size_t n_metadata)
 {
     cJSON *header = cJSON_CreateObject();
     cJSON *strings = cJSON_AddObjectToObject(header, METADATA_NAME);
-    if (checksum)
-        cJSON_AddStringToObject(strings, "checksum", "0000000000000000");
+    cJSON_AddStringToObject(strings, "checksum", "0000000000000000");
     for (size_t i = 0; i < n_metadata; i++)
         cJSON_AddStringToObject(strings, metadata[i].key, metadata[i].value);
     size_t offset = 0;
@@ -54,18 +53,14 @@ static unsigned char *make_file(const char *header, const struct tensor *tensors
 }
 
 bool safetensors_write(const struct folder *folder, const char *name, const char *keep, const struct tensor *tensors,
-                       size_t n_tensors, const struct metadata *metadata, size_t n_metadata, bool checksum,
-                       struct error *error)
+                       size_t n_tensors, const struct metadata *metadata, size_t n_metadata, struct error *error)
 {
     size_t size;
-    char *header = print_header(tensors, n_tensors, metadata, n_metadata, checksum);
+    char digits[CHECKSUM_DIGITS + 1], *header = print_header(tensors, n_tensors, metadata, n_metadata);
     unsigned char *bytes = make_file(header, tensors, n_tensors, &size);
     cJSON_free(header);
-    if (checksum) {
-        char digits[CHECKSUM_DIGITS + 1];
-        checksum_compute(bytes, size, digits);
-        memcpy(bytes + CHECKSUM_PLACE, digits, CHECKSUM_DIGITS);
-    }
+    checksum_compute(bytes, size, digits);
+    memcpy(bytes + CHECKSUM_PLACE, digits, CHECKSUM_DIGITS);
     bool done = folder_replace(folder, name, keep, bytes, size, error);
     free(bytes);
     return done;

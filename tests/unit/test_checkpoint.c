@@ -289,7 +289,7 @@ static void forge(const char *key, const char *value)
         metadata[n] = (struct metadata){keys[i], strcmp(keys[i], key) == 0 ? value : old};
         n += metadata[n].value != NULL;
     }
-    assert_true(safetensors_write(&here, CURRENT, NULL, NULL, 0, metadata, n, true, &error));
+    assert_true(safetensors_write(&here, CURRENT, NULL, NULL, 0, metadata, n, &error));
     safetensors_close(file);
 }
 
@@ -474,12 +474,12 @@ static void test_models_that_do_not_fit(void **unused)
     struct error error = {0};
     float weights[LENET5_WEIGHTS] = {0};
     struct tensor gray = {"conv1.weight", 4, {6, 1, 5, 5}, 150, weights};
-    assert_true(safetensors_write(&here, "gray", NULL, &gray, 1, NULL, 0, false, &error));
+    assert_true(safetensors_write(&here, "gray", NULL, &gray, 1, NULL, 0, &error));
     assert_false(checkpoint_read_model("gray", weights, &error));
     assert_error(&error, EXIT_INPUT, "gray: tensor 'conv1.weight' has shape [6,1,5,5], but [6,3,5,5] is");
 
     struct tensor wrapped = {"module.conv1.weight", 4, {6, 3, 5, 5}, 450, weights};
-    assert_true(safetensors_write(&here, "wrapped", NULL, &wrapped, 1, NULL, 0, false, &error));
+    assert_true(safetensors_write(&here, "wrapped", NULL, &wrapped, 1, NULL, 0, &error));
     assert_false(checkpoint_read_model("wrapped", weights, &error));
     assert_error(&error, EXIT_INPUT, "wrapped: has no tensor 'module.conv1.bias'");
 

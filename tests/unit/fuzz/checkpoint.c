@@ -26,8 +26,7 @@ static void write_checkpoint(const struct folder *folder, int n_tensors, const s
                                      .data = zeros};
         memcpy(tensors[i].shape, parameter->shape, sizeof parameter->shape);
     }
-    if (!safetensors_write(folder, "checkpoint.safetensors", NULL, tensors, (size_t)n_tensors, metadata, count, true,
-                           &error))
+    if (!safetensors_write(folder, "checkpoint.safetensors", NULL, tensors, (size_t)n_tensors, metadata, count, &error))
         abort();
 }
 
