@@ -2,21 +2,11 @@
  * call it meanwhile (MPI_THREAD_SERIALIZED). */
 #include <pthread.h>
 #include <semaphore.h>
-#include <time.h>
 
+#include "clock.h"
 #include "transport.h"
 
-enum { LOOK_NANOSECONDS = 20000000 };
-
-static struct timespec next_look(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    time.tv_nsec += LOOK_NANOSECONDS;
-    time.tv_sec += time.tv_nsec / 1000000000;
-    time.tv_nsec %= 1000000000;
-    return time;
-}
+static const double LOOK_SECONDS = 0.02;
 
 static void *stand_in(void *context)
 {
@@ -26,13 +16,13 @@ static void *stand_in(void *context)
     struct timespec next;
     do {
         watch_acknowledge(comm->watch);
-        busy_seconds += 1e-9 * LOOK_NANOSECONDS;
+        busy_seconds += LOOK_SECONDS;
         if (!told && busy_seconds > limit) {
             error_note("rank %d on host %s has been busy with files for %g s; the others wait for it", comm->rank,
                        comm_host_name(comm, comm->rank), limit);
             told = true;
         }
-        next = next_look();
+        next = clock_after(LOOK_SECONDS);
     } while (sem_clockwait(&comm->away.back, CLOCK_MONOTONIC, &next) != 0);
     return NULL;
 }

@@ -199,22 +199,12 @@ static void look(struct guard *guard)
     _exit(EXIT_PEER_LOST); /* MPI is not to be asked now: it serves the other thread */
 }
 
-static struct timespec next_look(const struct guard *guard)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    time.tv_nsec += (long)(1e9 * look_seconds(guard));
-    time.tv_sec += time.tv_nsec / 1000000000;
-    time.tv_nsec %= 1000000000;
-    return time;
-}
-
 static void *keep_watch(void *context)
 {
     struct guard *guard = context;
     pthread_mutex_lock(&guard->lock);
     while (!guard->closed) {
-        struct timespec next = next_look(guard);
+        struct timespec next = clock_after(look_seconds(guard));
         if (guard->what == NULL) {
             pthread_cond_wait(&guard->changed, &guard->lock);
         } else if (guard->calls != guard->call) {
