@@ -139,7 +139,9 @@ enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradie
  * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
 const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
 enum comm_use engine_comm_use(const struct engine_ops *ops); /* for comm_split */
-void engine_names(char *text, size_t bytes);                 /* for --help: "auto, cudnn (GPUs), ... or cpu" */
+
+/* "auto, cudnn (GPUs), [...] or cpu"; without the notes: "auto, cudnn, fused or cpu". */
+void engine_names(char *text, size_t bytes, bool notes);
 
 /* Engine `number`, from 0 on, best first: its name, NULL behind the last; its ops, NULL where this machine cannot run
  * it. `why` says on what it runs, or what is missing. */

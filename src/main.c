@@ -70,7 +70,7 @@ static bool is_whole(const struct comm *world, struct error *error)
 static void print_help(void)
 {
     char engines[200], transports[200];
-    engine_names(engines, sizeof engines);
+    engine_names(engines, sizeof engines, true);
     comm_names(transports, sizeof transports, true);
     options_print_help(engines, transports);
 }

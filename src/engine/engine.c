@@ -54,18 +54,11 @@ const char *engine_precision_name(enum precision precision)
     return precisions[precision];
 }
 
-static void list_names(char *names, size_t bytes)
-{
-    size_t used = (size_t)snprintf(names, bytes, "auto");
-    for (int i = 0; i < ENGINES && used < bytes; i++)
-        used += (size_t)snprintf(names + used, bytes - used, ", %s", engines[i].name);
-}
-
-void engine_names(char *text, size_t bytes)
+void engine_names(char *text, size_t bytes, bool notes)
 {
     size_t used = (size_t)snprintf(text, bytes, "auto");
     for (int i = 0; i < ENGINES && used < bytes; i++) {
-        const char *note = engines[i].note;
+        const char *note = notes ? engines[i].note : NULL;
         used += (size_t)snprintf(text + used, bytes - used, "%s%s%s%s%s", i == ENGINES - 1 ? " or " : ", ",
                                  engines[i].name, note != NULL ? " (" : "", note != NULL ? note : "",
                                  note != NULL ? ")" : "");
@@ -88,11 +81,11 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
             return found;
     }
     char names[100];
-    list_names(names, sizeof names);
+    engine_names(names, sizeof names, false);
     if (known)
         error_set(error, EXIT_USAGE, "--engine %s: this machine cannot run it: %s", name, why);
     else
-        error_set(error, EXIT_USAGE, "--engine %s: no such engine; give one of %s", name, names);
+        error_set(error, EXIT_USAGE, "--engine %s: no such engine; give %s", name, names);
     return NULL;
 }
 
