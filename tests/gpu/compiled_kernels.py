@@ -107,6 +107,8 @@ sources = sorted(pathlib.Path("kernels").glob("*/*.cu"))
 objects = ["build/cuda" / source.with_suffix(".o") for source in sources]
 built = subprocess.run(["make", "-s", "-j2", "WERROR=1", *objects], capture_output=True, text=True, check=False)
 check(sources and built.returncode == 0, f"{len(sources)} files compile", built.stdout + built.stderr)
+tests = subprocess.run(["make", "-s", "WERROR=1", "device"], capture_output=True, text=True, check=False)
+check(tests.returncode == 0, "the tests for a GPU compile and link", tests.stdout + tests.stderr)
 for source, made in zip(sources, objects):
     told = made.with_suffix(".ptxas").read_text() if made.exists() else ""
     kernels = KERNEL.findall(told)
