@@ -1,4 +1,5 @@
-/* signals.h - SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 ask the run to save and stop (exit 75). */
+/* signals.h - SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 ask the run to save and stop (exit 75); so does SIGPIPE: who
+ * read standard output has gone. */
 #ifndef DTRAIN_SIGNALS_H
 #define DTRAIN_SIGNALS_H
 
@@ -6,7 +7,8 @@
 #include <stdbool.h>
 
 /* From now on the first such signal raises the flag; another, half a second later or more, ends the
- * process at once (signals come in pairs when a launcher forwards what the terminal has sent already). */
+ * process at once (signals come in pairs when a launcher forwards what the terminal has sent already), unless it is
+ * SIGPIPE, which comes with every line. */
 void signals_install(void);
 
 /* Not 0 once this rank is asked to stop. */
@@ -21,8 +23,8 @@ void signals_request_stop(void);
 /* The name of the signal that came, "SIGUSR1", or NULL. */
 const char *signals_name(void);
 
-/* From now on SIGBUS, which comes when a mapped file is cut short, prints `line` and ends this process with `code`. The
- * line is borrowed for ever. */
+/* From now on SIGBUS, where it comes as a mapped file was cut short, prints `line` and ends this process with `code`.
+ * The line is borrowed for ever. Where the host's memory is broken that is said instead (EXIT_RUNTIME). */
 void signals_explain_bus_error(const char *line, int code);
 
 #endif

@@ -104,12 +104,12 @@ int main(int argc, char **argv)
     struct error error = {0};
     launcher_mend_streams();
     memory_guard_json();
-    signals_install();
     bool parsed = options_parse(argc, argv, &options, &error);
     double timeout = parsed ? options.timeout_seconds : 60;
     if (launcher_rank() == NULL && (!parsed || answer(&options)))
         return (int)end_output(error.code, &error);
 
+    signals_install();
     struct comm *world = comm_open_world(timeout);
     bool whole = is_whole(world, &error), speaks = whole ? comm_rank(world) == 0 : strcmp(launcher_rank(), "0") == 0;
     enum exit_code code = EXIT_DONE;

@@ -5,6 +5,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "error.h"
+
 /* Global state, here and below: a signal handler has no other way to be heard. */
 static volatile sig_atomic_t stop, received;
 static struct timespec first;
@@ -17,7 +19,8 @@ static void handle(int number)
         first = time;
         received = number;
         stop = 1;
-    } else if ((double)(time.tv_sec - first.tv_sec) + 1e-9 * (double)(time.tv_nsec - first.tv_nsec) > 0.5) {
+    } else if (number != SIGPIPE && /* which every line that is printed brings again */
+               (double)(time.tv_sec - first.tv_sec) + 1e-9 * (double)(time.tv_nsec - first.tv_nsec) > 0.5) {
         _exit(128 + number);
     }
 }
@@ -25,8 +28,8 @@ static void handle(int number)
 static const struct {
     int number;
     const char *name;
-} handled[] = {
-    {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}, {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}};
+} handled[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"},   {SIGHUP, "SIGHUP"},
+               {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}, {SIGPIPE, "SIGPIPE"}};
 enum { HANDLED = sizeof handled / sizeof *handled };
 
 void signals_install(void)
@@ -36,9 +39,12 @@ void signals_install(void)
     for (int i = 0; i < HANDLED; i++)
         sigaddset(&action.sa_mask, handled[i].number);
     struct sigaction before;
-    for (int i = 0; i < HANDLED; i++)
-        if (handled[i].number != SIGHUP || sigaction(SIGHUP, NULL, &before) != 0 || before.sa_handler != SIG_IGN)
-            sigaction(handled[i].number, &action, NULL); /* nohup ignores SIGHUP, and means it */
+    for (int i = 0; i < HANDLED; i++) {
+        int number = handled[i].number;
+        bool is_ignored = sigaction(number, NULL, &before) == 0 && before.sa_handler == SIG_IGN;
+        if (!is_ignored || (number != SIGHUP && number != SIGPIPE)) /* nohup ignores SIGHUP, and means it */
+            sigaction(number, &action, NULL);
+    }
 
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
 
@@ -51,19 +57,27 @@ static struct {
     int code;
 } bus_error;
 
-static void end_by_bus_error(int number)
+/* A file that was cut short is BUS_ADRERR; memory may be broken, too, or somebody has sent the signal. */
+static void end_by_bus_error(int number, siginfo_t *info, void *context)
 {
-    (void)number;
-    if (write(STDERR_FILENO, bus_error.line, strlen(bus_error.line)) < 0)
-        _exit(bus_error.code); /* the same: compilers want what write returns to be looked at */
-    _exit(bus_error.code);
+    static const char broken[] = "dtrain: memory of this host is broken, as the kernel's log tells: use another host\n";
+    (void)context;
+    bool is_broken = info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO;
+    if (is_broken || info->si_code == BUS_ADRERR) {
+        const char *line = is_broken ? broken : bus_error.line;
+        ssize_t written = write(STDERR_FILENO, line, strlen(line));
+        (void)written;
+        _exit(is_broken ? EXIT_RUNTIME : bus_error.code);
+    }
+    signal(number, SIG_DFL);
+    raise(number);
 }
 
 void signals_explain_bus_error(const char *line, int code)
 {
     bus_error.line = line;
     bus_error.code = code;
-    signal(SIGBUS, end_by_bus_error);
+    sigaction(SIGBUS, &(struct sigaction){.sa_sigaction = end_by_bus_error, .sa_flags = SA_SIGINFO}, NULL);
 }
 
 const volatile sig_atomic_t *signals_stop_flag(void)

@@ -346,6 +346,11 @@ def changed():
         result = running.finish()
         check(result.code == code and re.search(words, result.err) and len(result.messages) == (code == 3),
               f"data {how} under a run: exit {code}", result)
+    running = start(0, *TRAIN[2:], "--data", FOLDER / "good", "--epochs", "1000000", "--out", "sent")
+    running.wait_for("epoch: 3 ")
+    running.signal(signal.SIGBUS)
+    result = running.finish()
+    check(result.code == -signal.SIGBUS and not result.err, "a SIGBUS that somebody sent is not the data's", result)
 
 
 damaged()

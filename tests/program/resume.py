@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 
-from dtrain import FOLDER, content, metrics, progress, run, run_all, start
+from dtrain import FOLDER, PROGRAM, Run, content, metrics, progress, run, run_all, start
 from safetensors_reader import read, write
 from tap import check, finish
 
@@ -84,6 +84,15 @@ def go_on(np, out, *options):
     running = start(np, *ENDLESS, "--out", out, "--resume", *options)
     running.wait_for("epoch: ", times=2)
     return running
+
+
+def without_a_reader():
+    """`dtrain ... | head`, without launch/run, which sees to it that dtrain does not notice."""
+    command = [PROGRAM, *ENDLESS, "--out", "piped"]
+    piped = Run(["bash", "-c", '"$@" | head -6; exit "${PIPESTATUS[0]}"', "bash", *command], {}, FOLDER).finish()
+    check(piped.code == 75 and "standard output: Broken pipe" in piped.err, "a reader that ends: saved, 75", piped)
+    result = run(0, *ENDLESS, "--out", "piped", "--resume", "--max-steps", "1")
+    check(result.code == 0 and "goes on after step" in result.out, "and it can be gone on with", result)
 
 
 def by_signals():
@@ -278,5 +287,6 @@ interrupted_writes()
 best_model()
 from_file()
 by_signals()
+without_a_reader()
 in_evaluation()
 finish()
