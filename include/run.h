@@ -57,7 +57,7 @@ struct epoch_metrics {
 
 /* What rank 0 of the group tells whoever displays it. */
 struct event {
-    enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP } kind;
+    enum event_kind { EVENT_STEP, EVENT_EPOCH, EVENT_FAILURE, EVENT_STOP, EVENT_END } kind;
     int trial;                    /* index in the study */
     double epochs_done;           /* closed, and the part of the open one */
     double images_per_second;     /* mean of the open epoch so far, of training alone */

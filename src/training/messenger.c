@@ -3,16 +3,16 @@
 #include "signals.h"
 
 _Static_assert(sizeof(struct event) <= COMM_MESSAGE_BYTES, "an event is one message");
-static const struct event stop = {.kind = EVENT_STOP};
+static const struct event stop = {.kind = EVENT_STOP}, end = {.kind = EVENT_END};
 
+/* To one leader after the other, as messages leave: no waiting here, since who waits already calls this. */
 static void announce_stop(struct messenger *messenger)
 {
-    if (messenger->stop_announced || !*signals_stop_flag())
-        return;
-    messenger->stop_announced = true;
-    for (int i = 0; i < messenger->count; i++)
-        if (messenger->leaders[i] != 0)
-            comm_send(messenger->world, messenger->leaders[i], &stop, sizeof stop);
+    const int *leaders = messenger->leaders;
+    while (*signals_stop_flag() && messenger->told < messenger->count &&
+           (leaders[messenger->told] == 0 ||
+            comm_try_send(messenger->world, leaders[messenger->told], &stop, sizeof stop)))
+        messenger->told++;
 }
 
 /* World rank 0, while it trains or waits. */
@@ -23,6 +23,8 @@ static void serve(void *context)
     while (comm_receive(messenger->world, &event, sizeof event)) {
         if (event.kind == EVENT_STOP)
             signals_request_stop();
+        else if (event.kind == EVENT_END)
+            messenger->ended++;
         else
             display_event(messenger->display, &event);
     }
@@ -53,10 +55,15 @@ void messenger_stop(struct messenger *messenger, bool leader)
         comm_send(messenger->world, 0, &stop, sizeof stop);
 }
 
-void messenger_wait(struct messenger *messenger)
+void messenger_wait(struct messenger *messenger, bool leader)
 {
     bool first = comm_rank(messenger->world) == 0;
+    int others = 0;
+    for (int i = 0; i < messenger->count; i++)
+        others += messenger->leaders[i] != 0;
+    if (leader && !first)
+        comm_send(messenger->world, 0, &end, sizeof end);
     comm_barrier_serving(messenger->world, first ? serve : NULL, messenger);
-    if (first)
+    while (first && messenger->ended < others) /* a barrier does not wait for messages: the last may be on its way */
         serve(messenger);
 }

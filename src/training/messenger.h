@@ -17,7 +17,7 @@ struct messenger {
     const int *leaders; /* of each group: a world rank */
     int count;
     struct display *display; /* used on world rank 0 */
-    bool stop_announced;     /* world rank 0 has told the leaders to stop */
+    int told, ended;         /* on world rank 0: leaders that were told to stop, or have reported their last */
 };
 
 /* On the leader of a group, called often while it trains (context: its struct messenger): passes an event on, and
@@ -27,7 +27,8 @@ void messenger_report(void *context, const struct event *event);
 /* On every rank of a group that was stopped, whichever rank had the signal; its leader tells world rank 0. */
 void messenger_stop(struct messenger *messenger, bool leader);
 
-/* Collective over the world: until all groups have ended; world rank 0 displays what they report meanwhile. */
-void messenger_wait(struct messenger *messenger);
+/* Collective over the world: until all groups have ended; world rank 0 displays what they report meanwhile. `leader`:
+ * this rank is its group's. */
+void messenger_wait(struct messenger *messenger, bool leader);
 
 #endif

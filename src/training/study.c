@@ -70,7 +70,7 @@ static bool open_group(struct study *study, struct error *error)
     }
     study->first = apart ? color : 0;
     study->end = apart ? color + 1 : study->count;
-    study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, false};
+    study->messenger = (struct messenger){study->world, study->leaders, study->count, &study->display, 0, 0};
     study->group = comm_split(study->world, color, study->options->comm, engine_comm_use(study->engine), error);
     return comm_agree(study->world, error);
 }
@@ -134,7 +134,7 @@ static void gather_outcomes(struct study *study)
         if (study->outcomes[i].status == RUN_STOPPED)
             messenger_stop(&study->messenger, comm_rank(study->group) == 0);
     }
-    messenger_wait(&study->messenger);
+    messenger_wait(&study->messenger, comm_rank(study->group) == 0);
     share_outcomes(study);
 }
 
