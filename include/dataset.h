@@ -30,10 +30,11 @@ struct split {
 struct dataset {
     char directory[4096];
     struct split train, test;
-    bool copied;   /* not mapped, as the file system cannot: every rank has a copy of its own */
+    bool copied;   /* one of the files is */
     uint64_t hash; /* xxh64 of all files' bytes, in order: equal on every rank, or the run is refused */
     struct data_file {
         int descriptor;
+        bool copied;              /* not mapped, as the file system cannot: every rank has a copy of its own */
         struct timespec modified; /* when it was opened */
     } files[DATA_FILES];
 };

@@ -86,7 +86,7 @@ static void *map_or_copy(int file, size_t bytes, bool *copied)
 }
 
 /* Maps a file of *count records (0: as many as it holds, which it sets). */
-static bool map_file(const char *path, size_t *count, const uint8_t **records, struct data_file *opened, bool *copied,
+static bool map_file(const char *path, size_t *count, const uint8_t **records, struct data_file *opened,
                      struct error *error)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: it may be a pipe */
@@ -97,14 +97,15 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
         error_set(error, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
     } else if (check_size(path, &status, *count, error)) {
         size_t bytes = (size_t)status.st_size;
-        void *mapped = map_or_copy(file, bytes, copied);
+        bool copied = false;
+        void *mapped = map_or_copy(file, bytes, &copied);
         if (mapped == MAP_FAILED) {
             error_set(error, EXIT_INPUT, "%s: cannot be read into memory: %s", path, strerror(errno));
         } else {
             posix_madvise(mapped, bytes, POSIX_MADV_WILLNEED);
             *records = mapped;
             *count = bytes / RECORD_BYTES;
-            *opened = (struct data_file){file, status.st_mtim};
+            *opened = (struct data_file){file, copied, status.st_mtim};
             return true;
         }
     }
@@ -166,8 +167,9 @@ bool dataset_open(struct dataset *dataset, const char *directory, struct error *
         const uint8_t **records = &split->files[i % TRAINING_FILES];
         char path[4096];
         good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, &dataset->files[i],
-                        &dataset->copied, error) &&
+                        error) &&
                check_labels(path, *records, split->per_file, error);
+        dataset->copied |= dataset->files[i].copied;
     }
     dataset->train.count = TRAINING_FILES * dataset->train.per_file;
     dataset->test.count = dataset->test.per_file;
@@ -199,12 +201,12 @@ void dataset_close(struct dataset *dataset)
 
 bool dataset_is_unchanged(const struct dataset *dataset, struct error *error)
 {
-    if (dataset->copied)
-        return true;
     for (int i = 0; i < DATA_FILES; i++) {
         const struct data_file *file = &dataset->files[i];
         const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
         struct stat status;
+        if (file->copied)
+            continue;
         bool there = fstat(file->descriptor, &status) == 0 && (size_t)status.st_size == split->per_file * RECORD_BYTES;
         if (there && memcmp(&status.st_mtim, &file->modified, sizeof file->modified) == 0)
             continue;

@@ -50,6 +50,13 @@ static bool open_engine(struct trainer *trainer, struct error *error)
     return trainer->engine != NULL;
 }
 
+static void check_data(struct trainer *trainer, struct error *error)
+{
+    comm_away(trainer->setup.comm);
+    dataset_is_unchanged(trainer->setup.data, error);
+    comm_back(trainer->setup.comm);
+}
+
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error)
 {
     struct trainer *trainer = memory_allocate(1, sizeof *trainer, "a trainer");
@@ -68,6 +75,8 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     }
     if (comm_agree(setup->comm, error))
         open_engine(trainer, error);
+    if (trainer->engine != NULL && setup->engine->on_gpu) /* the images were just copied: are they those that agreed? */
+        check_data(trainer, error);
     if (!comm_agree(setup->comm, error)) {
         trainer_close(trainer);
         return NULL;
@@ -148,11 +157,8 @@ bool trainer_compare_replicas(struct trainer *trainer, struct error *error)
 
 bool trainer_trust_data(struct trainer *trainer, struct error *error)
 {
-    if (!trainer->setup.engine->on_gpu) {
-        comm_away(trainer->setup.comm);
-        dataset_is_unchanged(trainer->setup.data, error);
-        comm_back(trainer->setup.comm);
-    }
+    if (!trainer->setup.engine->on_gpu) /* which has a copy */
+        check_data(trainer, error);
     return comm_agree(trainer->setup.comm, error);
 }
 
