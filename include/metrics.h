@@ -26,6 +26,10 @@ struct metrics *metrics_open(const struct folder *folder, uint64_t epochs_done, 
 /* One that was removed or replaced meanwhile is put there again, or gone on with, and that is said. Errors as
  * metrics_open's. */
 bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, struct error *error);
+
+/* Puts the lines on the disk as far as it can, so that no checkpoint is there without those of its epochs. */
+void metrics_sync(struct metrics *metrics);
+
 void metrics_close(struct metrics *metrics); /* NULL is fine */
 
 #endif

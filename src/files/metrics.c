@@ -167,6 +167,12 @@ static bool write_line(FILE *stream, const struct epoch_metrics *epoch)
     return fflush(stream) == 0 && !ferror(stream);
 }
 
+void metrics_sync(struct metrics *metrics)
+{
+    if (metrics->stream != NULL)
+        fdatasync(fileno(metrics->stream)); /* what failed has been told when it was written */
+}
+
 static bool is_in_place(const struct metrics *metrics)
 {
     struct stat ours, there;

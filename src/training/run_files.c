@@ -113,6 +113,7 @@ void run_files_begin(struct run_files *files, const cJSON *description, const st
 void run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error)
 {
+    metrics_sync(files->metrics);
     files->saved = checkpoint_write(&files->folder, terms, &state->progress, state->weights, state->velocity, error);
     if (files->saved)
         files->saved_step = state->progress.step;
