@@ -47,7 +47,9 @@ REVISION := $(or $(call probe,git -c safe.directory='*' describe --always --dirt
 # CUDA: nvcc, and each library with its header from the first root that has both: what `launch/quickstart --gpu` set up
 # here, the toolkit's, the system's, or the nvidia packages of Python.
 WHEELS := $(if $(wildcard .cuda/complete),$(abspath $(wildcard .cuda/lib/python3*/site-packages/nvidia)))
-ifneq ($(CUDA),0)
+ifeq ($(CUDA),0)
+override NVCC :=
+else
 NVCC := $(or $(wildcard $(WHEELS:%=%/cu13/bin/nvcc)),$(call probe,command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 endif
 ifneq ($(NVCC),)

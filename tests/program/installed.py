@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make install and uninstall, and what has been installed."""
+"""The Makefile's settings; make install and uninstall, and what has been installed."""
 # needs: dtrain
 
 import os
@@ -20,6 +20,13 @@ def call(*words, **settings):
     settings = {"env": ENV} | settings
     return subprocess.run([str(word) for word in words], cwd=FOLDER, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, timeout=100, check=False, **settings)
+
+
+def would(*words, **env):
+    """What make would do with these words and these variables in the environment."""
+    done = call("make", "-n", "-C", ROOT, f"BUILD={FOLDER}/elsewhere", *words,
+                env=ENV | {name: str(value) for name, value in env.items()})
+    return done.stdout + done.stderr
 
 
 def files():
@@ -63,10 +70,19 @@ check(set(complete("dtrain")) == options and complete("dtrain", "--precision", "
 (FOLDER / "pc").mkdir()
 (FOLDER / "pc" / "libcjson.pc").write_text(
     "Name: cJSON\nVersion: 1\nDescription: a module's\nLibs: -L/opt/cjson/lib -lcjson\n")
-done = call("make", "-n", "-C", ROOT, "CUDA=0", f"BUILD={FOLDER}/elsewhere", FOLDER / "elsewhere" / "dtrain",
-            env=ENV | {"PKG_CONFIG_PATH": str(FOLDER / "pc")})
-check("-L/opt/cjson/lib -lcjson" in done.stdout and "-Wl,-rpath,/opt/cjson/lib" in done.stdout,
-      "a library of a module is found at run time too", done.stdout[-3000:] + done.stderr)
+done = would("CUDA=0", FOLDER / "elsewhere" / "dtrain", PKG_CONFIG_PATH=FOLDER / "pc")
+check("-L/opt/cjson/lib -lcjson" in done and "-Wl,-rpath,/opt/cjson/lib" in done,
+      "a library of a module is found at run time too", done[-3000:])
+
+cuda = FOLDER / "cuda"
+for file in ("include/cuda_runtime.h", "include/cudnn.h", "include/cublas_v2.h", "include/nccl.h", "bin/nvcc",
+             "lib64/libcudart_static.a", "lib64/libcudnn.so", "lib64/libcublas.so", "lib64/libnccl.so"):
+    (cuda / file).parent.mkdir(parents=True, exist_ok=True)
+    (cuda / file).write_text("#!/bin/sh\necho release 13.0\n")
+(cuda / "bin/nvcc").chmod(0o755)
+done = would("CUDA=0", "all", NVCC=cuda / "bin/nvcc", CUDA_HOME=cuda)
+check("NVCC" not in done and "'off (CUDA=0) - building for the CPU alone'" in done,
+      "CUDA=0 holds where the environment names an nvcc", done)
 
 done = call("make", "-s", "-C", ROOT, "uninstall", *PLACE)
 check(done.returncode == 0 and files() == [], "make uninstall leaves no file", files())
