@@ -2,7 +2,12 @@
 #
 #   CC=gcc|clang   MARCH=native|x86-64-v3|x86-64-v2|...   DEBUG=1   CUDA=0   WERROR=1   V=1
 
+# These come by the command line alone: in an environment they are somebody else's, as DEBUG=app:*.
 CC = gcc
+DEBUG =
+WERROR =
+V =
+# And these by either.
 MPICC ?= mpicc
 MARCH ?= native
 CUDA ?= auto

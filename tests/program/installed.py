@@ -74,6 +74,11 @@ done = would("CUDA=0", FOLDER / "elsewhere" / "dtrain", PKG_CONFIG_PATH=FOLDER /
 check("-L/opt/cjson/lib -lcjson" in done and "-Wl,-rpath,/opt/cjson/lib" in done,
       "a library of a module is found at run time too", done[-3000:])
 
+done = would("all", DEBUG="app:*", V="0", WERROR="0")
+check("-debug" not in done and "-Werror" not in done and "echo '  LD " in done,
+      "DEBUG, V and WERROR of the environment are somebody else's", done[-3000:])
+check("-debug" in would("DEBUG=1", "all"), "those of the command line are make's")
+
 cuda = FOLDER / "cuda"
 for file in ("include/cuda_runtime.h", "include/cudnn.h", "include/cublas_v2.h", "include/nccl.h", "bin/nvcc",
              "lib64/libcudart_static.a", "lib64/libcudnn.so", "lib64/libcublas.so", "lib64/libnccl.so"):
