@@ -82,7 +82,7 @@ CUDA_FOUND := $(if $(filter 0,$(CUDA)),off (CUDA=0),$(if $(CUDA_VERSION),$(CUDA_
 
 NAME := dtrain$(if $(DEBUG),-debug)
 CUDA_BUILD := build/cuda
-BUILD := build/$(notdir $(CC))-$(MARCH)$(if $(DEBUG),-debug)
+BUILD := build/$(notdir $(lastword $(filter-out -%,$(CC))))-$(MARCH)$(if $(DEBUG),-debug)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Wformat=2 -Wundef -Wvla \
 	$(if $(findstring gcc,$(CC)),-Wsign-conversion -Wdouble-promotion,-Wno-sign-conversion) $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \

@@ -79,6 +79,10 @@ check("-debug" not in done and "-Werror" not in done and "echo '  LD " in done,
       "DEBUG, V and WERROR of the environment are somebody else's", done[-3000:])
 check("-debug" in would("DEBUG=1", "all"), "those of the command line are make's")
 
+done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-unit-tests")
+check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
+      done.stdout + done.stderr)
+
 cuda = FOLDER / "cuda"
 for file in ("include/cuda_runtime.h", "include/cudnn.h", "include/cublas_v2.h", "include/nccl.h", "bin/nvcc",
              "lib64/libcudart_static.a", "lib64/libcudnn.so", "lib64/libcublas.so", "lib64/libnccl.so"):
