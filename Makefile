@@ -47,7 +47,8 @@ CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
 # Where a module or Spack has put them the program finds them by itself later.
 PC_LIBS := $(call probe,pkg-config --libs libcjson libxxhash)
 LIBS := $(MPI_LIBS) $(PC_LIBS) $(patsubst -L%,-Wl$(comma)-rpath$(comma)%,$(filter -L%,$(PC_LIBS))) -lm
-REVISION := $(or $(call probe,git -c safe.directory='*' describe --always --dirty --abbrev=12),unknown)
+REVISION := $(or $(if $(wildcard .git),$(call \
+	probe,git -c safe.directory='*' describe --always --dirty --abbrev=12)),unknown)
 
 # CUDA: nvcc, and each library with its header from the first root that has both: what `launch/quickstart --gpu` set up
 # here, the toolkit's, the system's, or the nvidia packages of Python.

@@ -83,6 +83,13 @@ done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-uni
 check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
       done.stdout + done.stderr)
 
+(FOLDER / "outer" / "dtrain").mkdir(parents=True)
+call("git", "init", "-q", FOLDER / "outer")
+call("git", "-C", FOLDER / "outer", "-c", "user.name=a", "-c", "user.email=b", "commit", "--allow-empty", "-qm", "c")
+done = call("make", "-n", "-C", FOLDER / "outer" / "dtrain", "-f", ROOT / "Makefile", "-I", ROOT, "BUILD=build",
+            "CUDA=0", "build/revision")
+check("echo 'unknown'" in done.stdout, "the revision is not that of a repository around it", done.stdout + done.stderr)
+
 cuda = FOLDER / "cuda"
 for file in ("include/cuda_runtime.h", "include/cudnn.h", "include/cublas_v2.h", "include/nccl.h", "bin/nvcc",
              "lib64/libcudart_static.a", "lib64/libcudnn.so", "lib64/libcublas.so", "lib64/libnccl.so"):
