@@ -190,8 +190,11 @@ PREFIX ?= /usr/local
 INSTALLED = $(DESTDIR)$(PREFIX)/lib/dtrain
 SHARE = $(DESTDIR)$(PREFIX)/share
 LAUNCHERS := run variants verify plot fetch-cifar10
+# As the shell of a recipe is to expand ~ the paths have no quotes.
+refuse_spaces = $(if $(word 2,$(INSTALLED)),$(error PREFIX and DESTDIR cannot have a space: '$(DESTDIR)$(PREFIX)'))
 
 install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launchers, slurm/, man page, completion
+	$(refuse_spaces)
 	install -d $(INSTALLED)/launch $(INSTALLED)/slurm $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 \
 	  $(SHARE)/bash-completion/completions
 	rm -f $(INSTALLED)/$(NAME)-cuda.so
@@ -206,6 +209,7 @@ install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launcher
 	ln -sf dtrain $(SHARE)/bash-completion/completions/dtrain-run
 
 uninstall: ## take it away again
+	$(refuse_spaces)
 	rm -rf $(INSTALLED)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(NAME) $(LAUNCHERS:%=dtrain-%)) $(SHARE)/man/man1/dtrain.1 \
 	  $(addprefix $(SHARE)/bash-completion/completions/,dtrain dtrain-run)

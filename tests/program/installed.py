@@ -79,6 +79,11 @@ check("-debug" not in done and "-Werror" not in done and "echo '  LD " in done,
       "DEBUG, V and WERROR of the environment are somebody else's", done[-3000:])
 check("-debug" in would("DEBUG=1", "all"), "those of the command line are make's")
 
+for target in "install", "uninstall":
+    done = would("CUDA=0", target, f"PREFIX={FOLDER}/my ")
+    check(f"cannot have a space: '{FOLDER}/my '.  Stop." in done and "rm -rf" not in done,
+          f"make {target} takes no path with a space", done[-3000:])
+
 done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-unit-tests")
 check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
       done.stdout + done.stderr)
