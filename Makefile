@@ -204,8 +204,11 @@ install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launcher
 	install -m 644 slurm/* $(INSTALLED)/slurm
 	ln -sf ../lib/dtrain/$(NAME) $(DESTDIR)$(PREFIX)/bin/
 	for name in $(LAUNCHERS); do ln -sf ../lib/dtrain/launch/$$name $(DESTDIR)$(PREFIX)/bin/dtrain-$$name; done
-	./$(NAME) --help | install/from-help man > $(SHARE)/man/man1/dtrain.1
-	./$(NAME) --help | install/from-help completion > $(SHARE)/bash-completion/completions/dtrain
+	./$(NAME) --help > $(INSTALLED)/help
+	install/from-help man < $(INSTALLED)/help > $(SHARE)/man/man1/dtrain.1
+	install/from-help completion < $(INSTALLED)/help > $(SHARE)/bash-completion/completions/dtrain
+	chmod 644 $(SHARE)/man/man1/dtrain.1 $(SHARE)/bash-completion/completions/dtrain
+	rm $(INSTALLED)/help
 	ln -sf dtrain $(SHARE)/bash-completion/completions/dtrain-run
 
 uninstall: ## take it away again

@@ -39,8 +39,10 @@ def complete(*words):
     return call("bash", "-c", script, PREFIX / "share/bash-completion/completions/dtrain").stdout.split()
 
 
-done = call("make", "-s", "-C", ROOT, "install", *PLACE)
+done = call("make", "-s", "-C", ROOT, "install", *PLACE, umask=0o077)
 check(done.returncode == 0, "make install", done.stdout + done.stderr)
+shut = [path for path in PREFIX.rglob("*") if path.stat().st_mode & 0o444 != 0o444]
+check(not shut, "all may read it, whatever the umask", shut)
 train = ["--data", "synthetic:40+10", "--epochs", "1", "--batch-size", "16"]
 done = call("dtrain-run", "-np", "2", *train, "--net", "A,D", "--out", "trained")
 check(done.returncode == 0 and not done.stderr and (FOLDER / "trained" / "loss.svg").exists(),
@@ -87,6 +89,17 @@ for target in "install", "uninstall":
 done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-unit-tests")
 check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
       done.stdout + done.stderr)
+
+broken = FOLDER / "broken"
+broken.mkdir()
+for part in "launch", "slurm", "install":
+    (broken / part).symlink_to(ROOT / part)
+(broken / "dtrain").write_text("#!/bin/sh\nexit 1\n")
+(broken / "dtrain").chmod(0o755)
+done = call("make", "-C", broken, "-f", ROOT / "Makefile", "-I", ROOT, "-o", "all", "CUDA=0", "install",
+            f"PREFIX={broken}/there")
+check(done.returncode == 2 and not list((broken / "there/share").rglob("dtrain*")),
+      "make install fails with a program that does not run", done.stdout + done.stderr)
 
 (FOLDER / "outer" / "dtrain").mkdir(parents=True)
 call("git", "init", "-q", FOLDER / "outer")
