@@ -88,8 +88,9 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wco
 	$(if $(findstring gcc,$(CC)),-Wsign-conversion -Wdouble-promotion,-Wno-sign-conversion) $(if $(WERROR),-Werror)
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
-CPPFLAGS += -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
-CFLAGS += -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=off -fno-math-errno $(WARNINGS)
+# CPPFLAGS, CFLAGS and LDFLAGS are the user's: they add, and cannot take away what the bits depend on.
+CPP_FLAGS = $(CPPFLAGS) -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
+C_FLAGS = $(CFLAGS) -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=off -fno-math-errno $(WARNINGS)
 
 GPU_CFLAGS = -fPIC -fvisibility=hidden $(addprefix -isystem ,$(sort $(GPU_INCLUDES)))
 GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) $(GPU_LIBS) \
@@ -122,12 +123,12 @@ $(NAME) $(NAME)-cuda.so: %: $(BUILD)/% always
 	@cmp -s $< $@ || cp --remove-destination $< $@
 
 $(BUILD)/$(NAME): $(OBJECTS)
-	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
+	$(call say,LD) $(CC) $(C_FLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
 $(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)
-	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(GPU_LDFLAGS)
+	$(call say,LD) $(CC) $(C_FLAGS) $(LDFLAGS) -shared -o $@ $^ $(GPU_LDFLAGS)
 
-$(GPU_OBJECTS): CPPFLAGS += $(GPU_CFLAGS)
+$(GPU_OBJECTS): CPP_FLAGS += $(GPU_CFLAGS)
 $(GPU_OBJECTS): $(CUDA_BUILD)/toolkit
 
 # And another CUDA has another nvcc, other headers and libraries; SM names other machines.
@@ -147,14 +148,14 @@ $(CUDA_BUILD)/kernels/fused/%.o: NVCC_FLAGS += -fmad=false
 
 $(BUILD)/%.o: %.c $(BUILD)/mpi | found
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC) $(CC) $(CPP_FLAGS) $(C_FLAGS) -MMD -MP -c -o $@ $<
 
 # Off elsewhere, so that bits are not the compiler's choice: kernels/README.md. This one is held to its CUDA twin.
-$(BUILD)/src/model/dropout.o: CFLAGS += -ffp-contract=fast
+$(BUILD)/src/model/dropout.o: C_FLAGS += -ffp-contract=fast
 
 # The revision is compiled into the program and into its GPU part, anew when it changes.
 VERSIONS := $(BUILD)/src/base/version.o $(BUILD)/src/cuda/part.o
-$(VERSIONS): CPPFLAGS += -DDTRAIN_REVISION='"$(REVISION)"' -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
+$(VERSIONS): CPP_FLAGS += -DDTRAIN_REVISION='"$(REVISION)"' -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
 $(VERSIONS): $(BUILD)/revision
 $(BUILD)/revision: always
 	@mkdir -p $(@D)
@@ -168,8 +169,8 @@ $(BUILD)/mpi: always
 # What the compiler may use everywhere but here: see there.
 BUILT_FOR = $(shell $(CC) -march=$(MARCH) -dM -E -x c /dev/null | sed -n \
 	's/^\#define __\(SSE4_2\|AVX\|AVX2\|FMA\|AVX512F\|AVX512VL\|AVX512VNNI\)__ 1/-DBUILT_FOR_\1/p')
-$(BUILD)/src/base/built_for.o: CPPFLAGS += $(BUILT_FOR) -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
-$(BUILD)/src/base/built_for.o: private CFLAGS := $(filter-out -march=%,$(CFLAGS))
+$(BUILD)/src/base/built_for.o: CPP_FLAGS += $(BUILT_FOR) -DDTRAIN_BUILD='"$(CC) -march=$(MARCH)"'
+$(BUILD)/src/base/built_for.o: private C_FLAGS := $(filter-out -march=%,$(C_FLAGS))
 
 found: # probes, printed once a run
 	@printf '%-8s %s\n' MPI '$(or $(MPI_VERSION),NOT FOUND: $(MPI_MISSING))' \

@@ -8,18 +8,18 @@ bench: $(BENCHES) $(BENCH_GPU_PARTS) $(GPU_BENCHES) ## build the benchmarks in b
 
 $(BENCHES): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $< $(PARTS) $(LIBS) -ldl
+	$(call say,CC) $(CC) $(CPP_FLAGS) -MMD -MP $(C_FLAGS) $(LDFLAGS) -rdynamic -o $@ $< $(PARTS) $(LIBS) -ldl
 
 $(BENCH_GPU_PARTS): $(BUILD)/$(NAME)-cuda.so
 	@ln -sf ../$(NAME)-cuda.so $@
 
 $(GPU_BENCHES): $(BUILD)/%: %.c $(PARTS) $(GPU_OBJECTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -MMD -MP $(CFLAGS) $(LDFLAGS) -o $@ $< $(GPU_OBJECTS) $(PARTS) \
+	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) -MMD -MP $(C_FLAGS) $(LDFLAGS) -o $@ $< $(GPU_OBJECTS) $(PARTS) \
 	  $(LIBS) -ldl $(GPU_LDFLAGS)
 
 $(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for every_benchmark.py
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMULATED_PARTS) $(PARTS) $(LIBS) \
+	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) $(C_FLAGS) $(LDFLAGS) -o $@ $< $(EMULATED_PARTS) $(PARTS) $(LIBS) \
 	  -ldl -lstdc++
 
 .PHONY: bench

@@ -14,13 +14,13 @@ print-unit-tests: # for tests/run
 
 $(TESTS): $(BUILD)/%: %.c $(PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) -MMD -MP -Itests/unit $(CFLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< \
+	$(call say,CC) $(CC) $(CPP_FLAGS) -MMD -MP -Itests/unit $(C_FLAGS) -Wno-double-promotion $(LDFLAGS) -o $@ $< \
 	  $(TEST_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(TEST_LIBS)
 
-$(BUILD)/tests/unit/test_golden: private LDFLAGS += -rdynamic # for the GPU part
+$(BUILD)/tests/unit/test_golden: private TEST_LIBS = -rdynamic # for the GPU part
 
 $(GPU_TESTS): $(GPU_OBJECTS)
-$(GPU_TESTS): private CPPFLAGS += $(GPU_CFLAGS)
+$(GPU_TESTS): private CPP_FLAGS += $(GPU_CFLAGS)
 $(GPU_TESTS): private TEST_PARTS = $(GPU_OBJECTS)
 $(GPU_TESTS): private TEST_LIBS = $(GPU_LDFLAGS)
 
@@ -36,7 +36,7 @@ $(BUILD)/host/%.o: % | found
 	$(call say,CXX) $(HOST_CXX) -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
 
 $(HOST_TESTS): $(HOST_KERNELS)
-$(HOST_TESTS): private CPPFLAGS += -Itests/support/shim
+$(HOST_TESTS): private CPP_FLAGS += -Itests/support/shim
 $(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
 
 # A kernel whose blocks wait for each other, with tests/support/together in place of CUDA's runtime.
@@ -48,7 +48,7 @@ $(BUILD)/together/%.o: % | found
 	  -ffp-contract=off -fPIC -MMD -MP -c -o $@ $<
 
 $(TOGETHER_TESTS): $(TOGETHER)
-$(TOGETHER_TESTS): private CPPFLAGS += -Itests/support/shim
+$(TOGETHER_TESTS): private CPP_FLAGS += -Itests/support/shim
 $(TOGETHER_TESTS): private TEST_PARTS = $(TOGETHER)
 $(TOGETHER_TESTS): private TEST_LIBS = -lstdc++
 
@@ -60,7 +60,7 @@ device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
 
 $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(CFLAGS) -Wno-double-promotion $(LDFLAGS) \
+	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(C_FLAGS) -Wno-double-promotion $(LDFLAGS) \
 	  -o $@ $< $(DEVICE_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
 
 EMULATED_BENCHES := $(foreach b,dropout step test_golden,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
@@ -95,9 +95,9 @@ $(BUILD)/emulated/libcuda.so.1:
 	@$(CC) -shared -o $@ -x c /dev/null
 
 $(BUILD)/emulated/dtrain-cuda.so: $(EMULATED_PARTS)
-	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -lstdc++
+	$(call say,LD) $(CC) $(C_FLAGS) $(LDFLAGS) -shared -o $@ $^ -lstdc++
 
-$(BUILD)/tests/support/emulated/%.o: CPPFLAGS += $(GPU_CFLAGS)
+$(BUILD)/tests/support/emulated/%.o: CPP_FLAGS += $(GPU_CFLAGS)
 
 $(BUILD)/emulated/%.o: % | found
 	@mkdir -p $(@D)
@@ -112,7 +112,7 @@ known: $(BUILD)/tests/support/make_known ## compute --verify's known answers ane
 $(BUILD)/tests/support/make_known: tests/support/make_known.c $(filter-out $(BUILD)/src/verify/%,$(PARTS)) \
 	$(BUILD)/src/verify/lesson.o
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
+	$(call say,CC) $(CC) $(CPP_FLAGS) $(C_FLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
 # Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
 FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c src/program/trials.c
@@ -121,7 +121,7 @@ fuzz: $(FUZZERS) ## build the fuzzers; tests/exec tests/unit/fuzz.py SECONDS run
 
 $(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
 	@mkdir -p $(@D)
-	$(call say,FUZZ) clang $(CPPFLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g \
+	$(call say,FUZZ) clang $(CPP_FLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g \
 	  $(WARNINGS) -Wno-double-promotion -fsanitize=fuzzer$(comma)address$(comma)undefined \
 	  -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
 

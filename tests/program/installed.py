@@ -86,6 +86,12 @@ for target in "install", "uninstall":
     check(f"cannot have a space: '{FOLDER}/my '.  Stop." in done and "rm -rf" not in done,
           f"make {target} takes no path with a space", done[-3000:])
 
+built = ["CUDA=0", "all", "unit", "bench", "WERROR=1"]
+usual, changed = would(*built).split(), would("CPPFLAGS=-DNEW", "CFLAGS=-g3", "LDFLAGS=-Wl,-z,now", *built).split()
+added = {"-DNEW", "-g3", "-Wl,-z,now"}
+check([word for word in changed if word not in added] == usual and added < set(changed),
+      "CPPFLAGS, CFLAGS and LDFLAGS add, and take nothing away", " ".join(changed)[-3000:])
+
 done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-unit-tests")
 check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
       done.stdout + done.stderr)
