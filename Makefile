@@ -44,6 +44,7 @@ MPI_MISSING := $(if $(MPI_VERSION),,$(if $(call probe,command -v $(MPICC)),$(MPI
 CJSON_VERSION := $(call probe,pkg-config --modversion libcjson)
 XXHASH_VERSION := $(call probe,pkg-config --modversion libxxhash)
 CMOCKA_VERSION := $(call probe,pkg-config --modversion cmocka)
+PC_CFLAGS := $(call probe,pkg-config --cflags libcjson libxxhash)
 # Where a module or Spack has put them the program finds them by itself later.
 PC_LIBS := $(call probe,pkg-config --libs libcjson libxxhash)
 LIBS := $(MPI_LIBS) $(PC_LIBS) $(patsubst -L%,-Wl$(comma)-rpath$(comma)%,$(filter -L%,$(PC_LIBS))) -lm
@@ -89,7 +90,7 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wco
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
 # CPPFLAGS, CFLAGS and LDFLAGS are the user's: they add, and cannot take away what the bits depend on.
-CPP_FLAGS = $(CPPFLAGS) -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS)
+CPP_FLAGS = $(CPPFLAGS) -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS) $(PC_CFLAGS)
 C_FLAGS = $(CFLAGS) -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=off -fno-math-errno $(WARNINGS)
 
 GPU_CFLAGS = -fPIC -fvisibility=hidden $(addprefix -isystem ,$(sort $(GPU_INCLUDES)))

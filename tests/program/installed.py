@@ -70,11 +70,13 @@ check(set(complete("dtrain")) == options and complete("dtrain", "--precision", "
       "trained" in complete("dtrain-run", "--out"), "bash completes options, choices and files", complete("dtrain"))
 
 (FOLDER / "pc").mkdir()
-(FOLDER / "pc" / "libcjson.pc").write_text(
-    "Name: cJSON\nVersion: 1\nDescription: a module's\nLibs: -L/opt/cjson/lib -lcjson\n")
+(FOLDER / "pc" / "libcjson.pc").write_text("Name: cJSON\nVersion: 1\nDescription: a module's\n"
+                                           "Libs: -L/opt/cjson/lib -lcjson\nCflags: -I/opt/cjson/include\n")
 done = would("CUDA=0", FOLDER / "elsewhere" / "dtrain", PKG_CONFIG_PATH=FOLDER / "pc")
 check("-L/opt/cjson/lib -lcjson" in done and "-Wl,-rpath,/opt/cjson/lib" in done,
       "a library of a module is found at run time too", done[-3000:])
+compiled = [line for line in done.splitlines() if " -c -o " in line]
+check(compiled and all("-I/opt/cjson/include" in line for line in compiled), "and its headers", done[:3000])
 
 done = would("all", DEBUG="app:*", V="0", WERROR="0")
 check("-debug" not in done and "-Werror" not in done and "echo '  LD " in done,
