@@ -147,7 +147,7 @@ $(CUDA_BUILD)/%.o: %.cu $(CUDA_BUILD)/toolkit | found
 # Multiply-adds where they are written and nowhere else: kernels/README.md.
 $(CUDA_BUILD)/kernels/fused/%.o: NVCC_FLAGS += -fmad=false
 
-$(BUILD)/%.o: %.c $(BUILD)/mpi | found
+$(BUILD)/%.o: %.c $(BUILD)/toolchain | found
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPP_FLAGS) $(C_FLAGS) -MMD -MP -c -o $@ $<
 
@@ -162,10 +162,12 @@ $(BUILD)/revision: always
 	@mkdir -p $(@D)
 	@echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' > $@
 
-# Another MPI has another mpi.h: all is compiled anew.
-$(BUILD)/mpi: always
+# Another MPI has another mpi.h, and another compiler or processor (MARCH=native) other macros: all is compiled anew.
+MACROS := $(call probe,$(CC) -march=$(MARCH) -dM -E -x c /dev/null | cksum)
+TOOLCHAIN := $(MACROS) $(MPI_VERSION) $(MPI_CFLAGS) $(PC_CFLAGS) $(LIBS)
+$(BUILD)/toolchain: always
 	@mkdir -p $(@D)
-	@echo '$(MPI_VERSION) $(MPI_CFLAGS) $(MPI_LIBS)' | cmp -s - $@ || echo '$(MPI_VERSION) $(MPI_CFLAGS) $(MPI_LIBS)' > $@
+	@echo '$(TOOLCHAIN)' | cmp -s - $@ || echo '$(TOOLCHAIN)' > $@
 
 # What the compiler may use everywhere but here: see there.
 BUILT_FOR = $(shell $(CC) -march=$(MARCH) -dM -E -x c /dev/null | sed -n \

@@ -31,7 +31,7 @@ HOST_CXX = $(patsubst clang%,clang++%,$(patsubst gcc%,g++%,$(CC)))
 HOST_CXXFLAGS = -x c++ -std=c++17 -fno-exceptions -fno-rtti $(SPEED) -march=$(MARCH) -ffp-contract=fast \
 	-Wall -Wextra -Wno-unknown-pragmas -Wno-pass-failed $(if $(WERROR),-Werror)
 
-$(BUILD)/host/%.o: % | found
+$(BUILD)/host/%.o: % $(BUILD)/toolchain | found
 	@mkdir -p $(@D)
 	$(call say,CXX) $(HOST_CXX) -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -MMD -MP -c -o $@ $<
 
@@ -42,7 +42,7 @@ $(HOST_TESTS): private TEST_PARTS = $(HOST_KERNELS)
 # A kernel whose blocks wait for each other, with tests/support/together in place of CUDA's runtime.
 TOGETHER := $(patsubst %,$(BUILD)/together/%.o,$(wildcard kernels/fused/*.cu) tests/support/together/together.cpp)
 
-$(BUILD)/together/%.o: % | found
+$(BUILD)/together/%.o: % $(BUILD)/toolchain | found
 	@mkdir -p $(@D)
 	$(call say,CXX) $(HOST_CXX) -Itests/support/together -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) \
 	  -ffp-contract=off -fPIC -MMD -MP -c -o $@ $<
@@ -99,7 +99,7 @@ $(BUILD)/emulated/dtrain-cuda.so: $(EMULATED_PARTS)
 
 $(BUILD)/tests/support/emulated/%.o: CPP_FLAGS += $(GPU_CFLAGS)
 
-$(BUILD)/emulated/%.o: % | found
+$(BUILD)/emulated/%.o: % $(BUILD)/toolchain | found
 	@mkdir -p $(@D)
 	$(call say,CXX) $(HOST_CXX) -Itests/support/emulated -Itests/support/shim -Iinclude -I. $(HOST_CXXFLAGS) -fPIC \
 	  -MMD -MP -c -o $@ $<

@@ -78,6 +78,28 @@ check("-L/opt/cjson/lib -lcjson" in done and "-Wl,-rpath,/opt/cjson/lib" in done
 compiled = [line for line in done.splitlines() if " -c -o " in line]
 check(compiled and all("-I/opt/cjson/include" in line for line in compiled), "and its headers", done[:3000])
 
+# A compiler that compiles nothing, for the processor that the environment names.
+(FOLDER / "gcc").write_text("""#!/bin/sh
+case "$*" in
+*-dM*) gcc "$@" && echo "#define CPU $CPU" ;;
+*) while [ "$1" != -o ]; do shift; done && : >"$2" ;;
+esac
+""")
+(FOLDER / "gcc").chmod(0o755)
+OBJECTS = [FOLDER / "stub" / name for name in ("src/base/error.o", "host/kernels/cuda/pool.cu.o")]
+
+
+def compiled(**env):
+    done = call("make", "-s", "-C", ROOT, "CUDA=0", f"CC={FOLDER}/gcc", f"BUILD={FOLDER}/stub", *OBJECTS,
+                env=ENV | {name: str(value) for name, value in env.items()})
+    return re.findall("^  C.* (.*)", done.stdout, re.M)
+
+
+everything = [str(path) for path in OBJECTS]
+check(compiled(CPU="new") == everything and compiled(CPU="new") == [], "make compiles once")
+check(compiled(CPU="old") == everything, "and anew for another processor or by another compiler")
+check(compiled(CPU="old", PKG_CONFIG_PATH=FOLDER / "pc") == everything, "and with another cJSON")
+
 done = would("all", DEBUG="app:*", V="0", WERROR="0")
 check("-debug" not in done and "-Werror" not in done and "echo '  LD " in done,
       "DEBUG, V and WERROR of the environment are somebody else's", done[-3000:])
