@@ -60,8 +60,8 @@ device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
 
 $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(C_FLAGS) -Wno-double-promotion $(LDFLAGS) \
-	  -o $@ $< $(DEVICE_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
+	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(C_FLAGS) -Wno-double-promotion \
+	  $(LDFLAGS) -o $@ $< $(DEVICE_PARTS) $(PARTS) $(LIBS) -ldl -lcmocka $(GPU_LDFLAGS)
 
 EMULATED_BENCHES := $(foreach b,dropout step test_golden,$(BUILD)/emulated/$b $(BUILD)/emulated/$b-cuda.so)
 
