@@ -3,12 +3,86 @@
 #include <stdio.h>
 #include <xxhash.h>
 
+/* --- engines without known answers ------------------------------------------------------------------------ */
+
+/* Whether a rank tells what those of this kind should have had after a step: not one with a finding, nor one that did
+ * not come so far. */
+static bool has_say(const struct testimony *one, uint64_t kind, size_t at)
+{
+    return one->kind == kind && one->finding.times == 0 && one->digests[at] != 0;
+}
+
+/* How many of those with a say have what this rank has. */
+static int count_alike(const struct testimony *all, int count, int rank, size_t at)
+{
+    int alike = 0;
+    for (int i = 0; i < count; i++)
+        alike += has_say(&all[i], all[rank].kind, at) && all[i].digests[at] == all[rank].digests[at];
+    return alike;
+}
+
+static bool are_all_alike(const struct testimony *all, int count, int rank, size_t at)
+{
+    for (int i = 0; i < count; i++)
+        if (has_say(&all[i], all[rank].kind, at) && all[i].digests[at] != all[rank].digests[at])
+            return false;
+    return true;
+}
+
+/* The first of the most that are alike. */
+static int find_leader(const struct testimony *all, int count, int rank, size_t at)
+{
+    int leader = rank;
+    for (int i = count - 1; i >= 0; i--)
+        if (has_say(&all[i], all[rank].kind, at) &&
+            count_alike(all, count, i, at) >= count_alike(all, count, leader, at))
+            leader = i;
+    return leader;
+}
+
+static void compare_step(struct testimony *all, int count, int lesson, unsigned step)
+{
+    size_t at = lesson_offset(lesson) + step;
+    for (int i = 0; i < count; i++) {
+        if (!has_say(&all[i], all[i].kind, at) || are_all_alike(all, count, i, at))
+            continue;
+        uint64_t got = all[i].digests[at], wanted = all[find_leader(all, count, i, at)].digests[at];
+        if (got != wanted)
+            all[i].finding = (struct finding){.times = 1,
+                                              .blame = {.fault = FAULT_UNLIKE_OTHERS, .parameter = -1},
+                                              .lesson = lesson,
+                                              .core = -1,
+                                              .step = step,
+                                              .got = got,
+                                              .wanted = wanted};
+    }
+}
+
+void report_compare(struct testimony *all, int count)
+{
+    for (int lesson = 0; lesson < LESSONS; lesson++)
+        for (unsigned step = 0; step < lessons[lesson].steps; step++)
+            compare_step(all, count, lesson, step);
+}
+
+/* --- lines ------------------------------------------------------------------------------------------------ */
+
+/* "round 2, alone, net D in batches of 40, step 17, core 1: backward pass: ..." */
+static void write_finding(const struct finding *finding, char *text, size_t bytes)
+{
+    const struct lesson *lesson = &lessons[finding->lesson];
+    char what[200], core[20] = "";
+    blame_print(&finding->blame, what, sizeof what);
+    if (finding->core >= 0)
+        snprintf(core, sizeof core, ", core %d", finding->core);
+    snprintf(text, bytes, "round %d, %s, net %c in batches of %zu, step %u%s: %s", finding->round + 1,
+             finding->together ? "together" : "alone", lesson->net, lesson->batch, finding->step + 1, core, what);
+}
+
 static uint64_t digest_of(const uint64_t digests[LESSON_STEPS])
 {
     return XXH64(digests, LESSON_STEPS * sizeof *digests, 0);
 }
-
-/* --- engines without known answers ------------------------------------------------------------------------ */
 
 static int count_equal(const struct testimony *all, int count, int rank)
 {
@@ -24,55 +98,6 @@ static int count_kind(const struct testimony *all, int count, int rank)
     for (int i = 0; i < count; i++)
         kind += all[i].kind == all[rank].kind;
     return kind;
-}
-
-/* The first of the most ranks of this kind that are equal. */
-static int find_leader(const struct testimony *all, int count, int rank)
-{
-    int leader = rank;
-    for (int i = count - 1; i >= 0; i--)
-        if (all[i].kind == all[rank].kind && count_equal(all, count, i) >= count_equal(all, count, leader))
-            leader = i;
-    return leader;
-}
-
-static void note_difference(struct testimony *mine, const struct testimony *theirs)
-{
-    for (int lesson = 0; lesson < LESSONS; lesson++)
-        for (unsigned step = 0; step < lessons[lesson].steps; step++) {
-            size_t at = lesson_offset(lesson) + step;
-            if (mine->digests[at] == theirs->digests[at])
-                continue;
-            mine->finding = (struct finding){.times = 1,
-                                             .blame = {.fault = FAULT_UNLIKE_OTHERS, .parameter = -1},
-                                             .lesson = lesson,
-                                             .core = -1,
-                                             .step = step,
-                                             .got = mine->digests[at],
-                                             .wanted = theirs->digests[at]};
-            return;
-        }
-}
-
-void report_compare(struct testimony *all, int count)
-{
-    for (int i = 0; i < count; i++)
-        if (all[i].finding.times == 0)
-            note_difference(&all[i], &all[find_leader(all, count, i)]);
-}
-
-/* --- lines ------------------------------------------------------------------------------------------------ */
-
-/* "round 2, alone, net D in batches of 40, step 17, core 1: backward pass: ..." */
-static void write_finding(const struct finding *finding, char *text, size_t bytes)
-{
-    const struct lesson *lesson = &lessons[finding->lesson];
-    char what[200], core[20] = "";
-    blame_print(&finding->blame, what, sizeof what);
-    if (finding->core >= 0)
-        snprintf(core, sizeof core, ", core %d", finding->core);
-    snprintf(text, bytes, "round %d, %s, net %c in batches of %zu, step %u%s: %s", finding->round + 1,
-             finding->together ? "together" : "alone", lesson->net, lesson->batch, finding->step + 1, core, what);
 }
 
 static void print_verdict(const struct testimony *all, int count, int rank, const struct verify *verify)

@@ -88,6 +88,40 @@ static void odd_devices_are_found(void **test)
     free(all);
 }
 
+/* Where the first round was cut, each rank came to another step: they are compared as far as they came. Those that were
+ * found wrong before are no measure. */
+static void unequal_ends_are_no_difference(void **test)
+{
+    (void)test;
+    enum { RANKS = 5, SHORT = 100, ODD = 3, STEP = 60 + 17 };
+    struct testimony *all = calloc(RANKS, sizeof *all);
+    for (size_t i = 0; i < RANKS; i++)
+        for (size_t step = 0; step < SHORT + 10 * i; step++)
+            all[i].digests[step] = step + 1;
+    report_compare(all, RANKS);
+    for (int i = 0; i < RANKS; i++)
+        assert_int_equal(all[i].finding.times, 0);
+    all[ODD].digests[STEP] = 7;
+    report_compare(all, RANKS);
+    for (int i = 0; i < RANKS; i++)
+        assert_int_equal(all[i].finding.times, i == ODD);
+    assert_int_equal(all[ODD].finding.got, 7);
+    assert_int_equal(all[ODD].finding.wanted, STEP + 1);
+
+    all[ODD].finding.times = 0;
+    all[0].finding.times = 1; /* and left its lesson at once */
+    memset(all[0].digests, 0, 60 * sizeof *all->digests);
+    all[0].digests[STEP] = 7;
+    report_compare(all, 2);
+    assert_int_equal(all[1].finding.times, 0); /* not held to rank 0, the lower of two */
+    all[1].digests[STEP] = 7;                  /* as ODD: three of the four with a say */
+    all[4].digests[STEP] = 7;
+    report_compare(all, RANKS);
+    for (int i = 0; i < RANKS; i++)
+        assert_int_equal(all[i].finding.times, i == 0 || i == 2);
+    free(all);
+}
+
 /* The CPU engine, as if nobody knew its answers: held to its own first round. */
 static void a_device_is_held_to_itself(void **test)
 {
@@ -136,9 +170,8 @@ static void a_device_is_held_to_itself(void **test)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_are_the_definitions),
-        cmocka_unit_test(lessons_fill_the_table),
-        cmocka_unit_test(odd_devices_are_found),
+        cmocka_unit_test(answers_are_the_definitions), cmocka_unit_test(lessons_fill_the_table),
+        cmocka_unit_test(odd_devices_are_found),       cmocka_unit_test(unequal_ends_are_no_difference),
         cmocka_unit_test(a_device_is_held_to_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
