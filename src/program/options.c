@@ -326,7 +326,7 @@ static bool names_are_whole(int argc, char **argv, struct error *error)
             return refuse(argv[i], error);
         if (spec->offset == IN(help) || spec->offset == IN(version))
             return true; /* the rest is not looked at */
-        i += spec->argument != NULL && strchr(argv[i], '=') == NULL;
+        i += spec->argument != NULL && spec->kind != VERIFY && strchr(argv[i], '=') == NULL;
     }
     return true;
 }
