@@ -6,20 +6,23 @@
 
 void cores_open(struct cores *cores)
 {
-    CPU_ZERO(&cores->all);
-    cores->count = sched_getaffinity(0, sizeof cores->all, &cores->all) == 0 ? CPU_COUNT(&cores->all) : 0;
+    *cores = (struct cores){0};
+    if (sched_getaffinity(0, sizeof cores->all, cores->all) == 0)
+        cores->count = CPU_COUNT_S(sizeof cores->all, cores->all);
 }
 
-int cores_take(const struct cores *cores, int n)
+int cores_take(struct cores *cores, int n)
 {
     int left = cores->count > 0 ? n % cores->count : -1;
-    for (int cpu = 0; cpu < CPU_SETSIZE && left >= 0; cpu++) {
-        if (!CPU_ISSET((size_t)cpu, &cores->all) || left-- > 0)
+    for (int cpu = 0; cpu < CORE_SETS * CPU_SETSIZE && left >= 0; cpu++) {
+        if (!CPU_ISSET_S((size_t)cpu, sizeof cores->all, cores->all) || left-- > 0)
             continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET((size_t)cpu, &one);
-        return sched_setaffinity(0, sizeof one, &one) == 0 ? cpu : -1;
+        cpu_set_t one[CORE_SETS] = {0};
+        CPU_SET_S((size_t)cpu, sizeof one, one);
+        if (sched_setaffinity(0, sizeof one, one) != 0)
+            return -1;
+        CPU_SET_S((size_t)cpu, sizeof cores->taken, cores->taken);
+        return cpu;
     }
     return -1;
 }
@@ -27,7 +30,15 @@ int cores_take(const struct cores *cores, int n)
 void cores_release(const struct cores *cores)
 {
     if (cores->count > 0)
-        sched_setaffinity(0, sizeof cores->all, &cores->all);
+        sched_setaffinity(0, sizeof cores->all, cores->all);
+}
+
+int cores_taken(const struct cores *cores, int *first)
+{
+    int count = CPU_COUNT_S(sizeof cores->taken, cores->taken);
+    for (*first = 0; count > 0 && !CPU_ISSET_S((size_t)*first, sizeof cores->taken, cores->taken);)
+        ++*first;
+    return count;
 }
 
 void cores_model(char *text, size_t bytes)

@@ -21,7 +21,6 @@ struct examination {
     struct verify *verify;
     struct pass alone, together;
     struct cores cores;
-    cpu_set_t seen; /* cores that were taken */
     struct device *devices;
     cJSON *choices; /* of rank 0's engine */
 };
@@ -38,7 +37,6 @@ static void prepare(struct examination *e)
     verify->stop = signals_stop_flag();
     verify->core = -1;
     cores_open(&e->cores);
-    CPU_ZERO(&e->seen);
 }
 
 static bool choose_engine(struct examination *e, struct error *error)
@@ -141,8 +139,6 @@ static void run_alone(struct examination *e)
     struct verify *verify = e->verify;
     if (!verify->ops->on_gpu)
         verify->core = cores_take(&e->cores, comm_local_rank(e->world) + verify->round);
-    if (verify->core >= 0)
-        CPU_SET((size_t)verify->core, &e->seen);
     pass_run(&e->alone);
     if (!verify->ops->on_gpu)
         cores_release(&e->cores);
@@ -168,15 +164,13 @@ static void run_rounds(struct examination *e)
 
 static void describe_device(const struct examination *e, char *text, size_t bytes)
 {
-    int rank = comm_rank(e->world), cores = CPU_COUNT(&e->seen), core = 0;
+    int rank = comm_rank(e->world), core, cores = cores_taken(&e->cores, &core);
     char model[120];
     if (e->devices != NULL) {
         devices_line(e->devices, rank, text, bytes);
         return;
     }
     cores_model(model, sizeof model);
-    while (cores > 0 && !CPU_ISSET((size_t)core, &e->seen))
-        core++;
     int used = snprintf(text, bytes, "rank %d  %s  %s", rank, comm_host_name(e->world, rank), model);
     if (cores == 1)
         snprintf(text + used, bytes - (size_t)used, ", core %d", core);

@@ -5,12 +5,16 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <math.h>
+#include <sched.h>
 #include <stdlib.h>
-
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "sampler.h"
+#include "src/verify/cores.h"
 #include "src/verify/lesson.h"
 #include "src/verify/report.h"
 
@@ -122,6 +126,56 @@ static void unequal_ends_are_no_difference(void **test)
     free(all);
 }
 
+/* A host with 1,500 processors, in place of this one where a test says so. */
+static bool is_huge;
+static const int huge_cores[] = {3, 1100, 1499};
+static int now_on, now_on_count; /* the first that the thread was told to run on; how many */
+
+int sched_getaffinity(pid_t thread, size_t bytes, cpu_set_t *set)
+{
+    memset(set, 0, bytes);
+    if (!is_huge)
+        return syscall(SYS_sched_getaffinity, thread, bytes, set) < 0 ? -1 : 0;
+    if (bytes * 8 < 1500) {
+        errno = EINVAL;
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof huge_cores / sizeof *huge_cores; i++)
+        CPU_SET_S((size_t)huge_cores[i], bytes, set);
+    return 0;
+}
+
+int sched_setaffinity(pid_t thread, size_t bytes, const cpu_set_t *set)
+{
+    if (!is_huge)
+        return (int)syscall(SYS_sched_setaffinity, thread, bytes, set);
+    now_on_count = CPU_COUNT_S(bytes, set);
+    for (now_on = 0; !CPU_ISSET_S((size_t)now_on, bytes, set);)
+        now_on++;
+    return 0;
+}
+
+static void all_cores_of_a_huge_host_are_taken(void **test)
+{
+    (void)test;
+    struct cores cores;
+    int first;
+    is_huge = true;
+    cores_open(&cores);
+    assert_int_equal(cores.count, 3);
+    assert_int_equal(cores_taken(&cores, &first), 0);
+    for (int i = 4; i > 0; i--) { /* 1100, 3, 1499 and 1100 again */
+        assert_int_equal(cores_take(&cores, i), huge_cores[i % 3]);
+        assert_int_equal(now_on, huge_cores[i % 3]);
+        assert_int_equal(now_on_count, 1);
+        assert_int_equal(cores_taken(&cores, &first), i == 4 ? 1 : i == 3 ? 2 : 3);
+        assert_int_equal(first, i == 4 ? 1100 : 3);
+    }
+    cores_release(&cores);
+    assert_int_equal(now_on_count, 3);
+    is_huge = false;
+}
+
 /* The CPU engine, as if nobody knew its answers: held to its own first round. */
 static void a_device_is_held_to_itself(void **test)
 {
@@ -170,8 +224,11 @@ static void a_device_is_held_to_itself(void **test)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_are_the_definitions), cmocka_unit_test(lessons_fill_the_table),
-        cmocka_unit_test(odd_devices_are_found),       cmocka_unit_test(unequal_ends_are_no_difference),
+        cmocka_unit_test(answers_are_the_definitions),
+        cmocka_unit_test(lessons_fill_the_table),
+        cmocka_unit_test(odd_devices_are_found),
+        cmocka_unit_test(unequal_ends_are_no_difference),
+        cmocka_unit_test(all_cores_of_a_huge_host_are_taken),
         cmocka_unit_test(a_device_is_held_to_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
