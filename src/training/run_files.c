@@ -1,5 +1,6 @@
 #include "run_files.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "checkpoint.h"
@@ -60,8 +61,21 @@ const cJSON *run_files_choices(const struct run_files *files, cJSON **descriptio
     return cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(*description, "net"), "choices");
 }
 
+/* Seeds have 64 bits, of which cJSON's double keeps 53: the run's own is put back. Another one is of a start that left
+ * no checkpoint, and stays as it was read. */
+static void restore_seed(cJSON *start, uint64_t seed)
+{
+    char number[32];
+    cJSON *options = cJSON_GetObjectItemCaseSensitive(start, "options");
+    const cJSON *read = cJSON_GetObjectItemCaseSensitive(options, "seed");
+    if (!cJSON_IsNumber(read) || read->valuedouble != (double)seed)
+        return;
+    snprintf(number, sizeof number, "%llu", (unsigned long long)seed);
+    cJSON_ReplaceItemInObjectCaseSensitive(options, "seed", cJSON_CreateRaw(number));
+}
+
 /* What run.json said at each start before this one, the oldest first. */
-static void keep_earlier_starts(cJSON *json, const struct folder *folder)
+static void keep_earlier_starts(cJSON *json, const struct folder *folder, uint64_t seed)
 {
     cJSON *before = run_directory_read(folder);
     if (before == NULL)
@@ -72,6 +86,8 @@ static void keep_earlier_starts(cJSON *json, const struct folder *folder)
         starts = cJSON_CreateArray();
     }
     cJSON_AddItemToArray(starts, before);
+    cJSON *start;
+    cJSON_ArrayForEach(start, starts) restore_seed(start, seed);
     cJSON_AddItemToObject(json, "earlier_starts", starts);
 }
 
@@ -96,7 +112,7 @@ static bool write_description(struct run_files *files, const cJSON *description,
     if (engine->ops->choices != NULL)
         cJSON_AddItemToObject(ours, "choices", engine->ops->choices(engine));
     cJSON_AddNumberToObject(ours, "first_epoch", (double)epochs_done + 1);
-    keep_earlier_starts(json, &files->folder);
+    keep_earlier_starts(json, &files->folder, trial->options.seed);
     bool done = run_directory_write(&files->folder, json, error);
     cJSON_Delete(json);
     return done;

@@ -63,6 +63,13 @@ def by_steps():
           [start["options"]["max-steps"] for start in starts] == [8, 12, 17, 0] and
           all("revision" in start and "started" in start for start in starts), "run.json tells of every start", told)
 
+    seed = 1234567890123456789
+    for _ in range(3):
+        run(0, *TRAIN, "--epochs", "0", "--seed", str(seed), "--out", "long-seed", "--resume")
+    told = json.loads(content("long-seed", "run.json"))
+    check([start["options"]["seed"] for start in (*told["earlier_starts"], told)] == 3 * [seed],
+          "with every digit of a long seed", told)
+
     before = [content("split", file) for file in FILES[:4]]
     result = run(2, *TRAIN, "--epochs", "4", "--out", "split", "--resume")
     after = [content("split", file) for file in FILES[:4]]
