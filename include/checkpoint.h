@@ -40,9 +40,10 @@ bool checkpoint_write_best(const struct folder *folder, const struct terms *term
                            const float *weights, struct error *error);
 
 /* Whether model-best.safetensors is as checkpoint_write_best left it, in a run of these terms that stands at `progress`
- * or will come to that accuracy again. If not, *error (EXIT_INPUT) says why. *has_checksum: false for one without,
- * perhaps an older dtrain's, of which nothing can be told. */
-bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
+ * or was killed further on: then its accuracy, which may be better, becomes progress->best_test. If not, *error
+ * (EXIT_INPUT) says why. *has_checksum: false for one without, perhaps an older dtrain's, of which nothing can be
+ * told. */
+bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, struct progress *progress,
                            bool *has_checksum, struct error *error);
 
 /* Weights from any safetensors file with the net's names and shapes: a model, a checkpoint, PyTorch's (--init-from),

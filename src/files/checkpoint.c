@@ -309,9 +309,7 @@ bool checkpoint_write_best(const struct folder *folder, const struct terms *term
     return safetensors_write(folder, BEST, NULL, tensors, LENET5_PARAMETERS, metadata, n, error);
 }
 
-/* A model that is better than `progress` knows is right, too: it is of a check after the last checkpoint, before the
- * run was killed, and that check comes again. */
-bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, const struct progress *progress,
+bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, struct progress *progress,
                            bool *has_checksum, struct error *error)
 {
     char path[sizeof folder->path + 100];
@@ -321,11 +319,14 @@ bool checkpoint_check_best(const struct folder *folder, const struct terms *term
     bool good = file != NULL && read_tensors(file, "", weights, error);
     *has_checksum = good && safetensors_metadata(file, "checksum") != NULL;
     if (*has_checksum) {
-        const char *accuracy = safetensors_metadata(file, BEST_KEY);
+        const char *text = safetensors_metadata(file, BEST_KEY);
+        double accuracy = text != NULL ? strtod(text, NULL) : (double)NAN;
         good = check_terms(file, path, terms, error) &&
-               ((accuracy != NULL && strtod(accuracy, NULL) >= progress->best_test) ||
+               ((accuracy >= progress->best_test && accuracy <= 100) ||
                 error_set(error, EXIT_INPUT, "%s: of a check with %s%%, where the run's best has %.2f%%", path,
-                          accuracy != NULL ? accuracy : "unknown", progress->best_test));
+                          text != NULL ? text : "unknown", progress->best_test));
+        if (good)
+            progress->best_test = accuracy;
     }
     safetensors_close(file);
     return good;

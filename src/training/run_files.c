@@ -5,14 +5,18 @@
 
 #include "checkpoint.h"
 
-/* Where model-best is missing, or not this run's, the best check is forgotten, so that the next one writes it. */
+/* Where model-best is missing, or not this run's, the best check is forgotten, so that the next one writes it. One
+ * that is better than the checkpoint knows counts: it is of a check before the run was killed, which comes again only
+ * under the same --eval-every. */
 static void look_for_best(const struct folder *folder, const struct terms *terms, struct progress *progress)
 {
     struct error why = {0};
     bool has_checksum;
-    if (progress->best_test < 0)
-        return;
-    if (!checkpoint_check_best(folder, terms, progress, &has_checksum, &why)) {
+    bool was_checked = progress->best_test >= 0;
+    bool good = checkpoint_check_best(folder, terms, progress, &has_checksum, &why);
+    if (!was_checked)
+        return; /* without such a model nothing is lost */
+    if (!good) {
         error_note("%s; the best of the checks from here on takes its place", why.text);
         progress->best_test = -1;
     } else if (!has_checksum) {

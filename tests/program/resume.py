@@ -238,6 +238,20 @@ def best_model():
               f"{how}: the next check's takes its place", kept)
 
 
+def best_of_killed():
+    """A model of a check after the last checkpoint stays the best, though --eval-every is another since."""
+    run(1, *TRAIN, "--eval-every", "1", "--epochs", "9", "--out", "each")
+    accuracy = [line["test_accuracy"] for line in metrics("each")]
+    worst = accuracy.index(min(accuracy[1:]), 1)
+    options = [*TRAIN, "--eval-every", "1000", "--epochs", str(worst + 1), "--out", "killed"]
+    run(1, *options, "--max-steps", "7")  # within epoch 2
+    best = shutil.copy(FOLDER / "each" / "model-best.safetensors", FOLDER / "killed")
+    result = run(2, *options, "--resume")
+    last = metrics("killed")[-1]["test_accuracy"]
+    check(result.code == 0 and not result.messages and last < max(accuracy) and
+          content(best) == content("each", "model-best.safetensors"), f"better than {last}%: kept", result)
+
+
 def interrupted_writes():
     """What a crash between two of the file system's steps leaves."""
     shutil.copytree(FOLDER / "whole", FOLDER / "crashed")
@@ -292,6 +306,7 @@ refusals()
 damaged()
 interrupted_writes()
 best_model()
+best_of_killed()
 from_file()
 by_signals()
 without_a_reader()

@@ -502,9 +502,12 @@ static void test_another_best_model(void **unused)
     assert_error(&error, EXIT_INPUT, "./model-best.safetensors: cannot be read: No such file");
     assert_true(checkpoint_write_best(&here, &terms, &state.progress, state.weights, &error));
     assert_true(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error) && has_checksum);
-    state.progress.best_test -= 1; /* after a kill: the check will come again */
-    assert_true(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error) && has_checksum);
-    state.progress.best_test += 2;
+    for (double known = -1; known < 50; known += 34) { /* none, or of an earlier check: it is of one before a kill */
+        state.progress.best_test = known;
+        assert_true(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error) && has_checksum);
+        assert_true(state.progress.best_test == 100.0 / 3);
+    }
+    state.progress.best_test += 1;
     assert_false(checkpoint_check_best(&here, &terms, &state.progress, &has_checksum, &error));
     assert_error(&error, EXIT_INPUT, "of a check with 33.3333333333333");
     strcpy(others.list[0].value, "A");
