@@ -36,10 +36,17 @@ static const char *const suffixes[] = {".tar.gz", ".tgz", ".parquet"};
 
 static bool matches(const char *directory, const char *pattern)
 {
-    char path[4096];
+    char path[2 * 4096 + 64];
+    size_t length = 0;
     glob_t found;
-    snprintf(path, sizeof path, "%.4000s/%s", directory, pattern);
-    if (strchr(pattern, '*') == NULL)
+    bool is_pattern = strchr(pattern, '*') != NULL;
+    for (const char *c = directory; *c != '\0' && length < 2 * 4096; c++) {
+        if (is_pattern && strchr("*?[\\", *c) != NULL)
+            path[length++] = '\\'; /* the directory's name is none */
+        path[length++] = *c;
+    }
+    snprintf(path + length, sizeof path - length, "/%s", pattern);
+    if (!is_pattern)
         return access(path, F_OK) == 0;
     bool any = glob(path, GLOB_NOSORT, NULL, &found) == 0;
     if (any)

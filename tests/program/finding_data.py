@@ -202,12 +202,14 @@ def of_others():
     (FOLDER / "100" / "cifar-100-python").mkdir(parents=True)
     for name in "train", "test", "meta":
         (FOLDER / "100" / "cifar-100-python" / name).touch()
-    (FOLDER / "face" / "plain_text").mkdir(parents=True)
-    (FOLDER / "face" / "plain_text" / "train.parquet").touch()
+    for data in "face/plain_text", "*?[1]\\", "face[1]/plain_text":
+        (FOLDER / data).mkdir(parents=True)
+        (FOLDER / data / "train.parquet").touch()
     torn = FOLDER / "torn.tar.gz"
     torn.write_bytes((FOLDER / "other.tar.gz").read_bytes()[:-40])
     (python / "data_batch_4").unlink()
     for data, word in (("100", "CIFAR-100"), ("100/cifar-100-python", "CIFAR-100"), ("face", "parquet"),
+                       ("*?[1]\\", "parquet"), ("face[1]", "parquet"),
                        ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4")):
         result = run(0, *TRAIN, "--data", FOLDER / data, env=here)
         check(refused(result, "--data", word), f"{data}: {word}", result)
