@@ -86,10 +86,14 @@ static int find_port(const struct delay_switch *s, const unsigned char *address)
 
 static void learn(struct delay_switch *s, const unsigned char *address, int port)
 {
-    if (find_port(s, address) >= 0 || s->known_count == MAX_KNOWN)
+    int i = 0;
+    while (i < s->known_count && memcmp(s->known[i].address, address, ETH_ALEN) != 0)
+        i++;
+    if (i == MAX_KNOWN)
         return;
-    memcpy(s->known[s->known_count].address, address, ETH_ALEN);
-    s->known[s->known_count++].port = port;
+    memcpy(s->known[i].address, address, ETH_ALEN);
+    s->known[i].port = port; /* perhaps another one than before */
+    s->known_count += i == s->known_count;
 }
 
 static void send_due(struct delay_switch *s)
