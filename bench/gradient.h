@@ -11,13 +11,14 @@
 
 static const double GRADIENT_TOLERANCE = 1e-5, GRADIENT_MARGIN = 2e-6;
 
-/* Pictures for a batch that decide nothing by a hair, as sums in single precision would decide it otherwise. */
+/* Pictures for a batch that decide nothing by a hair, as sums in single precision would decide it otherwise; once the
+ * set is used up, any from its beginning on. */
 static void gradient_pick(const struct split *split, const double *weights, const struct masks *masks,
                           const struct sample_mask *drawn, size_t samples, uint32_t *order, const uint8_t **records)
 {
     for (size_t i = 0, next = 0; i < samples; i++) {
         do {
-            order[i] = (uint32_t)next++;
+            order[i] = (uint32_t)(next++ % split->count);
             records[i] = split_record(split, order[i]);
         } while (next < split->count && reference_margin(weights, masks, records[i], &drawn[i]) < GRADIENT_MARGIN);
     }
