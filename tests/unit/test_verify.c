@@ -131,26 +131,26 @@ static bool is_huge;
 static const int huge_cores[] = {3, 1100, 1499};
 static int now_on, now_on_count; /* the first that the thread was told to run on; how many */
 
-int sched_getaffinity(pid_t thread, size_t bytes, cpu_set_t *set)
+int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set)
 {
-    memset(set, 0, bytes);
+    memset(set, 0, size);
     if (!is_huge)
-        return syscall(SYS_sched_getaffinity, thread, bytes, set) < 0 ? -1 : 0;
-    if (bytes * 8 < 1500) {
+        return syscall(SYS_sched_getaffinity, pid, size, set) < 0 ? -1 : 0;
+    if (size * 8 < 1500) {
         errno = EINVAL;
         return -1;
     }
     for (size_t i = 0; i < sizeof huge_cores / sizeof *huge_cores; i++)
-        CPU_SET_S((size_t)huge_cores[i], bytes, set);
+        CPU_SET_S((size_t)huge_cores[i], size, set);
     return 0;
 }
 
-int sched_setaffinity(pid_t thread, size_t bytes, const cpu_set_t *set)
+int sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set)
 {
     if (!is_huge)
-        return (int)syscall(SYS_sched_setaffinity, thread, bytes, set);
-    now_on_count = CPU_COUNT_S(bytes, set);
-    for (now_on = 0; !CPU_ISSET_S((size_t)now_on, bytes, set);)
+        return (int)syscall(SYS_sched_setaffinity, pid, size, set);
+    now_on_count = CPU_COUNT_S(size, set);
+    for (now_on = 0; !CPU_ISSET_S((size_t)now_on, size, set);)
         now_on++;
     return 0;
 }
