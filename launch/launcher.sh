@@ -57,7 +57,8 @@ launcher_find() {
     local said
     launcher=$(type -P mpirun || type -P mpiexec) ||
         fail 1 "mpirun not found: load the module of your MPI, or apt-get install openmpi-bin"
-    said=$("$launcher" --version 2>&1) || true
+    # It may take seconds, or hang: a signal ends a `read`, but not the wait for a command.
+    IFS= read -r -d '' said < <("$launcher" --version 2>&1) || true
     case $said in
     *'(Open MPI) 4.'* | *'(OpenRTE) 4.'*) launcher_kind=open-mpi-4 ;;
     *'(Open MPI) 5.'* | *'(Open MPI) 6.'*) launcher_kind=open-mpi-5 ;;

@@ -94,6 +94,9 @@ def test_relay():
     with open("/dev/full", "w") as full:
         done = with_mpirun("echo abc >&2; exit 75", capture_output=False, stderr=full)
     check(done.returncode == 75, "the exit code stays where nothing can be written", done.returncode)
+    with open("/dev/full", "w") as full:
+        done = with_mpirun('echo "$DTRAIN_MARK" >&2; kill -s KILL $$', capture_output=False, stderr=full)
+    check(done.returncode == 4, "and so it does where mpirun is killed", done.returncode)
 
 
 def test_relay_of_hydra():

@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -129,6 +130,11 @@ def test_odd_places():
         done = shell('exec "$0" "$@" >/dev/full', *options, *out)
         check(done.returncode == code and done.stderr.count("\n") == 1,
               f"run: {options[-1]}: standard output is full: {code}, and told", said(done))
+    for script, options, code in (("run", ["-np", 0], 2), ("variants", ["-np", 0], 2), ("quickstart", ["--no"], 2),
+                                  ("plot", [], 2), ("plot", ["nowhere"], 3), ("convert-cifar10", ["no", "out"], 3)):
+        for place in ">/dev/full", ">&-":
+            done = shell(f'exec "$1" "${{@:2}}" 2{place}', LAUNCH / script, *options)
+            check(done.returncode == code, f"{script} {' '.join(map(str, options))}: {code}, with 2{place}", said(done))
     for script in sorted(path for path in LAUNCH.iterdir() if os.access(path, os.X_OK)):
         done = shell('exec "$1" --help >/dev/full', script)
         check(done.returncode == 1 and done.stderr.count("\n") == 1,
@@ -136,6 +142,12 @@ def test_odd_places():
     done = shell('exec "$0" "$@" >out.txt', *train, "--out", "to-a-file")
     check(done.returncode == 0 and not done.stderr and (SCRATCH / "out.txt").read_text().count("\n") == 7,
           "run: standard output may be a file", said(done))
+    _, env = place_mpirun('echo "HOME=$HOME"')
+    done = launch("run", env=env | {"HOME": ""})
+    check(done.stdout == f"HOME={pwd.getpwuid(os.geteuid()).pw_dir}\n", "run: HOME is there and empty", said(done))
+    _, env = place_mpirun("exit 9")
+    done = launch("run", env=env | {"SHELLOPTS": "braceexpand:monitor"})
+    check(done.returncode == 9, "run: with bash's monitor option on, by an exported SHELLOPTS", said(done))
     done = shell('exec env -i XDG_CACHE_HOME="$XDG_CACHE_HOME" "$0" "$@"', *train, "--out", "bare")
     check(done.returncode == 0 and not done.stderr, "run: without PATH and HOME", said(done))
     (SCRATCH / "hosts").write_bytes(b"localhost slots=2\r\n")
@@ -440,6 +452,31 @@ def test_hung_mpirun():
               f"exit {idle[name].returncode}\n{out}{err}")
 
 
+def test_slow_tools():
+    """What is asked before anything starts takes seconds, or hangs: a signal is heeded meanwhile."""
+    place = SCRATCH / "slow"
+    place.mkdir()
+    for tool in "dtrain", "dtrain-cuda.so":
+        (place / tool).write_text("#!/bin/sh\n")
+        (place / tool).chmod(0o755)
+    env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "DTRAIN": str(place / "dtrain")}
+    for tool, number in (("nvidia-smi", signal.SIGHUP), ("nvidia-smi", signal.SIGINT), ("nvidia-smi", signal.SIGUSR1),
+                         ("nvidia-smi", signal.SIGUSR2), ("mpirun", signal.SIGTERM)):
+        (place / tool).write_text(f"#!/bin/sh\ntouch {place}/asked\nexec sleep 20\n")
+        (place / tool).chmod(0o755)
+        running = subprocess.Popen([LAUNCH / "run"], env=env, cwd=SCRATCH, stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        asked = wait_for((place / "asked").exists)
+        began = time.monotonic()
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+        check(asked and running.returncode == 75 and time.monotonic() - began < 10 and
+              err == "launch/run: stopped before the ranks had begun: run again\n",
+              f"run: {number.name} while {tool} is asked: 75, one line, at once",
+              f"exit {running.returncode}\n{out}{err}")
+        (place / "asked").unlink(missing_ok=True)
+
+
 def test_early_stop():
     """At whatever moment of the start: nothing is lost, and nobody goes on."""
     for moment in 0.05, 0.15, 0.25, 0.35, 0.45, 0.6:
@@ -460,6 +497,7 @@ test_odd_places()
 test_settings()
 test_hostile_place()
 test_stop()
+test_slow_tools()
 test_early_stop()
 test_stop_of_all()
 test_hidden_errors()
