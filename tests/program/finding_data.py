@@ -263,6 +263,26 @@ def unlike():
     check(refused(result, "data_batch_4.bin"), "rank 0 says it when rank 1 alone lacks a file", result)
 
 
+def converted_to():
+    """launch/convert-cifar10 by itself: into a directory that another has filled."""
+    source, target = write_pickled("to-convert"), FOLDER / "to" / "there"
+
+    def convert(umask):
+        return subprocess.run([ROOT / "launch/convert-cifar10", source, target], umask=umask, capture_output=True,
+                              text=True, check=False)
+
+    done = convert(0o027)
+    check(done.returncode == 0 and (target.stat().st_mode & 0o777, (target / DATA_FILES[0]).stat().st_mode & 0o777) ==
+          (0o750, 0o640), "convert-cifar10: what it writes is under the umask", f"{oct(target.stat().st_mode)} {done}")
+    done = convert(0o022)
+    check(done.returncode == 0, "convert-cifar10: the same bytes are there already: right", done)
+    (target / DATA_FILES[3]).write_bytes(b"another's")
+    done = convert(0o022)
+    check(done.returncode == 1 and re.fullmatch(f"{target}: cannot be written: .*\n", done.stderr) and
+          (target / DATA_FILES[3]).read_bytes() == b"another's" and os.listdir(target.parent) == ["there"],
+          "convert-cifar10: something else is there: 1, told and left alone", done)
+
+
 def drawn():
     cache = FOLDER / "cache" / "dtrain"
     data = ["--data", "synthetic:2000+300"]
@@ -360,6 +380,7 @@ named()
 of_others()
 searched()
 unlike()
+converted_to()
 drawn()
 changed()
 many_losses()
