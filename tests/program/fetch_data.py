@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -177,6 +178,21 @@ def main(folder):
         check(process.returncode == 0 and whole(target), "wget serves as well as curl", output)
     else:
         skip("wget serves as well as curl", "wget is not installed")
+
+    shutil.copy(local, folder / "mini:local.tar.gz")
+    process = start("--from", "mini:local.tar.gz", "--md5", md5, folder / "colon", cwd=folder)
+    output, _ = process.communicate(timeout=60)
+    check(process.returncode == 0 and whole(folder / "colon"), "an archive whose name is a host's to tar", output)
+
+    installed = fresh("installed")  # without the Makefile
+    shutil.copytree(FETCH.parent, installed / "launch")
+    bare = {"PATH": os.environ["PATH"]}
+    for name, env in (("without HOME", bare), ("with an empty HOME", bare | {"HOME": ""})):
+        done = subprocess.run([installed / "launch/fetch-cifar10", "--help"], env=env, capture_output=True, text=True,
+                              check=False)
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+        check(done.returncode == 0 and f"(default: {home}/.cache/dtrain/cifar-10" in done.stdout,
+              f"installed, and {name}: the user's cache", done.stdout + done.stderr)
 
     target = fresh("race") / "cifar"
     server.requests = 0
