@@ -7,6 +7,8 @@ import contextlib
 import io
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -71,5 +73,31 @@ check((FOLDER / "out" / "gpu.txt").read_text().count("fine") == 1, "gpu.txt has 
 code, text, _ = run({"good": GOOD}, nvidia_smi="exit 9")
 check(code == 0 and text.startswith("tests/gpu/run: skipped: there is no GPU here"), "without a GPU it is skipped",
       text)
+
+# Told to stop by a signal, and with an OUT that is relative: the first step asks a driver that hangs.
+tool, away = FOLDER / "bin" / "nvidia-smi", FOLDER / "away"
+(FOLDER / "temporary").mkdir()
+away.mkdir()
+tool.write_text(f'#!/bin/sh\n[ "$1" != -L ] || exit 0\necho $OUT >{FOLDER}/hangs\nsleep 60\n')
+for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+    (FOLDER / "hangs").unlink(missing_ok=True)
+    running = subprocess.Popen([ROOT / "tests/gpu/run", "environment"], cwd=away, stdout=subprocess.DEVNULL,
+                               env={**os.environ, "OUT": "results", "TMPDIR": str(FOLDER / "temporary")})
+    while running.poll() is None and not ((FOLDER / "hangs").exists() and (FOLDER / "hangs").read_text()):
+        time.sleep(0.05)
+    running.send_signal(number)
+    code = running.wait(30)
+    left = list(runner.processes(f"{running.pid}-0"))
+    check(code == 128 + number.value and not left and not os.listdir(FOLDER / "temporary"),
+          f"{number.name}: ends the step, and leaves nothing of it", (code, left, os.listdir(FOLDER / "temporary")))
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+said = (FOLDER / "hangs").read_text()
+check((away / "results" / "gpu.txt").exists() and said == f"{away}/results\n", "a relative OUT is the caller's", said)
+
+done = subprocess.run(["gpu/carry"], cwd=ROOT / "tests", env={**os.environ, "CDPATH": str(FOLDER)}, capture_output=True,
+                      text=True, check=False)
+check(done.returncode == 2 and "tests/gpu/carry pack" in done.stdout and not done.stderr,
+      "carry called from another folder says what it does", done)
 shutil.rmtree(FOLDER)
 finish()
