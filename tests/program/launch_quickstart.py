@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""launch/quickstart, and what the container images begin with."""
+"""launch/quickstart, what the container images begin with, and how tests/run and tests/exec start."""
 # needs: dtrain
 
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from launching import DATA, LAUNCH, ROOT, SCRATCH, fails, is_png, launch, said
@@ -92,6 +93,44 @@ def test_images():
           "dtrain.def: removes what Dockerfile.dockerignore leaves out, before make", ignored)
 
 
+def test_sudo():
+    """Packages are installed without questions though sudo drops the environment; by tests/run, too. Both are called by
+    relative names, with an exported CDPATH, in which `cd` looks for such first."""
+    place, tools = Path(tempfile.mkdtemp(dir=SCRATCH)), Path(tempfile.mkdtemp(dir=SCRATCH))
+    for folder in SCRATCH, place, tools:
+        folder.chmod(0o755)
+    shutil.copytree(LAUNCH, place / "launch")
+    (place / "tests").mkdir()
+    shutil.copy(ROOT / "tests/run", place / "tests")
+    for folder in "tests", "launch":
+        (tools / "elsewhere" / folder).mkdir(parents=True)
+    for tool, script in {
+        "sudo": f'exec env -i PATH="{tools}:$PATH" "$@"',
+        "apt-get": '[ "$1" = update ] || { echo "asks: ${DEBIAN_FRONTEND-yes} in $PWD" >&2; exit 1; }',
+        "id": "echo 4242",
+        "pkg-config": "exit 1",
+    }.items():
+        (tools / tool).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / tool).chmod(0o755)
+    user = ["setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups"] if os.geteuid() == 0 else []
+    for script in "launch/quickstart", "tests/run":
+        done = subprocess.run([*user, script], cwd=place, text=True, capture_output=True, timeout=60, check=False, env={
+            "PATH": f"{tools}:{os.environ['PATH']}", "CDPATH": str(tools / "elsewhere")})
+        check(done.returncode == 1 and f"asks: noninteractive in {place}\n" in done.stderr,
+              f"{script}: sudo, and no questions", said(done))
+
+
+def test_cdpath():
+    """With an exported CDPATH `cd` looks elsewhere first, and says where it went."""
+    for folders in ".", ROOT:
+        env = {**os.environ, "CDPATH": str(folders), "PYTHONPATH": ""}
+        done = subprocess.run(["tests/exec", "printenv", "PYTHONPATH"], cwd=ROOT, env=env, capture_output=True,
+                              text=True, check=False)
+        check(done.stdout == f"{ROOT}/tests/support\n", f"tests/exec: CDPATH={folders}", said(done))
+
+
 test_images()
+test_cdpath()
+test_sudo()
 test_quickstart()
 finish()
