@@ -21,6 +21,9 @@ set -uo pipefail
 home=${DTRAIN_HOME:-$SLURM_SUBMIT_DIR}
 launcher=${LAUNCHER:-mpirun}
 all_ranks=${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ${SLURM_NTASKS_PER_NODE:-1}))}
+id=$SLURM_JOB_ID
+# The last job of an array to start has the array's own number, by which SLURM would take all of them.
+[[ $id != "${SLURM_ARRAY_JOB_ID-}" ]] || id+=_$SLURM_ARRAY_TASK_ID
 pid='' code=0
 warned=''     # USR1 has come: there is little time left
 terminated='' # TERM has come, to the ranks as well
@@ -79,8 +82,8 @@ submit_successor() { # SCRIPT OPTIONS...
     local script=$1
     shift
     # shellcheck disable=SC2046 # options without spaces
-    DTRAIN_HOME=$home sbatch --dependency="afterany:$SLURM_JOB_ID" --job-name="$SLURM_JOB_NAME" --no-requeue \
-        --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$SLURM_JOB_ID" --format=%l)" \
+    DTRAIN_HOME=$home sbatch --dependency="afterany:$id" --job-name="$SLURM_JOB_NAME" --no-requeue \
+        --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$id" --format=%l)" \
         --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         ${SLURM_GPUS_PER_NODE:+--gpus-per-node="$SLURM_GPUS_PER_NODE"} \
@@ -91,11 +94,11 @@ submit_successor() { # SCRIPT OPTIONS...
 
 go_on_later() { # SCRIPT OPTIONS...
     local job
-    until job=$(scontrol show job "$SLURM_JOB_ID") || [[ -n $terminated ]]; do
+    until job=$(scontrol show job "$id") || [[ -n $terminated ]]; do
         sleep 10
     done
     if [[ $job == *Requeue=1* ]]; then
-        while [[ -z $terminated ]] && ! scontrol requeue "$SLURM_JOB_ID"; do
+        while [[ -z $terminated ]] && ! scontrol requeue "$id"; do
             sleep 10
         done
         sleep 300 # SLURM ends this script

@@ -61,7 +61,38 @@ def launchers():
               f"{state}\n{job}")
 
 
+class Pair:
+    """Two jobs of an array, the second of which, the last to start, has the array's own number; in place of dtrain a
+    script that can be stopped."""
+
+    def __init__(self, name, *sbatch):
+        program = FOLDER / f"{name}.program"
+        program.write_text('#!/bin/bash\ntrap "echo saved; exit 75" USR1\necho "$DTRAIN_MARK" >&2\necho begun\n'
+                           "while :; do sleep 0.1; done\n")
+        program.chmod(0o755)
+        self.array = submit(name, script="variants", DTRAIN=str(program),
+                            sbatch=("--array=0,3", "--ntasks-per-node=1", "--output=%x-%a.out", *sbatch))
+
+    def log(self, task):
+        """With a successor's, which the script names."""
+        return "".join(path.read_text() for path in FOLDER.glob(f"{self.array.name}-*{task}.out"))
+
+    def interrupt(self):
+        eventually(lambda: all("begun" in self.log(task) for task in (0, 3)))
+        say("scancel", "--batch", "--signal=USR1", f"{self.array.id}_3")
+
+    def check(self):
+        name = self.array.name
+        on = eventually(lambda: self.log(3).count("begun") == 2)
+        check(on and "saved" in self.log(3), f"{name}: a job of an array that is stopped goes on", self.log(3))
+        running = say("squeue", "--noheader", "--array", "--states=running", f"--name={name}", "--format=%K").split()
+        check("0" in running and self.log(0) == "begun\n", f"{name}: and the other one is left alone",
+              f"{running}\n{self.log(0)}")
+        say("scancel", "--name", name)
+
+
 def several():
+    pairs = Pair("array-requeue"), Pair("array-successor", "--no-requeue")
     options = [*TRAIN[2:], "--epochs", "2"]
     array = submit("array", *options, script="variants", sbatch=("--ntasks-per-node=2", "--output=%x-%a.out"))
     together = submit("together", *options, script="all")
@@ -69,6 +100,8 @@ def several():
                      sbatch=("--nodes=4", "--ntasks-per-node=1", "--oversubscribe"))
     verify = submit("verify", "--verify=0", script="verify",
                     sbatch=("--nodes=2", "--ntasks-per-node=1", "--oversubscribe"))
+    for pair in pairs:
+        pair.interrupt()
     check(together.wait() == "COMPLETED 0" and len(re.findall(r"^[ABCD] .* [0-9a-f]{16}$", together.out, re.M)) == 4,
           "all.sbatch: four nets in one job, with their table", together)
     array.wait()
@@ -89,6 +122,8 @@ def several():
     seen = FOLDER / "seen"
     seen.write_text('#!/bin/sh\necho "$OMPI_COMM_WORLD_LOCAL_RANK of $CUDA_VISIBLE_DEVICES"\n')
     seen.chmod(0o755)
+    for pair in pairs:
+        pair.check()
     job = submit("gpus", sbatch=("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"), DTRAIN=str(seen))
     check(job.wait() == "COMPLETED 0" and
           sorted(job.out.splitlines()) == sorted([f"{i} of 0,1,2,3" for i in range(4)] * 2),

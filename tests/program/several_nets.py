@@ -98,7 +98,8 @@ def several_seeds():
                   f"net {net}: mean, least and most of its seeds", f"{row}\n{result}")
     # A job that lost a rank once more goes on if one of these has changed.
     seen = subprocess.run(["bash", "-c", f"source {ROOT}/slurm/job.sh; out=seeds-AD-2; checkpoints"], cwd=FOLDER,
-                          env=os.environ | {"SLURM_SUBMIT_DIR": str(FOLDER), "SLURM_JOB_NUM_NODES": "1"},
+                          env=os.environ | {"SLURM_SUBMIT_DIR": str(FOLDER), "SLURM_JOB_NUM_NODES": "1",
+                                            "SLURM_JOB_ID": "1"},
                           capture_output=True, text=True, check=False)
     check([line.split()[0] for line in seen.stdout.splitlines()] ==
           [f"seeds-AD-2/seed{seed}/{net}/checkpoint.safetensors" for seed in (1, 2) for net in "AD"],
