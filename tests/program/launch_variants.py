@@ -113,7 +113,16 @@ def test_variants_stop():
     )
 
 
+def test_variants_options_of_shell():
+    """Of whoever starts it, `export SHELLOPTS` in an interactive shell."""
+    done = launch("variants", "-np", 1, *DATA, "--epochs", 1, "--out", "shell",
+                  env={**os.environ, "SHELLOPTS": "braceexpand:monitor"})
+    check(done.returncode == 0 and set(digests(done.stdout)) == set("ABCD") and not done.stderr,
+          "variants: bash's options in the environment change nothing", said(done))
+
+
 test_variants()
 test_variants_cores()
 test_variants_stop()
+test_variants_options_of_shell()
 finish()
