@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import subprocess
 
-from launching import DATA, HOSTILE, SCRATCH, begin, fails, is_png, launch, said, wait_for
+from launching import DATA, HOSTILE, LAUNCH, SCRATCH, begin, fails, is_png, launch, said, wait_for
 from tap import check, finish
+from terminal import Terminal
 
 
 def digests(output):
@@ -121,8 +123,36 @@ def test_variants_options_of_shell():
           "variants: bash's options in the environment change nothing", said(done))
 
 
+def test_variants_unheard():
+    """All four train to the end, whatever becomes of standard output."""
+    for name, how, code in ("full", '"$@" >/dev/full', 1), ("closed", '"$@" <&- >&- 2>&-', 0), (
+            "without a reader", '{ "$@"; echo $? >code; } | true; exit $(cat code)', 1):
+        command = [LAUNCH / "variants", "-np", 1, *DATA, "--epochs", 2, "--out", f"unheard-{name}"]
+        done = subprocess.run(["bash", "-c", how, "bash", *map(str, command)], cwd=SCRATCH, capture_output=True,
+                              text=True, timeout=120, check=False)
+        what = f"variants: standard output is {name}: it trains four nets, and ends with {code}"
+        drawn = is_png(SCRATCH / f"unheard-{name}" / "accuracy.png")
+        check(drawn and (fails(done, 1, "standard output") if code else done.returncode == 0), what, said(done))
+    done = subprocess.run([LAUNCH / "variants", "--net", "A"], stderr=open("/dev/full", "w"), check=False)
+    check(done.returncode == 2, "variants: standard error is full: the exit code is the same", done)
+
+
+def test_variants_hung_up():
+    """Its terminal is closed, which then can no longer be written to."""
+    out = SCRATCH / "hung-up"
+    terminal = Terminal([LAUNCH / "variants", "-np", 1, *DATA, "--out", out], SCRATCH, os.environ)
+    wait_for(lambda: all((out / net / "checkpoint.safetensors").exists() for net in "ABCD"))
+    os.close(terminal.screen)
+    code = os.waitstatus_to_exitcode(os.waitpid(terminal.process, 0)[1])
+    logs = [(out / net / "log.txt").read_text() for net in "ABCD"]
+    check(code == 75 and all("weights: " in log for log in logs), "variants: its terminal is closed: saved, 75",
+          (code, *logs))
+
+
 test_variants()
 test_variants_cores()
 test_variants_stop()
 test_variants_options_of_shell()
+test_variants_unheard()
+test_variants_hung_up()
 finish()
