@@ -5,8 +5,10 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import time
 
 from launching import DATA, HOSTILE, LAUNCH, SCRATCH, begin, fails, is_png, launch, said, wait_for
 from tap import check, finish
@@ -149,10 +151,46 @@ def test_variants_hung_up():
           (code, *logs))
 
 
+def test_variants_early_stop():
+    """Signals at whatever moment of the start, which takes a while where lscpu does, reach all four or find none."""
+    tools = SCRATCH / "slow"
+    shutil.copytree(SCRATCH / "large", tools)
+    (tools / "lscpu").write_text(f"{LSCPU}import time\ntime.sleep(0.1)\n")
+    slow = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    for moment in 0, 0.2, 0.4, 0.6:
+        out = SCRATCH / f"early-{moment}"
+        command = [LAUNCH / "variants", "-np", "1", *DATA, "--epochs", "1000", "--out", out]
+        run = subprocess.Popen(command, cwd=SCRATCH, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+        wait_for((out / "D").exists)
+        time.sleep(moment)
+        run.send_signal(signal.SIGTERM)
+        output, errors = run.communicate(timeout=60)
+        begun = [net for net in "ABCD" if (out / net / "log.txt").exists()]
+        to_the_end = [net for net in begun if "epoch: 1000 " in (out / net / "log.txt").read_text()]
+        check(run.returncode == 75 and len(begun) in (0, 4) and not to_the_end and (begun or errors.count("\n") == 1),
+              f"variants: SIGTERM after {moment} s", (begun, to_the_end, output, errors))
+    # from the first of them, while the others are being started
+    place = SCRATCH / "stops-at-once"
+    shutil.copytree(LAUNCH, place)
+    (place / "run").write_text('''#!/bin/bash
+trap "exit 75" USR1
+[[ $* != *--net\\ A* ]] || kill -TERM $PPID
+sleep 5 &
+wait $!
+exit 3
+''')
+    for _ in range(5):
+        done = subprocess.run([place / "variants", "--out", "at-once"], cwd=SCRATCH, capture_output=True, text=True,
+                              timeout=60, check=False)
+        check(done.returncode == 75, "variants: SIGTERM as they are being started", said(done))
+
+
 test_variants()
 test_variants_cores()
 test_variants_stop()
 test_variants_options_of_shell()
 test_variants_unheard()
 test_variants_hung_up()
+test_variants_early_stop()
 finish()
