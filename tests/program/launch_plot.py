@@ -96,6 +96,18 @@ def test_plot_study():
     )
 
 
+def test_plot_seeds():
+    """Of several nets in one job, and of a job a net."""
+    for study, place in ("seeds", "seed{seed}/{net}"), ("seeds-a-net", "{net}/seed{seed}"):
+        for net in "AD":
+            for seed in 1, 2:
+                make_run(f"{study}/{place.format(net=net, seed=seed)}", net, 4)
+        done = launch("plot", SCRATCH / study)
+        text = Picture(SCRATCH / study / "accuracy.svg").text if done.returncode == 0 else ""
+        check({"A - no dropout, 2 seeds", "D - conv + fc, 2 seeds"} <= set(text), f"plot: a study of {place}",
+              f"{text}\n{said(done)}")
+
+
 def test_plot_odd():
     run = make_run("torn", "D", 3, tail='{"epoch":4,"step":4,"lo')
     check(
@@ -168,6 +180,7 @@ if shutil.which("gnuplot") is None:
     skip_all("no gnuplot here")
 test_plot_one()
 test_plot_study()
+test_plot_seeds()
 test_plot_odd()
 test_plot_errors()
 finish()

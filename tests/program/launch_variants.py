@@ -186,6 +186,20 @@ exit 3
         check(done.returncode == 75, "variants: SIGTERM as they are being started", said(done))
 
 
+def test_variants_seeds():
+    done = launch("variants", "-np", 1, *DATA, "--epochs", 2, "--seeds", 2, "--out", "seeds")
+    check(len(re.findall(r"^net [A-D]  seed: 2 epoch: 2 .*  weights: [0-9a-f]{16}$", done.stdout, re.M)) == 4 and
+          is_png(SCRATCH / "seeds/loss.png") and not done.stderr, "variants: --seeds: what each said, and figures",
+          said(done))
+    terminal = Terminal([LAUNCH / "variants", "-np", 1, *DATA, "--seeds", 2, "--out", "seen"], SCRATCH, os.environ)
+    wait_for(lambda: all((SCRATCH / "seen" / net / "seed2/checkpoint.safetensors").exists() for net in "ABCD"))
+    time.sleep(2)
+    terminal.press(b"\x03")
+    code, output = terminal.finish()
+    check(code == 75 and re.search(r"epoch, loss(   [A-D] \d+, \d\.\d+){4}", output), "variants: --seeds: the progress",
+          output)
+
+
 test_variants()
 test_variants_cores()
 test_variants_stop()
@@ -193,4 +207,5 @@ test_variants_options_of_shell()
 test_variants_unheard()
 test_variants_hung_up()
 test_variants_early_stop()
+test_variants_seeds()
 finish()
