@@ -4,7 +4,7 @@
 # A line "SOCKET.CORE CPU" for every CPU allowed here; the CPUs (hardware threads) of a core stand together.
 list_cpus() {
     local allowed
-    allowed=$(taskset -cp "$BASHPID")
+    allowed=$(LC_ALL=C taskset -cp "$BASHPID") # some translations have another colon
     lscpu -p=SOCKET,CORE,CPU 2>/dev/null | sort -t, -k1,1n -k2,2n -k3,3n | awk -F, -v ranges="${allowed##*: }" '
         BEGIN {
             for (i = split(ranges, range, ","); i > 0; i--) {

@@ -99,6 +99,23 @@ def test_binding():
     check(chosen == "socket", "run: unless the user binds them", chosen)
 
 
+def test_cores_in_translation():
+    """taskset of util-linux in Chinese has a colon of its own."""
+    place = SCRATCH / "chinese"
+    place.mkdir()
+    for tool, script in {
+        "taskset": 'if [ "$LC_ALL" = C ]; then echo "pid 1\'s current affinity list: 2-3"; '
+        'else echo "pid 1 的当前亲和力列表：2-3"; fi',
+        "lscpu": "for cpu in 0 1 2 3; do echo 0,$cpu,$cpu; done",
+    }.items():
+        (place / tool).write_text(f"#!/bin/sh\n{script}\n")
+        (place / tool).chmod(0o755)
+    env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["bash", "-c", '. "$0"; list_cpus', LAUNCH / "cores.sh"], env=env, capture_output=True,
+                          text=True, check=False)
+    check(done.stdout == "0.2 2\n0.3 3\n", "run: the CPUs allowed, whatever language taskset speaks", said(done))
+
+
 def tree(pid):
     """The process and all below it."""
     return [pid, *(below for child in children(pid) for below in tree(child))]
@@ -493,6 +510,7 @@ hung = test_hung_mpirun()
 next(hung)
 test_run()
 test_binding()
+test_cores_in_translation()
 test_odd_places()
 test_settings()
 test_hostile_place()
