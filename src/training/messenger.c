@@ -55,15 +55,23 @@ void messenger_stop(struct messenger *messenger, bool leader)
         comm_send(messenger->world, 0, &stop, sizeof stop);
 }
 
-void messenger_wait(struct messenger *messenger, bool leader)
+/* A barrier does not wait for messages: the last of them may still be on their way. */
+static bool have_all_ended(void *context)
 {
-    bool first = comm_rank(messenger->world) == 0;
+    struct messenger *messenger = context;
     int others = 0;
     for (int i = 0; i < messenger->count; i++)
         others += messenger->leaders[i] != 0;
+    serve(messenger);
+    return messenger->ended >= others;
+}
+
+void messenger_wait(struct messenger *messenger, bool leader)
+{
+    bool first = comm_rank(messenger->world) == 0;
     if (leader && !first)
         comm_send(messenger->world, 0, &end, sizeof end);
     comm_barrier_serving(messenger->world, first ? serve : NULL, messenger);
-    while (first && messenger->ended < others) /* a barrier does not wait for messages: the last may be on its way */
-        serve(messenger);
+    if (first)
+        comm_wait(messenger->world, have_all_ended, messenger, "the last news of the other groups");
 }
