@@ -7,8 +7,8 @@
 #include <stdbool.h>
 
 /* From now on the first such signal raises the flag; another, half a second later or more, ends the
- * process at once (signals come in pairs when a launcher forwards what the terminal has sent already), unless it is
- * SIGPIPE, which comes with every line. */
+ * process at once (signals come in pairs when a launcher forwards what the terminal has sent already). SIGPIPE, which
+ * comes with every line, counts as neither. */
 void signals_install(void);
 
 /* Not 0 once this rank is asked to stop. */
@@ -23,8 +23,9 @@ void signals_request_stop(void);
 /* The name of the signal that came, "SIGUSR1", or NULL. */
 const char *signals_name(void);
 
-/* From now on SIGBUS, where it comes as a mapped file was cut short, prints `line` and ends this process with `code`.
- * The line is borrowed for ever. Where the host's memory is broken that is said instead (EXIT_RUNTIME). */
+/* From now on SIGBUS, which comes when a mapped file was cut short or cannot be read, prints `line` and ends this
+ * process with `code`. The line is borrowed for ever. Where the host's memory is broken that is said instead
+ * (EXIT_RUNTIME). */
 void signals_explain_bus_error(const char *line, int code);
 
 #endif

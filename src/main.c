@@ -46,7 +46,8 @@ static enum exit_code run(const struct options *options, struct comm *world, str
         return error->code;
     }
     snprintf(cut_short, sizeof cut_short,
-             "dtrain: a file in %s was cut short while the run used it: restore it, then --resume\n", directory);
+             "dtrain: a file in %s was cut short while the run used it, or cannot be read: restore it, then --resume\n",
+             directory);
     signals_explain_bus_error(cut_short, EXIT_INPUT);
     enum exit_code code = agree_on_data(&data, world, error) ? study_run(options, &data, world, error) : error->code;
     dataset_close(&data);

@@ -15,12 +15,14 @@ static void handle(int number)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
-    if (received == 0) {
+    if (number == SIGPIPE) { /* comes with every line that is printed: neither a first signal nor a second */
+        received = received == 0 ? number : received;
+        stop = 1;
+    } else if (received == 0 || received == SIGPIPE) {
         first = time;
         received = number;
         stop = 1;
-    } else if (number != SIGPIPE && /* which every line that is printed brings again */
-               (double)(time.tv_sec - first.tv_sec) + 1e-9 * (double)(time.tv_nsec - first.tv_nsec) > 0.5) {
+    } else if ((double)(time.tv_sec - first.tv_sec) + 1e-9 * (double)(time.tv_nsec - first.tv_nsec) > 0.5) {
         _exit(128 + number);
     }
 }
@@ -57,7 +59,8 @@ static struct {
     int code;
 } bus_error;
 
-/* A file that was cut short is BUS_ADRERR; memory may be broken, too, or somebody has sent the signal. */
+/* A file that was cut short, or a disk that fails, is BUS_ADRERR; memory may be broken, too, or somebody has sent the
+ * signal. */
 static void end_by_bus_error(int number, siginfo_t *info, void *context)
 {
     static const char broken[] = "dtrain: memory of this host is broken, as the kernel's log tells: use another host\n";
