@@ -74,7 +74,7 @@ launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
 
 # Changes whenever the run, or one of several nets, has come further.
 checkpoints() {
-    find "$out" -maxdepth 3 -name checkpoint.safetensors -printf '%p %i %C@\n' 2>/dev/null | sort
+    find -L "$out" -maxdepth 3 -name checkpoint.safetensors -printf '%p %i %C@\n' 2>/dev/null | sort
 }
 
 # The same job once more. What you gave to sbatch beside the usual options belongs into the #SBATCH lines.
