@@ -90,8 +90,8 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wco
 SPEED := $(if $(DEBUG),-O1 -g -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer,-O3)
 # CPPFLAGS, CFLAGS and LDFLAGS are the user's: they add, and cannot take away what the bits depend on.
-CPP_FLAGS = $(CPPFLAGS) -D_GNU_SOURCE -Iinclude -I. $(MPI_CFLAGS) $(PC_CFLAGS)
-C_FLAGS = $(CFLAGS) -std=c11 $(SPEED) -march=$(MARCH) -ffp-contract=off -fno-math-errno $(WARNINGS)
+CPP_FLAGS = -D_GNU_SOURCE -Iinclude -I. $(CPPFLAGS) $(MPI_CFLAGS) $(PC_CFLAGS)
+C_FLAGS = $(CFLAGS) -std=c11 $(SPEED) -march=$(MARCH) -fno-fast-math -ffp-contract=off -fno-math-errno $(WARNINGS)
 
 GPU_CFLAGS = -fPIC -fvisibility=hidden $(addprefix -isystem ,$(sort $(GPU_INCLUDES)))
 GPU_LDFLAGS = $(addprefix -Wl$(comma)-rpath$(comma),$(sort $(dir $(GPU_LIBS)))) $(GPU_LIBS) \

@@ -115,6 +115,9 @@ usual, changed = would(*built).split(), would("CPPFLAGS=-DNEW", "CFLAGS=-g3", "L
 added = {"-DNEW", "-g3", "-Wl,-z,now"}
 check([word for word in changed if word not in added] == usual and added < set(changed),
       "CPPFLAGS, CFLAGS and LDFLAGS add, and take nothing away", " ".join(changed)[-3000:])
+compilations = [line for line in would("CFLAGS=-ffast-math", *built).splitlines() if "-ffast-math" in line]
+check(compilations and all(-1 < line.find("-ffast-math") < line.find("-fno-fast-math") < line.find("-ffp-contract=off")
+                           for line in compilations), "not even how floats are computed", compilations[:1])
 
 done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-unit-tests")
 check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
