@@ -294,8 +294,9 @@ KERNEL int apart(int channels)
     return separate(channels) ? row_vectors(channels) * LANES : channels;
 }
 
-/* The rows of all blocks that a winner's gradient may multiply, [y][x][kx][kept channel]; of
- * 16 columns 10 have one. Vectors read on behind a row, and what they find is not used. */
+/* The rows of all blocks that a winner's gradient may multiply, [y][x][kx][kept channel]; of 16 columns 10 have one.
+ * Where they are not separate this is pool1 as make_some leaves it. Vectors read on behind a row, and what they find is
+ * not used. */
 struct pool1_rows {
     _Alignas(64) float at[14 * 16 * (LANES == 16 ? BLOCK_ROW : 6)];
 };

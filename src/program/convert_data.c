@@ -202,8 +202,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
     bool anew = access(directory, F_OK) == 0;
     if (anew && check_copy(directory, &ignored))
         return true;
-    beside_find("launch/convert-cifar10", script);
-    if (access(script, R_OK) != 0)
+    if (!beside_find("launch/convert-cifar10", script) || access(script, R_OK) != 0)
         return error_set(error, EXIT_RUNTIME,
                          "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
                          "then give --data DIR",

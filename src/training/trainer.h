@@ -32,8 +32,8 @@ struct trainer_setup {
 
 struct trainer; /* opaque */
 
-/* Locks the run's directory, finds where to start or resume, opens the engine; writes nothing. NULL and
- * *error on every rank. */
+/* Locks the run's directory, finds where to start or resume, opens the engine; writes nothing. NULL and *error on every
+ * rank: EXIT_USAGE, EXIT_INPUT (a checkpoint, or data that changed before a GPU had copied them), EXIT_RUNTIME. */
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error);
 
 /* Writes run.json and opens the metrics. After every net of the study has opened, so that a run that is refused leaves

@@ -252,6 +252,40 @@ def without_much():
           "with all of its files")
 
 
+def half_mapped():
+    """One of the data files cannot be mapped: what becomes of it does not matter then, but of the others it does."""
+    library = preloaded("half", """
+        #include <errno.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        void *mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset)
+        {
+            char link[40], name[4096] = "";
+            snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+            if (file < 0 || readlink(link, name, sizeof name - 1) < 0 || strstr(name, "/data_batch_2.bin") == NULL)
+                return (void *)syscall(SYS_mmap, at, bytes, protection, flags, file, offset);
+            errno = ENODEV;
+            return MAP_FAILED;
+        }""")
+    (drawn,) = (FOLDER / "cache" / "dtrain").glob("synthetic-335-70")
+    for number, code in (2, 75), (3, 3):
+        data = FOLDER / f"half-{number}"
+        shutil.copytree(drawn, data)
+        running = start(0, *ENDLESS, "--data", data, "--out", f"of-half-{number}", env={"LD_PRELOAD": str(library)})
+        running.wait_for("epoch: 2 ")
+        with (data / f"data_batch_{number}.bin").open("r+b") as file:
+            file.seek(1)
+            file.write(bytes(100))
+        running.signal(signal.SIGUSR1)
+        result = running.finish(60)
+        check(result.code == code and "cannot map files" in result.out and
+              ("data_batch_3.bin was changed" in result.err) == (code == 3),
+              f"data_batch_2 was copied, data_batch_{number} changes: exit {code}", result)
+
+
 def unrecorded():
     """What cannot be written into metrics.jsonl ends the run, but its steps are saved, without a checkpoint so far."""
     running = start(2, *ENDLESS, "--checkpoint-every", "1000000", "--out", "unrecorded")
@@ -300,6 +334,7 @@ def slow():
 unwritable()
 without_locks()
 without_much()
+half_mapped()
 replaced()
 study_replaced()
 in_the_way()
