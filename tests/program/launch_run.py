@@ -341,6 +341,40 @@ def test_stop():
     check(done.returncode == 0, "run: --resume goes on", said(done))
 
 
+def stop_deaf(name, number, place, *command, **env):
+    """A script that was started with such signals ignored stops all the same, and has saved below `place`."""
+    running = subprocess.Popen(["sh", "-c", "trap '' INT TERM USR1 USR2; exec \"$@\"", "sh", *map(str, command)],
+                               cwd=SCRATCH, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+    begun = wait_for((SCRATCH / place / "metrics.jsonl").exists)
+    running.send_signal(number)
+    try:
+        out, err = running.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        for pid in tree(running.pid):
+            os.kill(pid, signal.SIGKILL)
+        out, err = running.communicate()
+    saved = (SCRATCH / place / "checkpoint.safetensors").exists()
+    check(begun and running.returncode == 75 and saved and not err,
+          f"{name}: {number.name}, which it was started to ignore, stops it, saved, exit 75",
+          f"exit {running.returncode}\n{out[-500:]}{err}")
+
+
+def test_ignored_signals():
+    """bash traps none that was ignored when it started."""
+    endless = ["-np", 1, *DATA, "--epochs", 10000000, "--checkpoint-every", 10000000, "--eval-every", 10000000, "--out"]
+    for number in signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2:
+        stop_deaf("run", number, f"deaf-{number.name}", LAUNCH / "run", *endless, f"deaf-{number.name}")
+    stop_deaf("variants", signal.SIGTERM, "deaf/D", LAUNCH / "variants", *endless, "deaf")
+    home = SCRATCH / "home"
+    shutil.copytree(ROOT / "slurm", home / "slurm")
+    shutil.copytree(LAUNCH, home / "launch")
+    (home / "launch/run").write_text("#!/bin/sh\ntrap 'touch job/checkpoint.safetensors; exit 75' USR1\nmkdir job\n"
+                                     "touch job/metrics.jsonl\nwhile :; do sleep 0.1; done\n")
+    stop_deaf("a batch job", signal.SIGUSR1, "job", "bash", home / "slurm/verify.sbatch",
+              SLURM_SUBMIT_DIR=str(home), SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="1")
+
+
 def test_hidden_errors():
     """A script between launch/run and dtrain that leads its standard error elsewhere."""
     script = SCRATCH / "hides.sh"
@@ -518,6 +552,7 @@ test_stop()
 test_slow_tools()
 test_early_stop()
 test_stop_of_all()
+test_ignored_signals()
 test_hidden_errors()
 test_terminal()
 test_progress_line()
