@@ -21,6 +21,7 @@ words, says that there is no record. bench/run calls every benchmark so and puts
     build_path("scaling")                the program that `make bench` makes of bench/scaling.c
     interleave(contenders, rounds)       every round calls each contender once, in turn: {name: [result, ...]}
     spread(values, ",.0f")               "median (least-most)"
+    say(text)                            prints it, or one line of why not, and ends
     table(head, rows)                    Markdown; columns with numbers in them go right
     figure(name, script)                 draws bench/figures/NAME.svg by gnuplot, in the style of launch/plot
 """
@@ -137,6 +138,23 @@ def header():
 # --- telling ----------------------------------------------------------------------------------------------
 
 
+def say(text):
+    """On standard output; where that cannot be written, one line and exit code 1."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        sys.stdout = None  # else Python tries again, and ends with 120
+        sys.exit(f"{Path(sys.argv[0]).name}: standard output: {error.strerror}")
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def print_help(self, file=None):
+        say(self.format_help().rstrip())
+
+
 def spread(values, form):
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
@@ -194,7 +212,7 @@ def to_json(value, indent=""):
 
 
 def main(doc, run, report, arguments=lambda parser: None):
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(doc)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
     parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing, report that record")
     arguments(parser)
@@ -209,5 +227,5 @@ def main(doc, run, report, arguments=lambda parser: None):
         record = {"header": facts, **record}
         if options.json:
             options.json.write_text(to_json(record) + "\n", encoding="utf-8")
-    print(show(record, report), end="")
+    say(show(record, report).rstrip("\n"))
     return INVALID if record["faults"] else 0

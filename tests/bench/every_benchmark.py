@@ -190,6 +190,18 @@ def model():
         path.write_bytes(kept[name]) if name in kept else path.unlink()
 
 
+def unheard():
+    """Standard output is full."""
+    env = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
+    for path in sorted(path for path in (ROOT / "bench").iterdir() if path.is_file() and os.access(path, os.X_OK)):
+        if path.name == "pytorch.py":  # it begins with torch
+            continue
+        done = subprocess.run(["sh", "-c", 'exec "$1" --help >/dev/full', "sh", path], capture_output=True, text=True,
+                              env=env, check=False)
+        check(done.returncode == 1 and done.stderr == f"{path.name}: standard output: No space left on device\n",
+              f"{path.name} --help: standard output is full: 1, and told", done)
+
+
 def alone():
     program = ROOT / "build" / "gcc-native" / "bench" / "scaling_rank"
     done = subprocess.run([program, *DATA, "--batch-size", "64", "--max-steps", "10"], env=BARE, stdout=subprocess.PIPE,
@@ -280,6 +292,7 @@ allreduce()
 network()
 model()
 emulated()
+unheard()
 alone()
 whole()
 finish()

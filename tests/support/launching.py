@@ -16,7 +16,7 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="dtrain-launch-"))
 DATA = ["--data", "synthetic:200+100"]
 HOSTILE = "it's $(touch pwned) {^x} \"`a` 100%_ü;&|"
 os.environ["XDG_CACHE_HOME"] = str(SCRATCH / "cache")
-for name in [name for name in os.environ if name.startswith("OMPI_")] + ["DTRAIN", "DTRAIN_DATA"]:
+for name in ["DTRAIN", "DTRAIN_DATA", "PYTHONUNBUFFERED", *filter(lambda name: name.startswith("OMPI_"), os.environ)]:
     os.environ.pop(name, None)
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
