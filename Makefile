@@ -2,11 +2,14 @@
 #
 #   CC=gcc|clang   MARCH=native|x86-64-v3|x86-64-v2|...   DEBUG=1   CUDA=0   WERROR=1   V=1
 
-# These come by the command line alone: in an environment they are somebody else's, as DEBUG=app:*.
+# These come by the command line alone: in an environment they are somebody else's, as DEBUG=app:*. 0 means no.
 CC = gcc
 DEBUG =
 WERROR =
 V =
+override DEBUG := $(filter-out 0,$(DEBUG))
+override WERROR := $(filter-out 0,$(WERROR))
+override V := $(filter-out 0,$(V))
 # And these by either.
 MPICC ?= mpicc
 MARCH ?= native

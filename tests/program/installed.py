@@ -104,6 +104,8 @@ done = would("all", DEBUG="app:*", V="0", WERROR="0")
 check("-debug" not in done and "-Werror" not in done and "echo '  LD " in done,
       "DEBUG, V and WERROR of the environment are somebody else's", done[-3000:])
 check("-debug" in would("DEBUG=1", "all"), "those of the command line are make's")
+done = would("DEBUG=0", "V=0", "WERROR=0", "all")
+check("-debug" not in done and "echo '  LD " in done and "-Werror" not in done, "where 0 means no", done[-3000:])
 
 for target in "install", "uninstall":
     done = would("CUDA=0", target, f"PREFIX={FOLDER}/my ")
