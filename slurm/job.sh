@@ -109,19 +109,26 @@ go_on_later() { # SCRIPT OPTIONS...
     exit 75
 }
 
+seconds() { # since the host has started: bash's SECONDS goes by the wall clock
+    local now
+    read -r now _ </proc/uptime
+    echo "${now%.*}"
+}
+
 # A batch script is its #SBATCH lines and this.
 train() { # SCRIPT OPTIONS of dtrain...
-    local script=$1 before i
+    local script=$1 before begun i
     shift
     out=${OUT:-runs/$SLURM_JOB_NAME}${net:+/$net}
     for ((i = 1; i <= $#; i++)); do
         [[ ${!i} != --out* ]] || fail "--out: set OUT instead"
     done
-    before=$(checkpoints)
+    before=$(checkpoints) begun=$(seconds)
     while :; do
         launch --out "$out" --resume "$@"
         # After a requeue a rank of the run before may hold the directory yet, until it finds itself alone.
-        if ((code != 2 || ${SLURM_RESTART_COUNT:-0} == 0 || SECONDS >= 180)) || [[ -n $warned$terminated ]]; then
+        if ((code != 2 || ${SLURM_RESTART_COUNT:-0} == 0 || $(seconds) - begun >= 180)) ||
+            [[ -n $warned$terminated ]]; then
             break
         fi
         sleep 5

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -341,6 +342,44 @@ def test_stop():
     check(done.returncode == 0, "run: --resume goes on", said(done))
 
 
+def place_job(script):
+    """A folder with the batch scripts and this shell script as launch/run, and the environment of a job there."""
+    home = Path(tempfile.mkdtemp(dir=SCRATCH))
+    shutil.copytree(ROOT / "slurm", home / "slurm")
+    shutil.copytree(LAUNCH, home / "launch")
+    (home / "launch/run").write_text(f"#!/bin/sh\n{script}\n")
+    return home, {"SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1"}
+
+
+def fake_clock(file):
+    """The environment in which the wall clock is wrong by the seconds in this file. libfaketime cannot do that to bash,
+    which has a getenv of its own."""
+    source = """
+        #include <stdio.h>
+        #include <sys/time.h>
+        #include <time.h>
+        static time_t now(struct timespec *time) {
+            FILE *file = fopen(PLACE, "r");
+            long wrong = 0;
+            if (file != NULL) { (void)!fscanf(file, "%ld", &wrong); fclose(file); }
+            clock_gettime(CLOCK_REALTIME, time);
+            return time->tv_sec += wrong;
+        }
+        time_t time(time_t *told) {
+            struct timespec time;
+            return told != NULL ? (*told = now(&time)) : now(&time);
+        }
+        int gettimeofday(struct timeval *told, void *zone) {
+            struct timespec time;
+            told->tv_sec = now(&time), told->tv_usec = time.tv_nsec / 1000;
+            return 0;
+        }"""
+    library = file.with_suffix(".so")
+    subprocess.run(["gcc", "-shared", "-fPIC", f'-DPLACE="{file}"', "-o", library, "-x", "c", "-"], check=True,
+                   input=source.encode())
+    return {"LD_PRELOAD": str(library)}
+
+
 def stop_deaf(name, number, place, *command, **env):
     """A script that was started with such signals ignored stops all the same, and has saved below `place`."""
     running = subprocess.Popen(["sh", "-c", "trap '' INT TERM USR1 USR2; exec \"$@\"", "sh", *map(str, command)],
@@ -366,13 +405,21 @@ def test_ignored_signals():
     for number in signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2:
         stop_deaf("run", number, f"deaf-{number.name}", LAUNCH / "run", *endless, f"deaf-{number.name}")
     stop_deaf("variants", signal.SIGTERM, "deaf/D", LAUNCH / "variants", *endless, "deaf")
-    home = SCRATCH / "home"
-    shutil.copytree(ROOT / "slurm", home / "slurm")
-    shutil.copytree(LAUNCH, home / "launch")
-    (home / "launch/run").write_text("#!/bin/sh\ntrap 'touch job/checkpoint.safetensors; exit 75' USR1\nmkdir job\n"
-                                     "touch job/metrics.jsonl\nwhile :; do sleep 0.1; done\n")
-    stop_deaf("a batch job", signal.SIGUSR1, "job", "bash", home / "slurm/verify.sbatch",
-              SLURM_SUBMIT_DIR=str(home), SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="1")
+    home, env = place_job("trap 'touch job/checkpoint.safetensors; exit 75' USR1\nmkdir job\ntouch job/metrics.jsonl\n"
+                          "while :; do sleep 0.1; done")
+    stop_deaf("a batch job", signal.SIGUSR1, "job", "bash", home / "slurm/verify.sbatch", **env)
+
+
+def test_job_clock():
+    """A job that was requeued tries for three minutes, not by the wall clock."""
+    clock = fake_clock(SCRATCH / "job-clock")
+    home, env = place_job(f"echo 3600 >{SCRATCH}/job-clock\n[ ! -e twice ] || exit 0\ntouch twice\nexit 2")
+    (home / "sleep").symlink_to("/bin/true")
+    env |= {**clock, "SLURM_JOB_NAME": "job", "SLURM_RESTART_COUNT": "1", "PATH": f"{home}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", home / "slurm/train.sbatch"], cwd=SCRATCH, env=os.environ | env, check=False,
+                          capture_output=True, text=True)
+    check(done.returncode == 0, "a batch job tries again where its directory is held, also if the clock is set on",
+          said(done))
 
 
 def test_hidden_errors():
@@ -469,20 +516,16 @@ def begin_with_mpirun(script, **more):
 def test_hung_mpirun():
     """It has no rank, or cannot end; half a minute, beside the other tests."""
     mark = 'echo "$DTRAIN_MARK" >&2\n'
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-    clock = {"LD_PRELOAD": str(library), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-             "FAKETIME_DISABLE_SHM": "1", "FAKETIME_TIMESTAMP_FILE": str(SCRATCH / "clock")} if library else {}
-    (SCRATCH / "clock").write_text("+0d\n")
     deaf = "trap '' TERM INT USR1 USR2; while :; do sleep 1; done"
     idle = {"begun": begin_with_mpirun(f"{mark}exec sleep 1000"), "not begun": begin_with_mpirun("exec sleep 1000")}
     early = {"heeds TERM alone": begin_with_mpirun("trap : USR1 USR2; while :; do sleep 0.2; done"),
              "heeds no signal": begin_with_mpirun(deaf)}
-    twice = begin_with_mpirun(mark + deaf, **clock)
+    twice = begin_with_mpirun(mark + deaf, **fake_clock(SCRATCH / "clock"))
     time.sleep(0.5)
     for running in *early.values(), twice:
         running.send_signal(signal.SIGTERM)
     time.sleep(2.2)
-    (SCRATCH / "clock").write_text("-1h\n")
+    (SCRATCH / "clock").write_text("-3600\n")
     twice.send_signal(signal.SIGTERM)
     yield
     for name, running in early.items():
@@ -553,6 +596,7 @@ test_slow_tools()
 test_early_stop()
 test_stop_of_all()
 test_ignored_signals()
+test_job_clock()
 test_hidden_errors()
 test_terminal()
 test_progress_line()
