@@ -83,7 +83,7 @@ static __device__ void conv1_chunks(memory &m, both kept)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES, number = 0;
     unsigned e = warp / CONV1_CHUNKS, at = warp % CONV1_CHUNKS * CONV1_CHUNK + lane;
-    const float *image = &m.image[e][0][0][lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 0];
+    const pixel *image = &m.image[e][0][lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 0];
 #pragma unroll 1
     for (unsigned rest = kept[e]; rest != 0; rest &= rest - 1, number++) {
         winner w = {0, 0};
@@ -92,15 +92,17 @@ static __device__ void conv1_chunks(memory &m, both kept)
         float bias = warp_tree(w.d), chains[3] = {};
         unsigned count = list_live(m.list[warp], w);
 #pragma unroll 1
-        for (unsigned i = 0; i < count; i += 4) { /* the zeros behind the last may be multiplied: pixels are finite */
+        for (unsigned i = 0; i < count; i += 4) {
             float d[4];
             int base[4];
             four_of(m.list[warp], i, d, base);
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int in = 0; in < 3; in++)
-                    chains[in] = fmaf(image[base[j] + in * PLANE_IMAGE], d[j], chains[in]);
+            for (int j = 0; j < 4; j++) {
+                pixel p = image[base[j]];
+                chains[0] = fmaf(float_of_bits((int32_t)(p.red_green << 16)), d[j], chains[0]);
+                chains[1] = fmaf(float_of_bits((int32_t)(p.red_green & 0xffff0000u)), d[j], chains[1]);
+                chains[2] = fmaf(float_of_bits((int32_t)(p.blue << 16)), d[j], chains[2]);
+            }
         }
         float *part = m.parts[warp][number];
         if (lane < 25)
@@ -127,7 +129,7 @@ static __device__ void conv1_sum(memory &m, both kept)
             sum += m.parts[e * CONV1_CHUNKS + chunk][number][i];
         units += fixed_point(m, i < 75 ? sum * (1 / 255.0f) : sum);
     }
-    add_units(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 84 + i / 25 * 28 + i % 25 : AT_B1 + channel), units);
+    add_units(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 75 + i : AT_B1 + channel), units);
 }
 
 static __device__ void conv1_weights(memory &m, both kept)

@@ -29,18 +29,18 @@ DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned cha
 static __device__ void prepare_conv2(memory &m, both kept1)
 {
     constexpr unsigned STRETCHES = 14 * ACROSS2;
-    make_taps<16, 6>(&m.w2[0][0][0], 1, m.taps2);
+    make_taps<16, 6, PLANE2, ROW2>(&m.w2[0][0][0], 1, m.taps2);
     unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, row = tid() / ACROSS2 % 14, x = tid() % ACROSS2;
     if (tid() < EACH * 6 * STRETCHES && (kept1[e] >> in & 1) != 0) {
         unsigned column = x < 2 ? 4 * x : 6, at = row / 2 * ACROSS2 + x;
         const winner *winners = &m.win1[e][in][row * 14 + column];
-        float2 *pool1 = reinterpret_cast<float2 *>(&m.pool1[e][in][row][column]);
+        float *pool1 = &m.pool1[e][pool1_at(in) + row * PITCH_POOL1 + column];
         float d[8];
 #pragma unroll
-        for (int q = 0; q < 4; q++) {
-            d[2 * q] = winners[2 * q].d, d[2 * q + 1] = winners[2 * q + 1].d;
-            if (x < 2 ? q < 2 : q > 0) /* columns 0..3, 4..7, 8..13 */
-                pool1[q] = make_float2(d[2 * q], d[2 * q + 1]);
+        for (int q = 0; q < 8; q++) {
+            d[q] = winners[q].d;
+            if (x < 2 ? q < 4 : q > 1) /* columns 0..3, 4..7, 8..13 */
+                pool1[q] = d[q];
         }
         auto &factors = m.factors2[e][in];
         make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
@@ -130,32 +130,84 @@ DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned chann
     return w;
 }
 
-/* A warp's channel of one sample: a chain over its live windows for each input channel, at this lane's tap. */
-DEVICE void conv2_taps(const memory &m, const winner *list, unsigned count, unsigned e, unsigned kept1, float *chains)
+/* The taps of a sample's n kept input channels, 25 each, are numbered one after the other; a lane has every 32nd, up to
+ * SLOTS. Where in pool1, in bytes, and among the channel's weights: */
+struct conv2_tap {
+    uint16_t pool1, weight;
+};
+constexpr uint16_t NO_WEIGHT = 0xffff; /* of a slot beyond them */
+
+template <int SLOTS> DEVICE void find_taps(const memory &m, unsigned e, unsigned n, conv2_tap *taps)
 {
-    unsigned lane = tid() % LANES, tap = lane < 25 ? lane / 5 * PITCH_POOL1 + lane % 5 : 0;
+#pragma unroll
+    for (int r = 0; r < SLOTS; r++) {
+        unsigned i = tid() % LANES + LANES * (unsigned)r, in = i / 25, y = i % 25 / 5, x = i % 5;
+        unsigned channel = m.channels1[e][in < n ? in : 0];
+        taps[r].pool1 = (uint16_t)((pool1_at(channel) + y * PITCH_POOL1 + x) * sizeof(float));
+        taps[r].weight = in < n ? (uint16_t)(channel * PLANE2 + y * ROW2 + x) : NO_WEIGHT;
+    }
+}
+
+/* A chain over the live windows for each tap. */
+template <int SLOTS>
+DEVICE void conv2_chains(const float *pool1, const winner *list, unsigned count, const conv2_tap *taps, float *chains)
+{
+    const char *at[SLOTS];
+#pragma unroll
+    for (int r = 0; r < SLOTS; r++)
+        at[r] = reinterpret_cast<const char *>(pool1) + taps[r].pool1;
 #pragma unroll 1
     for (unsigned i = 0; i < count; i += 4) {
         float d[4];
         int base[4];
         four_of(list, i, d, base);
 #pragma unroll
-        for (int in = 0; in < 6; in++)
-            if (kept1 >> in & 1)
+        for (int j = 0; j < 4; j++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    float x = (&m.pool1[e][in][0][0])[(unsigned)base[j] + tap];
-                    if (i + (unsigned)j < count) /* a zero times an overflow would be NaN */
-                        chains[in] = fmaf(x, d[j], chains[in]);
-                }
+            for (int r = 0; r < SLOTS; r++)
+                chains[r] = fmaf(reinterpret_cast<const float *>(at[r])[base[j]], d[j], chains[r]);
     }
 }
 
-/* A warp a channel, or a channel of one sample where there are warps enough. Each sample is rounded by itself, and both
- * are added up as integers. */
+/* A warp's channel, of the seat's samples from .. to - 1. Each is rounded by itself; if both have the same input
+ * channels they are added up before they join the batch's sums. */
+template <int SLOTS>
+DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned from, unsigned to, both kept1,
+                          both kept2)
+{
+    winner *list = m.list[tid() / LANES];
+    long long units[SLOTS] = {}, bias = 0;
+#pragma unroll 1
+    for (unsigned e = from; e < to; e++) {
+        conv2_tap taps[SLOTS];
+        find_taps<SLOTS>(m, e, (unsigned)__popc(kept1[e]), taps);
+        if (kept2[e] >> channel & 1) {
+            float chains[SLOTS] = {};
+            winner w = conv2_winner(m, round, e, channel);
+            bias += fixed_point(m, warp_tree(w.d));
+            conv2_chains<SLOTS>(m.pool1[e], list, list_live(list, w), taps, chains);
+#pragma unroll
+            for (int r = 0; r < SLOTS; r++)
+                if (taps[r].weight != NO_WEIGHT)
+                    units[r] += fixed_point(m, chains[r]);
+        }
+        if (e + 1 < to && kept1.first == kept1.second)
+            continue;
+        int64_t *weights = m.sums + SUMS_SMALL + AT_W2 + channel * 6 * PLANE2;
+#pragma unroll
+        for (int r = 0; r < SLOTS; r++) {
+            add_units(weights + taps[r].weight, units[r]);
+            units[r] = 0;
+        }
+    }
+    if (tid() % LANES == 0)
+        add_units(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
+}
+
+/* A warp a channel, or a channel of one sample where there are warps enough. */
 static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both kept2)
 {
-    unsigned lane = tid() % LANES, warp = tid() / LANES, channel = warp, from = 0, to = EACH;
+    unsigned warp = tid() / LANES, channel = warp, from = 0, to = EACH;
     unsigned n0 = (unsigned)__popc(kept2.first), n1 = (unsigned)__popc(kept2.second);
     if (n0 + n1 <= WARPS) {
         if (warp >= n0 + n1)
@@ -163,70 +215,39 @@ static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both
         from = warp >= n0, to = from + 1;
         channel = m.channels2[from][from != 0 ? warp - n0 : warp];
     }
-    long long units[6] = {}, bias = 0;
-#pragma unroll 1
-    for (unsigned e = from; e < to; e++) {
-        if ((kept2[e] >> channel & 1) == 0)
-            continue;
-        float chains[6] = {};
-        winner w = conv2_winner(m, round, e, channel);
-        bias += fixed_point(m, warp_tree(w.d));
-        conv2_taps(m, m.list[warp], list_live(m.list[warp], w), e, kept1[e], chains);
-#pragma unroll
-        for (int in = 0; in < 6; in++)
-            units[in] += fixed_point(m, chains[in]);
-    }
-    int64_t *weights = m.sums + SUMS_SMALL + AT_W2 + channel * 168 + lane;
-    if (lane < 25)
-#pragma unroll
-        for (int in = 0; in < 6; in++)
-            add_units(weights + in * 28, units[in]);
-    if (lane == 25)
-        add_units(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
+    if (__popc(kept1[from]) > 3 || __popc(kept1[to - 1]) > 3)
+        conv2_channel<5>(m, round, channel, from, to, kept1, kept2);
+    else
+        conv2_channel<3>(m, round, channel, from, to, kept1, kept2);
 }
 
 /* --- input ------------------------------------------------------------------------------------ */
 
-/* For number i of the 6x6 that a window saw: above, the byte offset of the weight that it met if the winner is the top
- * left of the four; below, a bit for each of the four, set if that winner saw the number at all. Winner p met the
- * weight p / 2 rows and p % 2 columns before. */
-static __device__ void make_patch(memory &m)
-{
-    if (tid() < PATCH) {
-        unsigned y = tid() / 6, x = tid() % 6, what = (y * 5 + x) * 4 << 4;
-        for (unsigned p = 0; p < 4; p++)
-            what |= (unsigned)(y - p / 2 < 5 && x - p % 2 < 5) << p;
-        m.patch[tid()] = (uint16_t)what;
-    }
-}
-
-/* The winner of a channel's window u as conv2_windows takes it. Its base becomes 16 times the byte offset of the
- * channel's weights, less that of the winner's row and column, plus the bit of which of the four it was (of no meaning
- * where the base was NOWHERE). */
+/* The winner of a channel's window u as conv2_windows takes it. Its base becomes the weight that the first of the 6x6
+ * numbers meets: winner p of the four meets them p / 2 rows and p % 2 columns later (of no meaning where the base was
+ * NOWHERE). */
 DEVICE winner patch_winner(const memory &m, unsigned e, unsigned channel, unsigned u, bool kept)
 {
     winner w = kept ? m.win2[e][channel][u] : winner{0, 0};
     int rest = w.base - (int)(u / 5 * 2 * PITCH_POOL1 + u % 5 * 2);
     int p = rest >= (int)PITCH_POOL1 ? rest - (int)PITCH_POOL1 + 2 : rest;
-    w.base = ((int)channel * 168 - p / 2 * 5 - p % 2) * 64 | (1 << (p & 3));
+    w.base = (int)(channel * 6 * PLANE2) - p / 2 * (int)ROW2 - p % 2;
     return w;
 }
 
-/* Windows of one sample, a warp each in turn. A lane has SLOTS of the numbers of n kept input channels, 36 each. Leaves
- * them in m.seen. */
-template <int SLOTS> DEVICE void conv2_windows(memory &m, unsigned e, unsigned kept2, unsigned n)
+/* Windows of one sample, a warp each in turn. The 6x6 numbers of n kept input channels are numbered one after the
+ * other, and a lane has every 32nd, up to SLOTS; if ALL are kept they lie like the weights. Leaves them in m.seen. */
+template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, unsigned kept2, unsigned n)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES;
-    int tap[SLOTS], saw[SLOTS];
+    const char *weights[SLOTS]; /* that meet the numbers, of channel 0 and winner 0 */
 #pragma unroll
     for (int r = 0; r < SLOTS; r++) {
-        unsigned i = lane + LANES * (unsigned)r, in = i * 57 >> 11; /* i / 36 */
-        unsigned what = m.patch[i - in * PATCH];
-        tap[r] = (int)(m.channels1[e][in < n ? in : 0] * 112u + (what >> 4));
-        saw[r] = i < n * PATCH ? (int)(what & 15) : 0;
+        unsigned i = lane + LANES * (unsigned)r, in = i / PATCH;
+        uint16_t at = (uint16_t)((ALL ? i : m.channels1[e][in < n ? in : 0] * PLANE2 + i % PATCH) * sizeof(float));
+        weights[r] = reinterpret_cast<const char *>(&m.w2[0][0][0]) + at;
     }
     winner *list = m.list[warp];
-    const char *weights = reinterpret_cast<const char *>(&m.w2[0][0][0]);
 #pragma unroll 1
     for (unsigned u = (warp - 9 * e) % WARPS; u < 25; u += WARPS) { /* the first sample's 25 end with warp 8 */
         unsigned count = list_live(list, patch_winner(m, e, lane % 16, u, lane < 16 && (kept2 >> lane & 1) != 0));
@@ -234,17 +255,13 @@ template <int SLOTS> DEVICE void conv2_windows(memory &m, unsigned e, unsigned k
 #pragma unroll 1
         for (unsigned i = 0; i < count; i += 4) {
             float d[4];
-            int what[4];
-            four_of(list, i, d, what);
+            int at[4];
+            four_of(list, i, d, at);
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                int at = what[j] >> 4;
+            for (int j = 0; j < 4; j++)
 #pragma unroll
-                for (int r = 0; r < SLOTS; r++) {
-                    float next = fmaf(*reinterpret_cast<const float *>(weights + (at + tap[r])), d[j], chains[r]);
-                    chains[r] = (saw[r] & what[j]) != 0 ? next : chains[r];
-                }
-            }
+                for (int r = 0; r < SLOTS; r++)
+                    chains[r] = fmaf(reinterpret_cast<const float *>(weights[r])[at[j]], d[j], chains[r]);
         }
 #pragma unroll
         for (int r = 0; r < SLOTS; r++)
@@ -252,30 +269,41 @@ template <int SLOTS> DEVICE void conv2_windows(memory &m, unsigned e, unsigned k
                 m.seen[e][u][lane + LANES * (unsigned)r] = chains[r];
     }
 }
+static_assert(PATCH == PLANE2, "numbers and weights lie alike");
 
-/* Up to three windows in each direction saw a number of pool1; what other windows have there is read, but not used. The
- * sum becomes the gradient of conv1's winner. One thread per number. */
+/* Four numbers of pool1, two by two, that the same windows saw, up to three in each direction; what other windows have
+ * there is read, but not used. The sums become the gradients of conv1's winners. One thread per four. */
 static __device__ void conv2_gather(memory &m, both kept1)
 {
+    constexpr unsigned FOURS = 49;
     unsigned n0 = (unsigned)__popc(kept1.first), n1 = (unsigned)__popc(kept1.second);
 #pragma unroll 1
-    for (unsigned i = tid(); i < (n0 + n1) * 196; i += THREADS) {
-        unsigned e = i >= n0 * 196, j = i - e * n0 * 196, in = j / 196, at = j % 196, y = at / 14, x = at % 14;
-        winner &w = m.win1[e][m.channels1[e][in]][at];
+    for (unsigned i = tid(); i < (n0 + n1) * FOURS; i += THREADS) {
+        unsigned e = i >= n0 * FOURS, j = i - e * n0 * FOURS, in = j / FOURS, y = j % FOURS / 7, x = j % FOURS % 7;
         const float *seen = &m.seen[0][0][0];
-        int place = (int)((e * 25 + y / 2 * 5 + x / 2) * PITCH_SEEN + in * PATCH + y % 2 * 6 + x % 2);
-        float sum = 0, v[3][3];
+        int place = (int)((e * 25 + y * 5 + x) * PITCH_SEEN + in * PATCH);
+        float sum[2][2] = {};
 #pragma unroll
         for (int a = 2; a >= 0; a--)
 #pragma unroll
-            for (int b = 2; b >= 0; b--)
-                v[a][b] = seen[place - (a * 5 + b) * (int)PITCH_SEEN + 12 * a + 2 * b];
+            for (int b = 2; b >= 0; b--) {
+                bool saw = y - (unsigned)a < 5 && x - (unsigned)b < 5;
 #pragma unroll
-        for (int a = 2; a >= 0; a--)
+                for (int row = 0; row < 2; row++) {
+                    float2 v = *reinterpret_cast<const float2 *>(
+                        seen + (place - (a * 5 + b) * (int)PITCH_SEEN + (2 * a + row) * 6 + 2 * b));
+                    if (saw)
+                        sum[row][0] += v.x, sum[row][1] += v.y;
+                }
+            }
 #pragma unroll
-            for (int b = 2; b >= 0; b--)
-                sum += y / 2 - (unsigned)a < 5 && x / 2 - (unsigned)b < 5 ? v[a][b] : 0;
-        w.d = w.base < 0 ? 0 : sum * m.run.scale[0];
+        for (unsigned row = 0; row < 2; row++) {
+            winner *w = &m.win1[e][m.channels1[e][in]][(2 * y + row) * 14 + 2 * x];
+            float4 two = *reinterpret_cast<const float4 *>(w);
+            two.x = bits_of_float(two.y) < 0 ? 0 : sum[row][0] * m.run.scale[0];
+            two.z = bits_of_float(two.w) < 0 ? 0 : sum[row][1] * m.run.scale[0];
+            *reinterpret_cast<float4 *>(w) = two;
+        }
     }
 }
 
@@ -284,14 +312,14 @@ static __device__ void conv2_input(memory &m, both kept1, both kept2)
 #pragma unroll 1
     for (unsigned e = 0; e < EACH; e++) {
         unsigned n = (unsigned)__popc(kept1[e]);
-        if (n > 4)
-            conv2_windows<7>(m, e, kept2[e], n);
+        if (n == 6)
+            conv2_windows<7, true>(m, e, kept2[e], n);
         else if (n > 3)
-            conv2_windows<5>(m, e, kept2[e], n);
+            conv2_windows<6, false>(m, e, kept2[e], n);
         else if (n > 2)
-            conv2_windows<4>(m, e, kept2[e], n);
+            conv2_windows<4, false>(m, e, kept2[e], n);
         else if (n > 0)
-            conv2_windows<3>(m, e, kept2[e], n);
+            conv2_windows<3, false>(m, e, kept2[e], n);
     }
     __syncthreads();
     conv2_gather(m, kept1);

@@ -32,11 +32,17 @@ constexpr unsigned INPUTS =
 constexpr unsigned CONV3_CHUNKS = 8, CONV3_CHUNK = 15, CONV3_CHUNK_PITCH = 16;
 
 /* Rows in shared memory are padded so that what the lanes of a warp read at once lies in different banks. */
-constexpr unsigned PITCH_IMAGE = 38, PLANE_IMAGE = 32 * PITCH_IMAGE, PITCH_POOL1 = 26;
+constexpr unsigned PITCH_IMAGE = 37;
+/* pool1's planes, three side by side, so that the 25 taps of each input channel follow those of the one before, bank by
+ * bank. */
+constexpr unsigned PITCH_POOL1 = 69, ASIDE_POOL1 = 25, THREE_POOL1 = 14 * PITCH_POOL1 + 5;
+/* Of conv2's weights a plane's rows, and planes, end in zeros, which also stand before the first: where a window's
+ * number lies beside the 5x5 of its winner it meets a zero. */
+constexpr unsigned ROW2 = 6, PLANE2 = 6 * ROW2;
 constexpr unsigned PITCH_CONV3 = 52; /* two zeros at the end */
 constexpr unsigned PITCH_FC1 = 124;
 constexpr unsigned PITCH_D3 = 132;  /* output o is at d3_at(o) */
-constexpr unsigned PATCH = 36, PITCH_SEEN = 6 * PATCH + 1;
+constexpr unsigned PATCH = 36, PITCH_SEEN = 6 * PATCH + 2;
 
 /* Of a number of a pool: its gradient, and where in the plane of the convolution's input its winner's 5x5 numbers
  * begin; NOWHERE: no gradient passes. */
@@ -45,6 +51,11 @@ struct alignas(8) winner {
     int base;
 };
 constexpr int NOWHERE = -1;
+
+/* 2p - 255 of the three planes, the upper halves of floats, which say all of such a number. */
+struct alignas(8) pixel {
+    uint32_t red_green, blue; /* red in the lower half */
+};
 
 /* A number for each of the seat's samples. Not an array, which would lie in local memory. */
 struct both {
@@ -73,11 +84,11 @@ struct mailbox;
 
 struct alignas(16) memory {
     /* the small parameters, FUSED_SMALL numbers one after the other */
-    float w1[6][3][28], w2[16][6][28], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84], bf2[12];
+    float w1[6][3][25], zeros[22], w2[16][6][PLANE2], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84], bf2[12];
     float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
 
-    float image[EACH][3][32][PITCH_IMAGE]; /* 2p - 255 */
     winner win1[EACH][6][196]; /* d: forward, the number itself */
+    pixel image[EACH][32][PITCH_IMAGE];
     winner win2[EACH][16][28];
     union {
         struct { /* from the pictures until conv1 is done */
@@ -85,7 +96,7 @@ struct alignas(16) memory {
             channel_taps<3> taps1[6];
         };
         struct { /* from there until conv2's input */
-            float pool1[EACH][6][14][PITCH_POOL1];
+            float pool1[EACH][2 * THREE_POOL1]; /* pool1_at */
             float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
             union {
                 struct { /* forward through conv2 */
@@ -112,7 +123,6 @@ struct alignas(16) memory {
     uint8_t place[SAMPLES], sample[SAMPLES];         /* sample s is seat place[s] / 2's; sample: the inverse */
     int8_t label[EACH];                              /* -1: the tile lacks this sample */
     uint8_t channels1[EACH][8], channels2[EACH][16]; /* the kept ones, ascending */
-    uint16_t patch[PATCH];                           /* conv2_input */
     uint32_t step;                                   /* of the launch */
     int64_t *sums;                                   /* of the step */
     uint32_t tile;                                   /* its number in the global batch */
@@ -136,7 +146,7 @@ struct alignas(16) mailbox {
     uint64_t dpool2[EACH][SEATS][PITCH_CONV3];
     ulonglong2 rows[SAMPLES][140]; /* y3 in 40 lines, d3 40, y1 28, d1 28, dz 4 */
     /* of the group, in seat 0's mail: the new small parameters, two a line up to fc1, plain from there on */
-    ulonglong2 conv[3336 / 2];
+    ulonglong2 conv[4072 / 2];
     float dense[SMALL];
 };
 
@@ -167,6 +177,12 @@ DEVICE mailbox &mail_of(const memory &m, unsigned seat)
     return m.mail[seat];
 }
 
+/* Where in pool1 a plane begins. */
+DEVICE unsigned pool1_at(unsigned channel)
+{
+    return channel / 3 * THREE_POOL1 + channel % 3 * ASIDE_POOL1;
+}
+
 /* Output o of conv3 in a row of gradients. */
 DEVICE unsigned d3_at(unsigned o)
 {
@@ -176,8 +192,8 @@ DEVICE unsigned d3_at(unsigned o)
 /* --- the order of the numbers ----------------------------------------------------------------- */
 
 /* Where in the small parameters each begins. */
-constexpr unsigned AT_W1 = 0, AT_W2 = 504, AT_B1 = 3192, AT_B2 = 3200, AT_B3 = 3216, AT_WF1 = 3336, AT_WF2 = 13752,
-                   AT_BF1 = 14592, AT_BF2 = 14676;
+constexpr unsigned AT_W1 = 0, AT_W2 = 472, AT_B1 = 3928, AT_B2 = 3936, AT_B3 = 3952, AT_WF1 = 4072, AT_WF2 = 14488,
+                   AT_BF1 = 15328, AT_BF2 = 15412;
 constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where they begin in the sums */
 
 static_assert(sizeof(memory) <= 227 * 1024, "what a block of sm_90 may have");
@@ -193,8 +209,12 @@ DEVICE float *small_parameter(memory &m, unsigned i)
 /* Of canonical layout, or -1: padding. */
 static __host__ __device__ inline int canonical_small(unsigned i)
 {
-    if (i < AT_B1)
-        return i % 28 < 25 ? (int)((i < AT_W2 ? 0 : 6) + i / 28 * 25 + i % 28) : -1;
+    if (i < AT_W2)
+        return i < 450 ? (int)i : -1;
+    if (i < AT_B1) {
+        unsigned plane = (i - AT_W2) / PLANE2, y = (i - AT_W2) % PLANE2 / ROW2, x = (i - AT_W2) % ROW2;
+        return x < 5 && y < 5 ? (int)(456 + plane * 25 + y * 5 + x) : -1;
+    }
     if (i < AT_B2)
         return i < AT_B1 + 6 ? (int)(450 + i - AT_B1) : -1;
     if (i < AT_WF1)

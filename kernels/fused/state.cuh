@@ -34,7 +34,6 @@ static __device__ void load(memory &m, bool velocity)
         int at = canonical_small(seat * OWN + i);
         m.v_small[i] = at < 0 || !velocity ? 0 : m.run.velocity[at];
     }
-    make_patch(m);
     if (tid() == 0)
         m.round = m.run.round, m.arrivals = m.dense_awaited = m.refused = 0;
 #ifdef FUSED_CLOCKS

@@ -103,19 +103,17 @@ DEVICE unsigned aligned_word(const uint8_t *at)
     return *reinterpret_cast<const unsigned *>(at - ((uintptr_t)at & 3));
 }
 
-/* Four pixels of the seat's sample e, the q-th four, and the factors of the stretch that they and the four behind them
- * are; a row's last four begin none, and what is behind them does not count. */
-DEVICE void place_pixels(memory &m, unsigned e, unsigned q, unsigned pixels, unsigned behind)
+DEVICE unsigned upper_half(float v)
 {
-    unsigned plane = q / 256, row = q / 8 % 32, x = q % 8;
-    float d[8];
-#pragma unroll
-    for (unsigned i = 0; i < 4; i++)
-        d[i] = whole_pixel(pixels, i), d[4 + i] = whole_pixel(behind, i);
-    float2 *to = reinterpret_cast<float2 *>(&m.image[e][plane][row][4 * x]);
-    to[0] = make_float2(d[0], d[1]), to[1] = make_float2(d[2], d[3]);
+    return (unsigned)bits_of_float(v) >> 16;
+}
+
+/* Of a plane of the seat's sample e the q-th four pixels, and the factors of the stretch that they and the four behind
+ * them are; a row's last four begin none, and what is behind them does not count. */
+DEVICE void place_factors(memory &m, unsigned e, unsigned plane, unsigned q, const float *d)
+{
+    unsigned row = q / 8, x = q % 8, at = row / 2 * ACROSS1 + x;
     auto &factors = m.factors1[e][plane];
-    unsigned at = row / 2 * ACROSS1 + x;
     if (x < ACROSS1)
         make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
 }
@@ -125,31 +123,35 @@ static __device__ __noinline__ void prepare_numbered(uint64_t step, unsigned num
 {
     memory &m = shared();
     struct tile tile = {step, number, position, count};
-    constexpr unsigned FOURS = 768, TURNS = EACH * FOURS / THREADS; /* of pixels in a sample */
-    unsigned t = tid();
+    unsigned t = tid(), e = t / 256, q = t % 256; /* which four pixels of a plane of which sample */
     draw_convolutions(m, tile);
     if (t == 0)
         m.tile = number;
-    const uint8_t *first = pixels_of(m, 0), *second = pixels_of(m, 1);
-    unsigned low[TURNS], high[TURNS]; /* on their way while masks are drawn */
+    const uint8_t *record = pixels_of(m, e), *at = record + 4 * q;
+    unsigned low[3], high[3]; /* on their way while masks are drawn */
 #pragma unroll
-    for (unsigned i = 0; i < TURNS; i++) {
-        unsigned four = t + i * THREADS;
-        const uint8_t *at = four < FOURS ? first + 4 * four : second + 4 * (four - FOURS);
-        low[i] = aligned_word(at), high[i] = aligned_word(at + 3);
-    }
+    for (unsigned plane = 0; plane < 3; plane++)
+        low[plane] = aligned_word(at + 1024 * plane), high[plane] = aligned_word(at + 1024 * plane + 3);
     if (t < EACH * 51)
         draw_dense(m, tile, t / 51, t % 51);
-    else if (t >= 128 && t < 128 + EACH) {
-        bool there = m.sample[EACH * seat_of() + t - 128] < tile.count;
-        m.label[t - 128] = there ? (int8_t)(t == 128 ? first : second)[-1] : -1;
+    if (q == 128)
+        m.label[e] = m.sample[EACH * seat_of() + e] < tile.count ? (int8_t)record[-1] : -1;
+    pixel pixels[4] = {};
+#pragma unroll
+    for (unsigned plane = 0; plane < 3; plane++) {
+        unsigned four = shifted(low[plane], high[plane], 8 * ((unsigned)(uintptr_t)at & 3)),
+                 behind = __shfl_sync(0xffffffffu, four, (t + 1) % LANES); /* a warp: four rows */
+        float d[8];
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) {
+            d[i] = whole_pixel(four, i), d[4 + i] = whole_pixel(behind, i);
+            (plane < 2 ? pixels[i].red_green : pixels[i].blue) |= upper_half(d[i]) << 16 * (plane % 2);
+        }
+        place_factors(m, e, plane, q, d);
     }
 #pragma unroll
-    for (unsigned i = 0; i < TURNS; i++) {
-        unsigned four = t + i * THREADS, e = four >= FOURS, q = four - e * FOURS;
-        unsigned pixels = shifted(low[i], high[i], 8 * ((unsigned)(uintptr_t)(e ? second : first) & 3));
-        place_pixels(m, e, q, pixels, __shfl_sync(0xffffffffu, pixels, (t + 1) % LANES)); /* a warp: four rows */
-    }
+    for (unsigned i = 0; i < 4; i++)
+        m.image[e][q / 8][q % 8 * 4 + i] = pixels[i];
 }
 
 /* What it leaves is there behind the next barrier. What it overwrites was read before the last tile's end, but for the

@@ -95,13 +95,15 @@ DEVICE int winner_base(int from, unsigned y, unsigned x, unsigned pitch)
 
 /* --- lists of live winners -------------------------------------------------------------------- */
 
-/* The warp's live winners in the order of its lanes; behind them zeros, up to 32. Returns how many are live. */
+/* The warp's live winners in the order of its lanes; behind them, up to 32, the first one's place with zeros: what they
+ * multiply there has been multiplied before, so if it is not finite, nor is the chain. Returns how many are live. */
 DEVICE unsigned list_live(winner *list, winner w)
 {
     unsigned lane = tid() % LANES, live = __ballot_sync(0xffffffffu, w.d != 0);
     unsigned count = (unsigned)__popc(live), before = (unsigned)__popc(live & ((1u << lane) - 1));
+    int first = __shfl_sync(0xffffffffu, w.base, live != 0 ? (unsigned)__ffs((int)live) - 1 : 0);
     __syncwarp(); /* the list's last readers are through: a ballot alone orders no memory */
-    list[w.d != 0 ? before : count + lane - before] = w.d != 0 ? w : winner{0, 0};
+    list[w.d != 0 ? before : count + lane - before] = w.d != 0 ? w : winner{0, first};
     __syncwarp();
     return count;
 }
