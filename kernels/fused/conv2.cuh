@@ -91,8 +91,8 @@ static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, uns
 }
 
 /* Two channels a lane, four a warp, if both samples together keep more than there are warps. What is dropped is sent as
- * 0. */
-static __device__ void conv2_forward(memory &m, unsigned round, both kept1, both kept2)
+ * 0. Returns the first warp that had nothing to compute: at least the last seven. */
+static __device__ unsigned conv2_forward(memory &m, unsigned round, both kept1, both kept2)
 {
     both n = {(unsigned)__popc(kept2.first), (unsigned)__popc(kept2.second)};
     unsigned at_once = n.first + n.second > WARPS ? 4 : 2;
@@ -110,6 +110,7 @@ static __device__ void conv2_forward(memory &m, unsigned round, both kept1, both
         if ((kept2[e] >> channel & 1) == 0)
             send_pool2(m, round, e, channel, i % 25, 0);
     }
+    return units.first + units.second;
 }
 
 /* --- weights ---------------------------------------------------------------------------------- */

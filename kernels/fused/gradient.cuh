@@ -30,7 +30,8 @@ DEVICE void forward_to_pool2(memory &m)
     prepare_conv2(m, kept1);
     __syncthreads();
     ends(m, PHASE_TAPS);
-    conv2_forward(m, m.round, kept1, kept2);
+    unsigned idle = conv2_forward(m, m.round, kept1, kept2);
+    update_conv3(m, idle);
     ends(m, PHASE_CONV2);
     await_dense_weights(m);
     receive_pool2(m, m.round);

@@ -128,7 +128,11 @@ struct alignas(16) memory {
     uint32_t tile;                                   /* its number in the global batch */
     uint32_t round;                                  /* of the tile's mail; the first thread counts it */
     uint32_t arrivals;                               /* at the group's counter: the first thread's */
-    uint32_t dense_awaited; /* fc1 and fc2 have new weights, which this block has yet to fetch: update.cuh */
+    /* What is left of an update (update.cuh): fc1 and fc2 have new weights, which this block has yet to fetch; and this
+     * seat's sums of conv3 that its weights wait for, or NULL, and the unit of those. */
+    uint32_t dense_awaited;
+    const int64_t *conv3_sums;
+    double conv3_unit;
     uint32_t refused;       /* a term of this step was */
     uint32_t wish;          /* the first thread of the first block: to stop */
     uint32_t awaited;       /* at this rank's counter of peers.cuh: the first thread's */

@@ -35,7 +35,7 @@ static __device__ void load(memory &m, bool velocity)
         m.v_small[i] = at < 0 || !velocity ? 0 : m.run.velocity[at];
     }
     if (tid() == 0)
-        m.round = m.run.round, m.arrivals = m.dense_awaited = m.refused = 0;
+        m.round = m.run.round, m.arrivals = m.dense_awaited = m.refused = 0, m.conv3_sums = nullptr;
 #ifdef FUSED_CLOCKS
     if (tid() < 32)
         m.clocks[tid()] = 0;

@@ -58,7 +58,7 @@ DEVICE void step_gradient(memory &m, unsigned i)
             prepare(m, m.step, m.tile + m.run.groups);
     }
     if (m.dense_awaited)
-        take_dense_weights(m); /* of a group that had no tile */
+        finish_update(m); /* of a group that had no tile */
     __syncthreads();
     if (tid() == THREADS - 1) { /* not one of the first warps, which go on meanwhile */
         if (m.refused)
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
     if (!m.run.before->stopped && !m.run.before->not_finite)
         run_steps(m);
     if (m.dense_awaited)
-        take_dense_weights(m); /* the last update's */
+        finish_update(m); /* the last one's */
     close_peers(m);
     store(m);
 #ifdef FUSED_CLOCKS

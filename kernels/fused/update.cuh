@@ -1,38 +1,29 @@
 /* update.cuh - the end of a step: its sums are complete, and become new weights.
  *
- * Every group does all of it for itself, a seat what it owns: conv3's weights of its two channels, which nobody else
- * has, and an eighth of the small parameters, which it sends to its group: up to fc1 by lines, as the next convolutions
- * wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while conv3 goes forward.
- * In: 62 KB of sums a seat. 15,672 FFMA and half as many products of doubles.
+ * Every group does all of it for itself, a seat what it owns: an eighth of the small parameters, which it sends to its
+ * group, and conv3's weights of its two channels, which nobody else has. The convolutions' weights and the biases go by
+ * lines, as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while
+ * conv3 goes forward; and conv3's are updated by warps that conv2 leaves idle.
+ * In: 63 KB of sums a seat. 15,856 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
 #define DTRAIN_FUSED_UPDATE_CUH
 
 #include "exchange.cuh"
 
-constexpr unsigned OWN_TURNS = 2, CONV3_TURNS = 6, CONV_LINES = AT_WF1 / 2, LINE_TURNS = 4;
-static_assert(OWN_TURNS * THREADS >= OWN / 2 && CONV3_TURNS * THREADS >= WEIGHTS3 / 2 &&
-                  LINE_TURNS * THREADS >= CONV_LINES && OWN % 2 == 0 && INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
+constexpr unsigned OWN_TURNS = 2, CONV_LINES = AT_WF1 / 2, LINE_TURNS = 4;
+static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LINES && OWN % 2 == 0 &&
+                  INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
               "pairs of numbers, and a thread has few of them");
 
-/* A thread's part of the sums. */
-struct own_sums {
-    longlong2 small[OWN_TURNS], conv3[CONV3_TURNS];
-};
-
-/* All at once: one way to the L2 and back. */
-DEVICE own_sums read_sums(const int64_t *sums)
+/* Every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back. */
+template <unsigned TURNS>
+DEVICE void read_sums(const int64_t *sums, unsigned first, unsigned pitch, unsigned count, longlong2 *pairs)
 {
-    const longlong2 *small = reinterpret_cast<const longlong2 *>(sums + SUMS_SMALL + seat_of() * OWN);
-    const longlong2 *conv3 = reinterpret_cast<const longlong2 *>(sums + seat_of() * WEIGHTS3);
-    own_sums own;
 #pragma unroll
-    for (unsigned r = 0; r < OWN_TURNS; r++)
-        own.small[r] = __ldcg(small + (tid() + r * THREADS < OWN / 2 ? tid() + r * THREADS : 0));
-#pragma unroll
-    for (unsigned r = 0; r < CONV3_TURNS; r++)
-        own.conv3[r] = __ldcg(conv3 + (tid() + r * THREADS < WEIGHTS3 / 2 ? tid() + r * THREADS : 0));
-    return own;
+    for (unsigned r = 0; r < TURNS; r++)
+        pairs[r] = __ldcg(reinterpret_cast<const longlong2 *>(sums) +
+                          (first + r * pitch < count ? first + r * pitch : 0));
 }
 
 /* Two neighbours. */
@@ -45,7 +36,7 @@ DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *
     return make_float2(fmaf(-m.run.learning_rate, v.x, w.x), fmaf(-m.run.learning_rate, v.y, w.y));
 }
 
-DEVICE void update_small(memory &m, const own_sums &own, double unit, unsigned round)
+DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned round)
 {
     mailbox &mail = mail_of(m, 0);
 #pragma unroll
@@ -53,24 +44,12 @@ DEVICE void update_small(memory &m, const own_sums &own, double unit, unsigned r
         unsigned k = 2 * (tid() + r * THREADS), i = seat_of() * OWN + k;
         if (k >= OWN)
             continue;
-        float2 w = update_pair(m, own.small[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]),
+        float2 w = update_pair(m, own[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]),
                                *reinterpret_cast<float2 *>(small_parameter(m, i)));
         if (i < AT_WF1)
             store_line(&mail.conv[i / 2], ulonglong2{pair_of(w.x, w.y), pair_of(0u, round)});
         else
             __stcg(reinterpret_cast<float2 *>(&mail.dense[i]), w);
-    }
-}
-
-DEVICE void update_conv3(memory &m, const own_sums &own, double unit)
-{
-#pragma unroll
-    for (unsigned r = 0; r < CONV3_TURNS; r++) {
-        unsigned pair = tid() + r * THREADS;
-        if (pair >= WEIGHTS3 / 2)
-            continue;
-        float2 *w = reinterpret_cast<float2 *>(&m.w3[pair / (INPUTS / 2)][pair % (INPUTS / 2) * 2]);
-        *w = update_pair(m, own.conv3[r], unit, reinterpret_cast<float2 *>(&m.v3[2 * pair]), *w);
     }
 }
 
@@ -116,26 +95,53 @@ DEVICE void settle_dense_weights(memory &m)
     await_copies();
     __syncthreads();
     if (tid() == 0)
-        m.dense_awaited = 0;
+        m.dense_awaited = 0, m.conv3_sums = nullptr; /* update_conv3 was before */
 }
 
-/* The whole of it, for a group that has no tile, and at the end. */
-static __device__ void take_dense_weights(memory &m)
+/* --- conv3's new weights ---------------------------------------------------------------------- */
+
+/* By the warps from `first` on, behind a barrier after finish_step: of what that has left to do, if anything. What they
+ * write is there behind the next barrier. */
+static __device__ void update_conv3(memory &m, unsigned first)
 {
+    constexpr unsigned PAIRS = WEIGHTS3 / 2, TURNS = 6;
+    unsigned begin = tid() - first * LANES, threads = THREADS - first * LANES;
+    if (m.conv3_sums == nullptr || tid() < first * LANES)
+        return;
+#pragma unroll 1
+    for (; begin < PAIRS; begin += TURNS * threads) {
+        longlong2 sums[TURNS];
+        read_sums<TURNS>(m.conv3_sums, begin, threads, PAIRS, sums);
+#pragma unroll
+        for (unsigned r = 0; r < TURNS; r++) {
+            unsigned pair = begin + r * threads;
+            if (pair >= PAIRS)
+                break;
+            float2 *w = reinterpret_cast<float2 *>(&m.w3[pair / (INPUTS / 2)][pair % (INPUTS / 2) * 2]);
+            *w = update_pair(m, sums[r], m.conv3_unit, reinterpret_cast<float2 *>(&m.v3[2 * pair]), *w);
+        }
+    }
+}
+
+/* --- together --------------------------------------------------------------------------------- */
+
+/* What finish_step has left to do, for a group that has no tile, and at the end. */
+static __device__ void finish_update(memory &m)
+{
+    update_conv3(m, 0);
     await_dense_weights(m);
     __syncthreads();
     fetch_dense_weights(m);
     settle_dense_weights(m);
 }
 
-/* --- together --------------------------------------------------------------------------------- */
-
 /* The sums of a batch of `samples` are complete: the update, unless a number in them was refused. True if the run
  * is over: a number was refused, and the step is not applied; or a rank asked to stop, and it is. round: of the new
- * weights' lines. */
+ * weights' lines. On return conv1's and conv2's weights and the biases are there. */
 static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sums, unsigned samples)
 {
-    own_sums own = read_sums(sums);
+    longlong2 own[OWN_TURNS];
+    read_sums<OWN_TURNS>(sums + SUMS_SMALL + seat_of() * OWN, tid(), THREADS, OWN / 2, own);
     bool refused = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_REFUSED)) != 0;
     bool stopped = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_STOP)) != 0;
     if (is_first(m)) {
@@ -150,8 +156,7 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
     update_small(m, own, unit, round);
     group_arrive(m);
     if (tid() == 0)
-        m.dense_awaited = 1;
-    update_conv3(m, own, unit);
+        m.dense_awaited = 1, m.conv3_sums = sums + seat_of() * WEIGHTS3, m.conv3_unit = unit;
     receive_conv_weights(m, round);
     __syncthreads();
     return stopped;
