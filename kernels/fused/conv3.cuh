@@ -24,27 +24,33 @@ DEVICE void receive_pool2(memory &m, unsigned round)
     __syncthreads();
 }
 
-/* A thread an output of four samples. Each row ends with two zeros. */
+/* A thread two outputs, 60 apart, of four samples. Each row ends with two zeros. */
 static __device__ void conv3_forward(memory &m, unsigned round)
 {
-    unsigned o = tid() % 120, quarter = tid() / 120;
-    float chains[4] = {};
+    constexpr unsigned APART = 60;
+    unsigned o = tid() % APART, quarter = tid() / APART;
+    float chains[2][4] = {};
     if (quarter >= SAMPLES / 4)
         return;
-#pragma unroll
-    for (unsigned q = 0; q < PITCH_CONV3 / 4; q++) {
-        float4 w = *reinterpret_cast<const float4 *>(&m.w3[o][4 * q]);
+#pragma unroll 4
+    for (unsigned i = 0; i < PITCH_CONV3; i += 4) {
+        float4 w[2] = {*reinterpret_cast<const float4 *>(&m.w3[o][i]),
+                       *reinterpret_cast<const float4 *>(&m.w3[o + APART][i])};
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
-            float4 x = *reinterpret_cast<const float4 *>(&m.pool2[4 * quarter + j][4 * q]);
-            chains[j] = fmaf(x.x, w.x, chains[j]), chains[j] = fmaf(x.y, w.y, chains[j]);
-            chains[j] = fmaf(x.z, w.z, chains[j]), chains[j] = fmaf(x.w, w.w, chains[j]);
+            float4 x = *reinterpret_cast<const float4 *>(&m.pool2[4 * quarter + j][i]);
+#pragma unroll
+            for (unsigned k = 0; k < 2; k++) {
+                chains[k][j] = fmaf(x.x, w[k].x, chains[k][j]), chains[k][j] = fmaf(x.y, w[k].y, chains[k][j]);
+                chains[k][j] = fmaf(x.z, w[k].z, chains[k][j]), chains[k][j] = fmaf(x.w, w[k].w, chains[k][j]);
+            }
         }
     }
 #pragma unroll
     for (unsigned j = 0; j < 4; j++) {
         unsigned place = m.place[4 * quarter + j];
-        send_word(&mail_of(m, place / EACH).parts3[seat_of()][place % EACH][o], chains[j], round);
+        uint64_t *to = mail_of(m, place / EACH).parts3[seat_of()][place % EACH];
+        send_word(to + o, chains[0][j], round), send_word(to + o + APART, chains[1][j], round);
     }
 }
 

@@ -61,9 +61,10 @@ DEVICE void dense_back(memory &m)
     ends(m, PHASE_CONV3_BACK);
     if (warp < FIRST)
         conv3_weights(OTHERS + warp);
+    else
 #pragma unroll 1
-    for (unsigned unit = warp; unit < DENSE_UNITS; unit += warp < FIRST ? DENSE_UNITS : OTHERS)
-        dense_weights(m, unit);
+        for (unsigned number = warp - FIRST; number < DENSE_UNITS; number += OTHERS)
+            dense_weights(m, number);
     ends(m, PHASE_DENSE);
 }
 static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 14 - 16, "every unit is somebody's");

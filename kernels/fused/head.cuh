@@ -3,7 +3,7 @@
  *
  *   forward, back   2 x (10,080 + 840) FFMA each; 15.4 KB of words come in
  *   rows            y3, d3, y1, d1, dz of the samples to all seats: 36 KB of lines come in
- *   weights         11,134 sums over 16 samples in the group, a lane each
+ *   weights         11,136 sums over 16 samples in the group, a lane each
  */
 #ifndef DTRAIN_FUSED_HEAD_CUH
 #define DTRAIN_FUSED_HEAD_CUH
@@ -33,26 +33,34 @@ DEVICE void conv3_sum(memory &m, unsigned round)
     m.y3[e][o] = activate(sum + m.b3[o], m.drawn3[e][o / 4] >> o % 4 & 1, m.run.scale[2]);
 }
 
-/* A thread an output of a sample: eight chains of 15. */
+/* A thread an output of both samples, so that a weight is read once: eight chains of 15. */
 DEVICE void fc1_forward(memory &m)
 {
-    unsigned o = tid() % 84, e = tid() / 84;
-    if (e >= EACH)
+    unsigned o = tid();
+    float chains[EACH][CONV3_CHUNKS] = {};
+    if (o >= 84)
         return;
-    float chains[CONV3_CHUNKS] = {};
 #pragma unroll
     for (unsigned k = 0; k < 120; k += 4) {
-        float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][k]), x = *reinterpret_cast<const float4 *>(&m.y3[e][k]);
-        chains[k / CONV3_CHUNK] = fmaf(x.x, w.x, chains[k / CONV3_CHUNK]);
-        chains[(k + 1) / CONV3_CHUNK] = fmaf(x.y, w.y, chains[(k + 1) / CONV3_CHUNK]);
-        chains[(k + 2) / CONV3_CHUNK] = fmaf(x.z, w.z, chains[(k + 2) / CONV3_CHUNK]);
-        chains[(k + 3) / CONV3_CHUNK] = fmaf(x.w, w.w, chains[(k + 3) / CONV3_CHUNK]);
-    }
-    float sum = chains[0];
+        float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][k]);
 #pragma unroll
-    for (unsigned r = 1; r < CONV3_CHUNKS; r++)
-        sum += chains[r];
-    m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
+        for (unsigned e = 0; e < EACH; e++) {
+            float4 x = *reinterpret_cast<const float4 *>(&m.y3[e][k]);
+            float *chain = chains[e];
+            chain[k / CONV3_CHUNK] = fmaf(x.x, w.x, chain[k / CONV3_CHUNK]);
+            chain[(k + 1) / CONV3_CHUNK] = fmaf(x.y, w.y, chain[(k + 1) / CONV3_CHUNK]);
+            chain[(k + 2) / CONV3_CHUNK] = fmaf(x.z, w.z, chain[(k + 2) / CONV3_CHUNK]);
+            chain[(k + 3) / CONV3_CHUNK] = fmaf(x.w, w.w, chain[(k + 3) / CONV3_CHUNK]);
+        }
+    }
+#pragma unroll
+    for (unsigned e = 0; e < EACH; e++) {
+        float sum = chains[e][0];
+#pragma unroll
+        for (unsigned r = 1; r < CONV3_CHUNKS; r++)
+            sum += chains[e][r];
+        m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
+    }
 }
 
 /* Half a warp a sample, a lane a logit; lanes 10..15 have the last one once more. Four chains of 21. */
@@ -113,23 +121,34 @@ DEVICE void fc1_back(memory &m)
     m.d1[e][o] = m.y1[e][o] > 0 ? chain * m.run.scale[3] : 0;
 }
 
-/* A thread an output of conv3: four chains of 21 units of fc1. */
+/* A thread an output of conv3 of both samples: four chains of 21 units of fc1. */
 DEVICE void conv3_back(memory &m)
 {
-    unsigned e = tid() / 120, k = tid() % 120;
-    float chains[4] = {};
-    if (e >= EACH)
+    unsigned k = tid();
+    float chains[EACH][4] = {};
+    if (k >= 120)
         return;
 #pragma unroll
     for (int o = 0; o < 84; o += 4) {
-        float4 d = *reinterpret_cast<const float4 *>(&m.d1[e][o]);
-        chains[o / 21] = fmaf(d.x, m.wf1[o][k], chains[o / 21]);
-        chains[(o + 1) / 21] = fmaf(d.y, m.wf1[o + 1][k], chains[(o + 1) / 21]);
-        chains[(o + 2) / 21] = fmaf(d.z, m.wf1[o + 2][k], chains[(o + 2) / 21]);
-        chains[(o + 3) / 21] = fmaf(d.w, m.wf1[o + 3][k], chains[(o + 3) / 21]);
+        float4 d[EACH];
+#pragma unroll
+        for (unsigned e = 0; e < EACH; e++)
+            d[e] = *reinterpret_cast<const float4 *>(&m.d1[e][o]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float w = m.wf1[o + i][k];
+#pragma unroll
+            for (unsigned e = 0; e < EACH; e++) {
+                float di = i == 0 ? d[e].x : i == 1 ? d[e].y : i == 2 ? d[e].z : d[e].w;
+                chains[e][(o + i) / 21] = fmaf(di, w, chains[e][(o + i) / 21]);
+            }
+        }
     }
-    float sum = chains[0] + chains[1] + chains[2] + chains[3];
-    m.d3[e][k] = m.y3[e][k] > 0 ? sum * m.run.scale[2] : 0;
+#pragma unroll
+    for (unsigned e = 0; e < EACH; e++) {
+        float sum = chains[e][0] + chains[e][1] + chains[e][2] + chains[e][3];
+        m.d3[e][k] = m.y3[e][k] > 0 ? sum * m.run.scale[2] : 0;
+    }
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -231,6 +250,26 @@ static __device__ void head_back(memory &m)
 
 /* --- the dense layers' weights ---------------------------------------------------------------- */
 
+/* A warp: four outputs of fc1, of 32 inputs, a lane each. */
+constexpr unsigned FC1_UNITS = 84 / 4 * 4;
+DEVICE void fc1_weights(memory &m, unsigned unit)
+{
+    unsigned o = unit / 4 * 4, k = unit % 4 * LANES + tid() % LANES;
+    float chains[4] = {};
+    if (k >= 120)
+        return;
+#pragma unroll 4
+    for (unsigned s = 0; s < SAMPLES; s++) {
+        float x = m.rows.y3[s][k];
+        float4 d = *reinterpret_cast<const float4 *>(&m.rows.d1[s][o]);
+        chains[0] = fmaf(x, d.x, chains[0]), chains[1] = fmaf(x, d.y, chains[1]);
+        chains[2] = fmaf(x, d.z, chains[2]), chains[3] = fmaf(x, d.w, chains[3]);
+    }
+#pragma unroll
+    for (unsigned j = 0; j < 4; j++)
+        add_term(m, SUMS_SMALL + AT_WF1 + (o + j) * PITCH_FC1 + k, chains[j]);
+}
+
 DEVICE float sum_of_samples(const float *d, unsigned pitch)
 {
     float sum = 0;
@@ -240,38 +279,38 @@ DEVICE float sum_of_samples(const float *d, unsigned pitch)
     return sum;
 }
 
-DEVICE float chain_of_samples(const float *x, unsigned pitch_x, const float *d, unsigned pitch)
+/* A warp: 32 of the others, which are conv3's biases, then all from fc2's weights on, a lane each. */
+constexpr unsigned REST = 120 + SMALL - AT_WF2, REST_UNITS = (REST + LANES - 1) / LANES;
+DEVICE void rest_weights(memory &m, unsigned unit)
 {
-    float chain = 0;
-#pragma unroll
-    for (unsigned s = 0; s < SAMPLES; s++)
-        chain = fmaf(x[s * pitch_x], d[s * pitch], chain);
-    return chain;
-}
-
-/* A warp: 32 of the seat's small parameters, those that are of conv3's biases, fc1 or fc2. */
-constexpr unsigned DENSE_UNITS = (OWN + LANES - 1) / LANES;
-DEVICE void dense_weights(memory &m, unsigned unit)
-{
-    unsigned own = unit * LANES + tid() % LANES, i = seat_of() * OWN + own;
+    unsigned j = unit * LANES + tid() % LANES, i = j < 120 ? AT_B3 + j : AT_WF2 + j - 120;
     const struct rows &r = m.rows;
-    float term;
-    if (own >= OWN || i < AT_B3)
+    float term = 0;
+    if (j >= REST)
         return;
     if (i < AT_WF1)
-        term = sum_of_samples(&r.d3[0][d3_at(i - AT_B3)], PITCH_D3);
-    else if (i < AT_WF2) {
-        unsigned o = (i - AT_WF1) / PITCH_FC1, k = (i - AT_WF1) % PITCH_FC1;
-        if (k >= 120)
-            return;
-        term = chain_of_samples(&r.y3[0][k], 120, &r.d1[0][o], 84);
-    } else if (i < AT_BF1)
-        term = chain_of_samples(&r.y1[0][(i - AT_WF2) % 84], 84, &r.dz[0][(i - AT_WF2) / 84], 12);
-    else if (i < AT_BF2)
+        term = sum_of_samples(&r.d3[0][d3_at(j)], PITCH_D3);
+    else if (i < AT_BF1) {
+        unsigned o = (i - AT_WF2) / 84, k = (i - AT_WF2) % 84;
+#pragma unroll
+        for (unsigned s = 0; s < SAMPLES; s++)
+            term = fmaf(r.y1[s][k], r.dz[s][o], term);
+    } else if (i < AT_BF2)
         term = sum_of_samples(&r.d1[0][i - AT_BF1], 84);
     else
         term = sum_of_samples(&r.dz[0][i - AT_BF2], 12); /* and two zeros */
     add_term(m, SUMS_SMALL + i, term);
+}
+
+/* Of a seat, which has every eighth of the group's. */
+constexpr unsigned DENSE_UNITS = (FC1_UNITS + REST_UNITS + SEATS - 1) / SEATS;
+DEVICE void dense_weights(memory &m, unsigned number)
+{
+    unsigned unit = number * SEATS + seat_of();
+    if (unit < FC1_UNITS)
+        fc1_weights(m, unit);
+    else
+        rest_weights(m, unit - FC1_UNITS);
 }
 
 #endif
