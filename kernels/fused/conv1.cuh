@@ -31,7 +31,7 @@ static __device__ void conv1_pairs(memory &m, unsigned e, unsigned n, unsigned t
 #pragma unroll
     for (unsigned k = 0; k < KT; k++) {
         unsigned number = group * together + k;
-        channel[k] = m.channels1[e][number < n ? number : 0];
+        channel[k] = m.now.channels1[e][number < n ? number : 0];
         taps[k] = m.taps1[channel[k]].rows[0];
     }
 #pragma unroll 1

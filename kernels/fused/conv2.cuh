@@ -21,7 +21,7 @@
 DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned channel, unsigned cell,
                 float v)
 {
-    unsigned sample = m.sample[EACH * seat_of() + e];
+    unsigned sample = m.now.sample[EACH * seat_of() + e];
     send_word(&mail_of(m, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
@@ -64,7 +64,7 @@ static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, uns
 #pragma unroll
     for (unsigned k = 0; k < KT; k++) {
         unsigned number = first + 2 * k + lane % 2;
-        channel[k] = m.channels2[e][number < n ? number : first];
+        channel[k] = m.now.channels2[e][number < n ? number : first];
     }
 #pragma unroll 1
     for (unsigned rest = kept1; rest != 0; rest &= rest - 1) {
@@ -143,7 +143,7 @@ template <int SLOTS> DEVICE void find_taps(const memory &m, unsigned e, unsigned
 #pragma unroll
     for (int r = 0; r < SLOTS; r++) {
         unsigned i = tid() % LANES + LANES * (unsigned)r, in = i / 25, y = i % 25 / 5, x = i % 5;
-        unsigned channel = m.channels1[e][in < n ? in : 0];
+        unsigned channel = m.now.channels1[e][in < n ? in : 0];
         taps[r].pool1 = (uint16_t)((pool1_at(channel) + y * PITCH_POOL1 + x) * sizeof(float));
         taps[r].weight = in < n ? (uint16_t)(channel * PLANE2 + y * ROW2 + x) : NO_WEIGHT;
     }
@@ -214,7 +214,7 @@ static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both
         if (warp >= n0 + n1)
             return;
         from = warp >= n0, to = from + 1;
-        channel = m.channels2[from][from != 0 ? warp - n0 : warp];
+        channel = m.now.channels2[from][from != 0 ? warp - n0 : warp];
     }
     if (__popc(kept1[from]) > 3 || __popc(kept1[to - 1]) > 3)
         conv2_channel<5>(m, round, channel, from, to, kept1, kept2);
@@ -245,7 +245,7 @@ template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, 
 #pragma unroll
     for (int r = 0; r < SLOTS; r++) {
         unsigned i = lane + LANES * (unsigned)r, in = i / PATCH;
-        uint16_t at = (uint16_t)((ALL ? i : m.channels1[e][in < n ? in : 0] * PLANE2 + i % PATCH) * sizeof(float));
+        uint16_t at = (uint16_t)((ALL ? i : m.now.channels1[e][in < n ? in : 0] * PLANE2 + i % PATCH) * sizeof(float));
         weights[r] = reinterpret_cast<const char *>(&m.w2[0][0][0]) + at;
     }
     winner *list = m.list[warp];
@@ -299,7 +299,7 @@ static __device__ void conv2_gather(memory &m, both kept1)
             }
 #pragma unroll
         for (unsigned row = 0; row < 2; row++) {
-            winner *w = &m.win1[e][m.channels1[e][in]][(2 * y + row) * 14 + 2 * x];
+            winner *w = &m.win1[e][m.now.channels1[e][in]][(2 * y + row) * 14 + 2 * x];
             float4 two = *reinterpret_cast<const float4 *>(w);
             two.x = bits_of_float(two.y) < 0 ? 0 : sum[row][0] * m.run.scale[0];
             two.z = bits_of_float(two.w) < 0 ? 0 : sum[row][1] * m.run.scale[0];

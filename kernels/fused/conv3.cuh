@@ -48,7 +48,7 @@ static __device__ void conv3_forward(memory &m, unsigned round)
     }
 #pragma unroll
     for (unsigned j = 0; j < 4; j++) {
-        unsigned place = m.place[4 * quarter + j];
+        unsigned place = m.now.place[4 * quarter + j];
         uint64_t *to = mail_of(m, place / EACH).parts3[seat_of()][place % EACH];
         send_word(to + o, chains[0][j], round), send_word(to + o + APART, chains[1][j], round);
     }
@@ -78,7 +78,7 @@ DEVICE void conv3_input(memory &m, unsigned round)
         for (unsigned k = 0; k < 4; k++)
             sum[k] += chain[k];
     }
-    unsigned place = m.place[s];
+    unsigned place = m.now.place[s];
     if (q < 13)
 #pragma unroll
         for (unsigned k = 0; k < 4; k++)

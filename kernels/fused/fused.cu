@@ -29,10 +29,13 @@ static __global__ void __launch_bounds__(THREADS, 1)
     memory &m = shared();
     take_run(m, &run);
     unsigned samples = m.run.end - m.run.position;
+    draw_tile(tile_of(0, m.run.position, samples, m.group));
     load(m, false);
 #pragma unroll 1
-    for (unsigned number = m.group; number * SAMPLES < samples; number = m.tile + m.run.groups) {
-        prepare_tile(tile_of(0, m.run.position, samples, number));
+    for (unsigned number = m.group; number * SAMPLES < samples; number = m.now.tile.number + m.run.groups) {
+        if (tid() == 0)
+            m.coming = tile_of(0, m.run.position, samples, number + m.run.groups);
+        prepare_tile();
         forward(m);
         if (tid() < LANES)
             evaluate_head(m, sum); /* what it reads is written again behind a barrier */

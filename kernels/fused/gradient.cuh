@@ -12,8 +12,8 @@
 /* This seat's samples, and what their masks keep. */
 DEVICE both kept_of(const memory &m, int layer)
 {
-    unsigned first = m.sample[EACH * seat_of()], second = m.sample[EACH * seat_of() + 1];
-    return layer == 1 ? both{m.keep1[first], m.keep1[second]} : both{m.keep2[first], m.keep2[second]};
+    unsigned first = m.now.sample[EACH * seat_of()], second = m.now.sample[EACH * seat_of() + 1];
+    return layer == 1 ? both{m.now.keep1[first], m.now.keep1[second]} : both{m.now.keep2[first], m.now.keep2[second]};
 }
 
 DEVICE void forward_to_pool2(memory &m)
@@ -25,6 +25,7 @@ DEVICE void forward_to_pool2(memory &m)
     __syncthreads();
     ends(m, PHASE_TAPS);
     conv1_forward(m, kept1);
+    draw_tile(m.coming);
     __syncthreads();
     ends(m, PHASE_CONV1);
     prepare_conv2(m, kept1);

@@ -30,7 +30,7 @@ DEVICE void conv3_sum(memory &m, unsigned round)
 #pragma unroll
     for (unsigned r = 1; r < SEATS; r++)
         sum += parts[r];
-    m.y3[e][o] = activate(sum + m.b3[o], m.drawn3[e][o / 4] >> o % 4 & 1, m.run.scale[2]);
+    m.y3[e][o] = activate(sum + m.b3[o], m.now.drawn3[e][o / 4] >> o % 4 & 1, m.run.scale[2]);
 }
 
 /* A thread an output of both samples, so that a weight is read once: eight chains of 15. */
@@ -59,7 +59,7 @@ DEVICE void fc1_forward(memory &m)
 #pragma unroll
         for (unsigned r = 1; r < CONV3_CHUNKS; r++)
             sum += chains[e][r];
-        m.y1[e][o] = activate(sum + m.bf1[o], m.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
+        m.y1[e][o] = activate(sum + m.bf1[o], m.now.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
     }
 }
 
@@ -162,7 +162,7 @@ DEVICE void send_lines(const memory &m, unsigned first, unsigned lines, unsigned
 {
     unsigned team = (tid() - first) / (EACH * lines);
     float a = from[0], b = from[1], c = from[2];
-    ulonglong2 *to = &mail_of(m, 0).rows[m.sample[EACH * seat_of() + e]][line];
+    ulonglong2 *to = &mail_of(m, 0).rows[m.now.sample[EACH * seat_of() + e]][line];
     for (unsigned seat = team; team < 3 && seat < SEATS; seat += 3)
         send_line(reinterpret_cast<ulonglong2 *>(reinterpret_cast<char *>(to) + seat * sizeof(mailbox)), a, b, c,
                   round);

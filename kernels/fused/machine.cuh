@@ -130,14 +130,13 @@ static __device__ __noinline__ void give_up(fused_trouble *trouble, unsigned who
     __trap();
 }
 
-/* A barrier of the block's first 160 threads. */
-enum { FIRST_THREADS = 160 };
-static __device__ __forceinline__ void sync_first_threads()
-{
-    asm volatile("barrier.sync 1, 160;" ::: "memory");
-}
-
 /* --- copies and conversions ------------------------------------------------------------------- */
+
+/* A line of 128 bytes will soon be read. */
+static __device__ __forceinline__ void fetch_into_l2(const uint8_t *at)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
 
 /* 16 bytes into shared memory, some time until await_copies. */
 static __device__ __forceinline__ void copy_later(float *to, const float *from)

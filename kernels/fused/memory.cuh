@@ -80,6 +80,25 @@ struct rows {
     float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][84], d1[SAMPLES][84], dz[SAMPLES][12];
 };
 
+/* Of the samples those before `count` are there. */
+struct tile {
+    uint64_t step;
+    uint32_t number;   /* in the global batch */
+    uint32_t position; /* of its first sample in the epoch's order */
+    uint32_t count;
+};
+
+/* What is drawn for a tile, and what follows from it for this seat. */
+struct draws {
+    struct tile tile;
+    uint32_t record[SAMPLES];
+    uint8_t drawn[SAMPLES][6], drawn3[EACH][30], drawn1[EACH][22]; /* masks, four elements in each */
+    uint8_t keep1[SAMPLES];
+    uint16_t keep2[SAMPLES];
+    uint8_t place[SAMPLES], sample[SAMPLES];         /* sample s is seat place[s] / 2's; sample: the inverse */
+    uint8_t channels1[EACH][8], channels2[EACH][16]; /* of the seat's samples the kept ones, ascending */
+};
+
 struct mailbox;
 
 struct alignas(16) memory {
@@ -116,16 +135,11 @@ struct alignas(16) memory {
     fused_peers peers;
     mailbox *mail;  /* of the group's seats */
     uint32_t group; /* number among the net's */
-    uint32_t record[SAMPLES];
-    uint8_t drawn[SAMPLES][6], drawn3[EACH][30], drawn1[EACH][22]; /* masks, four elements in each */
-    uint8_t keep1[SAMPLES];
-    uint16_t keep2[SAMPLES];
-    uint8_t place[SAMPLES], sample[SAMPLES];         /* sample s is seat place[s] / 2's; sample: the inverse */
-    int8_t label[EACH];                              /* -1: the tile lacks this sample */
-    uint8_t channels1[EACH][8], channels2[EACH][16]; /* the kept ones, ascending */
+    draws now, next; /* of this group's tile, and of its next one */
+    tile coming;     /* which that is; no samples: there is none */
+    int8_t label[EACH]; /* -1: the tile lacks this sample */
     uint32_t step;                                   /* of the launch */
     int64_t *sums;                                   /* of the step */
-    uint32_t tile;                                   /* its number in the global batch */
     uint32_t round;                                  /* of the tile's mail; the first thread counts it */
     uint32_t arrivals;                               /* at the group's counter: the first thread's */
     /* What is left of an update (update.cuh): fc1 and fc2 have new weights, which this block has yet to fetch; and this

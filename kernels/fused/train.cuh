@@ -42,23 +42,39 @@ DEVICE unsigned end_tile(const memory &m, unsigned i)
     return tiles_before(m, samples_of(m, i), m.run.rank + 1);
 }
 
-DEVICE void prepare(const memory &m, unsigned i, unsigned number)
+/* Tile `number` of step i, if this rank has it. */
+DEVICE tile tile_of_step(const memory &m, unsigned i, unsigned number)
 {
-    prepare_tile(tile_of(m.run.step + i, position_of(m, i), samples_of(m, i), number));
+    return tile_of(m.run.step + i, position_of(m, i), number < end_tile(m, i) ? samples_of(m, i) : 0, number);
+}
+
+/* Tile `number` of step i, which has been drawn. */
+DEVICE void prepare(memory &m, unsigned i, unsigned number)
+{
+    if (tid() == 0) {
+        unsigned next = number + m.run.groups;
+        m.coming = next < end_tile(m, i) ? tile_of_step(m, i, next) : tile_of_step(m, i + 1, first_tile(m, i + 1));
+    }
+    prepare_tile();
 }
 
 /* The tiles of this group, the first of which is prepared. */
 DEVICE void step_gradient(memory &m, unsigned i)
 {
-#pragma unroll 1
-    for (bool more = first_tile(m, i) < end_tile(m, i); more;) {
-        tile_gradient(m);
-        more = m.tile + m.run.groups < end_tile(m, m.step);
-        if (more)
-            prepare(m, m.step, m.tile + m.run.groups);
+    bool more = first_tile(m, i) < end_tile(m, i);
+    if (!more) {
+        draw_tile(tile_of_step(m, i + 1, first_tile(m, i + 1)));
+        if (m.dense_awaited)
+            finish_update(m);
     }
-    if (m.dense_awaited)
-        finish_update(m); /* of a group that had no tile */
+#pragma unroll 1
+    while (more) {
+        tile_gradient(m);
+        unsigned next = m.now.tile.number + m.run.groups;
+        more = next < end_tile(m, m.step);
+        if (more)
+            prepare(m, m.step, next);
+    }
     __syncthreads();
     if (tid() == THREADS - 1) { /* not one of the first warps, which go on meanwhile */
         if (m.refused)
@@ -124,6 +140,7 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
 {
     memory &m = shared();
     take_run(m, launch.runs);
+    draw_tile(tile_of_step(m, 0, first_tile(m, 0)));
     load(m, true);
     open_peers(m);
     if (is_first(m))
