@@ -25,11 +25,10 @@ DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned cha
     send_word(&mail_of(m, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
-/* pool1 and its factors, of what conv1 left, a thread a stretch; the taps; and the zeros that end the rows of pool2. */
+/* pool1 and its factors, of what conv1 left, a thread a stretch; and the zeros that end the rows of pool2. */
 static __device__ void prepare_conv2(memory &m, both kept1)
 {
     constexpr unsigned STRETCHES = 14 * ACROSS2;
-    make_taps<16, 6, PLANE2, ROW2>(&m.w2[0][0][0], 1, m.taps2);
     unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, row = tid() / ACROSS2 % 14, x = tid() % ACROSS2;
     if (tid() < EACH * 6 * STRETCHES && (kept1[e] >> in & 1) != 0) {
         unsigned column = x < 2 ? 4 * x : 6, at = row / 2 * ACROSS2 + x;

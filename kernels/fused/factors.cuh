@@ -30,11 +30,11 @@ DEVICE void make_row_taps(const float *g, float unit, float4 *h)
     h[1] = make_float4(h4 * unit, h5 * unit, h6 * unit, g[4] * unit);
 }
 
-/* A convolution's, of weights w. Once a tile: where they lie others lie afterwards. */
+/* A convolution's, of weights w, by threads from `first` on. Once a tile: where they lie others lie afterwards. */
 template <unsigned CHANNELS, unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW>
-static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES> *taps)
+static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES> *taps, unsigned first)
 {
-    for (unsigned i = tid(); i < CHANNELS * PLANES * 5; i += THREADS) {
+    for (unsigned i = (tid() - first) % THREADS; i < CHANNELS * PLANES * 5; i += THREADS) {
         unsigned plane = i / 5, row = i % 5;
         make_row_taps(w + plane * PITCH_PLANE + row * PITCH_ROW, unit, taps[plane / PLANES].rows[plane % PLANES * 5 + row]);
     }

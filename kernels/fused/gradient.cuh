@@ -21,7 +21,8 @@ DEVICE void forward_to_pool2(memory &m)
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
     if (tid() == 0)
         m.round++; /* the one before has been read behind a barrier */
-    make_taps<6, 3, 25, 5>(&m.w1[0][0][0], 1 / 255.0f, m.taps1);
+    make_taps<16, 6, PLANE2, ROW2>(&m.w2[0][0][0], 1, m.taps2, 0);
+    make_taps<6, 3, 25, 5>(&m.w1[0][0][0], 1 / 255.0f, m.taps1, 480);
     __syncthreads();
     ends(m, PHASE_TAPS);
     conv1_forward(m, kept1);

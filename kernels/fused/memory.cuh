@@ -113,23 +113,23 @@ struct alignas(16) memory {
         struct { /* from the pictures until conv1 is done */
             plane_factors<32, ACROSS1> factors1[EACH][3];
             channel_taps<3> taps1[6];
+            channel_taps<6> taps2[16]; /* until conv2 is done */
         };
         struct { /* from there until conv2's input */
             float pool1[EACH][2 * THREE_POOL1]; /* pool1_at */
             float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
             union {
-                struct { /* forward through conv2 */
-                    plane_factors<14, ACROSS2> factors2[EACH][6];
-                    channel_taps<6> taps2[16];
+                plane_factors<14, ACROSS2> factors2[EACH][6]; /* forward through conv2, and before its taps */
+                struct { /* from conv3 on */
+                    struct rows rows;
+                    float y3[EACH][120], y1[EACH][84], d1[EACH][84], d3[EACH][120], dz[EACH][12]; /* this seat's */
                 };
-                struct rows rows; /* backward */
             };
         };
         float seen[EACH][25][PITCH_SEEN]; /* conv2's input */
         float parts[WARPS][6][76];        /* conv1's weights */
     };
     alignas(16) winner list[WARPS][LANES]; /* a warp's own */
-    float y3[EACH][120], y1[EACH][84], d1[EACH][84], d3[EACH][120], dz[EACH][12];
 
     fused_run run;  /* of this block's net, a copy: a thread has no register for which of a launch's it is */
     fused_peers peers;
@@ -215,6 +215,8 @@ constexpr unsigned AT_W1 = 0, AT_W2 = 472, AT_B1 = 3928, AT_B2 = 3936, AT_B3 = 3
 constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where they begin in the sums */
 
 static_assert(sizeof(memory) <= 227 * 1024, "what a block of sm_90 may have");
+static_assert(offsetof(memory, factors2) + sizeof(memory::factors2) <= offsetof(memory, taps1),
+              "taps lie behind what is made of conv1's outputs");
 static_assert(offsetof(memory, w2) == sizeof(float) * AT_W2 && offsetof(memory, wf1) == sizeof(float) * AT_WF1 &&
                   offsetof(memory, bf2) == sizeof(float) * AT_BF2 && offsetof(memory, w3) == sizeof(float) * SMALL,
               "the small parameters lie in a row");
