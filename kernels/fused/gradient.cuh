@@ -65,8 +65,8 @@ DEVICE void dense_back(memory &m)
         conv3_weights(OTHERS + warp);
     else
 #pragma unroll 1
-        for (unsigned number = warp - FIRST; number < DENSE_UNITS; number += OTHERS)
-            dense_weights(m, number);
+        for (unsigned unit = warp - FIRST; unit < DENSE_UNITS; unit += OTHERS)
+            dense_weights(m, unit);
     ends(m, PHASE_DENSE);
 }
 static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 14 - 16, "every unit is somebody's");

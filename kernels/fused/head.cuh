@@ -2,7 +2,7 @@
  * then the gradients of the dense layers' weights, of which a seat makes its share over all of the tile.
  *
  *   forward, back   2 x (10,080 + 840) FFMA each; 15.4 KB of words come in
- *   rows            y3, d3, y1, d1, dz of the samples to all seats: 36 KB of lines come in
+ *   rows            y3, d3 and dz of the samples to all seats, of y1 and d1 a slice to each: 24 KB of lines come in
  *   weights         11,136 sums over 16 samples in the group, a lane each
  */
 #ifndef DTRAIN_FUSED_HEAD_CUH
@@ -154,36 +154,54 @@ DEVICE void conv3_back(memory &m)
 /* --- rows ------------------------------------------------------------------------------------- */
 
 /* The lines of a sample, three numbers each, in the order of mailbox.rows. */
-constexpr unsigned LINE_Y3 = 0, LINE_D3 = 40, LINE_Y1 = 80, LINE_D1 = 108, LINE_DZ = 136, LINES = 140;
+constexpr unsigned LINE_Y3 = 0, LINE_D3 = 40, LINE_Y1 = 80, LINE_D1 = 84, LINE_DZ = 88, LINES = 92;
+constexpr unsigned SLICE_LINES = SLICE / 3, ALL_SLICES = SEATS * SLICE_LINES;
 
-/* By the threads from `first` on, in three teams, of which each serves every third seat. */
-DEVICE void send_lines(const memory &m, unsigned first, unsigned lines, unsigned e, unsigned line,
-                const float *from, unsigned round)
+/* Line `line` of the seat's sample e, made of the three numbers from `from` on. */
+DEVICE void send_row(const memory &m, unsigned seat, unsigned e, unsigned line, const float *from, unsigned round)
 {
-    unsigned team = (tid() - first) / (EACH * lines);
-    float a = from[0], b = from[1], c = from[2];
-    ulonglong2 *to = &mail_of(m, 0).rows[m.now.sample[EACH * seat_of() + e]][line];
-    for (unsigned seat = team; team < 3 && seat < SEATS; seat += 3)
-        send_line(reinterpret_cast<ulonglong2 *>(reinterpret_cast<char *>(to) + seat * sizeof(mailbox)), a, b, c,
-                  round);
+    send_line(&mail_of(m, seat).rows[m.now.sample[EACH * seat_of() + e]][line], from[0], from[1], from[2], round);
 }
 
-/* y3 and y1. */
+/* What all seats need: number i of the copies of `lines` lines of both samples. */
+template <unsigned LINE, unsigned COUNT>
+DEVICE void send_to_all(const memory &m, unsigned i, const float *row, unsigned pitch, unsigned round)
+{
+    unsigned seat = i / (EACH * COUNT), e = i / COUNT % EACH, q = i % COUNT;
+    send_row(m, seat, e, LINE + q, row + e * pitch + 3 * q, round);
+}
+
+/* What only the seat needs that has this slice of fc1. */
+template <unsigned LINE> DEVICE void send_slice(const memory &m, unsigned i, const float *row, unsigned round)
+{
+    unsigned e = i / ALL_SLICES, q = i % ALL_SLICES;
+    send_row(m, q / SLICE_LINES, e, LINE + q % SLICE_LINES, row + e * SEATS * SLICE + 3 * q, round);
+}
+
+/* y3 and y1, by the threads from `first` on. */
 DEVICE void send_outputs(const memory &m, unsigned first, unsigned round)
 {
-    constexpr unsigned OUTPUTS = 68;
-    unsigned i = tid() - first, e = i / OUTPUTS % EACH, q = i % OUTPUTS;
-    send_lines(m, first, OUTPUTS, e, q < 40 ? LINE_Y3 + q : LINE_Y1 + q - 40,
-               q < 40 ? m.y3[e] + 3 * q : m.y1[e] + 3 * (q - 40), round);
+    constexpr unsigned Y3 = SEATS * EACH * 40, Y1 = EACH * ALL_SLICES;
+    for (unsigned i = tid() - first; i < Y3 + Y1; i += THREADS - first) {
+        if (i < Y3)
+            send_to_all<LINE_Y3, 40>(m, i, m.y3[0], 120, round);
+        else
+            send_slice<LINE_Y1>(m, i - Y3, m.y1[0], round);
+    }
 }
 
-/* d3, d1 and dz. */
+/* d3, dz and d1. */
 DEVICE void send_gradients(const memory &m, unsigned round)
 {
-    constexpr unsigned GRADIENTS = 72;
-    unsigned e = tid() / GRADIENTS % EACH, q = tid() % GRADIENTS;
-    const float *from = q < 40 ? m.d3[e] + 3 * q : q < 68 ? m.d1[e] + 3 * (q - 40) : m.dz[e] + 3 * (q - 68);
-    send_lines(m, 0, GRADIENTS, e, q < 40 ? LINE_D3 + q : LINE_D1 + q - 40, from, round);
+    constexpr unsigned D3 = SEATS * EACH * 40, DZ = SEATS * EACH * 4, D1 = EACH * ALL_SLICES;
+    for (unsigned i = tid(); i < D3 + DZ + D1; i += THREADS) {
+        if (i < D3)
+            send_to_all<LINE_D3, 40>(m, i, m.d3[0], 120, round);
+        else if (i < D3 + DZ)
+            send_to_all<LINE_DZ, 4>(m, i - D3, m.dz[0], 12, round);
+        else
+            send_slice<LINE_D1>(m, i - D3 - DZ, m.d1[0], round);
+    }
 }
 
 /* Where a sample's line goes. */
@@ -250,8 +268,8 @@ static __device__ void head_back(memory &m)
 
 /* --- the dense layers' weights ---------------------------------------------------------------- */
 
-/* A warp: four outputs of fc1, of 32 inputs, a lane each. */
-constexpr unsigned FC1_UNITS = 84 / 4 * 4;
+/* A warp: four of the seat's slice of fc1's outputs, of 32 inputs, a lane each. */
+constexpr unsigned FC1_UNITS = SLICE / 4 * 4;
 DEVICE void fc1_weights(memory &m, unsigned unit)
 {
     unsigned o = unit / 4 * 4, k = unit % 4 * LANES + tid() % LANES;
@@ -267,7 +285,7 @@ DEVICE void fc1_weights(memory &m, unsigned unit)
     }
 #pragma unroll
     for (unsigned j = 0; j < 4; j++)
-        add_term(m, SUMS_SMALL + AT_WF1 + (o + j) * PITCH_FC1 + k, chains[j]);
+        add_term(m, SUMS_SMALL + AT_WF1 + (seat_of() * SLICE + o + j) * PITCH_FC1 + k, chains[j]);
 }
 
 DEVICE float sum_of_samples(const float *d, unsigned pitch)
@@ -279,38 +297,40 @@ DEVICE float sum_of_samples(const float *d, unsigned pitch)
     return sum;
 }
 
-/* A warp: 32 of the others, which are conv3's biases, then all from fc2's weights on, a lane each. */
-constexpr unsigned REST = 120 + SMALL - AT_WF2, REST_UNITS = (REST + LANES - 1) / LANES;
+/* A warp: 32 of the seat's others, a lane each: fc2's weights of the slice, 12 of each logit, and the slice's biases; of
+ * the last seat, which has no slice, conv3's and fc2's biases. */
+constexpr unsigned REST = 120 + SLICE, REST_UNITS = (REST + LANES - 1) / LANES;
 DEVICE void rest_weights(memory &m, unsigned unit)
 {
-    unsigned j = unit * LANES + tid() % LANES, i = j < 120 ? AT_B3 + j : AT_WF2 + j - 120;
     const struct rows &r = m.rows;
+    unsigned j = unit * LANES + tid() % LANES, seat = seat_of(), i;
     float term = 0;
     if (j >= REST)
         return;
-    if (i < AT_WF1)
-        term = sum_of_samples(&r.d3[0][d3_at(j)], PITCH_D3);
-    else if (i < AT_BF1) {
-        unsigned o = (i - AT_WF2) / 84, k = (i - AT_WF2) % 84;
+    if (seat == SEATS - 1) {
+        i = j < 120 ? AT_B3 + j : AT_BF2 + j - 120; /* two zeros behind the logits */
+        term = j < 120 ? sum_of_samples(&r.d3[0][d3_at(j)], PITCH_D3) : sum_of_samples(&r.dz[0][j - 120], 12);
+    } else if (j < 120) {
+        unsigned o = j / SLICE, k = j % SLICE;
+        i = AT_WF2 + o * 84 + seat * SLICE + k;
 #pragma unroll
         for (unsigned s = 0; s < SAMPLES; s++)
             term = fmaf(r.y1[s][k], r.dz[s][o], term);
-    } else if (i < AT_BF2)
-        term = sum_of_samples(&r.d1[0][i - AT_BF1], 84);
-    else
-        term = sum_of_samples(&r.dz[0][i - AT_BF2], 12); /* and two zeros */
+    } else {
+        i = AT_BF1 + seat * SLICE + j - 120;
+        term = sum_of_samples(&r.d1[0][j - 120], SLICE);
+    }
     add_term(m, SUMS_SMALL + i, term);
 }
 
-/* Of a seat, which has every eighth of the group's. */
-constexpr unsigned DENSE_UNITS = (FC1_UNITS + REST_UNITS + SEATS - 1) / SEATS;
-DEVICE void dense_weights(memory &m, unsigned number)
+/* Of the seat. */
+constexpr unsigned DENSE_UNITS = FC1_UNITS + REST_UNITS;
+DEVICE void dense_weights(memory &m, unsigned unit)
 {
-    unsigned unit = number * SEATS + seat_of();
-    if (unit < FC1_UNITS)
-        fc1_weights(m, unit);
-    else
+    if (unit >= FC1_UNITS)
         rest_weights(m, unit - FC1_UNITS);
+    else if (seat_of() != SEATS - 1)
+        fc1_weights(m, unit);
 }
 
 #endif

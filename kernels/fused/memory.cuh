@@ -75,10 +75,13 @@ template <unsigned PLANES> struct channel_taps {
 };
 constexpr unsigned ACROSS1 = 7, ACROSS2 = 3; /* stretches; conv2's begin at columns 0, 4 and 6 */
 
-/* In the order of the tile: conv3's and fc1's outputs, and the gradients before their activations; logits'. */
+/* In the order of the tile: conv3's outputs, the gradients before their activations, both of a slice of fc1's outputs,
+ * and the gradients of the logits. The last seat's slice would begin where fc1's outputs end. */
+constexpr unsigned SLICE = 12;
 struct rows {
-    float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][84], d1[SAMPLES][84], dz[SAMPLES][12];
+    float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][SLICE], d1[SAMPLES][SLICE], dz[SAMPLES][12];
 };
+static_assert(SLICE * (SEATS - 1) == 84, "all seats but the last have a slice of fc1");
 
 /* Of the samples those before `count` are there. */
 struct tile {
@@ -122,7 +125,8 @@ struct alignas(16) memory {
                 plane_factors<14, ACROSS2> factors2[EACH][6]; /* forward through conv2, and before its taps */
                 struct { /* from conv3 on */
                     struct rows rows;
-                    float y3[EACH][120], y1[EACH][84], d1[EACH][84], d3[EACH][120], dz[EACH][12]; /* this seat's */
+                    float y3[EACH][120], y1[EACH][SEATS * SLICE], d1[EACH][SEATS * SLICE], d3[EACH][120],
+                        dz[EACH][12]; /* this seat's */
                 };
             };
         };
@@ -162,7 +166,7 @@ struct alignas(16) mailbox {
     uint64_t pool2[SAMPLES][INPUTS];   /* of the two channels, for all samples */
     uint64_t parts3[SEATS][EACH][120]; /* of conv3's sums, for the seat's samples */
     uint64_t dpool2[EACH][SEATS][PITCH_CONV3];
-    ulonglong2 rows[SAMPLES][140]; /* y3 in 40 lines, d3 40, y1 28, d1 28, dz 4 */
+    ulonglong2 rows[SAMPLES][92]; /* head.cuh */
     /* of the group, in seat 0's mail: the new small parameters, two a line up to fc1, plain from there on */
     ulonglong2 conv[4072 / 2];
     float dense[SMALL];
