@@ -44,13 +44,18 @@ static __device__ void conv1_pairs(memory &m, unsigned e, unsigned n, unsigned t
 #pragma unroll
     for (unsigned k = 0; k < KT; k++) {
         pair_outputs outputs = outputs_of(pairs[k]);
+        float d[2];
+        int base[2];
 #pragma unroll
         for (unsigned window = 0; window < 2; window++) {
             int from;
-            float v = pool(outputs, window, m.b1[channel[k]], m.run.scale[0], &from);
-            winner w = {v, winner_base(from, y, x + window, PITCH_IMAGE)};
-            if (lane < WARP_PAIRS1 && group * together + k < n)
-                m.win1[e][channel[k]][y * 14 + x + window] = w;
+            d[window] = pool(outputs, window, m.b1[channel[k]], m.run.scale[0], &from);
+            base[window] = winner_base(from, y, x + window, PITCH_IMAGE);
+        }
+        if (lane < WARP_PAIRS1 && group * together + k < n) {
+            auto &win1 = m.win1[e][channel[k]];
+            *reinterpret_cast<float2 *>(&win1.d[y * 14 + x]) = make_float2(d[0], d[1]);
+            win1.base[y * 14 + x] = (int16_t)base[0], win1.base[y * 14 + x + 1] = (int16_t)base[1];
         }
     }
 }
@@ -87,8 +92,10 @@ static __device__ void conv1_chunks(memory &m, both kept)
 #pragma unroll 1
     for (unsigned rest = kept[e]; rest != 0; rest &= rest - 1, number++) {
         winner w = {0, 0};
-        if (lane < CONV1_CHUNK && at < 196)
-            w = m.win1[e][__ffs((int)rest) - 1][at];
+        if (lane < CONV1_CHUNK && at < 196) {
+            auto &win1 = m.win1[e][__ffs((int)rest) - 1];
+            w = winner{win1.d[at], win1.base[at]};
+        }
         float bias = warp_tree(w.d), chains[3] = {};
         unsigned count = list_live(m.list[warp], w);
 #pragma unroll 1

@@ -32,15 +32,16 @@ static __device__ void prepare_conv2(memory &m, both kept1)
     unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, row = tid() / ACROSS2 % 14, x = tid() % ACROSS2;
     if (tid() < EACH * 6 * STRETCHES && (kept1[e] >> in & 1) != 0) {
         unsigned column = x < 2 ? 4 * x : 6, at = row / 2 * ACROSS2 + x;
-        const winner *winners = &m.win1[e][in][row * 14 + column];
+        const float2 *two = reinterpret_cast<const float2 *>(&m.win1[e][in].d[row * 14 + column]);
         float *pool1 = &m.pool1[e][pool1_at(in) + row * PITCH_POOL1 + column];
         float d[8];
 #pragma unroll
-        for (int q = 0; q < 8; q++) {
-            d[q] = winners[q].d;
+        for (int q = 0; q < 8; q += 2)
+            d[q] = two[q / 2].x, d[q + 1] = two[q / 2].y;
+#pragma unroll
+        for (int q = 0; q < 8; q++)
             if (x < 2 ? q < 4 : q > 1) /* columns 0..3, 4..7, 8..13 */
                 pool1[q] = d[q];
-        }
         auto &factors = m.factors2[e][in];
         make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
     }
@@ -298,11 +299,11 @@ static __device__ void conv2_gather(memory &m, both kept1)
             }
 #pragma unroll
         for (unsigned row = 0; row < 2; row++) {
-            winner *w = &m.win1[e][m.now.channels1[e][in]][(2 * y + row) * 14 + 2 * x];
-            float4 two = *reinterpret_cast<const float4 *>(w);
-            two.x = bits_of_float(two.y) < 0 ? 0 : sum[row][0] * m.run.scale[0];
-            two.z = bits_of_float(two.w) < 0 ? 0 : sum[row][1] * m.run.scale[0];
-            *reinterpret_cast<float4 *>(w) = two;
+            auto &win1 = m.win1[e][m.now.channels1[e][in]];
+            unsigned at = (2 * y + row) * 14 + 2 * x;
+            *reinterpret_cast<float2 *>(&win1.d[at]) =
+                make_float2(win1.base[at] < 0 ? 0 : sum[row][0] * m.run.scale[0],
+                            win1.base[at + 1] < 0 ? 0 : sum[row][1] * m.run.scale[0]);
         }
     }
 }

@@ -109,7 +109,10 @@ struct alignas(16) memory {
     float w1[6][3][25], zeros[22], w2[16][6][PLANE2], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84], bf2[12];
     float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
 
-    winner win1[EACH][6][196]; /* d: forward, the number itself */
+    struct {
+        float d[196]; /* forward, the number itself */
+        int16_t base[196];
+    } win1[EACH][6]; /* winners, taken apart: conv2's factors are made of the numbers */
     pixel image[EACH][32][PITCH_IMAGE];
     winner win2[EACH][16][28];
     union {
