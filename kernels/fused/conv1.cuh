@@ -88,7 +88,8 @@ static __device__ void conv1_chunks(memory &m, both kept)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES, number = 0;
     unsigned e = warp / CONV1_CHUNKS, at = warp % CONV1_CHUNKS * CONV1_CHUNK + lane;
-    const pixel *image = &m.image[e][0][lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 0];
+    uint16_t tap = (uint16_t)((lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 0) * sizeof(pixel));
+    const char *image = reinterpret_cast<const char *>(m.image[e][0]) + tap;
 #pragma unroll 1
     for (unsigned rest = kept[e]; rest != 0; rest &= rest - 1, number++) {
         winner w = {0, 0};
@@ -105,10 +106,10 @@ static __device__ void conv1_chunks(memory &m, both kept)
             four_of(m.list[warp], i, d, base);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                pixel p = image[base[j]];
+                pixel p = reinterpret_cast<const pixel *>(image)[base[j]];
                 chains[0] = fmaf(float_of_bits((int32_t)(p.red_green << 16)), d[j], chains[0]);
                 chains[1] = fmaf(float_of_bits((int32_t)(p.red_green & 0xffff0000u)), d[j], chains[1]);
-                chains[2] = fmaf(float_of_bits((int32_t)(p.blue << 16)), d[j], chains[2]);
+                chains[2] = fmaf(p.blue, d[j], chains[2]);
             }
         }
         float *part = m.parts[warp][number];

@@ -297,8 +297,8 @@ DEVICE float sum_of_samples(const float *d, unsigned pitch)
     return sum;
 }
 
-/* A warp: 32 of the seat's others, a lane each: fc2's weights of the slice, 12 of each logit, and the slice's biases; of
- * the last seat, which has no slice, conv3's and fc2's biases. */
+/* A warp: 32 of the seat's others, a lane each: fc2's weights of the slice, 12 of each logit, and the slice's biases;
+ * of the last seat, which has no slice, conv3's and fc2's biases. */
 constexpr unsigned REST = 120 + SLICE, REST_UNITS = (REST + LANES - 1) / LANES;
 DEVICE void rest_weights(memory &m, unsigned unit)
 {

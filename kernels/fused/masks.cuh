@@ -34,8 +34,8 @@ static __device__ unsigned draw(const memory &m, const tile &tile, unsigned laye
     return kept;
 }
 
-/* Samples go to places by the work that their masks leave, the heaviest to the seat of the lightest, and so on: in net D
- * the slowest seat then has 1.27 times the mean, as they come 1.63. A lane a sample, twice. */
+/* Samples go to places by the work that their masks leave, the heaviest to the seat of the lightest, and so on: in net
+ * D the slowest seat then has 1.27 times the mean, as they come 1.63. A lane a sample, twice. */
 static __device__ void assign_samples(draws &d)
 {
     unsigned lane = tid() % LANES, s = lane % SAMPLES, before = 0;
@@ -83,7 +83,8 @@ static __device__ __noinline__ void draw_numbered(uint64_t step, unsigned number
 #pragma unroll 1
     for (unsigned i = lane; i < SAMPLES * 6; i += LANES) {
         unsigned s = i / 6, block = i % 6;
-        d.drawn[s][block] = s < count ? (uint8_t)draw(m, tile, block < 2 ? 0 : 1, s, block < 2 ? block : block - 2) : 0;
+        unsigned kept = s < count ? draw(m, tile, block < 2 ? 0 : 1, s, block < 2 ? block : block - 2) : 0;
+        d.drawn[s][block] = (uint8_t)kept;
     }
     __syncwarp();
     assign_samples(d);

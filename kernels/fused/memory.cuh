@@ -52,9 +52,10 @@ struct alignas(8) winner {
 };
 constexpr int NOWHERE = -1;
 
-/* 2p - 255 of the three planes, the upper halves of floats, which say all of such a number. */
+/* 2p - 255 of the three planes. Half a float says all of such a number: red_green is green's upper half, then red's. */
 struct alignas(8) pixel {
-    uint32_t red_green, blue; /* red in the lower half */
+    uint32_t red_green;
+    float blue;
 };
 
 /* A number for each of the seat's samples. Not an array, which would lie in local memory. */

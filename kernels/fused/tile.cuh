@@ -40,9 +40,9 @@ DEVICE void take_masks(memory &m)
 }
 static_assert(sizeof(draws) % 4 == 0 && sizeof(draws) / 4 <= THREADS, "a word a thread");
 
-/* The tile in m.next; m.coming is drawn next. What it leaves is there behind the next barrier. What it overwrites was read
- * before the last tile's end, but for the parts of conv1's weights: where they lie it writes behind a barrier of its
- * own. Out of line, as it is called twice. */
+/* The tile in m.next; m.coming is drawn next. What it leaves is there behind the next barrier. What it overwrites was
+ * read before the last tile's end, but for the parts of conv1's weights: where they lie it writes behind a barrier of
+ * its own. Out of line, as it is called twice. */
 static __device__ __noinline__ void prepare_tile()
 {
     memory &m = shared();
@@ -64,7 +64,10 @@ static __device__ __noinline__ void prepare_tile()
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {
             d[i] = whole_pixel(four, i), d[4 + i] = whole_pixel(behind, i);
-            (plane < 2 ? pixels[i].red_green : pixels[i].blue) |= upper_half(d[i]) << 16 * (plane % 2);
+            if (plane == 2)
+                pixels[i].blue = d[i];
+            else
+                pixels[i].red_green |= upper_half(d[i]) << 16 * plane;
         }
         place_factors(m, e, plane, q, d);
     }
