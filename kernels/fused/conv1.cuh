@@ -125,6 +125,7 @@ static __device__ void conv1_sum(memory &m, both kept)
 {
     unsigned channel = tid() / 76, i = tid() % 76;
     long long units = 0;
+    bool refused = false;
     if (channel >= 6)
         return;
     for (unsigned e = 0; e < EACH; e++) {
@@ -135,9 +136,10 @@ static __device__ void conv1_sum(memory &m, both kept)
 #pragma unroll
         for (unsigned chunk = 1; chunk < CONV1_CHUNKS; chunk++)
             sum += m.parts[e * CONV1_CHUNKS + chunk][number][i];
-        units += fixed_point(m, i < 75 ? sum * (1 / 255.0f) : sum);
+        units += fixed_point(i < 75 ? sum * (1 / 255.0f) : sum, &refused);
     }
-    add_units(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 75 + i : AT_B1 + channel), units);
+    add_sum(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 75 + i : AT_B1 + channel), units);
+    refuse_if(m, refused);
 }
 
 static __device__ void conv1_weights(memory &m, both kept)

@@ -178,6 +178,7 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
 {
     winner *list = m.list[tid() / LANES];
     long long units[SLOTS] = {}, bias = 0;
+    bool refused = false;
 #pragma unroll 1
     for (unsigned e = from; e < to; e++) {
         conv2_tap taps[SLOTS];
@@ -185,24 +186,25 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
         if (kept2[e] >> channel & 1) {
             float chains[SLOTS] = {};
             winner w = conv2_winner(m, round, e, channel);
-            bias += fixed_point(m, warp_tree(w.d));
+            bias += fixed_point(warp_tree(w.d), &refused);
             conv2_chains<SLOTS>(m.pool1[e], list, list_live(list, w), taps, chains);
 #pragma unroll
             for (int r = 0; r < SLOTS; r++)
-                if (taps[r].weight != NO_WEIGHT)
-                    units[r] += fixed_point(m, chains[r]);
+                units[r] += fixed_point(taps[r].weight != NO_WEIGHT ? chains[r] : 0, &refused);
         }
         if (e + 1 < to && kept1.first == kept1.second)
             continue;
         int64_t *weights = m.sums + SUMS_SMALL + AT_W2 + channel * 6 * PLANE2;
 #pragma unroll
         for (int r = 0; r < SLOTS; r++) {
-            add_units(weights + taps[r].weight, units[r]);
+            if (units[r] != 0)
+                add_sum(weights + taps[r].weight, units[r]);
             units[r] = 0;
         }
     }
     if (tid() % LANES == 0)
-        add_units(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
+        add_sum(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
+    refuse_if(m, refused);
 }
 
 /* A warp a channel, or a channel of one sample where there are warps enough. */

@@ -92,7 +92,7 @@ static __device__ __noinline__ void conv3_weights(unsigned unit)
     memory &m = shared();
     unsigned lane = tid() % LANES, second = lane < INPUTS - LANES ? LANES + lane : INPUTS; /* INPUTS: zeros */
     unsigned o = unit / 2 * CONV3_CHUNK + unit % 2 * 8, outputs = 8 - unit % 2;
-    float chains[8][2] = {};
+    float chains[2][8] = {};
 #pragma unroll 2
     for (unsigned s = 0; s < SAMPLES; s++) {
         float x0 = m.pool2[s][lane], x1 = m.pool2[s][second];
@@ -101,16 +101,16 @@ static __device__ __noinline__ void conv3_weights(unsigned unit)
         float d[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
         for (unsigned j = 0; j < 8; j++)
-            chains[j][0] = fmaf(x0, d[j], chains[j][0]), chains[j][1] = fmaf(x1, d[j], chains[j][1]);
+            chains[0][j] = fmaf(x0, d[j], chains[0][j]), chains[1][j] = fmaf(x1, d[j], chains[1][j]);
     }
 #pragma unroll
-    for (unsigned j = 0; j < 8; j++) {
-        if (j >= outputs)
+    for (unsigned half = 0; half < 2; half++) {
+        unsigned at = seat_of() * WEIGHTS3 + o * INPUTS + half * LANES + lane;
+        if (half == 1 && lane >= INPUTS - LANES)
             break;
-        unsigned at = seat_of() * WEIGHTS3 + (o + j) * INPUTS + lane;
-        add_term(m, at, chains[j][0]);
-        if (lane < INPUTS - LANES)
-            add_term(m, at + LANES, chains[j][1]);
+        add_terms_to_sums<7>(m, at, INPUTS, chains[half]);
+        if (outputs == 8)
+            add_term(m, at + 7 * INPUTS, chains[half][7]);
     }
 }
 

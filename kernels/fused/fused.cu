@@ -9,7 +9,8 @@ DEVICE void evaluate_head(const memory &m, evaluation *sum)
 {
     unsigned k = tid() % 16;
     logit l = classify(m);
-    bool fits = fits_fixed_point(l.loss);
+    bool refused = false;
+    long long loss = fixed_point(l.loss, &refused);
     unsigned best = k < 10 && l.z == l.largest ? k : 16; /* the first of the largest */
 #pragma unroll
     for (unsigned apart = 8; apart > 0; apart /= 2) {
@@ -18,9 +19,9 @@ DEVICE void evaluate_head(const memory &m, evaluation *sum)
     }
     if (k != 0 || l.label < 0)
         return;
-    add_units(&sum->loss, fits ? __float2ll_rn(l.loss * 0x1p36f) : 0);
-    add_units(&sum->refused, !fits);
-    add_units(&sum->correct, (int)best == l.label);
+    add_sum(&sum->loss, loss);
+    add_sum(&sum->refused, refused);
+    add_sum(&sum->correct, (int)best == l.label);
 }
 
 static __global__ void __launch_bounds__(THREADS, 1)

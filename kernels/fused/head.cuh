@@ -283,9 +283,7 @@ DEVICE void fc1_weights(memory &m, unsigned unit)
         chains[0] = fmaf(x, d.x, chains[0]), chains[1] = fmaf(x, d.y, chains[1]);
         chains[2] = fmaf(x, d.z, chains[2]), chains[3] = fmaf(x, d.w, chains[3]);
     }
-#pragma unroll
-    for (unsigned j = 0; j < 4; j++)
-        add_term(m, SUMS_SMALL + AT_WF1 + (seat_of() * SLICE + o + j) * PITCH_FC1 + k, chains[j]);
+    add_terms_to_sums<4>(m, SUMS_SMALL + AT_WF1 + (seat_of() * SLICE + o) * PITCH_FC1 + k, PITCH_FC1, chains);
 }
 
 DEVICE float sum_of_samples(const float *d, unsigned pitch)

@@ -8,31 +8,39 @@
 
 #include "memory.cuh"
 
-/* Whether it is finite and below the limit. */
-DEVICE bool fits_fixed_point(float term)
+/* In EXACT_UNITs, ties to even; 0 for one that is not finite or not below the limit, which makes *refused true. */
+DEVICE long long fixed_point(float term, bool *refused)
 {
-    return fabsf(term) < EXACT_LIMIT;
+    bool fits = fabsf(term) < EXACT_LIMIT;
+    *refused |= !fits;
+    return __float2ll_rn(fits ? term * 0x1p36f : 0); /* the product is exact */
 }
 
-/* In EXACT_UNITs, ties to even; 0 for one that does not fit, which m.refused then says. */
-DEVICE long long fixed_point(memory &m, float term)
+DEVICE void refuse_if(memory &m, bool refused)
 {
-    if (fits_fixed_point(term))
-        return __float2ll_rn(term * 0x1p36f); /* the product is exact */
-    m.refused = 1;
-    return 0;
+    if (refused)
+        m.refused = 1;
 }
 
-DEVICE void add_units(int64_t *sum, long long units)
+/* To numbers first, first + pitch, ... of the step's sums. All are rounded before the first one goes, and zeros go, too:
+ * a branch for each would leave a warp waiting for one after the other. */
+template <int N> DEVICE void add_terms_to_sums(memory &m, unsigned first, unsigned pitch, const float *terms)
 {
-    if (units != 0)
-        add_sum(sum, units);
+    int64_t *sums = m.sums + first;
+    long long units[N];
+    bool refused = false;
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        units[j] = fixed_point(terms[j], &refused);
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        add_sum(sums + (unsigned)j * pitch, units[j]);
+    refuse_if(m, refused);
 }
 
-/* To number i of the step's sums. */
 DEVICE void add_term(memory &m, unsigned i, float term)
 {
-    add_units(m.sums + i, fixed_point(m, term));
+    add_terms_to_sums<1>(m, i, 0, &term);
 }
 
 /* Of a warp: the tree of kernels/README.md. Every lane gets it. */
