@@ -18,11 +18,10 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-DEVICE void send_pool2(const memory &m, unsigned round, unsigned e, unsigned channel, unsigned cell,
-                float v)
+/* sample: in the order of the tile. */
+DEVICE void send_pool2(mailbox *mail, unsigned round, unsigned sample, unsigned channel, unsigned cell, float v)
 {
-    unsigned sample = m.now.sample[EACH * seat_of() + e];
-    send_word(&mail_of(m, channel / EACH).pool2[sample][2 * cell + channel % EACH], v, round);
+    send_word(&mail[channel / EACH].pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
 /* pool1 and its factors, of what conv1 left, a thread a stretch; and the zeros that end the rows of pool2. */
@@ -74,6 +73,8 @@ static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, uns
             taps[k] = m.taps2[channel[k]].rows[in * 5];
         convolve_plane<KT>(m.factors2[e][in], pair, taps, pairs);
     }
+    unsigned sample = sample_of(m, e);
+    mailbox *mail = m.mail;
 #pragma unroll
     for (unsigned k = 0; k < KT; k++) {
         pair_outputs outputs = outputs_of(pairs[k]);
@@ -85,7 +86,7 @@ static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, uns
                 continue;
             unsigned cell = y * 5 + x + window;
             m.win2[e][channel[k]][cell].base = winner_base(from, y, x + window, PITCH_POOL1);
-            send_pool2(m, round, e, channel[k], cell, v);
+            send_pool2(mail, round, sample, channel[k], cell, v);
         }
     }
 }
@@ -105,11 +106,10 @@ static __device__ unsigned conv2_forward(memory &m, unsigned round, both kept1, 
         else
             conv2_channels<1>(m, round, e, kept1[e], first, n[e]);
     }
-    for (unsigned i = tid(); i < EACH * 400; i += THREADS) {
-        unsigned e = i / 400, channel = i / 25 % 16;
-        if ((kept2[e] >> channel & 1) == 0)
-            send_pool2(m, round, e, channel, i % 25, 0);
-    }
+    unsigned channel = tid() / 25, cell = tid() % 25;
+    for (unsigned e = 0; e < EACH; e++)
+        if (channel < 16 && (kept2[e] >> channel & 1) == 0)
+            send_pool2(m.mail, round, sample_of(m, e), channel, cell, 0);
     return units.first + units.second;
 }
 
@@ -140,9 +140,10 @@ constexpr uint16_t NO_WEIGHT = 0xffff; /* of a slot beyond them */
 
 template <int SLOTS> DEVICE void find_taps(const memory &m, unsigned e, unsigned n, conv2_tap *taps)
 {
+    unsigned lane = tid() % LANES;
 #pragma unroll
     for (int r = 0; r < SLOTS; r++) {
-        unsigned i = tid() % LANES + LANES * (unsigned)r, in = i / 25, y = i % 25 / 5, x = i % 5;
+        unsigned i = lane + LANES * (unsigned)r, in = i / 25, y = i % 25 / 5, x = i % 5;
         unsigned channel = m.now.channels1[e][in < n ? in : 0];
         taps[r].pool1 = (uint16_t)((pool1_at(channel) + y * PITCH_POOL1 + x) * sizeof(float));
         taps[r].weight = in < n ? (uint16_t)(channel * PLANE2 + y * ROW2 + x) : NO_WEIGHT;

@@ -46,10 +46,12 @@ static __device__ void conv3_forward(memory &m, unsigned round)
             }
         }
     }
+    unsigned seat = seat_of();
+    mailbox *mail = m.mail;
 #pragma unroll
     for (unsigned j = 0; j < 4; j++) {
         unsigned place = m.now.place[4 * quarter + j];
-        uint64_t *to = mail_of(m, place / EACH).parts3[seat_of()][place % EACH];
+        uint64_t *to = mail[place / EACH].parts3[seat][place % EACH];
         send_word(to + o, chains[0][j], round), send_word(to + o + APART, chains[1][j], round);
     }
 }
@@ -79,10 +81,11 @@ DEVICE void conv3_input(memory &m, unsigned round)
             sum[k] += chain[k];
     }
     unsigned place = m.now.place[s];
+    uint64_t *to = &mail_of(m, place / EACH).dpool2[place % EACH][seat_of()][i];
     if (q < 13)
 #pragma unroll
         for (unsigned k = 0; k < 4; k++)
-            send_word(&mail_of(m, place / EACH).dpool2[place % EACH][seat_of()][i + k], sum[k], round);
+            send_word(to + k, sum[k], round);
 }
 
 /* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */

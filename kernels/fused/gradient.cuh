@@ -12,7 +12,7 @@
 /* This seat's samples, and what their masks keep. */
 DEVICE both kept_of(const memory &m, int layer)
 {
-    unsigned first = m.now.sample[EACH * seat_of()], second = m.now.sample[EACH * seat_of() + 1];
+    unsigned first = sample_of(m, 0), second = sample_of(m, 1);
     return layer == 1 ? both{m.now.keep1[first], m.now.keep1[second]} : both{m.now.keep2[first], m.now.keep2[second]};
 }
 

@@ -155,54 +155,55 @@ DEVICE void conv3_back(memory &m)
 
 /* The lines of a sample, three numbers each, in the order of mailbox.rows. */
 constexpr unsigned LINE_Y3 = 0, LINE_D3 = 40, LINE_Y1 = 80, LINE_D1 = 84, LINE_DZ = 88, LINES = 92;
-constexpr unsigned SLICE_LINES = SLICE / 3, ALL_SLICES = SEATS * SLICE_LINES;
+constexpr unsigned SLICE_LINES = SLICE / 3;
 
-/* Line `line` of the seat's sample e, made of the three numbers from `from` on. */
-DEVICE void send_row(const memory &m, unsigned seat, unsigned e, unsigned line, const float *from, unsigned round)
-{
-    send_line(&mail_of(m, seat).rows[m.now.sample[EACH * seat_of() + e]][line], from[0], from[1], from[2], round);
-}
-
-/* What all seats need: number i of the copies of `lines` lines of both samples. */
+/* What all seats need, COUNT lines of both samples, from LINE on: thread i < ALL_THREADS<COUNT> sends a line of three
+ * numbers to every fourth seat. */
+constexpr unsigned TEAMS = 4;
+template <unsigned COUNT> constexpr unsigned ALL_THREADS = TEAMS * EACH * COUNT;
 template <unsigned LINE, unsigned COUNT>
 DEVICE void send_to_all(const memory &m, unsigned i, const float *row, unsigned pitch, unsigned round)
 {
-    unsigned seat = i / (EACH * COUNT), e = i / COUNT % EACH, q = i % COUNT;
-    send_row(m, seat, e, LINE + q, row + e * pitch + 3 * q, round);
+    unsigned team = i / (EACH * COUNT), e = i / COUNT % EACH, q = i % COUNT, sample = sample_of(m, e);
+    const float *from = row + e * pitch + 3 * q;
+    float a = from[0], b = from[1], c = from[2];
+#pragma unroll
+    for (unsigned seat = 0; seat < SEATS; seat += TEAMS)
+        send_line(&mail_of(m, team + seat).rows[sample][LINE + q], a, b, c, round);
 }
 
-/* What only the seat needs that has this slice of fc1. */
+/* What only the seat needs that has this slice of fc1: thread i < SLICE_THREADS a line. */
+constexpr unsigned SLICE_THREADS = EACH * SEATS * SLICE_LINES;
 template <unsigned LINE> DEVICE void send_slice(const memory &m, unsigned i, const float *row, unsigned round)
 {
-    unsigned e = i / ALL_SLICES, q = i % ALL_SLICES;
-    send_row(m, q / SLICE_LINES, e, LINE + q % SLICE_LINES, row + e * SEATS * SLICE + 3 * q, round);
+    unsigned e = i / (SEATS * SLICE_LINES), q = i % (SEATS * SLICE_LINES);
+    const float *from = row + e * SEATS * SLICE + 3 * q;
+    send_line(&mail_of(m, q / SLICE_LINES).rows[sample_of(m, e)][LINE + q % SLICE_LINES], from[0], from[1], from[2],
+              round);
 }
 
 /* y3 and y1, by the threads from `first` on. */
 DEVICE void send_outputs(const memory &m, unsigned first, unsigned round)
 {
-    constexpr unsigned Y3 = SEATS * EACH * 40, Y1 = EACH * ALL_SLICES;
-    for (unsigned i = tid() - first; i < Y3 + Y1; i += THREADS - first) {
-        if (i < Y3)
-            send_to_all<LINE_Y3, 40>(m, i, m.y3[0], 120, round);
-        else
-            send_slice<LINE_Y1>(m, i - Y3, m.y1[0], round);
-    }
+    unsigned i = tid() - first;
+    if (i < ALL_THREADS<40>)
+        send_to_all<LINE_Y3, 40>(m, i, m.y3[0], 120, round);
+    else if (i < ALL_THREADS<40> + SLICE_THREADS)
+        send_slice<LINE_Y1>(m, i - ALL_THREADS<40>, m.y1[0], round);
 }
 
 /* d3, dz and d1. */
 DEVICE void send_gradients(const memory &m, unsigned round)
 {
-    constexpr unsigned D3 = SEATS * EACH * 40, DZ = SEATS * EACH * 4, D1 = EACH * ALL_SLICES;
-    for (unsigned i = tid(); i < D3 + DZ + D1; i += THREADS) {
-        if (i < D3)
-            send_to_all<LINE_D3, 40>(m, i, m.d3[0], 120, round);
-        else if (i < D3 + DZ)
-            send_to_all<LINE_DZ, 4>(m, i - D3, m.dz[0], 12, round);
-        else
-            send_slice<LINE_D1>(m, i - D3 - DZ, m.d1[0], round);
-    }
+    unsigned i = tid();
+    if (i < ALL_THREADS<40>)
+        send_to_all<LINE_D3, 40>(m, i, m.d3[0], 120, round);
+    else if (i < ALL_THREADS<40> + ALL_THREADS<4>)
+        send_to_all<LINE_DZ, 4>(m, i - ALL_THREADS<40>, m.dz[0], 12, round);
+    else if (i < ALL_THREADS<40> + ALL_THREADS<4> + SLICE_THREADS)
+        send_slice<LINE_D1>(m, i - ALL_THREADS<40> - ALL_THREADS<4>, m.d1[0], round);
 }
+static_assert(ALL_THREADS<40> + ALL_THREADS<4> + SLICE_THREADS <= THREADS - 2 * LANES, "a thread has one line");
 
 /* Where a sample's line goes. */
 DEVICE float *row_of_line(memory &m, unsigned s, unsigned line)
@@ -219,15 +220,16 @@ DEVICE float *row_of_line(memory &m, unsigned s, unsigned line)
 static __device__ void receive_rows(memory &m, unsigned round)
 {
     constexpr unsigned ALL = SAMPLES * LINES, TURNS = (ALL + THREADS - 1) / THREADS;
+    unsigned t = tid();
     ulonglong2 lines[TURNS];
     const ulonglong2 *from[TURNS], *rows = mail_of(m, seat_of()).rows[0];
 #pragma unroll
     for (unsigned k = 0; k < TURNS; k++)
-        from[k] = rows + (tid() + k * THREADS < ALL ? tid() + k * THREADS : tid());
+        from[k] = rows + (t + k * THREADS < ALL ? t + k * THREADS : t);
     receive_lines<TURNS>(from, round, lines);
 #pragma unroll
     for (unsigned k = 0; k < TURNS; k++) {
-        unsigned i = tid() + k * THREADS;
+        unsigned i = t + k * THREADS;
         if (i < ALL) {
             float *to = row_of_line(m, i / LINES, i % LINES);
             to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);

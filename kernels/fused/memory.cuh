@@ -203,6 +203,12 @@ DEVICE mailbox &mail_of(const memory &m, unsigned seat)
     return m.mail[seat];
 }
 
+/* The seat's sample e, in the order of the tile. */
+DEVICE unsigned sample_of(const memory &m, unsigned e)
+{
+    return m.now.sample[EACH * seat_of() + e];
+}
+
 /* Where in pool1 a plane begins. */
 DEVICE unsigned pool1_at(unsigned channel)
 {

@@ -54,7 +54,7 @@ static __device__ __noinline__ void prepare_tile()
     for (unsigned plane = 0; plane < 3; plane++)
         low[plane] = aligned_word(at + 1024 * plane), high[plane] = aligned_word(at + 1024 * plane + 3);
     if (q == 0)
-        m.label[e] = m.now.sample[EACH * seat_of() + e] < m.now.tile.count ? (int8_t)record[0] : -1;
+        m.label[e] = sample_of(m, e) < m.now.tile.count ? (int8_t)record[0] : -1;
     pixel pixels[4] = {};
 #pragma unroll
     for (unsigned plane = 0; plane < 3; plane++) {

@@ -39,9 +39,10 @@ DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *
 DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned round)
 {
     mailbox &mail = mail_of(m, 0);
+    unsigned t = tid(), first = seat_of() * OWN;
 #pragma unroll
     for (unsigned r = 0; r < OWN_TURNS; r++) {
-        unsigned k = 2 * (tid() + r * THREADS), i = seat_of() * OWN + k;
+        unsigned k = 2 * (t + r * THREADS), i = first + k;
         if (k >= OWN)
             continue;
         float2 w = update_pair(m, own[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]),
@@ -55,15 +56,16 @@ DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned 
 
 DEVICE void receive_conv_weights(memory &m, unsigned round)
 {
-    const ulonglong2 *from[LINE_TURNS];
+    unsigned t = tid();
+    const ulonglong2 *from[LINE_TURNS], *conv = mail_of(m, 0).conv;
     ulonglong2 lines[LINE_TURNS];
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++)
-        from[k] = mail_of(m, 0).conv + (tid() + k * THREADS < CONV_LINES ? tid() + k * THREADS : tid());
+        from[k] = conv + (t + k * THREADS < CONV_LINES ? t + k * THREADS : t);
     receive_lines<LINE_TURNS>(from, round, lines);
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++) {
-        unsigned line = tid() + k * THREADS;
+        unsigned line = t + k * THREADS;
         if (line < CONV_LINES)
             *reinterpret_cast<float2 *>(small_parameter(m, 2 * line)) =
                 make_float2(low_of(lines[k].x), high_of(lines[k].x));
@@ -105,8 +107,8 @@ DEVICE void settle_dense_weights(memory &m)
 static __device__ void update_conv3(memory &m, unsigned first)
 {
     constexpr unsigned PAIRS = WEIGHTS3 / 2, TURNS = 6;
-    unsigned begin = tid() - first * LANES, threads = THREADS - first * LANES;
-    if (m.conv3_sums == nullptr || tid() < first * LANES)
+    unsigned t = tid(), begin = t - first * LANES, threads = THREADS - first * LANES;
+    if (m.conv3_sums == nullptr || t < first * LANES)
         return;
 #pragma unroll 1
     for (; begin < PAIRS; begin += TURNS * threads) {
