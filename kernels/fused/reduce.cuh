@@ -22,8 +22,8 @@ DEVICE void refuse_if(memory &m, bool refused)
         m.refused = 1;
 }
 
-/* To numbers first, first + pitch, ... of the step's sums. All are rounded before the first one goes, and zeros go, too:
- * a branch for each would leave a warp waiting for one after the other. */
+/* To numbers first, first + pitch, ... of the step's sums. All are rounded before the first one goes, and zeros go,
+ * too: a branch for each would leave a warp waiting for one after the other. */
 template <int N> DEVICE void add_terms_to_sums(memory &m, unsigned first, unsigned pitch, const float *terms)
 {
     int64_t *sums = m.sums + first;
