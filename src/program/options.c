@@ -67,7 +67,8 @@ static const struct option_spec specs[] = {
      .doc = "the directory (default runs/NET-SEED, with several seeds runs/NET-FIRST-LAST; several nets or seeds have "
             "one each in it)"},
     {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
-    {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY, .doc = "epochs between checkpoints"},
+    {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY,
+     .doc = "epochs between checkpoints, which come a second apart at least, but for the last one"},
     {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never",
      .doc = "the progress line: auto, always or never"},
 

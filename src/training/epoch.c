@@ -224,6 +224,14 @@ static struct epoch_metrics summarise(const struct trainer *trainer)
     };
 }
 
+/* At the end of an epoch, by rank 0's clock. Collective. */
+static bool is_checkpoint_due(const struct trainer *trainer)
+{
+    if (trainer->state.progress.epoch % trainer->setup.trial->options.checkpoint_every != 0)
+        return false;
+    return comm_largest(trainer->setup.comm, trainer->leader && clock_seconds() >= trainer->next_save) != 0;
+}
+
 static void begin_next_epoch(struct trainer *trainer)
 {
     struct progress *progress = &trainer->state.progress;
@@ -268,7 +276,7 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
 
     begin_next_epoch(trainer);
     trainer_report(trainer, EVENT_EPOCH, &metrics);
-    if ((last || progress->epoch % options->checkpoint_every == 0) && !trainer_save(trainer, error))
+    if ((last || is_checkpoint_due(trainer)) && !trainer_save(trainer, error))
         return RUN_FAILED;
     return last ? RUN_DONE : RUN_GOING;
 }

@@ -162,6 +162,8 @@ bool trainer_trust_data(struct trainer *trainer, struct error *error)
     return comm_agree(trainer->setup.comm, error);
 }
 
+enum { SECONDS_BETWEEN_SAVES = 1 }; /* an epoch may take 7 ms, and a disk as long */
+
 bool trainer_save(struct trainer *trainer, struct error *error)
 {
     if (!trainer_trust_data(trainer, error) || !trainer_compare_replicas(trainer, error))
@@ -171,6 +173,7 @@ bool trainer_save(struct trainer *trainer, struct error *error)
         run_files_save(&trainer->files, &trainer->terms, &trainer->state, error);
         comm_back(trainer->setup.comm);
     }
+    trainer->next_save = clock_seconds() + SECONDS_BETWEEN_SAVES;
     return comm_agree(trainer->setup.comm, error);
 }
 

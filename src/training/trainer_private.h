@@ -20,6 +20,7 @@ struct trainer {
 
     double mark;        /* when the clock was last read into progress */
     double next_report; /* of a step */
+    double next_save;   /* at the end of an epoch: not before */
     double images_per_second;
 };
 
