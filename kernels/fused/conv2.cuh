@@ -85,7 +85,10 @@ static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, uns
             if (lane >= 30 || first + 2 * k + lane % 2 >= n || (x == 3 && window == 0))
                 continue;
             unsigned cell = y * 5 + x + window;
-            m.win2[e][channel[k]][cell].base = winner_base(from, y, x + window, PITCH_POOL1);
+            auto &win2 = m.win2[e][channel[k]][cell];
+            win2.base = (int16_t)winner_base(from, y, x + window, PITCH_POOL1);
+            /* Winner 1 meets them a column later, 2 a row, 3 both. Of no meaning where it is NOWHERE. */
+            win2.met = (int16_t)((int)(channel[k] * 6 * PLANE2) - from / 2 * (int)ROW2 - from % 2);
             send_pool2(mail, round, sample, channel[k], cell, v);
         }
     }
@@ -113,6 +116,41 @@ static __device__ unsigned conv2_forward(memory &m, unsigned round, both kept1, 
     return units.first + units.second;
 }
 
+/* --- slots ------------------------------------------------------------------------------------ */
+
+/* On the way back a sample's taps, 25 of each kept input channel, are numbered one after the other, and so are the 6x6
+ * numbers of each that a window saw. A lane has every 32nd, its *slots*. One beyond the `count` there are is as the
+ * first lane's, which reads the same, so that no bank has two words to give. */
+DEVICE unsigned number_of(unsigned slot, unsigned count)
+{
+    unsigned first = slot - slot % LANES;
+    return slot < count ? slot : first < count ? first : 0;
+}
+
+/* What the slots of both samples are, by the warps from `first` on. */
+static __device__ void number_slots(memory &m, unsigned first, both kept1)
+{
+    unsigned begin = tid() - first * LANES, threads = THREADS - first * LANES;
+    if (tid() < first * LANES)
+        return;
+#pragma unroll 1
+    for (unsigned i = begin; i < EACH * TAP_SLOTS; i += threads) {
+        unsigned e = i / TAP_SLOTS, slot = i % TAP_SLOTS, count = 25 * (unsigned)__popc(kept1[e]);
+        unsigned number = number_of(slot, count), channel = m.now.channels1[e][number / 25], y = number % 25 / 5,
+                 x = number % 5, weight = channel * PLANE2 + y * ROW2 + x;
+        m.taps[e][slot].pool1 = (uint16_t)((pool1_at(channel) + y * PITCH_POOL1 + x) * sizeof(float));
+        m.taps[e][slot].weight = slot < count ? (uint16_t)weight : NO_WEIGHT;
+    }
+#pragma unroll 1
+    for (unsigned i = begin; i < EACH * PATCH_SLOTS; i += threads) {
+        unsigned e = i / PATCH_SLOTS, slot = i % PATCH_SLOTS;
+        unsigned number = number_of(slot, PATCH * (unsigned)__popc(kept1[e]));
+        m.met[e][slot] =
+            (uint16_t)((m.now.channels1[e][number / PATCH] * PLANE2 + number % PATCH) * sizeof(float));
+    }
+}
+static_assert(PATCH == PLANE2, "numbers and weights lie alike");
+
 /* --- weights ---------------------------------------------------------------------------------- */
 
 /* The gradients of a channel's cells, a lane each, which have just arrived; nobody else waits for them. They stay in
@@ -124,33 +162,14 @@ DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned chann
     if (lane < 25) {
         float v;
         receive_words<1>(&mail_of(m, seat_of()).dpool2[e][channel / EACH][2 * lane + channel % EACH], 0, round, &v);
-        w = m.win2[e][channel][lane];
-        w.d = w.base < 0 ? 0 : v * m.run.scale[1];
-        m.win2[e][channel][lane].d = w.d;
+        auto &win2 = m.win2[e][channel][lane];
+        w.base = win2.base;
+        w.d = win2.d = w.base < 0 ? 0 : v * m.run.scale[1];
     }
     return w;
 }
 
-/* The taps of a sample's n kept input channels, 25 each, are numbered one after the other; a lane has every 32nd, up to
- * SLOTS. Where in pool1, in bytes, and among the channel's weights: */
-struct conv2_tap {
-    uint16_t pool1, weight;
-};
-constexpr uint16_t NO_WEIGHT = 0xffff; /* of a slot beyond them */
-
-template <int SLOTS> DEVICE void find_taps(const memory &m, unsigned e, unsigned n, conv2_tap *taps)
-{
-    unsigned lane = tid() % LANES;
-#pragma unroll
-    for (int r = 0; r < SLOTS; r++) {
-        unsigned i = lane + LANES * (unsigned)r, in = i / 25, y = i % 25 / 5, x = i % 5;
-        unsigned channel = m.now.channels1[e][in < n ? in : 0];
-        taps[r].pool1 = (uint16_t)((pool1_at(channel) + y * PITCH_POOL1 + x) * sizeof(float));
-        taps[r].weight = in < n ? (uint16_t)(channel * PLANE2 + y * ROW2 + x) : NO_WEIGHT;
-    }
-}
-
-/* A chain over the live windows for each tap. */
+/* A chain over the live windows for each slot's tap. */
 template <int SLOTS>
 DEVICE void conv2_chains(const float *pool1, const winner *list, unsigned count, const conv2_tap *taps, float *chains)
 {
@@ -177,13 +196,16 @@ template <int SLOTS>
 DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned from, unsigned to, both kept1,
                           both kept2)
 {
+    unsigned lane = tid() % LANES;
     winner *list = m.list[tid() / LANES];
     long long units[SLOTS] = {}, bias = 0;
     bool refused = false;
 #pragma unroll 1
     for (unsigned e = from; e < to; e++) {
         conv2_tap taps[SLOTS];
-        find_taps<SLOTS>(m, e, (unsigned)__popc(kept1[e]), taps);
+#pragma unroll
+        for (unsigned r = 0; r < SLOTS; r++)
+            taps[r] = m.taps[e][lane + LANES * r];
         if (kept2[e] >> channel & 1) {
             float chains[SLOTS] = {};
             winner w = conv2_winner(m, round, e, channel);
@@ -203,7 +225,7 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
             units[r] = 0;
         }
     }
-    if (tid() % LANES == 0)
+    if (lane == 0)
         add_sum(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
     refuse_if(m, refused);
 }
@@ -227,34 +249,25 @@ static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both
 
 /* --- input ------------------------------------------------------------------------------------ */
 
-/* The winner of a channel's window u as conv2_windows takes it. Its base becomes the weight that the first of the 6x6
- * numbers meets: winner p of the four meets them p / 2 rows and p % 2 columns later (of no meaning where the base was
- * NOWHERE). */
-DEVICE winner patch_winner(const memory &m, unsigned e, unsigned channel, unsigned u, bool kept)
-{
-    winner w = kept ? m.win2[e][channel][u] : winner{0, 0};
-    int rest = w.base - (int)(u / 5 * 2 * PITCH_POOL1 + u % 5 * 2);
-    int p = rest >= (int)PITCH_POOL1 ? rest - (int)PITCH_POOL1 + 2 : rest;
-    w.base = (int)(channel * 6 * PLANE2) - p / 2 * (int)ROW2 - p % 2;
-    return w;
-}
-
-/* Windows of one sample, a warp each in turn. The 6x6 numbers of n kept input channels are numbered one after the
- * other, and a lane has every 32nd, up to SLOTS; if ALL are kept they lie like the weights. Leaves them in m.seen. */
+/* Windows of one sample, a warp each in turn. If ALL input channels are kept, their numbers lie like the weights. Leaves
+ * chains over the live channels in m.seen. */
 template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, unsigned kept2, unsigned n)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES;
     const char *weights[SLOTS]; /* that meet the numbers, of channel 0 and winner 0 */
 #pragma unroll
     for (int r = 0; r < SLOTS; r++) {
-        unsigned i = lane + LANES * (unsigned)r, in = i / PATCH;
-        uint16_t at = (uint16_t)((ALL ? i : m.now.channels1[e][in < n ? in : 0] * PLANE2 + i % PATCH) * sizeof(float));
+        unsigned slot = lane + LANES * (unsigned)r;
+        uint16_t at = ALL ? (uint16_t)(slot * sizeof(float)) : m.met[e][slot];
         weights[r] = reinterpret_cast<const char *>(&m.w2[0][0][0]) + at;
     }
     winner *list = m.list[warp];
 #pragma unroll 1
     for (unsigned u = (warp - 9 * e) % WARPS; u < 25; u += WARPS) { /* the first sample's 25 end with warp 8 */
-        unsigned count = list_live(list, patch_winner(m, e, lane % 16, u, lane < 16 && (kept2 >> lane & 1) != 0));
+        winner w = {0, 0};
+        if (lane < 16 && (kept2 >> lane & 1) != 0)
+            w = winner{m.win2[e][lane][u].d, m.win2[e][lane][u].met};
+        unsigned count = list_live(list, w);
         float chains[SLOTS] = {};
 #pragma unroll 1
         for (unsigned i = 0; i < count; i += 4) {
@@ -273,8 +286,6 @@ template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, 
                 m.seen[e][u][lane + LANES * (unsigned)r] = chains[r];
     }
 }
-static_assert(PATCH == PLANE2, "numbers and weights lie alike");
-
 /* Four numbers of pool1, two by two, that the same windows saw, up to three in each direction; what other windows have
  * there is read, but not used. The sums become the gradients of conv1's winners. One thread per four. */
 static __device__ void conv2_gather(memory &m, both kept1)

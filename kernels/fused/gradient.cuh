@@ -34,6 +34,7 @@ DEVICE void forward_to_pool2(memory &m)
     ends(m, PHASE_TAPS);
     unsigned idle = conv2_forward(m, m.round, kept1, kept2);
     update_conv3(m, idle);
+    number_slots(m, idle, kept1);
     ends(m, PHASE_CONV2);
     await_dense_weights(m);
     receive_pool2(m, m.round);

@@ -58,6 +58,13 @@ struct alignas(8) pixel {
     float blue;
 };
 
+/* Of a slot of conv2's weights (conv2.cuh): where its tap is in pool1, in bytes, and among the channel's weights. */
+struct conv2_tap {
+    uint16_t pool1, weight;
+};
+constexpr uint16_t NO_WEIGHT = 0xffff;
+constexpr unsigned TAP_SLOTS = 5 * LANES, PATCH_SLOTS = 7 * LANES; /* at least 6 * 25, and 6 * 36 */
+
 /* A number for each of the seat's samples. Not an array, which would lie in local memory. */
 struct both {
     unsigned first, second;
@@ -115,7 +122,10 @@ struct alignas(16) memory {
         int16_t base[196];
     } win1[EACH][6]; /* winners, taken apart: conv2's factors are made of the numbers */
     pixel image[EACH][32][PITCH_IMAGE];
-    winner win2[EACH][16][28];
+    struct {
+        float d;
+        int16_t base, met; /* met: the weight that the first of the 6x6 numbers that the window saw meets */
+    } win2[EACH][16][28];  /* winners, for both of what they are asked for */
     union {
         struct { /* from the pictures until conv1 is done */
             plane_factors<32, ACROSS1> factors1[EACH][3];
@@ -143,6 +153,8 @@ struct alignas(16) memory {
     fused_peers peers;
     mailbox *mail;  /* of the group's seats */
     uint32_t group; /* number among the net's */
+    conv2_tap taps[EACH][TAP_SLOTS];
+    uint16_t met[EACH][PATCH_SLOTS]; /* by a number that a window saw: the weight of channel 0 and winner 0, in bytes */
     draws now, next; /* of this group's tile, and of its next one */
     tile coming;     /* which that is; no samples: there is none */
     int8_t label[EACH]; /* -1: the tile lacks this sample */
