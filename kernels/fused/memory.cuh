@@ -87,7 +87,7 @@ constexpr unsigned ACROSS1 = 7, ACROSS2 = 3; /* stretches; conv2's begin at colu
  * and the gradients of the logits. The last seat's slice would begin where fc1's outputs end. */
 constexpr unsigned SLICE = 12;
 struct rows {
-    float y3[SAMPLES][120], d3[SAMPLES][PITCH_D3], y1[SAMPLES][SLICE], d1[SAMPLES][SLICE], dz[SAMPLES][12];
+    float y3[SAMPLES][120], y1[SAMPLES][SLICE], d1[SAMPLES][SLICE], dz[SAMPLES][12], d3[SAMPLES][PITCH_D3];
 };
 static_assert(SLICE * (SEATS - 1) == 84, "all seats but the last have a slice of fc1");
 
@@ -182,7 +182,7 @@ struct alignas(16) mailbox {
     uint64_t pool2[SAMPLES][INPUTS];   /* of the two channels, for all samples */
     uint64_t parts3[SEATS][EACH][120]; /* of conv3's sums, for the seat's samples */
     uint64_t dpool2[EACH][SEATS][PITCH_CONV3];
-    ulonglong2 rows[SAMPLES][92]; /* head.cuh */
+    ulonglong2 rows[SAMPLES * (120 + 2 * SLICE + 12 + 120) / 3]; /* of struct rows, without padding */
     /* of the group, in seat 0's mail: the new small parameters, two a line up to fc1, plain from there on */
     ulonglong2 conv[4072 / 2];
     float dense[SMALL];
