@@ -127,6 +127,12 @@ DEVICE unsigned number_of(unsigned slot, unsigned count)
     return slot < count ? slot : first < count ? first : 0;
 }
 
+/* The input channel that has a number, of n of each; what is behind the kept ones may be anything. */
+DEVICE unsigned channel_of(const memory &m, unsigned e, unsigned number, unsigned n, both kept1)
+{
+    return kept1[e] != 0 ? m.now.channels1[e][number / n] : 0;
+}
+
 /* What the slots of both samples are, by the warps from `first` on. */
 static __device__ void number_slots(memory &m, unsigned first, both kept1)
 {
@@ -136,7 +142,7 @@ static __device__ void number_slots(memory &m, unsigned first, both kept1)
 #pragma unroll 1
     for (unsigned i = begin; i < EACH * TAP_SLOTS; i += threads) {
         unsigned e = i / TAP_SLOTS, slot = i % TAP_SLOTS, count = 25 * (unsigned)__popc(kept1[e]);
-        unsigned number = number_of(slot, count), channel = m.now.channels1[e][number / 25], y = number % 25 / 5,
+        unsigned number = number_of(slot, count), channel = channel_of(m, e, number, 25, kept1), y = number % 25 / 5,
                  x = number % 5, weight = channel * PLANE2 + y * ROW2 + x;
         m.taps[e][slot].pool1 = (uint16_t)((pool1_at(channel) + y * PITCH_POOL1 + x) * sizeof(float));
         m.taps[e][slot].weight = slot < count ? (uint16_t)weight : NO_WEIGHT;
@@ -145,8 +151,8 @@ static __device__ void number_slots(memory &m, unsigned first, both kept1)
     for (unsigned i = begin; i < EACH * PATCH_SLOTS; i += threads) {
         unsigned e = i / PATCH_SLOTS, slot = i % PATCH_SLOTS;
         unsigned number = number_of(slot, PATCH * (unsigned)__popc(kept1[e]));
-        m.met[e][slot] =
-            (uint16_t)((m.now.channels1[e][number / PATCH] * PLANE2 + number % PATCH) * sizeof(float));
+        unsigned weight = channel_of(m, e, number, PATCH, kept1) * PLANE2 + number % PATCH;
+        m.met[e][slot] = (uint16_t)(weight * sizeof(float));
     }
 }
 static_assert(PATCH == PLANE2, "numbers and weights lie alike");
