@@ -3,6 +3,7 @@
  * ranks. `make device` has the same on a GPU, which holds all ranks of a test. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <cmocka.h>
@@ -196,7 +197,8 @@ static void assert_outcome(const char *what, const struct fused_run *run, const 
     assert_int_equal(run->after->loss, defined->state.loss);
 }
 
-static void compare(const struct fixture *f, const char *what, struct training t)
+/* True: a number was refused. */
+static bool compare(const struct fixture *f, const char *what, struct training t)
 {
     static struct outcome defined;
     char text[120];
@@ -208,6 +210,7 @@ static void compare(const struct fixture *f, const char *what, struct training t
     define(f, t, &defined);
     assert_outcome(text, &run, &defined);
     close_run(&run);
+    return defined.state.not_finite != 0;
 }
 
 /* What the orders of threads, or launches that fail, are for. */
@@ -250,6 +253,12 @@ static void rates_are_equal(void **state)
     struct fixture *f = *state;
     for (size_t i = 0; i < sizeof p / sizeof *p; i++)
         compare(f, "a rate", (struct training){p[i][0], p[i][1], 1, 16, 5 * (uint32_t)i, 5 * (uint32_t)i + 31, 5});
+}
+
+/* Tiles of one sample: a batch's last one, which another group has, and a batch of one. */
+static void a_sample_alone_is_equal(void **state)
+{
+    compare(*state, "a sample alone", (struct training){0.5, 0.5, 2, 17, 0, 18, 5});
 }
 
 static void groups_are_equal(void **state)
@@ -552,6 +561,23 @@ static void what_is_refused_is_refused_by_both(void **state)
         }
 }
 
+/* NaN in a plane of conv2's weights counts where a sample keeps both channels; else it touches nothing, nor what lies
+ * beside it. */
+static void what_is_dropped_may_be_broken(void **state)
+{
+    struct fixture *f = *state;
+    int refused = 0;
+    for (size_t c = 0; c < 16; c++) {
+        float *plane = f->first + lenet5_parameters[2].offset + (c * 6 + c % 6) * 25, whole[25];
+        memcpy(whole, plane, sizeof whole);
+        for (int i = 0; i < 25; i++)
+            plane[i] = NAN;
+        refused += compare(f, "a broken plane", (struct training){0.5, 0.5, 1, 16, 3, 5, 5});
+        memcpy(plane, whole, sizeof whole);
+    }
+    assert_in_range(refused, 3, 13);
+}
+
 static void evaluation_is_equal(void **state)
 {
     enum { FIRST = 16, LAST = 16 + 77 };
@@ -600,6 +626,7 @@ int main(int count, char **words)
         cmocka_unit_test(a_device_may_be_too_small),
         cmocka_unit_test(nets_are_equal),
         cmocka_unit_test(rates_are_equal),
+        cmocka_unit_test(a_sample_alone_is_equal),
         cmocka_unit_test(groups_are_equal),
         cmocka_unit_test(orders_are_equal),
         cmocka_unit_test(ranks_are_equal),
@@ -612,6 +639,7 @@ int main(int count, char **words)
         cmocka_unit_test(ends_of_nets_are_their_own),
         cmocka_unit_test(a_wish_to_stop_is_granted),
         cmocka_unit_test(what_is_refused_is_refused_by_both),
+        cmocka_unit_test(what_is_dropped_may_be_broken),
         cmocka_unit_test(evaluation_is_equal),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
