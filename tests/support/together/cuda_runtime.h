@@ -52,8 +52,8 @@ extern together_index together_thread, together_block;
 #define threadIdx together_thread
 #define blockIdx together_block
 
-/* Gives way until `threads` of the block, or all lanes of the warp, are here. */
-void together_barrier(unsigned threads);
+/* Gives way until all threads of the block, or all lanes of the warp, are here. */
+void together_barrier();
 void together_warp_barrier();
 /* Gives way to others; `waiting`: because it can do nothing until they do. */
 void together_yield(bool waiting);
@@ -81,7 +81,7 @@ void together_await_copies();
 
 static inline void __syncthreads()
 {
-    together_barrier(0);
+    together_barrier();
 }
 
 static inline void __syncwarp()

@@ -60,7 +60,7 @@ struct released {
     changes all;
 };
 
-/* Of a block or a warp, or of the first threads of a block: how many wait. */
+/* Of a block or a warp: how many wait. */
 struct waiting {
     unsigned threads, count;
     unsigned *fibers;
@@ -76,7 +76,7 @@ struct launch {
     fiber *fibers;
     unsigned *ready, ready_count, first_ready; /* a ring */
     unsigned *polling, polling_count;          /* wait for another block, and look again later */
-    waiting *at_block, *at_part, *at_warp;
+    waiting *at_block, *at_warp;
     uint64_t useless; /* times that they looked since one was of use */
     bool abroad;      /* and one of them at what another process may write */
     bool given_up;
@@ -282,7 +282,6 @@ launch *begin(const call &call)
     launch->ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
     launch->polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
     launch->at_block = barriers(launch->blocks, launch->threads);
-    launch->at_part = barriers(launch->blocks, 0);
     launch->at_warp = barriers(all() / WARP, WARP);
     launch->late = together.late;
     for (unsigned i = 0; i < (together.late > 0 ? together.late_from * launch->threads : all()); i++)
@@ -314,7 +313,7 @@ void end(launch *launch)
         show(released.all);
     for (unseen &unseen : launch->hidden)
         show(unseen.ordered), show(unseen.fresh);
-    drop(launch->at_block, launch->blocks), drop(launch->at_part, launch->blocks), drop(launch->at_warp, all() / WARP);
+    drop(launch->at_block, launch->blocks), drop(launch->at_warp, all() / WARP);
     delete[] launch->fibers;
     free(launch->ready), free(launch->polling);
     munmap(launch->shared, all_shared_bytes()), munmap(launch->stacks, all_stack_bytes());
@@ -338,13 +337,9 @@ bool run_call(void *context)
 struct together together;
 together_index together_thread, together_block;
 
-void together_barrier(unsigned threads)
+void together_barrier()
 {
-    waiting *barrier = &(threads == 0 ? running->at_block : running->at_part)[blockIdx.x];
-    if (threads != 0 && barrier->threads == 0)
-        free(barrier->fibers), barrier->threads = threads,
-                               barrier->fibers = static_cast<unsigned *>(calloc(threads, sizeof(unsigned)));
-    wait_at(barrier);
+    wait_at(&running->at_block[blockIdx.x]);
 }
 
 void together_warp_barrier()
