@@ -5,7 +5,7 @@
 
 extern "C" const char *fused_phase(uint32_t phase)
 {
-    static const char *const names[] = {"masks, pictures", "grid wait",    "update",         "factors, taps",
+    static const char *const names[] = {"pictures",        "grid wait",    "update",         "factors, taps",
                                         "conv1",           "conv2",        "wait for pool2", "conv3",
                                         "head",            "wait for rows", "conv3 back",     "dense weights",
                                         "conv2 weights",   "conv2 input",  "conv1 weights"};

@@ -5,7 +5,8 @@
  *             of words. A warp 15 pairs of windows, 30 of 32 lanes, of up to two or four channels. 15 pairs x 80 FFMA
  *             for each kept channel of pool1 and of pool2: net A 230,000 of a seat's two samples by 8 of 16 warps, D a
  *             quarter by 5 to 9
- *   weights   a warp a channel, a lane a tap, of all six input planes; 150 FFMA a live window and channel, half with D
+ *   weights   a warp a channel, a lane every 32nd tap of all kept input channels; 150 FFMA a live window and channel,
+ *             half with D
  *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
  *             channels, of which 25 count; then up to nine windows are added to each number of pool1
  */

@@ -36,7 +36,8 @@ static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES
 {
     for (unsigned i = (tid() - first) % THREADS; i < CHANNELS * PLANES * 5; i += THREADS) {
         unsigned plane = i / 5, row = i % 5;
-        make_row_taps(w + plane * PITCH_PLANE + row * PITCH_ROW, unit, taps[plane / PLANES].rows[plane % PLANES * 5 + row]);
+        make_row_taps(w + plane * PITCH_PLANE + row * PITCH_ROW, unit,
+                      taps[plane / PLANES].rows[plane % PLANES * 5 + row]);
     }
 }
 

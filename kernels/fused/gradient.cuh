@@ -70,7 +70,7 @@ DEVICE void dense_back(memory &m)
             dense_weights(m, unit);
     ends(m, PHASE_DENSE);
 }
-static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 14 - 16, "every unit is somebody's");
+static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 13, "every unit is somebody's");
 
 DEVICE void tile_gradient(memory &m)
 {

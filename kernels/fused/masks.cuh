@@ -94,8 +94,8 @@ static __device__ __noinline__ void draw_numbered(uint64_t step, unsigned number
             fetch_into_l2(record_of(m, d, e) + 128 * lane);
     /* The dense layers' of the seat's samples; one that the tile lacks keeps nothing, so that all it leaves is 0. */
 #pragma unroll 1
-    for (unsigned i = lane; i < EACH * 52; i += LANES) {
-        unsigned e = i / 52, block = i % 52, s = d.sample[EACH * seat_of() + e];
+    for (unsigned i = lane; i < EACH * 51; i += LANES) {
+        unsigned e = i / 51, block = i % 51, s = d.sample[EACH * seat_of() + e];
         unsigned kept = s < count ? draw(m, tile, block < 30 ? 2 : 3, s, block < 30 ? block : block - 30) : 0;
         (block < 30 ? d.drawn3[e][block] : d.drawn1[e][block - 30]) = (uint8_t)kept;
     }

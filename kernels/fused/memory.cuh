@@ -103,7 +103,7 @@ struct tile {
 struct draws {
     struct tile tile;
     uint32_t record[SAMPLES];
-    uint8_t drawn[SAMPLES][6], drawn3[EACH][30], drawn1[EACH][22]; /* masks, four elements in each */
+    uint8_t drawn[SAMPLES][6], drawn3[EACH][30], drawn1[EACH][21]; /* masks, four elements in each */
     uint8_t keep1[SAMPLES];
     uint16_t keep2[SAMPLES];
     uint8_t place[SAMPLES], sample[SAMPLES];         /* sample s is seat place[s] / 2's; sample: the inverse */
@@ -114,7 +114,8 @@ struct mailbox;
 
 struct alignas(16) memory {
     /* the small parameters, FUSED_SMALL numbers one after the other */
-    float w1[6][3][25], zeros[22], w2[16][6][PLANE2], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84], bf2[12];
+    float w1[6][3][25], zeros[22], w2[16][6][PLANE2], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84],
+        bf2[12];
     float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
 
     struct {
@@ -136,7 +137,7 @@ struct alignas(16) memory {
             float pool1[EACH][2 * THREE_POOL1]; /* pool1_at */
             float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
             union {
-                plane_factors<14, ACROSS2> factors2[EACH][6]; /* forward through conv2, and before its taps */
+                plane_factors<14, ACROSS2> factors2[EACH][6]; /* forward through conv2 */
                 struct { /* from conv3 on */
                     struct rows rows;
                     float y3[EACH][120], y1[EACH][SEATS * SLICE], d1[EACH][SEATS * SLICE], d3[EACH][120],
@@ -155,22 +156,22 @@ struct alignas(16) memory {
     uint32_t group; /* number among the net's */
     conv2_tap taps[EACH][TAP_SLOTS];
     uint16_t met[EACH][PATCH_SLOTS]; /* by a number that a window saw: the weight of channel 0 and winner 0, in bytes */
-    draws now, next; /* of this group's tile, and of its next one */
-    tile coming;     /* which that is; no samples: there is none */
+    draws now, next;    /* of this group's tile, and of its next one */
+    tile coming;        /* which that is; no samples: there is none */
     int8_t label[EACH]; /* -1: the tile lacks this sample */
-    uint32_t step;                                   /* of the launch */
-    int64_t *sums;                                   /* of the step */
-    uint32_t round;                                  /* of the tile's mail; the first thread counts it */
-    uint32_t arrivals;                               /* at the group's counter: the first thread's */
+    uint32_t step;      /* of the launch */
+    int64_t *sums;      /* of the step */
+    uint32_t round;     /* of the tile's mail; the first thread counts it */
+    uint32_t arrivals;  /* at the group's counter: the first thread's */
     /* What is left of an update (update.cuh): fc1 and fc2 have new weights, which this block has yet to fetch; and this
      * seat's sums of conv3 that its weights wait for, or NULL, and the unit of those. */
     uint32_t dense_awaited;
     const int64_t *conv3_sums;
     double conv3_unit;
-    uint32_t refused;       /* a term of this step was */
-    uint32_t wish;          /* the first thread of the first block: to stop */
-    uint32_t awaited;       /* at this rank's counter of peers.cuh: the first thread's */
-    fused_state state;      /* and what the run has done */
+    uint32_t refused;  /* a term of this step was */
+    uint32_t wish;     /* the first thread of the first block: to stop */
+    uint32_t awaited;  /* at this rank's counter of peers.cuh: the first thread's */
+    fused_state state; /* and what the run has done */
 #ifdef FUSED_CLOCKS
     long long since, clocks[32];
 #endif

@@ -2,7 +2,6 @@
 #ifndef DTRAIN_FUSED_STATE_CUH
 #define DTRAIN_FUSED_STATE_CUH
 
-#include "conv2.cuh"
 #include "memory.cuh"
 
 /* The run of this block's net: every net has as many groups, one net's after the other's. */
