@@ -74,10 +74,9 @@ static __device__ __noinline__ void draw_numbered(uint64_t step, unsigned number
     draws &d = m.next;
     tile tile = {step, number, position, count};
     unsigned lane = tid() % LANES;
-    if (lane < SAMPLES) {
-        unsigned at = position + (lane < count ? lane : 0);
-        d.record[lane] = m.run.order != nullptr ? m.run.order[at] : at;
-    }
+    unsigned record = position + (lane < count ? lane : 0);
+    if (m.run.order != nullptr)
+        record = m.run.order[record]; /* on its way while masks are drawn */
     if (lane == 0)
         d.tile = tile;
 #pragma unroll 1
@@ -86,6 +85,8 @@ static __device__ __noinline__ void draw_numbered(uint64_t step, unsigned number
         unsigned kept = s < count ? draw(m, tile, block < 2 ? 0 : 1, s, block < 2 ? block : block - 2) : 0;
         d.drawn[s][block] = (uint8_t)kept;
     }
+    if (lane < SAMPLES)
+        d.record[lane] = record;
     __syncwarp();
     assign_samples(d);
 #pragma unroll
