@@ -4,6 +4,7 @@
 
 #include "conv1.cuh"
 #include "conv2.cuh"
+#include "conv2_back.cuh"
 #include "conv3.cuh"
 #include "head.cuh"
 #include "tile.cuh"

@@ -58,7 +58,7 @@ struct alignas(8) pixel {
     float blue;
 };
 
-/* Of a slot of conv2's weights (conv2.cuh): where its tap is in pool1, in bytes, and among the channel's weights. */
+/* Of a slot of conv2's weights (conv2_back.cuh): where its tap is in pool1, in bytes, and among a channel's weights. */
 struct conv2_tap {
     uint16_t pool1, weight;
 };
