@@ -22,8 +22,10 @@ namespace
 enum {
     WARP = 32,
     STACK_BYTES = 32 * 1024 + 9 * 64,
+    PAGE_BYTES = 4096,
     CANARY_BYTES = 4096,
     CANARY = 0xff,
+    CLOSED_BYTES = 64 * 1024, /* behind a block's shared memory */
     MULTIPROCESSORS = 16,
     SHARED_BYTES = 227 << 10
 };
@@ -229,23 +231,45 @@ char *map(size_t bytes)
     return static_cast<char *>(memory);
 }
 
+/* A block has canaries, its shared memory, and behind that at once what nobody may touch. */
+size_t open_bytes()
+{
+    return (CANARY_BYTES + running->shared_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
 size_t pitch()
 {
-    return CANARY_BYTES + (running->shared_bytes + CANARY_BYTES - 1) / CANARY_BYTES * CANARY_BYTES;
+    return open_bytes() + CLOSED_BYTES;
+}
+
+char *shared_of(unsigned block)
+{
+    return running->shared + block * pitch() + open_bytes() - running->shared_bytes;
+}
+
+/* NaN of all kinds, so that neither its numbers nor its bytes will do for anything. */
+void open_shared(unsigned block)
+{
+    char *end = shared_of(block) + running->shared_bytes;
+    memset(end - open_bytes(), CANARY, open_bytes());
+    uint32_t bits = (uint32_t)together.seed + block;
+    for (char *at = shared_of(block); at < end; at += sizeof bits) {
+        bits = bits * 1664525u + 1013904223u;
+        uint32_t word = 0xff800001u | bits >> 9;
+        memcpy(at, &word, sizeof word);
+    }
+    if (mprotect(end, CLOSED_BYTES, PROT_NONE) != 0)
+        fail("no memory that is closed");
 }
 
 void look_at_canaries()
 {
-    for (unsigned block = 0; block <= running->blocks; block++) {
-        const char *gap = running->shared + block * pitch(),
-                   *before = gap - (pitch() - CANARY_BYTES - running->shared_bytes);
-        for (const char *byte = block > 0 ? before : gap; byte < gap + CANARY_BYTES; byte++)
+    for (unsigned block = 0; block < running->blocks; block++)
+        for (const char *byte = running->shared + block * pitch(); byte < shared_of(block); byte++)
             if ((unsigned char)*byte != CANARY) {
-                fprintf(stderr, "together: shared memory, %s block %u\n", byte < gap ? "past the end of" : "beside",
-                        byte < gap ? block - 1 : block);
+                fprintf(stderr, "together: shared memory, before block %u\n", block);
                 abort();
             }
-    }
 }
 
 struct call {
@@ -259,7 +283,7 @@ struct call {
 
 size_t all_shared_bytes()
 {
-    return (size_t)running->blocks * pitch() + CANARY_BYTES;
+    return (size_t)running->blocks * pitch();
 }
 
 size_t all_stack_bytes()
@@ -277,7 +301,8 @@ launch *begin(const call &call)
     launch->hidden = std::vector<unseen>(call.blocks);
     state = together.seed;
     launch->shared = map(all_shared_bytes()), launch->stacks = map(all_stack_bytes());
-    memset(launch->shared, CANARY, all_shared_bytes());
+    for (unsigned block = 0; block < launch->blocks; block++)
+        open_shared(block);
     launch->fibers = new fiber[all()]();
     launch->ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
     launch->polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
@@ -470,7 +495,7 @@ long long clock64()
 
 void *together_shared()
 {
-    return running->shared + blockIdx.x * pitch() + CANARY_BYTES;
+    return shared_of(blockIdx.x);
 }
 
 /* Of the environment if it is there, else what the test says, else what a test's time allows. */
@@ -494,7 +519,8 @@ cudaError_t together_launch(unsigned blocks, unsigned threads, size_t shared_byt
                             void (*thread)(const void *context), const void *context, size_t context_bytes)
 {
     call call = {blocks, threads, shared_bytes, thread, nullptr, false, {}};
-    if (context_bytes > sizeof call.context || threads % WARP != 0 || threads == 0 || blocks == 0)
+    if (context_bytes > sizeof call.context || threads % WARP != 0 || threads == 0 || blocks == 0 ||
+        shared_bytes % 16 != 0)
         fail("a launch that nobody can do");
     memcpy(call.context, context, context_bytes);
     if (emulated_queue != nullptr)

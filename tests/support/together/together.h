@@ -3,9 +3,9 @@
  *
  * A fiber gives way where it synchronises, where it waits for another block, and, at random, where it reads or writes
  * what other blocks do too. Which of all that can goes on next is drawn by `seed`: a kernel whose results depend on it
- * lacks a barrier. Shared memory begins as NaN, with canaries on both sides. A barrier that some never reach, waits
- * without end and a canary that was written on end the program with a message. Where a GPU is emulated a launch may
- * wait for one of another process: it then gives way to the host, too.
+ * lacks a barrier. Shared memory begins as NaN; whoever reads or writes up to 64 KB behind it ends the program. So do,
+ * with a message, a barrier that some never reach, waits without end, and canaries before shared memory that were
+ * written on. Where a GPU is emulated a launch may wait for one of another process: it then gives way to the host, too.
  */
 #ifndef DTRAIN_TOGETHER_H
 #define DTRAIN_TOGETHER_H
