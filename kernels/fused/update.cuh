@@ -1,9 +1,9 @@
 /* update.cuh - the end of a step: its sums are complete, and become new weights.
  *
  * Every group does all of it for itself, a seat what it owns: an eighth of the small parameters, which it sends to its
- * group, and conv3's weights of its two channels, which nobody else has. The convolutions' weights and the biases go by
- * lines, as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while
- * conv3 goes forward; and conv3's are updated by warps that conv2 leaves idle.
+ * group, and conv3's weights of its two channels, which nobody else has. conv1, conv2 and conv3's biases go by lines,
+ * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while conv3
+ * goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
  * In: 63 KB of sums a seat. 15,856 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
@@ -139,7 +139,7 @@ static __device__ void finish_update(memory &m)
 
 /* The sums of a batch of `samples` are complete: the update, unless a number in them was refused. True if the run
  * is over: a number was refused, and the step is not applied; or a rank asked to stop, and it is. round: of the new
- * weights' lines. On return conv1's and conv2's weights and the biases are there. */
+ * weights' lines. On return conv1, conv2 and conv3's biases are there. */
 static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sums, unsigned samples)
 {
     longlong2 own[OWN_TURNS];
