@@ -81,7 +81,8 @@ static void nodes_train(struct nodes *n, size_t steps)
     static const volatile sig_atomic_t stop = 0;
     struct train_report done;
     for (size_t first = 0; first < steps * n->batch; first += done.samples) {
-        struct span span = {n->step, first, steps * n->batch, 0.01f, &stop};
+        struct span span = {
+            .step = n->step, .first = first, .end = steps * n->batch, .learning_rate = 0.01f, .stop = &stop};
         step_train(n->engine, &span, &done);
         n->step += done.steps;
     }

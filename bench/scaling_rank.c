@@ -68,8 +68,13 @@ static void train(struct bench *b, size_t steps)
         reserve(b, 1);
         size_t left = (b->data.train.count - b->in_epoch) / b->options->batch_size;
         left = left < steps - done ? left : steps - done;
-        struct span span = {b->step, b->in_epoch, b->in_epoch + left * b->options->batch_size,
-                            (float)b->options->learning_rate, &never};
+        struct span span = {
+            .step = b->step,
+            .first = b->in_epoch,
+            .end = b->in_epoch + left * b->options->batch_size,
+            .learning_rate = (float)b->options->learning_rate,
+            .stop = &never,
+        };
         struct train_report report;
         step_train(b->engine, &span, &report);
         b->step += report.steps;

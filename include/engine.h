@@ -63,6 +63,8 @@ struct span {
                             samples; the one that reaches `end` may be smaller */
     float learning_rate;
     const volatile sig_atomic_t *stop; /* this rank's wish to stop; any rank's is seen by all */
+    void (*meanwhile)(void *context);  /* called once or not at all, while a GPU is at these steps; or NULL */
+    void *context;
 };
 
 struct train_report {

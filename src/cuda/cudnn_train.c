@@ -113,6 +113,8 @@ bool cudnn_train(struct engine *engine, const struct span *span, struct train_re
     write_step(cudnn, span->step, span->first, span->learning_rate);
     queue_steps(cudnn, span);
     CUDA_CHECK(cudaMemcpyAsync(done, cudnn->step, sizeof *done, cudaMemcpyDefault, queue->stream));
+    if (span->meanwhile != NULL)
+        span->meanwhile(span->context);
     queue_finish(queue, span->stop);
     range_end();
     *report = (struct train_report){

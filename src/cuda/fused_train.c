@@ -170,6 +170,9 @@ void fused_train_several(struct engine *const *engines, int count, const struct 
     for (int i = 0; i < count; i++)
         CUDA_CHECK(cudaMemcpyAsync(&states[i], team.nets[i]->state[team.nets[i]->now], sizeof *states,
                                    cudaMemcpyDefault, team.device->queue.stream));
+    for (int i = 0; i < count; i++)
+        if (spans[i].meanwhile != NULL)
+            spans[i].meanwhile(spans[i].context);
     queue_finish(&team.device->queue, spans[0].stop);
     range_end();
     for (int i = 0; i < count; i++)

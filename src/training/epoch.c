@@ -40,6 +40,35 @@ static size_t reachable(const struct trainer *trainer)
     return left < steps_to_end ? progress->in_epoch + left * batch : count;
 }
 
+static void shuffle(const struct trainer *trainer, uint64_t epoch, uint32_t *order)
+{
+    sampler_shuffle(trainer->setup.trial->options.seed, epoch, trainer->setup.data->train.count, order);
+}
+
+/* While a GPU is at an epoch, of the next one. */
+static void draw_order_ahead(void *context)
+{
+    struct trainer *trainer = context;
+    uint64_t next = trainer->state.progress.epoch + 1;
+    if (trainer->ahead == next)
+        return;
+    trainer->ahead = next;
+    shuffle(trainer, next, trainer->order_ahead);
+}
+
+static void begin_order(struct trainer *trainer)
+{
+    uint64_t epoch = trainer->state.progress.epoch;
+    if (trainer->ahead == epoch) {
+        uint32_t *drawn = trainer->order_ahead;
+        trainer->order_ahead = trainer->order;
+        trainer->order = drawn;
+        trainer->ahead = UINT64_MAX;
+    } else
+        shuffle(trainer, epoch, trainer->order);
+    trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
+}
+
 /* Opens what is left of the epoch. */
 static void begin_steps(struct trainer *trainer)
 {
@@ -52,8 +81,7 @@ static void begin_steps(struct trainer *trainer)
     if (trainer->spent)
         return;
     trainer->reach = reachable(trainer);
-    sampler_shuffle(options->seed, progress->epoch, trainer->setup.data->train.count, trainer->order);
-    trainer->engine->ops->begin_epoch(trainer->engine, trainer->order);
+    begin_order(trainer);
     trainer_read_clock(trainer);
 }
 
@@ -63,7 +91,7 @@ static bool has_steps(const struct trainer *trainer)
            !trainer->last.not_finite;
 }
 
-static struct span next_span(const struct trainer *trainer)
+static struct span next_span(struct trainer *trainer)
 {
     const struct progress *progress = &trainer->state.progress;
     comm_set_step(trainer->setup.comm, progress->step);
@@ -73,6 +101,8 @@ static struct span next_span(const struct trainer *trainer)
         .end = trainer->reach,
         .learning_rate = (float)learning_rate(trainer),
         .stop = trainer->setup.stop,
+        .meanwhile = trainer->order_ahead != NULL ? draw_order_ahead : NULL,
+        .context = trainer,
     };
 }
 

@@ -67,6 +67,9 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
     trainer->state.weights = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.weights, "the weights");
     trainer->state.velocity = memory_allocate(LENET5_WEIGHTS, sizeof *trainer->state.velocity, "the momentum");
     trainer->order = memory_allocate(setup->data->train.count, sizeof *trainer->order, "the order of an epoch");
+    if (setup->engine->on_gpu)
+        trainer->order_ahead = memory_allocate(setup->data->train.count, sizeof *trainer->order, "the next one");
+    trainer->ahead = UINT64_MAX;
     if (trainer->leader) {
         comm_away(setup->comm);
         run_files_open(&trainer->files, setup->directory, &setup->trial->options, &trainer->terms,
@@ -104,6 +107,7 @@ void trainer_close(struct trainer *trainer)
     if (trainer->engine != NULL)
         trainer->engine->ops->close(trainer->engine);
     run_files_close(&trainer->files);
+    free(trainer->order_ahead);
     free(trainer->order);
     free(trainer->state.velocity);
     free(trainer->state.weights);

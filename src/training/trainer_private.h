@@ -12,6 +12,8 @@ struct trainer {
     struct run_state state; /* weights and velocity: copies of the engine's, for files and digests */
     struct engine *engine;
     uint32_t *order;        /* of the open epoch */
+    uint32_t *order_ahead;  /* of epoch ahead, drawn while a GPU is at the one before; NULL: on CPUs */
+    uint64_t ahead;         /* UINT64_MAX: of none */
     struct run_files files; /* the leader's */
 
     size_t reach; /* of the open epoch: positions that may be used before --max-steps is reached */

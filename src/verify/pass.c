@@ -57,7 +57,13 @@ static bool step_apart(struct verify *verify, const struct lesson_batch *batch, 
 static bool step_in_one(struct engine *engine, const struct lesson_batch *batch, int64_t *loss)
 {
     static const volatile sig_atomic_t never = 0;
-    const struct span span = {batch->step, batch->first, batch->end, LESSON_RATE, &never};
+    const struct span span = {
+        .step = batch->step,
+        .first = batch->first,
+        .end = batch->end,
+        .learning_rate = LESSON_RATE,
+        .stop = &never,
+    };
     struct train_report report;
     step_train(engine, &span, &report);
     *loss = report.loss;

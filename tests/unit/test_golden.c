@@ -318,7 +318,7 @@ static void train(struct run *run, const float *losses)
             run->engine->ops->begin_epoch(run->engine, run->order);
         }
         size_t last = first + SGD_BATCH < SGD_EPOCH ? first + SGD_BATCH : SGD_EPOCH;
-        struct span span = {step, first, last, 0.01f, &stop};
+        struct span span = {.step = step, .first = first, .end = last, .learning_rate = 0.01f, .stop = &stop};
         struct train_report report = {0};
         step_train(run->engine, &span, &report);
         assert_int_equal(report.steps, 1);
