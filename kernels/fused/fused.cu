@@ -10,7 +10,7 @@ DEVICE void evaluate_head(const memory &m, evaluation *sum)
     unsigned k = tid() % 16;
     logit l = classify(m);
     bool refused = false;
-    long long loss = fixed_point(l.loss, &refused);
+    long long loss = fixed_point(loss_of(l.denominator, l.rest), &refused);
     unsigned best = k < 10 && l.z == l.largest ? k : 16; /* the first of the largest */
 #pragma unroll
     for (unsigned apart = 8; apart > 0; apart /= 2) {

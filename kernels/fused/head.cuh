@@ -79,8 +79,8 @@ DEVICE float fc2_forward(const memory &m, unsigned e, unsigned row)
 }
 
 struct logit {
-    float z, largest, numerator, denominator, loss;
-    int label; /* -1: there is no such sample */
+    float z, largest, numerator, denominator, rest; /* the loss is log(denominator) + rest */
+    int label;                                      /* -1: there is no such sample */
 };
 
 /* The first warp. */
@@ -101,8 +101,13 @@ DEVICE logit classify(const memory &m)
     for (unsigned j = 0; j < 10; j++)
         l.denominator += __shfl_sync(0xffffffffu, l.numerator, e * 16 + j);
     float z_label = __shfl_sync(0xffffffffu, l.z, e * 16 + (unsigned)(l.label < 0 ? 0 : l.label));
-    l.loss = defined_log(l.denominator) + (l.largest - z_label);
+    l.rest = l.largest - z_label;
     return l;
+}
+
+DEVICE float loss_of(float denominator, float rest)
+{
+    return defined_log(denominator) + rest;
 }
 
 /* --- back ------------------------------------------------------------------------------------- */
@@ -150,6 +155,14 @@ DEVICE void conv3_back(memory &m)
     }
 }
 
+/* By the last threads, which conv3_back has no use for: nobody waits for the logarithm. */
+DEVICE void add_losses(memory &m)
+{
+    unsigned e = THREADS - 1 - tid();
+    if (e < EACH && m.label[e] >= 0)
+        add_term(m, FUSED_LOSS, loss_of(m.losses[e].x, m.losses[e].y));
+}
+
 /* --- together --------------------------------------------------------------------------------- */
 
 DEVICE void head_forward(memory &m, unsigned round)
@@ -168,14 +181,15 @@ static __device__ void head_back(memory &m)
         logit l = classify(m);
         if (k < 12)
             m.dz[e][k] = l.label >= 0 && k < 10 ? l.numerator / l.denominator - ((int)k == l.label ? 1.0f : 0.0f) : 0;
-        if (k == 0 && l.label >= 0)
-            add_term(m, FUSED_LOSS, l.loss);
+        if (k == 0)
+            m.losses[e] = make_float2(l.denominator, l.rest);
     } else if (tid() >= 2 * LANES)
         send_outputs(m, 2 * LANES, m.round);
     __syncthreads();
     fc1_back(m);
     __syncthreads();
     conv3_back(m);
+    add_losses(m);
     __syncthreads();
     send_gradients(m, m.round);
 }

@@ -142,6 +142,7 @@ struct alignas(16) memory {
                     struct rows rows;
                     float y3[EACH][120], y1[EACH][SEATS * SLICE], d1[EACH][SEATS * SLICE], d3[EACH][120],
                         dz[EACH][12]; /* this seat's */
+                    float2 losses[EACH];
                 };
             };
         };
