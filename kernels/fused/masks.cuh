@@ -66,15 +66,11 @@ DEVICE const uint8_t *record_of(const memory &m, const draws &d, unsigned e)
     return m.run.records + (size_t)d.record[d.sample[EACH * seat_of() + e]] * RECORD;
 }
 
-/* The last warp: the tile becomes m.next, and its two records of this seat are fetched into the L2. Out of line, as
- * several call it; its arguments are numbers, so that they come in registers. */
-static __device__ __noinline__ void draw_numbered(uint64_t step, unsigned number, unsigned position, unsigned count)
+/* The last warp: the tile becomes m.next, and its two records of this seat are fetched into the L2. */
+static __device__ void draw_masks(memory &m, const tile &tile)
 {
-    memory &m = shared();
     draws &d = m.next;
-    tile tile = {step, number, position, count};
-    unsigned lane = tid() % LANES;
-    unsigned record = position + (lane < count ? lane : 0);
+    unsigned lane = tid() % LANES, count = tile.count, record = tile.position + (lane < count ? lane : 0);
     if (m.run.order != nullptr)
         record = m.run.order[record]; /* on its way while masks are drawn */
     if (lane == 0)
@@ -102,10 +98,25 @@ static __device__ __noinline__ void draw_numbered(uint64_t step, unsigned number
     }
 }
 
+/* The last warp. Out of line, as several call it; its arguments are numbers, so that they come in registers. */
+static __device__ __noinline__ void work_ahead(uint64_t step, unsigned number, unsigned position, unsigned count)
+{
+    memory &m = shared();
+    bool asks = block_of(m) == 0 && tid() % LANES == 0;
+    int32_t wish = 0;
+    if (asks && m.run.stop != nullptr)
+        wish = *m.run.stop; /* on its way from the host meanwhile */
+    if (count != 0)
+        draw_masks(m, tile{step, number, position, count});
+    if (asks)
+        m.wish = wish;
+}
+
+/* What the last warp does while others are busy: the next tile's masks, if there is one, and the host's wish to stop. */
 DEVICE void draw_tile(const tile &tile)
 {
-    if (is_last_warp() && tile.count != 0)
-        draw_numbered(tile.step, tile.number, tile.position, tile.count);
+    if (is_last_warp())
+        work_ahead(tile.step, tile.number, tile.position, tile.count);
 }
 
 #endif

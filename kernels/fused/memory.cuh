@@ -170,7 +170,7 @@ struct alignas(16) memory {
     const int64_t *conv3_sums;
     double conv3_unit;
     uint32_t refused;  /* a term of this step was */
-    uint32_t wish;     /* the first thread of the first block: to stop */
+    int32_t wish;      /* of the host, to stop, as the first block has last seen it */
     uint32_t awaited;  /* at this rank's counter of peers.cuh: the first thread's */
     fused_state state; /* and what the run has done */
 #ifdef FUSED_CLOCKS

@@ -111,8 +111,6 @@ DEVICE void run_steps(memory &m)
     for (unsigned i = 0;; i = m.step + 1) {
         if (first_tile(m, i) < end_tile(m, i))
             prepare(m, i, first_tile(m, i));
-        if (is_first(m))
-            m.wish = m.run.stop != nullptr && *m.run.stop; /* a way to the host: before the wait */
         ends(m, PHASE_TILE);
         if (i == 0 ? m.run.pending != 0 : samples_of(m, i) != 0 || m.run.closes)
             if (finish_before(m, i))

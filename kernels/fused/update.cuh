@@ -146,11 +146,12 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
     read_sums<OWN_TURNS>(sums + SUMS_SMALL + seat_of() * OWN, tid(), THREADS, OWN / 2, own);
     bool refused = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_REFUSED)) != 0;
     bool stopped = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_STOP)) != 0;
+    long long loss = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_LOSS)); /* asked for with the others */
     if (is_first(m)) {
         m.state.not_finite = refused;
         m.state.stopped = stopped && !refused;
         if (!refused)
-            m.state.loss += __ldcg(reinterpret_cast<const long long *>(sums + FUSED_LOSS)), m.state.applied++;
+            m.state.loss += loss, m.state.applied++;
     }
     if (refused)
         return true;
