@@ -34,9 +34,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
     load(m, false);
 #pragma unroll 1
     for (unsigned number = m.group; number * SAMPLES < samples; number = m.now.tile.number + m.run.groups) {
+        take_masks(m);
         if (tid() == 0)
             m.coming = tile_of(0, m.run.position, samples, number + m.run.groups);
-        prepare_tile();
+        place_pictures();
         forward(m);
         if (tid() < LANES)
             evaluate_head(m, sum); /* what it reads is written again behind a barrier */

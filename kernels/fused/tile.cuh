@@ -29,25 +29,23 @@ DEVICE void place_factors(memory &m, unsigned e, unsigned plane, unsigned q, con
         make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
 }
 
-/* m.next becomes m.now. */
+/* m.next becomes m.now, between barriers: all are through with the tile before, and have read which it was. */
 DEVICE void take_masks(memory &m)
 {
     constexpr unsigned WORDS = sizeof(draws) / 4;
-    __syncthreads(); /* all have read which tile was the last one */
+    __syncthreads();
     if (tid() < WORDS)
         reinterpret_cast<uint32_t *>(&m.now)[tid()] = reinterpret_cast<const uint32_t *>(&m.next)[tid()];
     __syncthreads();
 }
 static_assert(sizeof(draws) % 4 == 0 && sizeof(draws) / 4 <= THREADS, "a word a thread");
 
-/* The tile in m.next; m.coming is drawn next. What it leaves is there behind the next barrier. What it overwrites was
- * read before the last tile's end, but for the parts of conv1's weights: where they lie it writes behind a barrier of
- * its own. Out of line, as it is called twice. */
-static __device__ __noinline__ void prepare_tile()
+/* Of the tile in m.now; behind take_masks, as where conv1's weights have left parts it writes. What it leaves is there
+ * behind the next barrier. Out of line, as it is called twice. */
+static __device__ __noinline__ void place_pictures()
 {
     memory &m = shared();
     unsigned t = tid(), e = t / 256, q = t % 256; /* which four pixels of a plane of which sample */
-    take_masks(m);
     const uint8_t *record = record_of(m, m.now, e), *at = record + 1 + 4 * q;
     unsigned low[3], high[3];
 #pragma unroll

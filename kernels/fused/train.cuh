@@ -48,17 +48,32 @@ DEVICE tile tile_of_step(const memory &m, unsigned i, unsigned number)
     return tile_of(m.run.step + i, position_of(m, i), number < end_tile(m, i) ? samples_of(m, i) : 0, number);
 }
 
-/* Tile `number` of step i, which has been drawn. */
-DEVICE void prepare(memory &m, unsigned i, unsigned number)
+/* Tile `number` of step i, which is in m.now. */
+DEVICE void place(memory &m, unsigned i, unsigned number)
 {
     if (tid() == 0) {
         unsigned next = number + m.run.groups;
         m.coming = next < end_tile(m, i) ? tile_of_step(m, i, next) : tile_of_step(m, i + 1, first_tile(m, i + 1));
     }
-    prepare_tile();
+    place_pictures();
 }
 
-/* The tiles of this group, the first of which is prepared. */
+/* Behind a barrier after all of the block have added their terms: tells the others, which takes a while. By the last
+ * warp, not by those that all wait for. */
+DEVICE void tell_sums(memory &m)
+{
+    if (tid() != THREADS - 1)
+        return;
+    if (m.refused)
+        add_sum(m.sums + FUSED_REFUSED, 1);
+    m.refused = 0;
+    if (m.run.peers != nullptr)
+        tell_peers(m);
+    else
+        add_release(grid_counter(m));
+}
+
+/* The tiles of this group, the first of which is placed. Its first one of the next step is in m.now then. */
 DEVICE void step_gradient(memory &m, unsigned i)
 {
     bool more = first_tile(m, i) < end_tile(m, i);
@@ -66,25 +81,18 @@ DEVICE void step_gradient(memory &m, unsigned i)
         draw_tile(tile_of_step(m, i + 1, first_tile(m, i + 1)));
         if (m.dense_awaited)
             finish_update(m);
+        take_masks(m);
     }
 #pragma unroll 1
     while (more) {
         tile_gradient(m);
         unsigned next = m.now.tile.number + m.run.groups;
         more = next < end_tile(m, m.step);
+        take_masks(m);
         if (more)
-            prepare(m, m.step, next);
+            place(m, m.step, next);
     }
-    __syncthreads();
-    if (tid() == THREADS - 1) { /* not one of the first warps, which go on meanwhile */
-        if (m.refused)
-            add_sum(m.sums + FUSED_REFUSED, 1);
-        m.refused = 0;
-        if (m.run.peers != nullptr)
-            tell_peers(m);
-        else
-            add_release(grid_counter(m));
-    }
+    tell_sums(m);
 }
 
 /* The update of the step before step i. True: the run is over. */
@@ -103,14 +111,15 @@ DEVICE bool finish_before(memory &m, unsigned i)
     return over;
 }
 
-/* Step after step: while others still work on the one before, the tile is prepared; then all wait for its sums, and
- * update. */
+/* Step after step: while others still work on the one before, the tile's pictures are placed; then all wait for its
+ * sums, and update. */
 DEVICE void run_steps(memory &m)
 {
+    take_masks(m);
 #pragma unroll 1
     for (unsigned i = 0;; i = m.step + 1) {
         if (first_tile(m, i) < end_tile(m, i))
-            prepare(m, i, first_tile(m, i));
+            place(m, i, first_tile(m, i));
         ends(m, PHASE_TILE);
         if (i == 0 ? m.run.pending != 0 : samples_of(m, i) != 0 || m.run.closes)
             if (finish_before(m, i))
