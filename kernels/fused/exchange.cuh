@@ -117,18 +117,14 @@ DEVICE uint32_t *group_counter(const memory &m)
     return m.run.arrived + (1 + m.group) * COUNTER_PITCH;
 }
 
-/* What this block has written for its group is seen by who has waited. */
-DEVICE void group_arrive(memory &m)
+/* One thread, behind a barrier: what this block has written for its group is seen by who has waited. */
+DEVICE void tell_group(memory &m)
 {
-    __syncthreads();
-    if (tid() == 0) {
-        add_release(group_counter(m));
-        m.arrivals += SEATS;
-    }
+    add_release(group_counter(m));
+    m.arrivals += SEATS;
 }
 
-/* The first thread, or one behind a barrier after group_arrive: until all of the group have arrived as often as this
- * block. */
+/* The same thread: until all of the group have told as often as this block. */
 DEVICE void wait_for_group(const memory &m)
 {
     wait_for_count(group_counter(m), m.arrivals);

@@ -27,6 +27,7 @@ DEVICE void forward_to_pool2(memory &m)
     __syncthreads();
     ends(m, PHASE_TAPS);
     conv1_forward(m, kept1);
+    tell_dense_weights();
     draw_tile(m.coming);
     __syncthreads();
     ends(m, PHASE_CONV1);

@@ -163,7 +163,7 @@ struct alignas(16) memory {
     uint32_t step;      /* of the launch */
     int64_t *sums;      /* of the step */
     uint32_t round;     /* of the tile's mail; the first thread counts it */
-    uint32_t arrivals;  /* at the group's counter: the first thread's */
+    uint32_t arrivals;  /* at the group's counter: the last thread's */
     /* What is left of an update (update.cuh): fc1 and fc2 have new weights, which this block has yet to fetch; and this
      * seat's sums of conv3 that its weights wait for, or NULL, and the unit of those. */
     uint32_t dense_awaited;

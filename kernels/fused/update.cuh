@@ -74,7 +74,16 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 
 /* --- fc1's and fc2's new weights -------------------------------------------------------------- */
 
-/* One thread waits until all of the group have written them. */
+/* The last thread tells that this block has written its part, later than it could, as others wait for the update; out
+ * of line, for want of registers; */
+static __device__ __noinline__ void tell_dense_weights()
+{
+    memory &m = shared();
+    if (m.dense_awaited && tid() == THREADS - 1)
+        tell_group(m);
+}
+
+/* and it waits until all of the group have. */
 DEVICE void await_dense_weights(const memory &m)
 {
     if (m.dense_awaited && tid() == THREADS - 1)
@@ -131,6 +140,7 @@ static __device__ void update_conv3(memory &m, unsigned first)
 static __device__ void finish_update(memory &m)
 {
     update_conv3(m, 0);
+    tell_dense_weights();
     await_dense_weights(m);
     __syncthreads();
     fetch_dense_weights(m);
@@ -157,7 +167,6 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
         return true;
     double unit = m.run.unit[samples == m.run.batch ? 0 : 1];
     update_small(m, own, unit, round);
-    group_arrive(m);
     if (tid() == 0)
         m.dense_awaited = 1, m.conv3_sums = sums + seat_of() * WEIGHTS3, m.conv3_unit = unit;
     receive_conv_weights(m, round);

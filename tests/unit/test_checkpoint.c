@@ -378,12 +378,12 @@ static void test_killed_100_times(void **unused)
     assert_true(write_state(".", number, &error));
     double start = now_seconds();
     assert_true(write_state(".", number, &error));
-    double write_seconds = now_seconds() - start;
+    double most_seconds = 4 * (now_seconds() - start); /* a disk may become slower, or faster, meanwhile */
     for (int round = 0; round < 100; round++) {
         int status;
         pid_t child = start_writer(number + 1);
         assert_true(child > 0);
-        usleep((useconds_t)(write_seconds * 4e6 * rand() / RAND_MAX));
+        usleep((useconds_t)(most_seconds * 1e6 * rand() / RAND_MAX));
         kill(child, SIGKILL);
         assert_int_equal(waitpid(child, &status, 0), child);
         assert_true(WIFSIGNALED(status));
@@ -392,7 +392,9 @@ static void test_killed_100_times(void **unused)
         read_state(".", &state, &error);
         assert_no_error(&error);
         assert_true(state.progress.epoch >= number);
-        advances += state.progress.epoch > number;
+        bool advanced = state.progress.epoch > number;
+        advances += advanced;
+        most_seconds *= advanced ? 0.9 : 1.2;
         number = state.progress.epoch;
         assert_state(&state, number);
     }
