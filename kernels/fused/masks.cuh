@@ -112,7 +112,7 @@ static __device__ __noinline__ void work_ahead(uint64_t step, unsigned number, u
         m.wish = wish;
 }
 
-/* What the last warp does while others are busy: the next tile's masks, if there is one, and the host's wish to stop. */
+/* What the last warp does while others are busy: the next tile's masks, if there is one, and the host's wish. */
 DEVICE void draw_tile(const tile &tile)
 {
     if (is_last_warp())
