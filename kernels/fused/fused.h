@@ -21,7 +21,7 @@ extern "C" {
 enum {
     FUSED_SEATS = 8,     /* blocks of a group */
     FUSED_CONV3 = 6000,  /* weights of conv3 that a seat has: 120 outputs x 2 channels of 25 */
-    FUSED_SMALL = 15424, /* numbers of all other parameters, with padding: fused_canonical */
+    FUSED_SMALL = 15456, /* numbers of all other parameters, with padding: fused_canonical */
     FUSED_GRADIENT = FUSED_SEATS * FUSED_CONV3 + FUSED_SMALL,
 };
 

@@ -114,8 +114,8 @@ struct mailbox;
 
 struct alignas(16) memory {
     /* the small parameters, FUSED_SMALL numbers one after the other */
-    float w1[6][3][25], zeros[22], w2[16][6][PLANE2], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84],
-        bf2[12];
+    float w1[6][3][25], zeros[30], w2[16][6][PLANE2], b1[8], b2[16], b3[120], wf1[84][PITCH_FC1], wf2[10][84], bf1[84],
+        bf2[12], more_zeros[24];
     float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
 
     struct {
@@ -185,8 +185,8 @@ struct alignas(16) mailbox {
     uint64_t parts3[SEATS][EACH][120]; /* of conv3's sums, for the seat's samples */
     uint64_t dpool2[EACH][SEATS][PITCH_CONV3];
     ulonglong2 rows[SAMPLES * (120 + 2 * SLICE + 12 + 120) / 3]; /* of struct rows, without padding */
-    /* of the group, in seat 0's mail: the new small parameters, two a line up to fc1, plain from there on */
-    ulonglong2 conv[4072 / 2];
+    /* of the group, in seat 0's mail: the new small parameters, three a line up to fc1, plain from there on */
+    ulonglong2 conv[4080 / 3];
     float dense[SMALL];
 };
 
@@ -238,8 +238,8 @@ DEVICE unsigned d3_at(unsigned o)
 /* --- the order of the numbers ----------------------------------------------------------------- */
 
 /* Where in the small parameters each begins. */
-constexpr unsigned AT_W1 = 0, AT_W2 = 472, AT_B1 = 3928, AT_B2 = 3936, AT_B3 = 3952, AT_WF1 = 4072, AT_WF2 = 14488,
-                   AT_BF1 = 15328, AT_BF2 = 15412;
+constexpr unsigned AT_W1 = 0, AT_W2 = 480, AT_B1 = 3936, AT_B2 = 3944, AT_B3 = 3960, AT_WF1 = 4080, AT_WF2 = 14496,
+                   AT_BF1 = 15336, AT_BF2 = 15420;
 constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where they begin in the sums */
 
 static_assert(sizeof(memory) <= 227 * 1024, "what a block of sm_90 may have");

@@ -16,7 +16,7 @@
  * the last one's end. A counter may have been told of the next round before it is told of all of this one; but who told
  * that had heard of all.
  *
- * Bytes: 507 KB (n - 1)/n read from peers and as many written to them, at once from and to all. By the model (H100,
+ * Bytes: 508 KB (n - 1)/n read from peers and as many written to them, at once from and to all. By the model (H100,
  * NVLink at 370 GB/s a way, 2.3 us to tell and to hear, 1.5 us to read) a step takes 6.5 us more on 2 GPUs, 7.1 on 4,
  * 7.5 on 8, where launches with NCCL in between take 15 to 25. If every rank read all of all others, and waited once:
  * 5.2, 7.9 and 13.3. None of it was measured. Sums by the switch itself (multimem) are left out, as they cannot be

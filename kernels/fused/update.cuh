@@ -4,15 +4,15 @@
  * group, and conv3's weights of its two channels, which nobody else has. conv1, conv2 and conv3's biases go by lines,
  * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while conv3
  * goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
- * In: 63 KB of sums a seat. 15,856 FFMA and half as many products of doubles.
+ * In: 63 KB of sums a seat. 15,864 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
 #define DTRAIN_FUSED_UPDATE_CUH
 
 #include "exchange.cuh"
 
-constexpr unsigned OWN_TURNS = 2, CONV_LINES = AT_WF1 / 2, LINE_TURNS = 4;
-static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LINES && OWN % 2 == 0 &&
+constexpr unsigned OWN_TURNS = 2, CONV_LINES = AT_WF1 / 3, LINE_TURNS = 3;
+static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LINES && OWN % 6 == 0 &&
                   INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
               "pairs of numbers, and a thread has few of them");
 
@@ -36,6 +36,7 @@ DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *
     return make_float2(fmaf(-m.run.learning_rate, v.x, w.x), fmaf(-m.run.learning_rate, v.y, w.y));
 }
 
+/* What this seat owns. Its part of the convolutions' weights and of the biases goes to the group from where it lies. */
 DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned round)
 {
     mailbox &mail = mail_of(m, 0);
@@ -45,12 +46,18 @@ DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned 
         unsigned k = 2 * (t + r * THREADS), i = first + k;
         if (k >= OWN)
             continue;
-        float2 w = update_pair(m, own[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]),
-                               *reinterpret_cast<float2 *>(small_parameter(m, i)));
+        float2 *place = reinterpret_cast<float2 *>(small_parameter(m, i));
+        float2 w = update_pair(m, own[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]), *place);
         if (i < AT_WF1)
-            store_line(&mail.conv[i / 2], ulonglong2{pair_of(w.x, w.y), pair_of(0u, round)});
+            *place = w;
         else
             __stcg(reinterpret_cast<float2 *>(&mail.dense[i]), w);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (unsigned i = first + 3 * t; i < first + OWN && i < AT_WF1; i += 3 * THREADS) {
+        const float *w = small_parameter(m, i);
+        send_line(&mail.conv[i / 3], w[0], w[1], w[2], round);
     }
 }
 
@@ -66,9 +73,10 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++) {
         unsigned line = t + k * THREADS;
-        if (line < CONV_LINES)
-            *reinterpret_cast<float2 *>(small_parameter(m, 2 * line)) =
-                make_float2(low_of(lines[k].x), high_of(lines[k].x));
+        if (line < CONV_LINES) {
+            float *to = small_parameter(m, 3 * line);
+            to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);
+        }
     }
 }
 
