@@ -30,7 +30,7 @@ struct options {
 
     const char *out; /* NULL: see trials_directory */
     bool resume;
-    uint64_t checkpoint_every; /* epochs, and a second */
+    uint64_t checkpoint_every; /* epochs; if a second has passed since the last checkpoint */
     const char *progress;      /* "auto", "always" or "never" */
 
     const char *engine, *comm;

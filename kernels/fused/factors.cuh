@@ -30,7 +30,7 @@ DEVICE void make_row_taps(const float *g, float unit, float4 *h)
     h[1] = make_float4(h4 * unit, h5 * unit, h6 * unit, g[4] * unit);
 }
 
-/* A convolution's, of weights w, by threads from `first` on. Once a tile: where they lie others lie afterwards. */
+/* A convolution's, of weights w, by threads from `first` on. Once a tile: where conv1's lie others lie afterwards. */
 template <unsigned CHANNELS, unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW>
 static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES> *taps, unsigned first)
 {

@@ -226,7 +226,7 @@ DEVICE float sum_of_samples(const float *d, unsigned pitch)
 /* A warp: 32 of the seat's others, a lane each: fc2's weights of the slice, 12 of each logit, and the slice's biases;
  * of the last seat, which has no slice, conv3's and fc2's biases. */
 constexpr unsigned REST = 120 + SLICE, REST_UNITS = (REST + LANES - 1) / LANES;
-static_assert(AT_BF2 + SLICE <= SMALL, "fc2's biases, and zeros behind them, are as many");
+static_assert(AT_BF2 + SLICE <= SMALL, "behind fc2's biases are zeros enough");
 DEVICE void rest_weights(memory &m, unsigned unit)
 {
     const struct rows &r = m.rows;

@@ -245,6 +245,7 @@ constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where they begin in the sum
 static_assert(sizeof(memory) <= 227 * 1024, "what a block of sm_90 may have");
 static_assert(offsetof(memory, factors2) + sizeof(memory::factors2) <= offsetof(memory, taps1),
               "taps lie behind what is made of conv1's outputs");
+static_assert(AT_WF1 % 3 == 0 && sizeof(mailbox::conv) == AT_WF1 / 3 * sizeof(ulonglong2), "three a line up to fc1");
 static_assert(offsetof(memory, w2) == sizeof(float) * AT_W2 && offsetof(memory, wf1) == sizeof(float) * AT_WF1 &&
                   offsetof(memory, bf2) == sizeof(float) * AT_BF2 && offsetof(memory, w3) == sizeof(float) * SMALL,
               "the small parameters lie in a row");

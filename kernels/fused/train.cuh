@@ -59,7 +59,7 @@ DEVICE void place(memory &m, unsigned i, unsigned number)
 }
 
 /* Behind a barrier after all of the block have added their terms: tells the others, which takes a while. By the last
- * warp, not by those that all wait for. */
+ * thread, not by one that all wait for. */
 DEVICE void tell_sums(memory &m)
 {
     if (tid() != THREADS - 1)
@@ -78,6 +78,7 @@ DEVICE void step_gradient(memory &m, unsigned i)
 {
     bool more = first_tile(m, i) < end_tile(m, i);
     if (!more) {
+        __syncthreads(); /* m.wish has been read */
         draw_tile(tile_of_step(m, i + 1, first_tile(m, i + 1)));
         if (m.dense_awaited)
             finish_update(m);

@@ -2,7 +2,7 @@
  *
  * Every group does all of it for itself, a seat what it owns: an eighth of the small parameters, which it sends to its
  * group, and conv3's weights of its two channels, which nobody else has. conv1, conv2 and conv3's biases go by lines,
- * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's barrier while conv3
+ * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's counter while conv3
  * goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
  * In: 63 KB of sums a seat. 15,864 FFMA and half as many products of doubles.
  */
@@ -63,7 +63,7 @@ DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned 
 
 DEVICE void receive_conv_weights(memory &m, unsigned round)
 {
-    unsigned t = tid();
+    unsigned t = tid(), own = seat_of() * OWN;
     const ulonglong2 *from[LINE_TURNS], *conv = mail_of(m, 0).conv;
     ulonglong2 lines[LINE_TURNS];
 #pragma unroll
@@ -73,7 +73,7 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++) {
         unsigned line = t + k * THREADS;
-        if (line < CONV_LINES) {
+        if (line < CONV_LINES && 3 * line - own >= OWN) { /* its own are there */
             float *to = small_parameter(m, 3 * line);
             to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);
         }

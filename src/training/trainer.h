@@ -40,7 +40,7 @@ struct trainer *trainer_open(const struct trainer_setup *setup, struct error *er
  * the files of an earlier one as they are; before the first epoch. */
 void trainer_begin(struct trainer *trainer, struct error *error);
 
-/* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint. DONE: the
+/* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint if due. DONE: the
  * run has all its epochs (or --max-steps). STOPPED: saved, go on with --resume. FAILED: *error is set on
  * every rank. Not to be called again after anything but GOING. */
 enum run_status trainer_epoch(struct trainer *trainer, struct error *error);

@@ -546,6 +546,21 @@ static void a_wish_to_stop_is_granted(void **state)
     close_run(&run);
 }
 
+/* The wish is asked for while conv1 goes forward, so it counts from the next step on. What it is read from here is the
+ * counter of the grid, which is 0 until the first step is done. */
+static void a_wish_during_a_launch_is_granted(void **state)
+{
+    static struct outcome defined;
+    struct fixture *f = *state;
+    struct fused_run run = open_run(f, (struct training){0.5, 0.5, 1, 16, 0, 128, 5});
+    run.stop = (const volatile int32_t *)run.arrived;
+    train(&run);
+    define(f, (struct training){0.5, 0.5, 1, 16, 0, 48, 5}, &defined);
+    assert_outcome("stopped in the third of eight steps", &run, &defined);
+    assert_int_equal(run.after->stopped, 1);
+    close_run(&run);
+}
+
 /* A weight that is infinite, NaN, or so large that what it makes is: both refuse the step, or both get the same. */
 static void what_is_refused_is_refused_by_both(void **state)
 {
@@ -638,6 +653,7 @@ int main(int count, char **words)
         cmocka_unit_test(nets_at_once_are_equal),
         cmocka_unit_test(ends_of_nets_are_their_own),
         cmocka_unit_test(a_wish_to_stop_is_granted),
+        cmocka_unit_test(a_wish_during_a_launch_is_granted),
         cmocka_unit_test(what_is_refused_is_refused_by_both),
         cmocka_unit_test(what_is_dropped_may_be_broken),
         cmocka_unit_test(evaluation_is_equal),
