@@ -54,6 +54,23 @@ static __device__ void number_slots(memory &m, unsigned first, both kept1)
 }
 static_assert(PATCH == PLANE2, "numbers and weights lie alike");
 
+/* A chain over a list's live winners for each slot: of what lies a winner's base after the slot's byte. */
+template <int SLOTS>
+DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned count, float *chains)
+{
+#pragma unroll 1
+    for (unsigned i = 0; i < count; i += 4) {
+        float d[4];
+        int base[4];
+        four_of(list, i, d, base);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int r = 0; r < SLOTS; r++)
+                chains[r] = fmaf(reinterpret_cast<const float *>(slots[r])[base[j]], d[j], chains[r]);
+    }
+}
+
 /* --- weights ---------------------------------------------------------------------------------- */
 
 /* The gradients of a channel's cells, a lane each, which have just arrived; nobody else waits for them. They stay in
@@ -70,27 +87,6 @@ DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned chann
         w.d = win2.d = w.base < 0 ? 0 : v * m.run.scale[1];
     }
     return w;
-}
-
-/* A chain over the live windows for each slot's tap. */
-template <int SLOTS>
-DEVICE void conv2_chains(const float *pool1, const winner *list, unsigned count, const conv2_tap *taps, float *chains)
-{
-    const char *at[SLOTS];
-#pragma unroll
-    for (int r = 0; r < SLOTS; r++)
-        at[r] = reinterpret_cast<const char *>(pool1) + taps[r].pool1;
-#pragma unroll 1
-    for (unsigned i = 0; i < count; i += 4) {
-        float d[4];
-        int base[4];
-        four_of(list, i, d, base);
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int r = 0; r < SLOTS; r++)
-                chains[r] = fmaf(reinterpret_cast<const float *>(at[r])[base[j]], d[j], chains[r]);
-    }
 }
 
 /* A warp's channel, of the seat's samples from .. to - 1. Each is rounded by itself; if both have the same input
@@ -110,10 +106,14 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
         for (unsigned r = 0; r < SLOTS; r++)
             taps[r] = m.taps[e][lane + LANES * r];
         if (kept2[e] >> channel & 1) {
+            const char *pool1[SLOTS];
+#pragma unroll
+            for (unsigned r = 0; r < SLOTS; r++)
+                pool1[r] = reinterpret_cast<const char *>(m.pool1[e]) + taps[r].pool1;
             float chains[SLOTS] = {};
             winner w = conv2_winner(m, round, e, channel);
             bias += fixed_point(warp_tree(w.d), &refused);
-            conv2_chains<SLOTS>(m.pool1[e], list, list_live(list, w), taps, chains);
+            slot_chains<SLOTS>(pool1, list, list_live(list, w), chains);
 #pragma unroll
             for (int r = 0; r < SLOTS; r++)
                 units[r] += fixed_point(taps[r].weight != NO_WEIGHT ? chains[r] : 0, &refused);
@@ -172,17 +172,7 @@ template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, 
             w = winner{m.win2[e][lane][u].d, m.win2[e][lane][u].met};
         unsigned count = list_live(list, w);
         float chains[SLOTS] = {};
-#pragma unroll 1
-        for (unsigned i = 0; i < count; i += 4) {
-            float d[4];
-            int at[4];
-            four_of(list, i, d, at);
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int r = 0; r < SLOTS; r++)
-                    chains[r] = fmaf(reinterpret_cast<const float *>(weights[r])[at[j]], d[j], chains[r]);
-        }
+        slot_chains<SLOTS>(weights, list, count, chains);
 #pragma unroll
         for (int r = 0; r < SLOTS; r++)
             if (lane + LANES * (unsigned)r < n * PATCH)
