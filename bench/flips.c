@@ -15,6 +15,7 @@ int main(void)
     PLACE(cpu, velocity);
     PLACE(cpu, tile.conv1);
     PLACE(cpu, tile.conv2);
+    PLACE(cpu, tile.conv2_windows);
     PLACE(cpu, tile.pixels);
     PLACE(cpu, tile.features);
     PLACE(cpu, tile.dense);

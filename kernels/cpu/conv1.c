@@ -13,12 +13,9 @@
 
 #include "exact.h"
 #include "kernels.h"
-#include "winograd.h"
+#include "windows.h"
 
 enum {
-    PARTS = 16 / LANES,        /* vectors that 16 numbers take */
-    SPAN = PARTS > 1 ? 2 : 1,  /* of them, computed together */
-    GROUP = PARTS > 1 ? 2 : 3, /* channels computed together, at most: as the registers allow */
     PATCHES = 14 * 14,
     CHUNK = 25, /* windows that are summed together */
     CHUNKS = (PATCHES + CHUNK - 1) / CHUNK,
@@ -38,84 +35,22 @@ void conv1_pack(const struct layout *w, struct conv1_packed *packed)
             }
 }
 
-/* Winograd's sums of both rows under SPAN vectors of windows: [product][channel][row * SPAN + vector]. */
-typedef vec window_sums[WINOGRAD_PRODUCTS][GROUP][2 * SPAN];
-
-/* `count` of the sums, from number `first` on, of the windows from `lane` on. image: of each row the factors of
- * columns; w: of each channel those of weights. */
-KERNEL void sum_some(int first, int count, int channels, int lane, const float *const *image, const float *const *w,
-                     window_sums out)
-{
-    enum { VECTORS = 2 * SPAN };
-    window_sums sum;
-    UNROLL for (int k = 0; k < count; k++)
-        UNROLL for (int i = 0; i < channels * VECTORS; i++)
-            sum[k][i / VECTORS][i % VECTORS] = (vec){0};
-    for (int in = 0; in < 3; in++) {
-        const int offset = (in * WINOGRAD_PRODUCTS + first) * 16 + lane;
-        const float *rows[2] = {NULL, image[0] + offset};
-        ROLLED for (int ky = 0; ky < 5; ky++) {
-            const float *factors[GROUP];
-            rows[0] = rows[1]; /* what was loaded of it may still be in registers */
-            rows[1] = separate_address(image[ky + 1] + offset);
-            UNROLL for (int g = 0; g < channels; g++)
-                factors[g] = w[g] + (in * 5 + ky) * WINOGRAD_PRODUCTS + first;
-            UNROLL for (int k = 0; k < count; k++)
-                UNROLL for (int v = 0; v < VECTORS; v++) {
-                    vec columns = vec_keep(vec_load(rows[v / SPAN] + k * 16 + v % SPAN * LANES));
-                    UNROLL for (int g = 0; g < channels; g++)
-                        add_product(columns, factors[g][k], &sum[k][g][v]);
-                }
-        }
-    }
-    UNROLL for (int k = 0; k < count; k++)
-        UNROLL for (int i = 0; i < channels * VECTORS; i++)
-            vec_spill(&out[first + k][i / VECTORS][i % VECTORS], sum[k][i / VECTORS][i % VECTORS]);
-}
-
-/* All eight, in as many passes as the registers ask for. */
-KERNEL void sum_products(int channels, int lane, const float *const *image, const float *const *w, window_sums out)
-{
-    const int together = winograd_together(channels * 2 * SPAN);
-    ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
-        sum_some(first, together, channels, lane, image, w, out);
-}
-
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pool writes two words as one number");
-
-/* Max-pool, bias, ReLU and scale of vector v of windows, of those in even columns and of those in odd ones. Of their
- * winners, two words a lane, both are written at once. */
-APART void pool(window_sums sums, int channel, int v, float bias, float scale, float *plane, uint16_t *from)
-{
-    vec rows[2][WINOGRAD_PRODUCTS], windows[2][4];
-    ivec winners[2];
-    UNROLL for (int k = 0; k < 2 * WINOGRAD_PRODUCTS; k++)
-        rows[k % 2][k / 2] = sums[k / 2][channel][k % 2 * SPAN + v];
-    winograd_windows(rows, windows);
-    UNROLL for (int odd = 0; odd < 2; odd++) {
-        vec best = vec_pool(windows[odd], 3 << 16 * odd, (32 * 3) << 16 * odd, &winners[odd]);
-        vec_store(plane + POOL1_PLACE(0, odd), vec_relu(best + bias) * scale);
-    }
-    ivec both = winners[0] | winners[1];
-    memcpy(from, &both, sizeof both);
-}
-
 /* Rows y and y + 7 of windows. image: the rows that they see. */
 KERNEL void forward(int channels, const struct layout *w, const struct conv1_packed *packed,
                     const float *const *image, const int *list, float scale, int y, struct features *out)
 {
-    const float *weights[GROUP];
+    const float *weights[WINDOW_GROUP];
     UNROLL for (int g = 0; g < channels; g++)
         weights[g] = packed->at[list[g]][0][0];
-    for (int part = 0; part < PARTS; part += SPAN) {
+    for (int part = 0; part < PARTS; part += WINDOW_SPAN) {
         window_sums sums;
-        sum_products(channels, part * LANES, image, weights, sums);
-        UNROLL for (int i = 0; i < SPAN; i++) {
-            int lane = (part + i) * LANES, place = POOL1_PLACE(y, 0) + lane;
-            UNROLL for (int g = 0; g < channels; g++)
-                pool(sums, g, i, w->conv1_bias[list[g]], scale, out->pool1[list[g]] + place,
-                     out->from1[list[g]][y][0] + 2 * lane);
-        }
+        window_sum(channels, part * LANES, 3, NULL, image, weights, sums);
+        UNROLL for (int i = 0; i < WINDOW_SPAN; i++)
+            UNROLL for (int g = 0; g < channels; g++) {
+                int lane = (part + i) * LANES, c = list[g];
+                float *values[2] = {out->pool1[c] + POOL1_PLACE(y, 0) + lane, out->pool1[c] + POOL1_PLACE(y, 1) + lane};
+                window_pool(sums, g, i, w->conv1_bias[c], scale, 3, 32 * 3, values, out->from1[c][y][0] + 2 * lane);
+            }
     }
 }
 
@@ -123,22 +58,22 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed, co
                    float scale, struct features *out)
 {
     struct image_columns columns;
-    int list[6], count = 0;
-    for (unsigned rest = kept; rest != 0; rest &= rest - 1)
-        list[count++] = __builtin_ctz(rest);
+    int list[6], count = list_channels(kept, list);
     for (int y = 0; y < 7; y++) {
-        const float *rows[IMAGE_ROWS];
+        const float *rows[WINDOW_ROWS];
         image_columns(pixels, y == 0 ? 0 : 2 * y + IMAGE_ROWS - 2, 2 * y + IMAGE_ROWS, &columns);
         for (int i = 0; i < IMAGE_ROWS; i++)
             rows[i] = columns.at[(2 * y + i) % IMAGE_ROWS][0][0];
         for (int done = 0, next; done < count; done += next) {
-            next = count - done == 4 ? 2 : count - done < GROUP ? count - done : GROUP; /* 4: as 2 and 2, not 3 and 1 */
-            if (next == 1)
-                forward(1, w, packed, rows, list + done, scale, y, out);
-            else if (next == 2)
-                forward(2, w, packed, rows, list + done, scale, y, out);
-            else
-                forward(GROUP, w, packed, rows, list + done, scale, y, out);
+            next = window_group(count - done);
+/* Not a loop over `channels`: each is a function of its own, with its sums in registers. */
+#define TAKE(channels) \
+    if ((channels) <= WINDOW_GROUP && (channels) == next) \
+    forward(channels, w, packed, rows, list + done, scale, y, out)
+            TAKE(1);
+            TAKE(2);
+            TAKE(3);
+#undef TAKE
         }
     }
 }

@@ -43,7 +43,7 @@ struct image_pixels {
 };
 void image_pixels(const uint8_t *pixels, struct image_pixels *image);
 
-/* --- conv1.c, conv2.c: convolution, ReLU, dropout of channels, max-pool 2x2 ---------------------- */
+/* --- conv1.c, conv2.c, conv2_back.c: convolution, ReLU, dropout of channels, max-pool 2x2 ---------------------- */
 
 /* Where number (y, x) of a channel of pool1 stands: rows y and y + 7 lie side by side, the even columns of both before
  * the odd ones. So they come from conv1's lanes, and what conv2 computes at once lies in a run. */
@@ -55,8 +55,18 @@ struct features {
     _Alignas(64) float pool1[6][POOL1_PLANE], slack[16]; /* [channel][POOL1_PLACE(y, x)]; conv2 reads past the end */
     uint16_t from1[6][7][2][16]; /* [channel][y % 7][y / 7][x]: in image_pixels, from where the patch of the window's
                                   * first number starts to where the winner's does */
-    uint16_t from2[25][16];      /* [pool cell][channel]: 16 y + x of the first number of pool1 that the winner saw */
+    uint16_t from2[25][16];      /* [pool cell][channel]: which number of pool1 was the first that the winner saw: */
 };
+enum { CONV2_RIGHT = 1, CONV2_BELOW = 16 }; /* CONV2_BELOW * y + CONV2_RIGHT * x */
+
+/* The numbers of the bits that are set in `kept`; returns how many. */
+static inline int list_channels(unsigned kept, int *list)
+{
+    int count = 0;
+    for (; kept != 0; kept &= kept - 1)
+        list[count++] = __builtin_ctz(kept);
+    return count;
+}
 
 /* The weights of conv1 as its forward pass reads them: factors by winograd.h, over 255. */
 struct conv1_packed {
@@ -73,13 +83,10 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
 size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
                      float scale, float dpool1[6][14][16], int64_t *sums);
 
-/* The weights of conv2 as its two other passes read them. */
+/* The weights of conv2 as its forward pass reads them: factors by winograd.h. */
 struct conv2_packed {
-    _Alignas(64) float forward[WINOGRAD_PRODUCTS][6][5][16]; /* factors by winograd.h: [product][in][ky][out] */
-    /* What a winner sends back to the 6x6 numbers that its window was made of: [winner in the left or the right column]
-     * [out * 6 + 1 + ky][in][8], of the 8 five kx from 0 or 1 on. The row of zeros above a channel is the one below the
-     * channel before. Zero at first. */
-    _Alignas(64) float windows[2 * (16 * 6 + 1) * 6 * 8];
+    _Alignas(64) float by_channel[WINOGRAD_PRODUCTS][6][5][16]; /* [product][in][ky][out] */
+    float by_window[16][6][5][WINOGRAD_PRODUCTS];               /* the same as [out][in][ky][product] */
 };
 void conv2_pack(const struct layout *w, struct conv2_packed *packed);
 
@@ -92,8 +99,17 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, un
 size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
                      float dpool2[25][16], int64_t *sums);
 
+/* What a winner sends back to the 6x6 numbers that its window was made of: of a left winner, then of a right one, rows
+ * out * 6 + 1 + ky of 6 x 8 numbers, for each input channel eight columns, of which five are the weights, from the
+ * first or the second on. (With vectors of 512 bits two channels alternate.) Row out * 6 is of zeros: it stands above a
+ * channel's rows, for winners of the lower row, and below those of the channel before. Zero at first. */
+struct conv2_windows {
+    _Alignas(64) float at[2 * (16 * 6 + 1) * 6 * 8];
+};
+void conv2_pack_windows(const struct layout *w, struct conv2_windows *windows);
+
 /* After conv2_weights. dpool1 is overwritten; of dropped channels it has no meaning. */
-void conv2_input(const struct conv2_packed *packed, const struct features *features, unsigned kept1,
+void conv2_input(const struct conv2_windows *windows, const struct features *features, unsigned kept1,
                  float dpool2[25][16], float dpool1[6][14][16]);
 
 /* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */

@@ -13,6 +13,7 @@ void tile_pack(struct tile *tile, const struct layout *weights)
 {
     conv1_pack(weights, &tile->conv1);
     conv2_pack(weights, &tile->conv2);
+    conv2_pack_windows(weights, &tile->conv2_windows);
     dense_pack(weights, &tile->dense);
 }
 
@@ -103,7 +104,7 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
         tile_mark(mark, "conv2", "weights", s);
     }
     for (int s = 0; s < input->count; s++) {
-        conv2_input(&tile->conv2, &tile->features[s], kept(input, s, DROPOUT_CONV1), tile->dense.dpool2[s],
+        conv2_input(&tile->conv2_windows, &tile->features[s], kept(input, s, DROPOUT_CONV1), tile->dense.dpool2[s],
                     tile->dpool1[s]);
         tile_mark(mark, "conv2", "input", s);
     }

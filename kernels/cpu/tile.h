@@ -25,6 +25,7 @@ static inline void tile_mark(struct tile_mark mark, const char *layer, const cha
 struct tile {
     struct conv1_packed conv1;
     struct conv2_packed conv2;
+    struct conv2_windows conv2_windows;
     struct image_pixels pixels;
     struct features features[TILE];
     struct dense_tile dense;

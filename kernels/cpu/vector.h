@@ -182,17 +182,6 @@ KERNEL void eight_fma(float factor, const eight *a, eight *sum)
 #endif
 }
 
-/* Eight numbers as the lower ones of a vec, above them zeros. Only where a vec has 16. */
-KERNEL vec eight_widen(const eight *v)
-{
-#if defined(__AVX512F__)
-    return (vec)_mm512_zextps256_ps512((__m256)*v);
-#else
-    (void)v;
-    return (vec){0};
-#endif
-}
-
 /* As add_product, of eight numbers at a. */
 KERNEL void eight_add_product(const float *a, float b, eight *sum)
 {
@@ -266,29 +255,37 @@ KERNEL void vec_interleave(const float even[8], const float odd[8], vec to[16 / 
 #endif
 }
 
-/* to[i] = from[places[i]], of 16 numbers. */
-KERNEL void eight_pick(const float from[16], const eight_ints *places, float to[8])
+/* even[i] = from[2i], odd[i] = from[2i + 1], of 16 numbers each. */
+KERNEL void vec_separate(const float from[32], float even[16], float odd[16])
 {
-#if defined(__AVX512VL__)
-    __m256 picked = _mm256_permutex2var_ps(_mm256_loadu_ps(from), (__m256i)*places, _mm256_loadu_ps(from + 8));
-    _mm256_storeu_ps(to, picked);
-#elif defined(__AVX2__)
-    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), (__m256i)*places);
-    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(from + 8), (__m256i)*places);
-    _mm256_storeu_ps(to, _mm256_blendv_ps(low, high, (__m256)(*places > 7)));
+#if defined(__AVX512F__)
+    const ivec evens = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    __m512 low = _mm512_loadu_ps(from), high = _mm512_loadu_ps(from + 16);
+    vec_store(even, (vec)_mm512_permutex2var_ps(low, (__m512i)evens, high));
+    vec_store(odd, (vec)_mm512_permutex2var_ps(low, (__m512i)(evens + 1), high));
 #else
-    for (int i = 0; i < 8; i++)
-        memcpy(to + i, from + (*places)[i], sizeof *to); /* they may be whole ones: see below */
+    for (int i = 0; i < 16; i++) {
+        even[i] = from[2 * i];
+        odd[i] = from[2 * i + 1];
+    }
 #endif
 }
 
-/* The same of whole numbers, of each the low 16 bits. */
-KERNEL void eight_pick_words(const int32_t from[16], const eight_ints *places, uint16_t to[8])
+#if defined(__AVX512F__)
+/* Lanes of *v where `where` is -1, not 0: of the numbers of a and b the one whose number, b's being 16 to 31, the lane
+ * holds. */
+KERNEL void vec_pick(vec a, vec b, ivec where, ivec *v)
+{
+    __mmask16 lanes = _mm512_test_epi32_mask((__m512i)where, (__m512i)where);
+    *v = (ivec)_mm512_mask2_permutex2var_ps((__m512)a, (__m512i)*v, lanes, (__m512)b);
+}
+#endif
+
+/* Each number's low 16 bits. */
+KERNEL void eight_store_words(uint16_t *to, const eight_ints *v)
 {
     typedef uint16_t unaligned __attribute__((vector_size(16), aligned(2), may_alias));
-    eight_ints picked;
-    eight_pick((const float *)from, places, (float *)&picked);
-    *(unaligned *)to = __builtin_convertvector(picked, unaligned);
+    *(unaligned *)to = __builtin_convertvector(*v, unaligned);
 }
 
 /* Lane i: from lane places[i]. */
@@ -360,6 +357,23 @@ KERNEL ivec vec_from_bits(unsigned bits)
     return ((int32_t)bits & lanes) != 0;
 #endif
 }
+
+/* Lane i: the next number of v if bit i is set, else 0. places[i] says which number that is; where VEC_EXPANDS nobody
+ * asks. */
+#if defined(__AVX512F__)
+enum { VEC_EXPANDS = 1 };
+KERNEL vec vec_expand(vec v, unsigned bits, ivec places)
+{
+    (void)places;
+    return (vec)_mm512_maskz_expand_ps((__mmask16)bits, (__m512)v);
+}
+#else
+enum { VEC_EXPANDS = 0 };
+KERNEL vec vec_expand(vec v, unsigned bits, ivec places)
+{
+    return vec_select(vec_from_bits(bits), vec_permute(v, places), (vec){0});
+}
+#endif
 
 /* As vec_load and vec_store. */
 KERNEL words words_load(const uint16_t *from)
