@@ -32,6 +32,7 @@ struct device {
     int present;           /* GPUs of the host, seen or not; 0: unknown */
     int index;             /* the one it uses among those it sees; -1: none */
     char uuid[48];         /* "GPU-..." */
+    char bus[24];          /* its card's PCI bus id, "0000:61:00.0": slices of one card (MIG) have the same */
     char name[80];         /* "NVIDIA H200" */
     char visible_list[80]; /* CUDA_VISIBLE_DEVICES; "" if it is not set */
     char why[160];         /* index -1: what is missing */

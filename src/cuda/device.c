@@ -87,6 +87,7 @@ void device_look(int local_rank, struct device *device)
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device->index));
     snprintf(device->name, sizeof device->name, "%.79s", properties.name);
     write_uuid(&properties.uuid, device->uuid, sizeof device->uuid);
+    CUDA_CHECK(cudaDeviceGetPCIBusId(device->bus, sizeof device->bus, device->index));
 }
 
 /* Among those this process sees; -1: it is none of them. */

@@ -22,9 +22,10 @@ void devices_gather(struct comm *comm, struct device *all)
     comm_broadcast(comm, all, (size_t)comm_size(comm) * sizeof *all, 0);
 }
 
+/* As NCCL tells them apart, which takes slices of one card for one GPU. */
 static bool same_gpu(const struct device *a, const struct device *b)
 {
-    return strcmp(a->host, b->host) == 0 && strcmp(a->uuid, b->uuid) == 0;
+    return strcmp(a->host, b->host) == 0 && strcmp(a->bus, b->bus) == 0;
 }
 
 bool devices_are_apart(const struct device *all, int count, char *why, size_t why_bytes)
@@ -40,7 +41,7 @@ bool devices_are_apart(const struct device *all, int count, char *why, size_t wh
                 snprintf(why, why_bytes,
                          "ranks %d and %d share one GPU of host %s (%s): start no more ranks than GPUs there, or sum "
                          "by MPI (--comm mpi)",
-                         j, i, all[i].host, all[i].uuid);
+                         j, i, all[i].host, all[i].bus);
                 return false;
             }
     snprintf(why, why_bytes, "every rank has a GPU of its own");

@@ -161,6 +161,9 @@ def choices():
     check(result.code == 0 and "comm mpi (nccl: ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
           "--comm auto says why it is MPI", result)
     check(result.out.count("GPU-00000000-0000-0000-0000-000000000000") >= 2, "the table shows both ranks there", result)
+    result = emulated(2, "--max-steps", "1", gpus=2, EMULATED_SLICES="2")
+    check(result.code == 0 and "comm mpi (nccl: ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
+          "NCCL takes slices of one card for one GPU", result)
     result = emulated(2, "--comm", "nccl", gpus=1)
     check(result.code == 2 and len(result.messages) == 1 and all(
         words in result.messages[0] for words in ("ranks 0 and 1", "no more ranks than GPUs", "--comm mpi")),

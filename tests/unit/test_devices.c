@@ -17,6 +17,7 @@ static struct device rank_on(const char *host, int gpu, int index, int visible, 
     struct device device = {.visible = visible, .present = present, .index = index, .name = "NVIDIA H200"};
     snprintf(device.host, sizeof device.host, "%s", host);
     snprintf(device.uuid, sizeof device.uuid, "GPU-%s-%d", host, gpu);
+    snprintf(device.bus, sizeof device.bus, "0000:%02x:00.0", gpu);
     return device;
 }
 
@@ -76,7 +77,7 @@ static void test_a_shared_gpu_is_named(void **state)
     struct device all[MOST];
     int count = fill_host(all, "a", 2, 2);
     count += fill_host(all + count, "b", 3, 2);
-    expect_apart(all, count, false, "ranks 2 and 4 share one GPU of host b (GPU-b-0)");
+    expect_apart(all, count, false, "ranks 2 and 4 share one GPU of host b (0000:00:00.0)");
     expect_apart(all, count, false, "start no more ranks than GPUs");
     expect_apart(all, count, false, "--comm mpi");
     expect_advice(all, count, NULL); /* more ranks than GPUs is a wish, not a mistake */
@@ -147,6 +148,15 @@ static void test_hosts_are_told_apart_as_nccl_does(void **state)
     expect_apart(all, 2, true, "a GPU of its own");
 }
 
+/* By MIG: each has a UUID of its own, but the card has one address. */
+static void test_slices_of_a_card_are_one_gpu(void **state)
+{
+    (void)state;
+    struct device all[2] = {rank_on("a", 0, 0, 2, 1), rank_on("a", 0, 1, 2, 1)};
+    snprintf(all[1].uuid, sizeof all[1].uuid, "GPU-a-another");
+    expect_apart(all, 2, false, "ranks 0 and 1 share one GPU of host a (0000:00:00.0)");
+}
+
 static void test_long_texts_are_cut(void **state)
 {
     (void)state;
@@ -162,11 +172,11 @@ static void test_long_texts_are_cut(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slots_go_round_the_gpus), cmocka_unit_test(test_a_gpu_each_suits_nccl),
-        cmocka_unit_test(test_a_shared_gpu_is_named),   cmocka_unit_test(test_a_rank_without_gpu_is_named),
-        cmocka_unit_test(test_one_gpu_seen_by_each),    cmocka_unit_test(test_the_same_gpu_seen_by_all),
-        cmocka_unit_test(test_some_gpus_left_out),      cmocka_unit_test(test_hosts_are_told_apart_as_nccl_does),
-        cmocka_unit_test(test_long_texts_are_cut),
+        cmocka_unit_test(test_slots_go_round_the_gpus),      cmocka_unit_test(test_a_gpu_each_suits_nccl),
+        cmocka_unit_test(test_a_shared_gpu_is_named),        cmocka_unit_test(test_a_rank_without_gpu_is_named),
+        cmocka_unit_test(test_one_gpu_seen_by_each),         cmocka_unit_test(test_the_same_gpu_seen_by_all),
+        cmocka_unit_test(test_some_gpus_left_out),           cmocka_unit_test(test_hosts_are_told_apart_as_nccl_does),
+        cmocka_unit_test(test_slices_of_a_card_are_one_gpu), cmocka_unit_test(test_long_texts_are_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

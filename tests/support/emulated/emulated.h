@@ -8,6 +8,7 @@
  *
  *   EMULATED_GPUS              how many GPUs there are; 1 if unset
  *   EMULATED_MODELS            of how many models in turn; 1
+ *   EMULATED_SLICES            how many of them are slices of one card
  *   EMULATED_MULTIPROCESSORS   for kernels/fused; 16
  *   EMULATED_SHARED            bytes of a block's shared memory, for kernels/fused
  *   EMULATED_PEERS=0           GPUs do not reach each other's memory

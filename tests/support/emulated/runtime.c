@@ -456,6 +456,13 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device)
+{
+    const char *slices = getenv("EMULATED_SLICES");
+    snprintf(text, (size_t)bytes, "0000:%02x:00.0", device / (slices != NULL ? atoi(slices) : 1));
+    return cudaSuccess;
+}
+
 cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribute, int from, int to)
 {
     const char *peers = getenv("EMULATED_PEERS");
