@@ -3,13 +3,14 @@
 all but the libraries' own work."""
 # needs: emulated
 
+import functools
 import itertools
 import json
 import signal
 import time
 
 from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated
-from tap import check, finish
+from tap import check, finish, side_by_side
 
 from dtrain import FOLDER, ROOT, Run, content, metrics, progress, run, start, weights
 
@@ -238,6 +239,27 @@ def ends():
         check("rank 1" in result.err, "and names the rank that is lost", result)
 
 
+def nccl_fails(name, broken, code, *words, **environment):
+    """NCCL says a result from a sum on, RESULT:SUM."""
+    result = emulated(2, "--epochs", "1000", gpus=2, EMULATED_NCCL=broken, **environment)
+    check(result.code == code and all(word in result.err for word in words) and
+          ("--resume" in result.err) == (code == 4), name, result)
+
+
+def trouble_of_nccl():
+    """An error of CUDA (1), of the system (2), of the remote (6), as it starts, at its first sum, or later. Whether a rank is lost mpirun has 15 s to say."""
+    start_fails = 1, "the start of NCCL", "--comm mpi"
+    side_by_side(6, *(functools.partial(nccl_fails, *case, **more) for case, more in (
+        (("an error of the system as NCCL starts is no lost rank: the line says what to try", "2:0", *start_fails,
+          "/dev/shm", "ulimit -l", "NCCL_SOCKET_IFNAME"), {}),
+        (("nor is one at its first sum", "2:1", *start_fails, "/dev/shm"), {}),
+        (("nor one of the remote", "6:1", *start_fails, "/dev/shm"), {}),
+        (("an error of CUDA: the line says what to let the ranks see", "1:1", *start_fails, "--gpu-bind=none"), {}),
+        (("a rank that is killed as NCCL starts is lost", "2:1", 4, "rank 1", "the start of NCCL"),
+         {"EMULATED_NCCL_KILLED": "1"}),
+        (("an error of the system later is a lost rank", "2:5", 4, "the gradient sum"), {}))))
+
+
 parity()
 checkpoints()
 both_ways()
@@ -246,4 +268,5 @@ benchmarks()
 choices()
 four_nets()
 ends()
+trouble_of_nccl()
 finish()

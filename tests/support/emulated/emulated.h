@@ -14,6 +14,8 @@
  *   EMULATED_PEERS=0           GPUs do not reach each other's memory
  *   EMULATED_IPC=0             nor can processes map it; with EMULATED_IPC_RANK that rank's alone
  *   EMULATED_FULL_AT           which request for memory is refused; with EMULATED_FULL_RANK that rank's alone
+ *   EMULATED_NCCL=RESULT:SUM   from its sum number SUM on, 0: from its start, NCCL says that ncclResult_t, and no sum
+ *                              ends; ncclInProgress: no sum ends. With EMULATED_NCCL_KILLED that rank is killed then
  *   EMULATED_FLIP=BYTES:BYTE   before the first launch of kernels/fused a bit of that byte is flipped in the first
  *                              memory of so many bytes; with EMULATED_FLIP_RANK that rank's alone
  */
@@ -29,6 +31,9 @@ extern "C" {
 
 /* Queues a copy of the context; run(context) is called until it returns true: it is done. */
 void emulated_queue(void *stream, bool (*run)(void *context), const void *context, size_t bytes);
+
+/* Whether an environment variable names no rank, or this one. */
+bool emulated_is_meant(const char *variable);
 
 /* A launch of kernels/fused begins. */
 void emulated_begins(void);

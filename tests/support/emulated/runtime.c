@@ -60,8 +60,7 @@ void emulated_queue(void *stream, bool (*run)(void *context), const void *contex
         append(&to->jobs, &to->count, job);
 }
 
-/* Whether an environment variable names no rank, or this one. */
-static bool is_meant(const char *variable)
+bool emulated_is_meant(const char *variable)
 {
     const char *only = getenv(variable), *rank = getenv("OMPI_COMM_WORLD_RANK");
     return only == NULL || (rank != NULL && strcmp(only, rank) == 0);
@@ -77,7 +76,7 @@ static struct {
 static void note_memory(void *memory, size_t bytes)
 {
     const char *asked = getenv("EMULATED_FLIP");
-    if (asked == NULL || flip.memory != NULL || flip.done || !is_meant("EMULATED_FLIP_RANK") ||
+    if (asked == NULL || flip.memory != NULL || flip.done || !emulated_is_meant("EMULATED_FLIP_RANK") ||
         sscanf(asked, "%zu:%zu", &flip.bytes, &flip.at) != 2 || bytes != flip.bytes)
         return;
     flip.memory = memory;
@@ -271,7 +270,7 @@ static bool is_full(void)
 {
     static long count;
     const char *at = getenv("EMULATED_FULL_AT");
-    return at != NULL && is_meant("EMULATED_FULL_RANK") && ++count == atol(at);
+    return at != NULL && emulated_is_meant("EMULATED_FULL_RANK") && ++count == atol(at);
 }
 
 /* Full of what nobody should read. */
@@ -341,7 +340,7 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *memory)
 /* A mapping is remembered, too, as its size is needed to close it. */
 cudaError_t cudaIpcOpenMemHandle(void **memory, cudaIpcMemHandle_t handle, unsigned flags)
 {
-    bool refused = getenv("EMULATED_IPC") != NULL && is_meant("EMULATED_IPC_RANK");
+    bool refused = getenv("EMULATED_IPC") != NULL && emulated_is_meant("EMULATED_IPC_RANK");
     struct mappable *opened = calloc(1, sizeof *opened);
     (void)flags;
     memcpy(&opened->shared, &handle, sizeof opened->shared);
