@@ -59,6 +59,7 @@ static bool open_nccl(struct comm *comm, struct error *error)
 const struct transport proxy_nccl = {
     .name = "nccl",
     .note = "one GPU a rank",
+    .advice = "; if it happens again, give --comm mpi, or set NCCL_P2P_DISABLE=1",
     .suits = suits,
     .prepare = prepare,
     .open = open_nccl,

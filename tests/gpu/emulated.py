@@ -239,17 +239,18 @@ def ends():
         check("rank 1" in result.err, "and names the rank that is lost", result)
 
 
-def nccl_fails(name, broken, code, *words, **environment):
+def nccl_fails(name, broken, code, *words, timeout=60, **environment):
     """NCCL says a result from a sum on, RESULT:SUM."""
-    result = emulated(2, "--epochs", "1000", gpus=2, EMULATED_NCCL=broken, **environment)
+    result = emulated(2, "--epochs", "1000", "--timeout", str(timeout), gpus=2, EMULATED_NCCL=broken, **environment)
     check(result.code == code and all(word in result.err for word in words) and
-          ("--resume" in result.err) == (code == 4), name, result)
+          ("--resume" in result.err) == (code == 4 and timeout == 60), name, result)
 
 
 def trouble_of_nccl():
-    """An error of CUDA (1), of the system (2), of the remote (6), as it starts, at its first sum, or later. Whether a rank is lost mpirun has 15 s to say."""
+    """An error of CUDA (1), of the system (2), of the remote (6), as it starts, at its first sum, or later; a sum that
+    has no end (7). Whether a rank is lost mpirun has 15 s to say."""
     start_fails = 1, "the start of NCCL", "--comm mpi"
-    side_by_side(6, *(functools.partial(nccl_fails, *case, **more) for case, more in (
+    side_by_side(7, *(functools.partial(nccl_fails, *case, **more) for case, more in (
         (("an error of the system as NCCL starts is no lost rank: the line says what to try", "2:0", *start_fails,
           "/dev/shm", "ulimit -l", "NCCL_SOCKET_IFNAME"), {}),
         (("nor is one at its first sum", "2:1", *start_fails, "/dev/shm"), {}),
@@ -257,7 +258,9 @@ def trouble_of_nccl():
         (("an error of CUDA: the line says what to let the ranks see", "1:1", *start_fails, "--gpu-bind=none"), {}),
         (("a rank that is killed as NCCL starts is lost", "2:1", 4, "rank 1", "the start of NCCL"),
          {"EMULATED_NCCL_KILLED": "1"}),
-        (("an error of the system later is a lost rank", "2:5", 4, "the gradient sum"), {}))))
+        (("an error of the system later is a lost rank", "2:5", 4, "the gradient sum"), {}),
+        (("a sum without an end: the line says what to try", "7:5", 4, "none gets on", "--comm mpi",
+          "NCCL_P2P_DISABLE=1"), {"timeout": 4}))))
 
 
 parity()
