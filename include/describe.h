@@ -11,8 +11,8 @@
 /* A new JSON object the caller owns: time, revision, versions, hosts, data. `world` is asked for its hosts. */
 cJSON *describe_run(const struct dataset *data, const struct comm *world);
 
-/* Adds "gpu": the versions of its libraries, who is on which GPU, and the user's settings for NCCL in
- * the environment. */
+/* Adds "gpu": the versions of its libraries, who is on which GPU, and the settings for NCCL in the
+ * environment. */
 void describe_gpus(cJSON *json, const struct device *devices, int count);
 
 #endif

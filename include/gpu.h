@@ -53,8 +53,11 @@ struct gpu_part {
      * this host; `why` says which they do not. */
     bool (*reaches)(const struct device *all, int count, int rank, char *why, size_t why_bytes);
 
-    /* Collective, once `reaches` is true on all ranks: whether each can also map GPU memory of all others, which a
-     * container or MIG may forbid; `error` says which cannot. Tries it. */
+    /* Whether this process sees the GPUs of all `count` ranks that are on its host. */
+    bool (*sees)(const struct device *all, int count, int rank);
+
+    /* Collective, where every rank has a GPU of its own: whether each can map GPU memory of all others of its host,
+     * which a container, a batch system or MIG may forbid; `error` says which cannot. Tries it. */
     bool (*can_map)(struct comm *comm, struct error *error);
 
     /* Collective: what a full training step of an open cudnn engine consists of, nodes[0 .. return), at most

@@ -13,6 +13,10 @@
  * Once a process, before there is another thread. */
 void nccl_log_open(void);
 
+/* Whether the user has set something for NCCL whose name begins so: in the environment, in a file of their own or the
+ * host's. What dtrain sets in the environment would override all three. */
+bool nccl_log_user_sets(const char *beginning);
+
 /* Whether that setting of the environment, NAME=VALUE, was made here. */
 bool nccl_log_has_set(const char *setting);
 

@@ -15,38 +15,37 @@ enum { SETTINGS = sizeof settings / sizeof *settings, KINDS = 8, KIND_BYTES = 40
 static int descriptor = -1;
 static char path_of_log[40];
 
-/* Whether a file of NCCL's settings, NAME=VALUE each, has any for the log. */
-static bool sets_log(const char *path)
+/* Whether a file of NCCL's settings, NAME=VALUE each, has one whose name begins so. */
+static bool file_sets(const char *path, const char *beginning)
 {
     char line[LINE_BYTES];
     bool found = false;
     FILE *file = fopen(path, "r");
     while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
-        found = strncmp(line, settings[0], strlen(settings[0])) == 0; /* with which the names of the others begin */
+        found = strncmp(line, beginning, strlen(beginning)) == 0;
     if (file != NULL)
         fclose(file);
     return found;
 }
 
-/* What dtrain sets in the environment would override the user's file and the host's: so it looks in all three. */
-static bool user_sets_log(void)
+bool nccl_log_user_sets(const char *beginning)
 {
     char path[4096] = "";
     const char *given = getenv("NCCL_CONF_FILE");
     const struct passwd *user = getpwuid(getuid());
-    for (int i = 0; i < SETTINGS; i++)
-        if (getenv(settings[i]) != NULL)
+    for (char **variable = environ; *variable != NULL; variable++)
+        if (strncmp(*variable, beginning, strlen(beginning)) == 0)
             return true;
     if (given != NULL && *given != '\0')
         snprintf(path, sizeof path, "%s", given);
     else if (user != NULL)
         snprintf(path, sizeof path, "%s/.nccl.conf", user->pw_dir);
-    return sets_log(path) || sets_log("/etc/nccl.conf");
+    return file_sets(path, beginning) || file_sets("/etc/nccl.conf", beginning);
 }
 
 void nccl_log_open(void)
 {
-    if (user_sets_log())
+    if (nccl_log_user_sets(settings[0])) /* with which the names of the others begin */
         return;
     descriptor = memfd_create("nccl", MFD_CLOEXEC);
     if (descriptor < 0)

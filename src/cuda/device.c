@@ -106,6 +106,14 @@ static int find_device(const char *uuid)
     return -1;
 }
 
+bool device_sees(const struct device *all, int count, int rank)
+{
+    for (int i = 0; i < count; i++)
+        if (strcmp(all[i].host, all[rank].host) == 0 && find_device(all[i].uuid) < 0)
+            return false;
+    return true;
+}
+
 /* Whether kernels on GPU `from` reach the memory of `to`, also to add to it, as over NVLink. */
 static bool has_way(int from, int to)
 {

@@ -16,6 +16,7 @@ bool device_available(char *why, size_t why_bytes);
 void device_look(int local_rank, struct device *device);
 
 /* As gpu_part's (gpu.h). */
+bool device_sees(const struct device *all, int count, int rank);
 bool device_reaches(const struct device *all, int count, int rank, char *why, size_t why_bytes);
 
 /* Makes the GPU of this local rank the calling thread's. */

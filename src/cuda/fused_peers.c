@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "abort.h"
 #include "check.h"
@@ -43,19 +44,24 @@ bool fused_peers_reach(const struct device *all, int count, int rank, char *why,
 
 /* --- opening, closing ------------------------------------------------------------------------------------------ */
 
-/* Collective: mapped[r] becomes what rank r calls `exported`; NULL where it could not be, and for this rank. One
- * verdict on all ranks; unmap comes after it either way. */
-static bool map(struct comm *comm, void *exported, void *mapped[FUSED_PEERS], struct error *error)
+static bool is_on_this_host(const struct comm *comm, int rank)
+{
+    return strcmp(comm_host_name(comm, rank), comm_host_name(comm, comm_rank(comm))) == 0;
+}
+
+/* Collective: mapped[r] becomes what rank r of this host calls `exported`; NULL where it could not be, for this rank
+ * and those of other hosts. One verdict on all ranks; unmap comes after it either way. */
+static bool map(struct comm *comm, void *exported, void **mapped, struct error *error)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
-    cudaIpcMemHandle_t mine = {0}, all[FUSED_PEERS];
+    cudaIpcMemHandle_t mine = {0}, *all = memory_allocate((size_t)ranks, sizeof *all, "where GPU memory lies");
     cudaError_t status = cudaIpcGetMemHandle(&mine, exported);
     comm_gather(comm, &mine, sizeof mine, all);
     comm_broadcast(comm, all, (size_t)ranks * sizeof *all, 0);
     if (status != cudaSuccess)
         error_set(error, EXIT_RUNTIME, "rank %d cannot share GPU memory (%s)", rank, cudaGetErrorString(status));
     for (int r = 0; r < ranks && status == cudaSuccess; r++) {
-        if (r == rank)
+        if (r == rank || !is_on_this_host(comm, r))
             continue;
         status = cudaIpcOpenMemHandle(&mapped[r], all[r], cudaIpcMemLazyEnablePeerAccess);
         if (status == cudaSuccess)
@@ -66,13 +72,14 @@ static bool map(struct comm *comm, void *exported, void *mapped[FUSED_PEERS], st
                   cudaGetErrorString(status));
     }
     cudaGetLastError(); /* clears it */
+    free(all);
     return comm_agree(comm, error);
 }
 
 /* Collective: before any rank frees what it has exported. */
-static void unmap(struct comm *comm, void *mapped[FUSED_PEERS])
+static void unmap(struct comm *comm, void *const *mapped)
 {
-    for (int r = 0; r < FUSED_PEERS; r++)
+    for (int r = 0; r < comm_size(comm); r++)
         if (mapped[r] != NULL)
             CUDA_CHECK(cudaIpcCloseMemHandle(mapped[r]));
     comm_barrier(comm);
@@ -80,11 +87,12 @@ static void unmap(struct comm *comm, void *mapped[FUSED_PEERS])
 
 bool fused_peers_can_map(struct comm *comm, struct error *error)
 {
-    void *mapped[FUSED_PEERS] = {NULL};
+    void **mapped = memory_allocate((size_t)comm_size(comm), sizeof *mapped, "the memory of other ranks");
     device_use(comm_local_rank(comm));
     void *page = device_allocate(GPU_PAGE, "a page that other ranks map");
     bool agreed = map(comm, page, mapped, error);
     unmap(comm, mapped);
+    free(mapped);
     CUDA_CHECK(cudaFree(page));
     return agreed;
 }

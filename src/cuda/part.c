@@ -16,6 +16,7 @@ __attribute__((visibility("default"))) const struct gpu_part dtrain_gpu_part = {
     .nccl = &transport_nccl,
     .cudnn_profile = cudnn_profile,
     .reaches = fused_peers_reach,
+    .sees = device_sees,
     .can_map = fused_peers_can_map,
     .fused_profile = fused_profile,
     .time_dropout = dropout_time,

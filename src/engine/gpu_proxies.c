@@ -25,6 +25,21 @@ const struct engine_ops *gpu_find_fused(char *why, size_t why_bytes)
 
 /* --- the transports --------------------------------------------------------------------------------- */
 
+/* Collective, where every rank has a GPU of its own. NCCL maps the memory of the host's other GPUs, and fails where a
+ * rank can do that neither because it sees them nor otherwise; then this has it go by way of the host's memory. The
+ * threads that there are by now, of MPI and CUDA, read nothing of the environment. */
+static void find_way(struct comm *comm, const struct device *devices, char *why, size_t why_bytes)
+{
+    static const char setting[] = "NCCL_P2P_DISABLE";
+    struct error refused = {0};
+    const struct gpu_part *part = gpu_load(why, why_bytes);
+    if (!comm_largest(comm, !part->sees(devices, comm->size, comm->rank)) || part->can_map(comm, &refused) ||
+        comm_largest(comm, nccl_log_user_sets(setting)))
+        return;
+    setenv(setting, "1", 1);
+    snprintf(why, why_bytes, "every rank has a GPU of its own; %s=1, as %s", setting, refused.text);
+}
+
 static bool suits(struct comm *comm, enum comm_use use, char *why, size_t why_bytes)
 {
     if (use == COMM_FOR_CPU) {
@@ -36,6 +51,8 @@ static bool suits(struct comm *comm, enum comm_use use, char *why, size_t why_by
     struct device *devices = memory_allocate((size_t)comm->size, sizeof *devices, "the list of GPUs");
     devices_gather(comm, devices);
     bool apart = devices_are_apart(devices, comm->size, why, why_bytes);
+    if (apart)
+        find_way(comm, devices, why, why_bytes);
     free(devices);
     return apart;
 }

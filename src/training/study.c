@@ -222,10 +222,10 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     name_directories(study, error);
 
     enum exit_code code;
-    bool agreed = comm_agree(world, error) && agree_on_engine(study->engine, world, error);
+    bool agreed = comm_agree(world, error) && agree_on_engine(study->engine, world, error) && open_group(study, error);
     if (agreed)
-        describe(study);
-    if (agreed && open_group(study, error) && open_trainers(study, error) && begin_trainers(study, error)) {
+        describe(study); /* with what a transport has set for NCCL */
+    if (agreed && open_trainers(study, error) && begin_trainers(study, error)) {
         if (comm_rank(world) == 0) {
             study->display = display_open(study->trials, study->count, goal(options, data), options->progress);
             introduce(study, why);

@@ -239,6 +239,25 @@ def ends():
         check("rank 1" in result.err, "and names the rank that is lost", result)
 
 
+def one_gpu_seen():
+    """Ranks that see one GPU each: NCCL goes by way of the host's memory where they cannot map each other's, unless the
+    user has said otherwise, in the environment or in a file."""
+    hidden = {"gpus": 2, "EMULATED_ALONE": "1"}
+    result = emulated(2, "--max-steps", "1", **hidden)
+    check(result.code == 0 and "comm nccl (every rank has a GPU of its own)" in result.out,
+          "ranks that see one GPU each, and can map the others' memory, sum by NCCL", result)
+    result = emulated(2, "--max-steps", "1", "--out", "hidden", **hidden, EMULATED_IPC="0", EMULATED_IPC_RANK="1")
+    check(result.code == 0 and "NCCL_P2P_DISABLE=1, as rank 1 cannot map GPU memory of rank 0" in result.out,
+          "and where one cannot NCCL goes by way of the host's memory, and a line says why", result)
+    settings = json.loads(content("hidden", "run.json"))["gpu"]["nccl"]
+    check(settings == ["NCCL_P2P_DISABLE=1"], "as does run.json", settings)
+    (FOLDER / "p2p.conf").write_text("NCCL_P2P_DISABLE=0\n")
+    for own in {"NCCL_P2P_DISABLE": "0"}, {"NCCL_CONF_FILE": str(FOLDER / "p2p.conf")}:
+        result = emulated(2, "--max-steps", "1", **hidden, EMULATED_IPC="0", **own)
+        check(result.code == 1 and "let every rank see all GPUs" in result.err and "--comm mpi" in result.err,
+              f"but not over the user's own {list(own)}: then it fails, and its line says what to try", result)
+
+
 def nccl_fails(name, broken, code, *words, timeout=60, **environment):
     """NCCL says a result from a sum on, RESULT:SUM."""
     result = emulated(2, "--epochs", "1000", "--timeout", str(timeout), gpus=2, EMULATED_NCCL=broken, **environment)
@@ -271,5 +290,6 @@ benchmarks()
 choices()
 four_nets()
 ends()
+one_gpu_seen()
 trouble_of_nccl()
 finish()

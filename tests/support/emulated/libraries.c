@@ -199,11 +199,21 @@ struct ncclComm {
 
 static int sums_begun;
 
+static bool lacks_way(void)
+{
+    const char *setting = getenv("NCCL_P2P_DISABLE");
+    return getenv("EMULATED_ALONE") != NULL && getenv("EMULATED_IPC") != NULL &&
+           (setting == NULL || strcmp(setting, "1") != 0);
+}
+
 /* Whether NCCL no longer works, and what it says then. */
 static bool is_broken(ncclResult_t *result)
 {
     int said, at;
     const char *asked = getenv("EMULATED_NCCL");
+    *result = ncclUnhandledCudaError;
+    if (sums_begun > 0 && lacks_way())
+        return true;
     if (asked == NULL || sscanf(asked, "%d:%d", &said, &at) != 2 || sums_begun < at)
         return false;
     if (getenv("EMULATED_NCCL_KILLED") != NULL && emulated_is_meant("EMULATED_NCCL_KILLED"))

@@ -435,10 +435,22 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 
 /* --- devices ----------------------------------------------------------------------------------------- */
 
-cudaError_t cudaGetDeviceCount(int *count)
+static int count_gpus(void)
 {
     const char *gpus = getenv("EMULATED_GPUS");
-    *count = gpus != NULL ? atoi(gpus) : 1;
+    return gpus != NULL ? atoi(gpus) : 1;
+}
+
+/* Of those there are. */
+static int number_of(int device)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    return getenv("EMULATED_ALONE") == NULL || rank == NULL ? device : atoi(rank) % count_gpus();
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = getenv("EMULATED_ALONE") != NULL ? 1 : count_gpus();
     return *count > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
 }
 
@@ -447,18 +459,18 @@ static _Thread_local int current_device;
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
     const char *models = getenv("EMULATED_MODELS");
-    int model = device % (models != NULL ? atoi(models) : 1);
+    int number = number_of(device), model = number % (models != NULL ? atoi(models) : 1);
     memset(properties, 0, sizeof *properties);
     snprintf(properties->name, sizeof properties->name, model == 0 ? "emulated GPU" : "emulated GPU, model %d", model);
     properties->major = 9;
-    properties->uuid.bytes[15] = (char)device;
+    properties->uuid.bytes[15] = (char)number;
     return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device)
 {
     const char *slices = getenv("EMULATED_SLICES");
-    snprintf(text, (size_t)bytes, "0000:%02x:00.0", device / (slices != NULL ? atoi(slices) : 1));
+    snprintf(text, (size_t)bytes, "0000:%02x:00.0", number_of(device) / (slices != NULL ? atoi(slices) : 1));
     return cudaSuccess;
 }
 
