@@ -162,9 +162,12 @@ launcher_command() {
     open-mpi-*)
         [[ $launcher_kind == open-mpi-4 ]] || command+=(--output :raw) # or it keeps what has no line's end
         command+=("${hosts[@]}")
-        # The others give all variables to every host.
-        for name in DTRAIN_DATA XDG_CACHE_HOME NCCL_SOCKET_IFNAME DTRAIN_TERMINAL DTRAIN_MARK; do
+        # The others give all variables to every host. Empty ones of CUDA's mean something, too: no GPU.
+        for name in DTRAIN_DATA XDG_CACHE_HOME DTRAIN_TERMINAL DTRAIN_MARK; do
             [[ -z ${!name-} ]] || command+=(-x "$name")
+        done
+        for name in $(compgen -e NCCL_) $(compgen -e CUDA_); do
+            command+=(-x "$name")
         done
         ;;
     mpich | intel-mpi)

@@ -100,6 +100,16 @@ def test_binding():
     check(chosen == "socket", "run: unless the user binds them", chosen)
 
 
+def test_handed_on():
+    """What Open MPI is told to give to other hosts."""
+    _, env = place_mpirun('echo "$@"')
+    done = launch("run", "-np", 2, *DATA, env={**env, "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "a b",
+                                               "CUDA_VISIBLE_DEVICES": "", "CUDA_MODULE_LOADING": "EAGER"})
+    told = re.findall(r"-x (\S+)", done.stdout)
+    check({"NCCL_DEBUG", "NCCL_IB_HCA", "CUDA_MODULE_LOADING", "CUDA_VISIBLE_DEVICES"} <= set(told),
+          "run: other hosts get all settings of NCCL and CUDA, an empty one as well", said(done))
+
+
 def test_cores_in_translation():
     """taskset of util-linux in Chinese has a colon of its own."""
     place = SCRATCH / "chinese"
@@ -587,6 +597,7 @@ hung = test_hung_mpirun()
 next(hung)
 test_run()
 test_binding()
+test_handed_on()
 test_cores_in_translation()
 test_odd_places()
 test_settings()
