@@ -432,6 +432,28 @@ def test_job_clock():
           said(done))
 
 
+def run_job(script, tools, *options, **env):
+    """A batch job in whose PATH these tools tell what they were given, and end with the code."""
+    home, job = place_job(script)
+    for tool, code in tools.items():
+        (home / tool).write_text(f'#!/bin/sh\necho "{tool}:" "$@"\nexit {code}\n')
+        (home / tool).chmod(0o755)
+    env = {"SLURM_JOB_NAME": "gpus", "SLURM_JOB_PARTITION": "main", "PATH": f"{home}:{os.environ['PATH']}", **env}
+    return subprocess.run(["bash", home / "slurm/train.sbatch", *options], cwd=SCRATCH, env=os.environ | job | env,
+                          check=False, capture_output=True, text=True)
+
+
+def test_job_on_gpus():
+    """A job without requeue that is stopped, on GPUs that it asked for in one way or another."""
+    tools = {"sbatch": 0, "scontrol": 0, "squeue": 0}
+    for asked, wanted in (({"SLURM_GPUS_PER_NODE": "h100:4", "SLURM_GPUS_ON_NODE": "4"}, " --gpus-per-node=h100:4 "),
+                          ({"SLURM_GPUS_ON_NODE": "3"}, " --gpus-per-node=3 "), ({}, "")):
+        done = run_job("exit 75", tools, **asked)
+        told = next((line for line in done.stdout.splitlines() if line.startswith("sbatch: ")), "")
+        check(done.returncode == 75 and told and (wanted in told if wanted else "--gpus" not in told),
+              f"a job's successor asks for its GPUs: {asked}", said(done))
+
+
 def test_hidden_errors():
     """A script between launch/run and dtrain that leads its standard error elsewhere."""
     script = SCRATCH / "hides.sh"
@@ -608,6 +630,7 @@ test_early_stop()
 test_stop_of_all()
 test_ignored_signals()
 test_job_clock()
+test_job_on_gpus()
 test_hidden_errors()
 test_terminal()
 test_progress_line()
