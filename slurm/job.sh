@@ -53,9 +53,11 @@ launch() { # [-hosts N -ranks N] OPTIONS of dtrain...
     case $launcher in
     srun)
         # Ranks that save end together; after one that is killed the others have a little time, then end too.
-        # The tree: with SLURM 22.05's own choice a rank was seen to crash in MPI_Init on a busy host.
+        # The tree: with SLURM 22.05's own choice a rank was seen to crash in MPI_Init on a busy host. With GPUs the
+        # ranks are bound to no core, as CUDA's and NCCL's threads would share it.
         SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix} SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree} \
             srun --nodes="$hosts" --ntasks="$ranks" --input=none --wait=5 --kill-on-bad-exit=0 \
+            ${SLURM_GPUS_ON_NODE:+--cpu-bind=none} \
             "${DTRAIN:-$home/dtrain}" "$@" &
         ;;
     mpirun) "$home/launch/run" -np "$ranks" "$@" & ;;

@@ -120,14 +120,18 @@ def several():
     check(verify.wait() == "COMPLETED 0" and len(re.findall("  right$", verify.out, re.M)) == 3,
           "verify.sbatch: both nodes compute as they should, alone and together", verify)
     seen = FOLDER / "seen"
-    seen.write_text('#!/bin/sh\necho "$OMPI_COMM_WORLD_LOCAL_RANK of $CUDA_VISIBLE_DEVICES"\n')
+    seen.write_text('#!/bin/sh\necho "${OMPI_COMM_WORLD_LOCAL_RANK-$SLURM_LOCALID} of $CUDA_VISIBLE_DEVICES, '
+                    '$SLURM_GPUS_ON_NODE"\n')
     seen.chmod(0o755)
     for pair in pairs:
         pair.check()
-    job = submit("gpus", sbatch=("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"), DTRAIN=str(seen))
-    check(job.wait() == "COMPLETED 0" and
-          sorted(job.out.splitlines()) == sorted([f"{i} of 0,1,2,3" for i in range(4)] * 2),
-          "--gpus-per-node: every rank has its number and sees its host's GPUs", job)
+    for launcher, asked in ("mpirun", "--gpus-per-node=4"), ("srun", "--gres=gpu:4"):
+        job = submit(f"gpus-{launcher}", sbatch=("--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=2", asked),
+                     LAUNCHER=launcher, DTRAIN=str(seen))
+        state = job.wait()
+        told = [line for line in job.out.splitlines() if " lacks support for cpu binding" not in line]  # this one does
+        check(state == "COMPLETED 0" and sorted(told) == sorted([f"{i} of 0,1,2,3, 4" for i in range(4)] * 2),
+              f"{asked}, {launcher}: every rank has its number and sees its host's GPUs", job)
 
 
 def interrupted(how, job, stop, state=None):

@@ -452,6 +452,10 @@ def test_job_on_gpus():
         told = next((line for line in done.stdout.splitlines() if line.startswith("sbatch: ")), "")
         check(done.returncode == 75 and told and (wanted in told if wanted else "--gpus" not in told),
               f"a job's successor asks for its GPUs: {asked}", said(done))
+    for asked in {"SLURM_GPUS_ON_NODE": "4"}, {}:
+        done = run_job("", {"srun": 0}, LAUNCHER="srun", **asked)
+        check(done.returncode == 0 and ("--cpu-bind=none" in done.stdout) == bool(asked),
+              f"srun binds ranks on GPUs, and them alone, to no core: {asked}", said(done))
 
 
 def test_hidden_errors():
