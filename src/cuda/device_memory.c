@@ -2,23 +2,21 @@
 
 #include <cuda_runtime_api.h>
 
-#include "abort.h"
 #include "check.h"
 #include "error.h"
 
 /* CUDA also tells here of what failed before, which is not about memory. */
 static void check(cudaError_t status, const char *where, size_t bytes, const char *purpose)
 {
-    char who[WHO_BYTES];
+    char who[GPU_WHO_BYTES];
     int device = -1;
     if (status != cudaErrorMemoryAllocation) {
         CUDA_CHECK(status);
         return;
     }
-    abort_who(who, sizeof who);
     cudaGetDevice(&device);
-    abort_job(MPI_COMM_WORLD, EXIT_RUNTIME, "%s, GPU %d: out of %s: %zu bytes for %s", who, device, where, bytes,
-              purpose);
+    gpu_who(device, who, sizeof who);
+    abort_job(MPI_COMM_WORLD, EXIT_RUNTIME, "%s: out of %s: %zu bytes for %s", who, where, bytes, purpose);
 }
 
 void *device_allocate(size_t bytes, const char *purpose)

@@ -91,7 +91,8 @@ static void wait_for(struct queue *queue, cudaEvent_t mark, const volatile sig_a
     comm_wait(queue->comm, is_done, &wait, "the gradient sum");
     if (wait.status != cudaSuccess && queue->failed != NULL)
         queue->failed(queue);
-    CUDA_CHECK(wait.status);
+    if (wait.status != cudaSuccess)
+        gpu_failed("CUDA", "a step or a check on the GPU", __FILE__, __LINE__, cudaGetErrorString(wait.status));
 }
 
 void queue_finish(struct queue *queue, const volatile sig_atomic_t *stop)

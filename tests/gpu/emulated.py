@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import signal
+import socket
 import time
 
 from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated
@@ -239,6 +240,15 @@ def ends():
         check("rank 1" in result.err, "and names the rank that is lost", result)
 
 
+def failures():
+    """What a GPU fails at is said in words, with its address."""
+    host = socket.gethostname()
+    for engine in "cudnn", "fused":
+        result = emulated(1, "--engine", engine, "--epochs", "100", EMULATED_FAILS_AT="100")
+        check(result.says(1, f"rank 0 on host {host}, GPU 0 (0000:00:00.0): CUDA: a step or a check on the GPU",
+                          "launch failure"), f"engine {engine}: a step that fails is said to be one", result)
+
+
 def one_gpu_seen():
     """Ranks that see one GPU each: NCCL goes by way of the host's memory where they cannot map each other's, unless the
     user has said otherwise, in the environment or in a file."""
@@ -290,6 +300,7 @@ benchmarks()
 choices()
 four_nets()
 ends()
+failures()
 one_gpu_seen()
 trouble_of_nccl()
 finish()

@@ -16,6 +16,7 @@
  *   EMULATED_PEERS=0           GPUs do not reach each other's memory
  *   EMULATED_IPC=0             nor can processes map it; with EMULATED_IPC_RANK that rank's alone
  *   EMULATED_FULL_AT           which request for memory is refused; with EMULATED_FULL_RANK that rank's alone
+ *   EMULATED_FAILS_AT          from which look at the end of queued work on this has failed
  *   EMULATED_NCCL=RESULT:SUM   from its sum number SUM on, 0: from its start, NCCL says that ncclResult_t, and no sum
  *                              ends; ncclInProgress: no sum ends. With EMULATED_NCCL_KILLED that rank is killed then
  *   EMULATED_FLIP=BYTES:BYTE   before the first launch of kernels/fused a bit of that byte is flipped in the first

@@ -169,7 +169,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 /* A job a query, so that whoever asks sees it take its time. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    static long looks;
     cudaStream_t stream = event->stream;
+    const char *at = getenv("EMULATED_FAILS_AT");
+    if (at != NULL && ++looks >= atol(at))
+        return fail(cudaErrorLaunchFailure);
     if (stream == NULL || stream->done >= event->place)
         return cudaSuccess;
     run_to(stream, stream->done + 1);
@@ -518,6 +522,7 @@ const char *cudaGetErrorString(cudaError_t error)
     static const char *const some[] = {[cudaErrorInvalidDevice] = "invalid device",
                                        [cudaErrorMapBufferObjectFailed] = "mapping failed",
                                        [cudaErrorNoDevice] = "no device",
+                                       [cudaErrorLaunchFailure] = "launch failure",
                                        [cudaErrorNotReady] = "not ready"};
     return some[error] ? some[error] : "an error";
 }
