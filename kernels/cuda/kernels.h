@@ -148,6 +148,11 @@ struct cuda_dense {
  * (cuda_splits(count), LENET5_WEIGHTS), rows in canonical layout; other places are not written. */
 cudaError_t cuda_dense_weights(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream);
 
+/* --- all of them ----------------------------------------------------------------------------------- */
+
+/* cudaSuccess where the current device loads them: there is machine code for it, or its driver translates the PTX. */
+cudaError_t cuda_loads(void);
+
 /* --- gradient and update --------------------------------------------------------------------------- */
 
 /* What is summed over its rows: parts of the gradients of the convolutions, and of the dense layers the

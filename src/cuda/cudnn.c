@@ -86,6 +86,11 @@ static struct engine *open_cudnn(const struct engine_setup *setup, struct error 
     cudnn->full.samples = train >= setup->batch_size ? setup->batch_size : 0;
     cudnn->tail.samples = train % setup->batch_size;
     device_use(comm_local_rank(setup->comm));
+    if (!device_suits(setup->comm, error)) {
+        comm_sums_close(sums);
+        free(cudnn);
+        return NULL;
+    }
     pin_sums(sums);
     queue_open(&cudnn->queue, setup);
     net_open(&cudnn->net, cudnn->queue.stream, most_samples(cudnn, evaluated), setup->precision, &cudnn->chooser);

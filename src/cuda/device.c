@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "devices.h"
+#include "error.h"
 #include "kernels/cuda/kernels.h"
 
 static int count_visible(cudaError_t *status)
@@ -46,6 +47,16 @@ static void explain_none(cudaError_t status, char *why, size_t why_bytes)
     }
 }
 
+/* Whether the kernels were made for so early a GPU; else the text says so. */
+static bool is_new_enough(const struct cudaDeviceProp *properties, char *text, size_t bytes)
+{
+    if (properties->major >= 8)
+        return true;
+    snprintf(text, bytes, "%s has compute capability %d.%d, the kernels need 8.0", properties->name, properties->major,
+             properties->minor);
+    return false;
+}
+
 bool device_available(char *why, size_t why_bytes)
 {
     cudaError_t status;
@@ -57,11 +68,29 @@ bool device_available(char *why, size_t why_bytes)
     }
     CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
     snprintf(why, why_bytes, "%d GPU%s visible, the first: %s", count, count == 1 ? "" : "s", properties.name);
-    if (properties.major >= 8)
-        return true;
-    snprintf(why, why_bytes, "%s has compute capability %d.%d, the kernels need 8.0", properties.name, properties.major,
-             properties.minor);
-    return false;
+    return is_new_enough(&properties, why, why_bytes);
+}
+
+bool device_suits(struct comm *comm, struct error *error)
+{
+    int device;
+    struct cudaDeviceProp properties;
+    char who[GPU_WHO_BYTES], why[400];
+    CUDA_CHECK(cudaGetDevice(&device));
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    gpu_who(device, who, sizeof who);
+    if (!is_new_enough(&properties, why, sizeof why)) {
+        error_set(error, EXIT_RUNTIME, "%s: %s: hide it (CUDA_VISIBLE_DEVICES), or give --engine cpu", who, why);
+    } else {
+        cudaError_t status = cuda_loads();
+        if (status != cudaSuccess)
+            error_set(error, EXIT_RUNTIME,
+                      "%s: %s of compute capability %d.%d does not load the kernels (%s): build them for it, by make "
+                      "SM=%d%d, or update its driver",
+                      who, properties.name, properties.major, properties.minor, cudaGetErrorString(status),
+                      properties.major, properties.minor);
+    }
+    return comm_agree(comm, error);
 }
 
 static void write_uuid(const cudaUUID_t *uuid, char *text, size_t bytes)

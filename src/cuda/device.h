@@ -12,6 +12,10 @@
  * missing. */
 bool device_available(char *why, size_t why_bytes);
 
+/* Collective: whether the kernels run on the calling thread's GPU, on every rank; `error` names one on which they do
+ * not. EXIT_RUNTIME. */
+bool device_suits(struct comm *comm, struct error *error);
+
 /* What this process sees, and which GPU is this local rank's. */
 void device_look(int local_rank, struct device *device);
 

@@ -136,7 +136,7 @@ static bool agree_that_it_fits(const struct engine_setup *setup, uint32_t *group
 static struct fused_device *share_or_open(const struct engine_setup *setup, struct error *error)
 {
     uint32_t groups = 0;
-    if (!agree_that_it_fits(setup, &groups, error))
+    if (!device_suits(setup->comm, error) || !agree_that_it_fits(setup, &groups, error))
         return NULL;
     return setup->beside != NULL ? fused_of(setup->beside)->device : open_device(setup, groups, error);
 }

@@ -244,6 +244,12 @@ def failures():
     """What a GPU fails at is said in words, with its address."""
     host = socket.gethostname()
     for engine in "cudnn", "fused":
+        result = emulated(2, "--engine", engine, gpus=2, EMULATED_OLD="1")
+        check(result.says(1, f"rank 1 on host {host}, GPU 1 (0000:01:00.0): ", "7.0", "8.0", "CUDA_VISIBLE_DEVICES"),
+              f"engine {engine}: a GPU of an early kind that is not the first one is refused", result)
+        result = emulated(2, "--engine", engine, gpus=2, EMULATED_UNLOADABLE="1")
+        check(result.says(1, f"rank 0 on host {host}, GPU 0 (0000:00:00.0): ", "no kernel image", "make SM=90"),
+              f"engine {engine}: a GPU that the kernels were not built for is refused", result)
         result = emulated(1, "--engine", engine, "--epochs", "100", EMULATED_FAILS_AT="100")
         check(result.says(1, f"rank 0 on host {host}, GPU 0 (0000:00:00.0): CUDA: a step or a check on the GPU",
                           "launch failure"), f"engine {engine}: a step that fails is said to be one", result)

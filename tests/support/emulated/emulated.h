@@ -10,6 +10,8 @@
  *   EMULATED_MODELS            of how many models in turn; 1
  *   EMULATED_ALONE=1           each rank sees its own alone; NCCL then fails at its first sum if processes cannot map
  *                              memory either (EMULATED_IPC), unless NCCL_P2P_DISABLE=1
+ *   EMULATED_OLD               which GPU is of compute capability 7.0
+ *   EMULATED_UNLOADABLE=1      there is no machine code of the kernels for them
  *   EMULATED_SLICES            how many of them are slices of one card
  *   EMULATED_MULTIPROCESSORS   for kernels/fused; 16
  *   EMULATED_SHARED            bytes of a block's shared memory, for kernels/fused

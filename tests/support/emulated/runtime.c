@@ -462,11 +462,11 @@ static _Thread_local int current_device;
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
-    const char *models = getenv("EMULATED_MODELS");
+    const char *models = getenv("EMULATED_MODELS"), *old = getenv("EMULATED_OLD");
     int number = number_of(device), model = number % (models != NULL ? atoi(models) : 1);
     memset(properties, 0, sizeof *properties);
     snprintf(properties->name, sizeof properties->name, model == 0 ? "emulated GPU" : "emulated GPU, model %d", model);
-    properties->major = 9;
+    properties->major = old != NULL && atoi(old) == number ? 7 : 9;
     properties->uuid.bytes[15] = (char)number;
     return cudaSuccess;
 }
@@ -519,10 +519,9 @@ cudaError_t cudaGetLastError(void)
 
 const char *cudaGetErrorString(cudaError_t error)
 {
-    static const char *const some[] = {[cudaErrorInvalidDevice] = "invalid device",
-                                       [cudaErrorMapBufferObjectFailed] = "mapping failed",
-                                       [cudaErrorNoDevice] = "no device",
-                                       [cudaErrorLaunchFailure] = "launch failure",
-                                       [cudaErrorNotReady] = "not ready"};
+    static const char *const some[] = {
+        [cudaErrorInvalidDevice] = "invalid device", [cudaErrorMapBufferObjectFailed] = "mapping failed",
+        [cudaErrorNoDevice] = "no device",           [cudaErrorNoKernelImageForDevice] = "no kernel image",
+        [cudaErrorLaunchFailure] = "launch failure", [cudaErrorNotReady] = "not ready"};
     return some[error] ? some[error] : "an error";
 }

@@ -81,6 +81,16 @@ template <typename T> static inline T atomicAdd(T *sum, T term)
     return before;
 }
 
+struct cudaFuncAttributes {
+    int numRegs;
+};
+
+/* Kernels are there, unless EMULATED_UNLOADABLE is in the environment (tests/support/emulated). */
+static inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, const void *)
+{
+    return getenv("EMULATED_UNLOADABLE") != nullptr ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
 /* ----- launch -------------------------------------------------------------------------------------- */
 
 /* Runs thread(context) for every thread of every block. */

@@ -7,7 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorLaunchFailure } cudaError_t;
+typedef enum {
+    cudaSuccess,
+    cudaErrorMemoryAllocation,
+    cudaErrorLaunchFailure,
+    cudaErrorNoKernelImageForDevice = 209
+} cudaError_t;
 typedef struct CUstream_st *cudaStream_t;
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice };
 enum { cudaMemAttachGlobal = 1 };
