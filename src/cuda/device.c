@@ -7,6 +7,7 @@
 #include <glob.h>
 #include <nccl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
@@ -154,11 +155,14 @@ static bool has_way(int from, int to)
 
 bool device_reaches(const struct device *all, int count, int rank, char *why, size_t why_bytes)
 {
+    const char *hides = getenv("SLURM_JOB_ID") == NULL
+                            ? "CUDA_VISIBLE_DEVICES, or a container"
+                            : "CUDA_VISIBLE_DEVICES, as SLURM binds tasks: --gpus-per-node with --gpu-bind=none";
     for (int i = 0; i < count; i++) {
         int other = find_device(all[i].uuid);
         if (other < 0)
             snprintf(why, why_bytes, "rank %d does not see the GPU of rank %d (%s): let it see all of the host's", rank,
-                     i, all[rank].visible_list[0] ? "CUDA_VISIBLE_DEVICES" : "SLURM: --gpu-bind=none");
+                     i, hides);
         else if (i != rank && !has_way(all[rank].index, other))
             snprintf(why, why_bytes, "the GPU of rank %d does not reach the memory of rank %d's, as over NVLink", rank,
                      i);

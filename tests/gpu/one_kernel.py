@@ -11,7 +11,7 @@ import time
 from emulated_gpu import LIBRARIES, TRAIN, emulated
 from tap import check, finish
 
-from dtrain import ROOT, content, metrics, progress, run, start, weights
+from dtrain import FOLDER, PROGRAM, ROOT, Run, content, metrics, progress, run, start, weights
 
 
 def one_net():
@@ -68,6 +68,11 @@ def peers():
           "nor do ranks of which one cannot map the memory of another", result)
     result = emulated(2, "--engine", "fused", "--comm", "peers", EMULATED_IPC="0")
     check(result.says(2, "--comm peers", "cannot map GPU memory"), "--comm peers is refused to them", result)
+    for setting, hides in ("PATH", "(CUDA_VISIBLE_DEVICES, or a container)"), ("SLURM_JOB_ID=1", "--gpu-bind=none)"):
+        result = Run(["mpirun", "-np", "2", "-x", setting, PROGRAM, *TRAIN, "--engine", "fused", "--comm", "peers"],
+                     {**LIBRARIES, "EMULATED_GPUS": "2", "EMULATED_ALONE": "1"}, FOLDER).finish()
+        check(result.says(2, "rank 0 does not see the GPU of rank 1", "CUDA_VISIBLE_DEVICES", hides),
+              f"where ranks see one GPU each the line names what hides the others: {hides}", result)
     for number in signal.SIGKILL, signal.SIGSTOP:
         running = start(2, *TRAIN, "--engine", "fused", "--epochs", "100000", "--out", number.name, "--timeout", "10",
                         env={**LIBRARIES, "EMULATED_GPUS": "2"})
