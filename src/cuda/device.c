@@ -173,10 +173,26 @@ bool device_reaches(const struct device *all, int count, int rank, char *why, si
     return true;
 }
 
+/* What cudaSetDevice finds as it starts CUDA there. */
+static _Noreturn void refuse_taken(int device)
+{
+    char who[GPU_WHO_BYTES];
+    gpu_who(device, who, sizeof who);
+    abort_job(
+        MPI_COMM_WORLD, EXIT_RUNTIME,
+        "%s: another process, or another rank, has it for itself, by its compute mode (nvidia-smi -q -d COMPUTE): "
+        "start no more ranks than GPUs, when these are free",
+        who);
+}
+
 void device_use(int local_rank)
 {
     cudaError_t status;
-    CUDA_CHECK(cudaSetDevice(devices_index(local_rank, count_visible(&status))));
+    int device = devices_index(local_rank, count_visible(&status));
+    status = cudaSetDevice(device);
+    if (status == cudaErrorDevicesUnavailable)
+        refuse_taken(device);
+    CUDA_CHECK(status);
 }
 
 void device_versions(char *text, size_t bytes)

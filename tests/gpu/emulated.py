@@ -247,6 +247,9 @@ def failures():
         result = emulated(2, "--engine", engine, gpus=2, EMULATED_OLD="1")
         check(result.says(1, f"rank 1 on host {host}, GPU 1 (0000:01:00.0): ", "7.0", "8.0", "CUDA_VISIBLE_DEVICES"),
               f"engine {engine}: a GPU of an early kind that is not the first one is refused", result)
+        result = emulated(2, "--engine", engine, gpus=2, EMULATED_TAKEN="1")
+        check(result.says(1, f"rank 1 on host {host}, GPU 1 (0000:01:00.0): another process, or another rank, has it"),
+              f"engine {engine}: a GPU that another process has for itself is named", result)
         result = emulated(2, "--engine", engine, gpus=2, EMULATED_UNLOADABLE="1")
         check(result.says(1, f"rank 0 on host {host}, GPU 0 (0000:00:00.0): ", "no kernel image", "make SM=90"),
               f"engine {engine}: a GPU that the kernels were not built for is refused", result)

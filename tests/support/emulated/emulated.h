@@ -11,6 +11,7 @@
  *   EMULATED_ALONE=1           each rank sees its own alone; NCCL then fails at its first sum if processes cannot map
  *                              memory either (EMULATED_IPC), unless NCCL_P2P_DISABLE=1
  *   EMULATED_OLD               which GPU is of compute capability 7.0
+ *   EMULATED_TAKEN             which one another process has for itself
  *   EMULATED_UNLOADABLE=1      there is no machine code of the kernels for them
  *   EMULATED_SLICES            how many of them are slices of one card
  *   EMULATED_MULTIPROCESSORS   for kernels/fused; 16

@@ -491,7 +491,10 @@ cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribu
 cudaError_t cudaSetDevice(int device)
 {
     int count;
+    const char *taken = getenv("EMULATED_TAKEN");
     cudaGetDeviceCount(&count);
+    if (taken != NULL && atoi(taken) == number_of(device))
+        return fail(cudaErrorDevicesUnavailable);
     if (device < 0 || device >= count)
         return cudaErrorInvalidDevice;
     current_device = device;
