@@ -19,8 +19,9 @@ bool agree_on_options(const struct options *options, struct comm *world, struct 
 /* The same data. EXIT_INPUT. */
 bool agree_on_data(const struct dataset *data, struct comm *world, struct error *error);
 
-/* The same engine: "auto" was chosen by each rank's own machine. Replicas must come to the same bits, for which one
- * that is not defined must also have been built by the same compiler for the same processor. EXIT_USAGE. */
-bool agree_on_engine(const struct engine_ops *engine, struct comm *world, struct error *error);
+/* The same engine: "auto" was chosen by each rank's own machine, and engine_choose has said why. Replicas must come to
+ * the same bits, for which one that is not defined must also have been built by the same compiler for the same
+ * processor. EXIT_USAGE. */
+bool agree_on_engine(const struct engine_ops *engine, const char *why, struct comm *world, struct error *error);
 
 #endif

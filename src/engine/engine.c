@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "abort.h"
 #include "exact_sum.h"
 #include "gpu.h"
 #include "memory.h"
@@ -80,10 +81,11 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
         if (found != NULL)
             return found;
     }
-    char names[100];
+    char names[100], who[WHO_BYTES];
     engine_names(names, sizeof names, false);
+    abort_who(who, sizeof who);
     if (known)
-        error_set(error, EXIT_USAGE, "--engine %s: this machine cannot run it: %s", name, why);
+        error_set(error, EXIT_USAGE, "--engine %s: %s cannot run it: %s", name, who, why);
     else
         error_set(error, EXIT_USAGE, "--engine %s: no such engine; give %s", name, names);
     return NULL;

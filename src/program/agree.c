@@ -20,21 +20,35 @@ bool agree_on_action(const struct options *options, struct comm *world, struct e
                      odd, comm_host_name(world, odd));
 }
 
-/* Ranks compare one text; on a difference all learn what the odd rank has. */
+/* What the odd rank says of itself, and the first that is not as it is. */
+struct difference {
+    int odd, other;
+    char of_odd[400], of_other[400];
+};
+
+/* Ranks compare one text. On a difference all learn what two of them say, which may be more than was compared. */
+static bool compare(struct comm *world, const char *text, const char *says, struct difference *difference)
+{
+    uint64_t mine = XXH64(text, strlen(text), 0), of_odd = mine;
+    int ranks = comm_size(world);
+    if (comm_same(world, mine, &difference->odd))
+        return true;
+    comm_broadcast(world, &of_odd, sizeof of_odd, difference->odd);
+    difference->other = ranks - comm_largest(world, mine != of_odd ? ranks - comm_rank(world) : 0);
+    snprintf(difference->of_odd, sizeof difference->of_odd, "%s", says);
+    snprintf(difference->of_other, sizeof difference->of_other, "%s", says);
+    comm_broadcast(world, difference->of_odd, sizeof difference->of_odd, difference->odd);
+    comm_broadcast(world, difference->of_other, sizeof difference->of_other, difference->other);
+    return false;
+}
+
 static bool agree(struct comm *world, const char *text, enum exit_code code, const char *what, struct error *error)
 {
-    char mine[400] = "", odd_text[400] = "", other_text[400] = "";
-    int odd;
-    snprintf(mine, sizeof mine, "%s", text);
-    if (comm_same(world, XXH64(text, strlen(text), 0), &odd))
+    struct difference found = {0};
+    if (compare(world, text, text, &found))
         return true;
-    memcpy(odd_text, mine, sizeof mine);
-    memcpy(other_text, mine, sizeof mine);
-    int other = odd == 0 ? 1 : 0;
-    comm_broadcast(world, odd_text, sizeof odd_text, odd);
-    comm_broadcast(world, other_text, sizeof other_text, other);
-    return error_set(error, code, "rank %d on host %s has %s %s but rank %d has %s: start all ranks alike", odd,
-                     comm_host_name(world, odd), what, odd_text, other, other_text);
+    return error_set(error, code, "rank %d on host %s has %s %s but rank %d has %s: start all ranks alike", found.odd,
+                     comm_host_name(world, found.odd), what, found.of_odd, found.other, found.of_other);
 }
 
 bool agree_on_options(const struct options *options, struct comm *world, struct error *error)
@@ -59,14 +73,17 @@ bool agree_on_options(const struct options *options, struct comm *world, struct 
     return same;
 }
 
-bool agree_on_engine(const struct engine_ops *engine, struct comm *world, struct error *error)
+bool agree_on_engine(const struct engine_ops *engine, const char *why, struct comm *world, struct error *error)
 {
-    int odd;
-    if (!comm_same(world, XXH64(engine->name, strlen(engine->name), 0), &odd))
+    struct difference found = {0};
+    char says[400];
+    snprintf(says, sizeof says, "engine %s (%s)", engine->name, why);
+    if (!compare(world, engine->name, says, &found))
         return error_set(error, EXIT_USAGE,
-                         "rank %d on host %s chose another engine than the others, because not all machines are "
-                         "alike: name one for all (--engine cpu runs everywhere)",
-                         odd, comm_host_name(world, odd));
+                         "rank %d on host %s chose %s, but rank %d on host %s %s: name one engine for all (--engine "
+                         "cpu runs everywhere)",
+                         found.odd, comm_host_name(world, found.odd), found.of_odd, found.other,
+                         comm_host_name(world, found.other), found.of_other);
     return engine->is_defined || agree(world, version_build, EXIT_USAGE, "a program built by", error);
 }
 

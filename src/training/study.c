@@ -222,7 +222,8 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     name_directories(study, error);
 
     enum exit_code code;
-    bool agreed = comm_agree(world, error) && agree_on_engine(study->engine, world, error) && open_group(study, error);
+    bool agreed = comm_agree(world, error) && agree_on_engine(study->engine, why, world, error) &&
+                  open_group(study, error);
     if (agreed)
         describe(study); /* with what a transport has set for NCCL */
     if (agreed && open_trainers(study, error) && begin_trainers(study, error)) {

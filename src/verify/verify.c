@@ -43,7 +43,7 @@ static bool choose_engine(struct examination *e, struct error *error)
 {
     char why[400];
     e->verify->ops = engine_choose(e->options->engine, why, sizeof why, error);
-    return comm_agree(e->world, error) && agree_on_engine(e->verify->ops, e->world, error);
+    return comm_agree(e->world, error) && agree_on_engine(e->verify->ops, why, e->world, error);
 }
 
 /* Collective: on every rank what rank 0's engine chose among several ways, or NULL. */

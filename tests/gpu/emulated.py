@@ -158,6 +158,13 @@ def unlike_builds():
                {**LIBRARIES, "EMULATED_GPUS": "2"}, FOLDER).finish()
 
 
+def unlike_machines():
+    """Two ranks that see no GPU, and three that see two."""
+    command = [FOLDER_OF_PROGRAM / "dtrain", *TRAIN, "--max-steps", "1", "--out", "unlike-machines"]
+    return Run(["mpirun", "-np", "2", "-x", "EMULATED_GPUS=0", *command, ":", "-np", "3", "-x", "EMULATED_GPUS=2",
+                *command], LIBRARIES, FOLDER).finish()
+
+
 def choices():
     result = emulated(2, "--max-steps", "1", gpus=1)
     check(result.code == 0 and "comm mpi (nccl: ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
@@ -179,7 +186,13 @@ def choices():
     check(result.code == 0 and "engine cpu (cudnn: no GPU is visible" in " ".join(result.out.split()),
           "without a GPU it is the CPU, and a line says why", result)
     result = emulated(2, "--engine", "cudnn", gpus=0)
-    check(result.code == 2 and "no GPU is visible" in result.err, "--engine cudnn without a GPU is refused", result)
+    host = f"on host {socket.gethostname()}"
+    check(result.says(2, f"--engine cudnn: rank 0 {host} cannot run it: no GPU is visible"),
+          "--engine cudnn without a GPU is refused, and names the host", result)
+    result = unlike_machines()
+    check(result.says(2, f"rank 0 {host} chose engine cpu (cudnn: no GPU is visible", f"but rank 2 {host} engine cudnn "
+                         "(2 GPUs visible"), "ranks that chose unlike engines are refused, and it says why each did",
+          result)
     result = run(1, *TRAIN, "--max-steps", "1", "--out", "no-driver")
     check(result.code == 0 and "no NVIDIA driver" in " ".join(result.out.split()), "nor does it need a driver", result)
     result = unlike_builds()
