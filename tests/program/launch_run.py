@@ -100,6 +100,24 @@ def test_binding():
     check(chosen == "socket", "run: unless the user binds them", chosen)
 
 
+def test_ranks_on_gpus():
+    """How many ranks are started where nobody says it: one a GPU that they see, but no more than cores."""
+    place, env = place_mpirun('echo "given $@"')
+    for tool in "dtrain", "dtrain-cuda.so", "nvidia-smi":
+        (place / tool).touch(0o755)
+    many = ",".join(map(str, range(CORES + 3)))
+    for listed, seen, *options, expected in (
+            (1, None, 1), (CORES + 3, None, CORES), (CORES + 3, "GPU-1", 1), (CORES + 3, many, CORES),
+            (CORES + 3, "2,-1," + many, 1), (1, many, 1), (1, "", CORES), (1, "-1", CORES), (0, None, CORES),
+            (1, None, "--engine", "cpu", CORES)):
+        lines = [f"echo 'GPU {i}: NVIDIA H100 (UUID: GPU-{i})'\necho '  MIG 1g.10gb'" for i in range(listed)]
+        (place / "nvidia-smi").write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+        settings = {**env, "DTRAIN": str(place / "dtrain")} | ({} if seen is None else {"CUDA_VISIBLE_DEVICES": seen})
+        done = launch("run", *options, env=settings)
+        check(done.stdout.startswith(f"given -n {expected} "),
+              f"run: ranks where {listed} GPUs are listed, CUDA_VISIBLE_DEVICES={seen}: {expected}", said(done))
+
+
 def test_handed_on():
     """What Open MPI is told to give to other hosts."""
     _, env = place_mpirun('echo "$@"')
@@ -623,6 +641,7 @@ hung = test_hung_mpirun()
 next(hung)
 test_run()
 test_binding()
+test_ranks_on_gpus()
 test_handed_on()
 test_cores_in_translation()
 test_odd_places()
