@@ -26,7 +26,7 @@ bool devices_are_apart(const struct device *all, int count, char *why, size_t wh
 /* A rank's line of the table: "rank 0  host-a  GPU 0 of 8  NVIDIA H200  GPU-5e7a..." */
 void devices_line(const struct device *all, int rank, char *text, size_t bytes);
 
-/* One line about a binding of ranks to GPUs that is surely unwanted, and its remedy; "" if there is none. */
+/* One line about ranks that share GPUs, or a binding that is surely unwanted, and its remedy; "" if there is none. */
 void devices_advice(const struct device *all, int count, char *text, size_t bytes);
 
 #endif

@@ -112,5 +112,8 @@ void devices_advice(const struct device *all, int count, char *text, size_t byte
                      "%d ranks of host %s share %d of its %d GPUs: ask the launcher for %d GPUs on that host",
                      view.ranks, first->host, view.gpus, view.most_present,
                      view.ranks < view.most_present ? view.ranks : view.most_present);
+        else if (view.ranks > view.gpus)
+            snprintf(text, bytes, "%d ranks of host %s share %d GPU%s: start no more ranks than GPUs there", view.ranks,
+                     first->host, view.gpus, view.gpus == 1 ? "" : "s");
     }
 }

@@ -80,7 +80,7 @@ static void test_a_shared_gpu_is_named(void **state)
     expect_apart(all, count, false, "ranks 2 and 4 share one GPU of host b (0000:00:00.0)");
     expect_apart(all, count, false, "start no more ranks than GPUs");
     expect_apart(all, count, false, "--comm mpi");
-    expect_advice(all, count, NULL); /* more ranks than GPUs is a wish, not a mistake */
+    expect_advice(all, count, "3 ranks of host b share 2 GPUs: start no more ranks than GPUs there");
 }
 
 static void test_a_rank_without_gpu_is_named(void **state)
@@ -134,8 +134,8 @@ static void test_some_gpus_left_out(void **state)
         all[i] = rank_on("a", i % 2, i % 2, 2, 8);
     expect_advice(all, 4, "4 ranks of host a share 2 of its 8 GPUs: ask the launcher for 4 GPUs");
     for (int i = 0; i < 4; i++)
-        all[i].present = 0; /* unknown: nothing to say */
-    expect_advice(all, 4, NULL);
+        all[i].present = 0; /* unknown */
+    expect_advice(all, 4, "4 ranks of host a share 2 GPUs: start no more");
 }
 
 /* One process posing as several hosts, as tests of NCCL on one GPU do. */
