@@ -123,11 +123,14 @@ struct comm *comm_open_world(double timeout_seconds)
     return comm;
 }
 
-struct comm *comm_split(struct comm *parent, int color, const char *transport, enum comm_use use, struct error *error)
+struct comm *comm_split(struct comm *world, int color, const char *transport, enum comm_use use, struct error *error)
 {
-    struct comm *comm = open_group(comm_split_mpi(parent, color), parent->watch, parent->guard);
-    comm->local_rank = parent->local_rank;
+    struct comm *comm = open_group(comm_split_mpi(world, color), world->watch, world->guard);
+    comm->local_rank = world->local_rank;
+    comm->survey = transport_survey(world, use);
     const struct transport *chosen = transport_choose(comm, transport, use, error);
+    free(comm->survey);
+    comm->survey = NULL;
     if (chosen != NULL) {
         comm->transport = chosen;
         comm->group.advice = chosen->advice;

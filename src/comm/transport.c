@@ -28,6 +28,14 @@ void transport_prepare(void)
             transports[i]->prepare();
 }
 
+void *transport_survey(struct comm *world, enum comm_use use)
+{
+    for (int i = 0; i < TRANSPORTS; i++)
+        if (transports[i]->survey != NULL)
+            return transports[i]->survey(world, use);
+    return NULL;
+}
+
 /* One rank has nothing to sum: no need to start NCCL. comm->why becomes why the first of the list was taken, or was
  * not. */
 static const struct transport *choose_best(struct comm *comm, enum comm_use use)

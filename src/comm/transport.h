@@ -40,6 +40,7 @@ struct comm {
     const struct transport *transport;
     char why[300]; /* "auto" chose this transport: a few words, or "" */
     void *state;   /* the transport's own */
+    void *survey;  /* while it chooses a transport: what `survey` has found; or NULL */
     struct outbox outbox;
     struct away away;
     void (*idle)(void *context); /* comm_set_idle */
@@ -53,6 +54,10 @@ struct transport {
     bool in_kernel; /* the engine's kernels sum: for engines whose kernels can (COMM_FOR_KERNEL) */
 
     const char *advice; /* of watch_group; NULL */
+
+    /* What `suits` wants to know of the world's ranks, and not of the group's alone: collective over the world, before
+     * parts of it choose, each on its own. Freed by free; NULL: nothing. */
+    void *(*survey)(struct comm *world, enum comm_use use);
 
     /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
      * always can. */
@@ -74,6 +79,9 @@ extern const struct transport transport_peers; /* loads it, too, to ask which GP
 
 /* Calls `prepare` of every transport. */
 void transport_prepare(void);
+
+/* Calls `survey` of the one that has it. */
+void *transport_survey(struct comm *world, enum comm_use use);
 
 /* The transport called `name`, or for "auto" the best that suits, which comm->why then explains. NULL and *error
  * (EXIT_USAGE) on every rank if there is none of that name, or it does not suit. Collective; does not open it. */

@@ -25,6 +25,39 @@ const struct engine_ops *gpu_find_fused(char *why, size_t why_bytes)
 
 /* --- the transports --------------------------------------------------------------------------------- */
 
+/* Who of the world has which GPU: a group may share its GPUs with another. */
+struct survey {
+    int count;
+    struct device all[];
+};
+
+static void *survey_world(struct comm *world, enum comm_use use)
+{
+    size_t count = (size_t)world->size;
+    if (use == COMM_FOR_CPU)
+        return NULL;
+    struct survey *made = memory_allocate(1, sizeof *made + count * sizeof *made->all, "the list of GPUs");
+    made->count = world->size;
+    devices_gather(world, made->all);
+    return made;
+}
+
+static bool are_apart(const struct comm *comm, char *why, size_t why_bytes)
+{
+    const struct survey *survey = comm->survey;
+    return devices_are_apart(survey->all, survey->count, why, why_bytes);
+}
+
+/* Of the group's ranks; the caller frees them. */
+static struct device *list_devices(const struct comm *comm)
+{
+    const struct survey *survey = comm->survey;
+    struct device *devices = memory_allocate((size_t)comm->size, sizeof *devices, "the list of GPUs");
+    for (int i = 0; i < comm->size; i++)
+        devices[i] = survey->all[comm->group.world_ranks[i]];
+    return devices;
+}
+
 /* Collective, where every rank has a GPU of its own. NCCL maps the memory of the host's other GPUs, and fails where a
  * rank can do that neither because it sees them nor otherwise; then this has it go by way of the host's memory. The
  * threads that there are by now, of MPI and CUDA, read nothing of the environment. */
@@ -48,13 +81,12 @@ static bool suits(struct comm *comm, enum comm_use use, char *why, size_t why_by
                  "--comm mpi");
         return false;
     }
-    struct device *devices = memory_allocate((size_t)comm->size, sizeof *devices, "the list of GPUs");
-    devices_gather(comm, devices);
-    bool apart = devices_are_apart(devices, comm->size, why, why_bytes);
-    if (apart)
-        find_way(comm, devices, why, why_bytes);
+    if (!are_apart(comm, why, why_bytes))
+        return false;
+    struct device *devices = list_devices(comm);
+    find_way(comm, devices, why, why_bytes);
     free(devices);
-    return apart;
+    return true;
 }
 
 static void prepare(void)
@@ -77,6 +109,7 @@ const struct transport proxy_nccl = {
     .name = "nccl",
     .note = "one GPU a rank",
     .advice = "; if it happens again, give --comm mpi, or set NCCL_P2P_DISABLE=1",
+    .survey = survey_world,
     .suits = suits,
     .prepare = prepare,
     .open = open_nccl,
@@ -91,7 +124,7 @@ static bool reaches_all(const struct comm *comm, const struct device *devices, c
             snprintf(why, why_bytes, "ranks 0 and %d are on two hosts, %s and %s", i, devices[0].host, devices[i].host);
             return false;
         }
-    return devices_are_apart(devices, comm->size, why, why_bytes) && part != NULL &&
+    return are_apart(comm, why, why_bytes) && part != NULL &&
            part->reaches(devices, comm->size, comm->rank, why, why_bytes);
 }
 
@@ -102,8 +135,7 @@ static bool suits_peers(struct comm *comm, enum comm_use use, char *why, size_t 
         snprintf(why, why_bytes, "engine fused alone sums so: give --engine fused, or another --comm");
         return false;
     }
-    struct device *devices = memory_allocate((size_t)comm->size, sizeof *devices, "the list of GPUs");
-    devices_gather(comm, devices);
+    struct device *devices = list_devices(comm);
     if (!reaches_all(comm, devices, why, why_bytes))
         error_set(&refused, EXIT_USAGE, "%s", why);
     bool agreed = comm_agree(comm, &refused) && gpu_load(why, why_bytes)->can_map(comm, &refused);

@@ -170,6 +170,9 @@ def choices():
     check(result.code == 0 and "comm mpi (nccl: ranks 0 and 1 share one GPU" in " ".join(result.out.split()),
           "--comm auto says why it is MPI", result)
     check(result.out.count("GPU-00000000-0000-0000-0000-000000000000") >= 2, "the table shows both ranks there", result)
+    result = emulated(4, "--max-steps", "1", "--net", "A,D", gpus=2)
+    check(result.code == 0 and "comm mpi (nccl: ranks 0 and 2 share one GPU" in " ".join(result.out.split()),
+          "ranks that share GPUs with another group's do not sum by NCCL", result)
     result = emulated(2, "--max-steps", "1", "--net", "A,D", gpus=1)
     check(result.code == 0 and " share 1 GPU: start no more ranks than GPUs there" in result.out,
           "ranks of several nets that share a GPU are told, too", result)
