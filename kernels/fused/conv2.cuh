@@ -1,9 +1,9 @@
 /* conv2.cuh - conv2 forward, with ReLU, dropout and pool. A seat's two samples; dropped channels on either side are
  * left out.
  *
- * pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 6.4 KB of words. A
- * warp 15 pairs of windows, 30 of 32 lanes, of up to two or four channels. 15 pairs x 80 FFMA for each kept channel of
- * pool1 and of pool2: net A 230,000 of a seat's two samples by 8 of 16 warps, D a quarter by 5 to 9.
+ * pool1 (6, 14, 14) -> pool2 (16, 5, 5), which goes to the seats that have these channels of conv3: 6.4 KB of words.
+ * Two lanes have four columns of a channel, half of their products each: 6 lanes x 200 FFMA for each kept channel of
+ * pool1 and of pool2: net A 230,000 of a seat's two samples by six of 16 warps, D a quarter by three mostly.
  */
 #ifndef DTRAIN_FUSED_CONV2_CUH
 #define DTRAIN_FUSED_CONV2_CUH
@@ -23,7 +23,7 @@ static __device__ void prepare_conv2(memory &m, both kept1)
     constexpr unsigned STRETCHES = 14 * ACROSS2;
     unsigned e = tid() / (6 * STRETCHES), in = tid() / STRETCHES % 6, row = tid() / ACROSS2 % 14, x = tid() % ACROSS2;
     if (tid() < EACH * 6 * STRETCHES && (kept1[e] >> in & 1) != 0) {
-        unsigned column = x < 2 ? 4 * x : 6, at = row / 2 * ACROSS2 + x;
+        unsigned column = x < 2 ? 4 * x : 6;
         const float2 *two = reinterpret_cast<const float2 *>(&m.win1[e][in].d[row * 14 + column]);
         float *pool1 = &m.pool1[e][pool1_at(in) + row * PITCH_POOL1 + column];
         float d[8];
@@ -35,78 +35,112 @@ static __device__ void prepare_conv2(memory &m, both kept1)
             if (x < 2 ? q < 4 : q > 1) /* columns 0..3, 4..7, 8..13 */
                 pool1[q] = d[q];
         auto &factors = m.factors2[e][in];
-        make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
+        make_factors(d, &factors.low[row][x], &factors.high[row][x]);
     }
     if (tid() < 2 * SAMPLES)
         m.pool2[tid() / 2][INPUTS + tid() % 2] = 0;
 }
 static_assert(EACH * 6 * 14 * ACROSS2 <= THREADS, "a thread has one stretch");
 
-/* A warp: all windows of up to 2 * KT kept channels, from number `first` of n on, in 15 pairs of windows: two lanes a
- * pair, which have the channels in turn. Of a row's five windows the last pair has the last two, and only the second
- * counts. */
-template <int KT>
-static __device__ void conv2_channels(memory &m, unsigned round, unsigned e, unsigned kept1,
-                                      unsigned first, unsigned n)
+/* What a lane has: of a channel that the seat's sample e keeps four columns of all ten rows, and of their products the
+ * four with factors in low, or those in high; its neighbour has the others. */
+struct conv2_work {
+    unsigned e, channel, x, high;
+};
+
+/* n: how many channels each sample keeps. Lanes beyond theirs have the last one's. */
+DEVICE conv2_work conv2_work_of(const memory &m, both n)
 {
-    unsigned lane = tid() % LANES, pair = lane < 30 ? lane / 2 : 14;
-    unsigned y = pair / ACROSS2, x = pair % ACROSS2 < 2 ? pair % ACROSS2 * 2 : 3, channel[KT];
-    pair_chains pairs[KT] = {};
-    const float4 *taps[KT];
+    unsigned columns = (n.first + n.second) * ACROSS2, i = tid() / 2 < columns ? tid() / 2 : columns - 1;
+    unsigned number = i / ACROSS2, e = number >= n.first;
+    return {e, m.now.channels2[e][number - e * n.first], i % ACROSS2, tid() % 2};
+}
+
+/* One input plane: 200 FFMA, 19 LDS of 16 bytes. A row of factors meets five rows of taps. */
+DEVICE void conv2_plane(const float4 *factors, const float4 *taps, float (*chains)[4])
+{
+    float4 h[5];
 #pragma unroll
-    for (unsigned k = 0; k < KT; k++) {
-        unsigned number = first + 2 * k + lane % 2;
-        channel[k] = m.now.channels2[e][number < n ? number : first];
-    }
-#pragma unroll 1
-    for (unsigned rest = kept1; rest != 0; rest &= rest - 1) {
-        unsigned in = (unsigned)__ffs((int)rest) - 1;
+    for (unsigned u = 0; u < 5; u++)
+        h[u] = taps[u];
 #pragma unroll
-        for (int k = 0; k < KT; k++)
-            taps[k] = m.taps2[channel[k]].rows[in * 5];
-        convolve_plane<KT>(m.factors2[e][in], pair, taps, pairs);
-    }
-    unsigned sample = sample_of(m, e);
-    mailbox *mail = m.mail;
+    for (unsigned row = 0; row < 14; row++) {
+        float4 f = factors[row * ACROSS2];
 #pragma unroll
-    for (unsigned k = 0; k < KT; k++) {
-        pair_outputs outputs = outputs_of(pairs[k]);
-#pragma unroll
-        for (unsigned window = 0; window < 2; window++) {
-            int from;
-            float v = pool(outputs, window, m.b2[channel[k]], m.run.scale[1], &from);
-            if (lane >= 30 || first + 2 * k + lane % 2 >= n || (x == 3 && window == 0))
-                continue;
-            unsigned cell = y * 5 + x + window;
-            auto &win2 = m.win2[e][channel[k]][cell];
-            win2.base = (int16_t)winner_base(from, y, x + window, PITCH_POOL1);
-            /* Winner 1 meets them a column later, 2 a row, 3 both. Of no meaning where it is NOWHERE. */
-            win2.met = (int16_t)((int)(channel[k] * 6 * PLANE2) - from / 2 * (int)ROW2 - from % 2);
-            send_pool2(mail, round, sample, channel[k], cell, v);
-        }
+        for (unsigned u = 0; u < 5; u++)
+            if (u <= row && row - u < 10)
+                add_terms(chains[row - u], f, h[u]);
     }
 }
 
-/* Two channels a lane, four a warp, if both samples together keep more than there are warps. What is dropped is sent as
- * 0. Returns the first warp that had nothing to compute: at least the last seven. */
+/* The pool of rows 2y and 2y + 1, whose chains are given. */
+DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, unsigned y, const float (*chains)[8])
+{
+    pair_outputs outputs = outputs_of(chains);
+#pragma unroll
+    for (unsigned window = 0; window < 2; window++) {
+        int from;
+        float v = pool(outputs, window, m.b2[work.channel], m.run.scale[1], &from);
+        if (work.x == 2 && window == 0)
+            continue; /* the last four columns begin with two that others have */
+        unsigned x = work.x < 2 ? 2 * work.x + window : 4, cell = y * 5 + x;
+        auto &win2 = m.win2[work.e][work.channel][cell];
+        win2.base = (int16_t)winner_base(from, y, x, PITCH_POOL1);
+        /* Winner 1 meets them a column later, 2 a row, 3 both. Of no meaning where it is NOWHERE. */
+        win2.met = (int16_t)((int)(work.channel * 6 * PLANE2) - from / 2 * (int)ROW2 - from % 2);
+        send_pool2(m.mail, round, sample_of(m, work.e), work.channel, cell, v);
+    }
+}
+
+/* The lane with low factors pools rows 0 to 5, its neighbour rows 6 to 9: they give each other what they have of these
+ * rows. */
+DEVICE void conv2_pools(memory &m, unsigned round, conv2_work work, bool stores, const float (*chains)[4])
+{
+#pragma unroll
+    for (unsigned y = 0; y < 3; y++) {
+        float both_halves[2][8];
+#pragma unroll
+        for (unsigned i = 0; i < 8; i++) {
+            unsigned row = 2 * y + i / 4, other = y < 2 ? 6 + row : row;
+            float upper = chains[row][i % 4], lower = chains[other][i % 4];
+            float mine = work.high ? lower : upper;
+            float given = __shfl_xor_sync(0xffffffffu, work.high ? upper : lower, 1);
+            both_halves[i / 4][i % 4] = work.high ? given : mine;
+            both_halves[i / 4][4 + i % 4] = work.high ? mine : given;
+        }
+        if (stores && (y < 2 || !work.high))
+            conv2_pool(m, round, work, work.high ? 3 + y : y, both_halves);
+    }
+}
+
+static __device__ void conv2_columns(memory &m, unsigned round, both n1, both n2)
+{
+    float chains[10][4] = {};
+    conv2_work work = conv2_work_of(m, n2);
+    const conv2_factors *factors = m.factors2[work.e];
+    const channel_taps<6> &taps = m.taps2[work.channel];
+#pragma unroll 1
+    for (unsigned i = 0; i < n1[work.e]; i++) {
+        unsigned in = m.now.channels1[work.e][i];
+        conv2_plane(work.high ? factors[in].high[0] + work.x : factors[in].low[0] + work.x,
+                    (work.high ? taps.high : taps.low) + in * 5, chains);
+    }
+    conv2_pools(m, round, work, tid() < 2 * ACROSS2 * (n2.first + n2.second), chains);
+}
+
+/* What is dropped is sent as 0. Returns the first warp that had nothing to compute: the seventh at most. */
 static __device__ unsigned conv2_forward(memory &m, unsigned round, both kept1, both kept2)
 {
-    both n = {(unsigned)__popc(kept2.first), (unsigned)__popc(kept2.second)};
-    unsigned at_once = n.first + n.second > WARPS ? 4 : 2;
-    both units = {(n.first + at_once - 1) / at_once, (n.second + at_once - 1) / at_once};
-    unsigned warp = tid() / LANES;
-    if (warp < units.first + units.second) {
-        unsigned e = warp >= units.first, first = at_once * (warp - e * units.first);
-        if (at_once == 4 && first + 2 < n[e])
-            conv2_channels<2>(m, round, e, kept1[e], first, n[e]);
-        else
-            conv2_channels<1>(m, round, e, kept1[e], first, n[e]);
-    }
-    unsigned channel = tid() / 25, cell = tid() % 25;
+    both n1 = {(unsigned)__popc(kept1.first), (unsigned)__popc(kept1.second)};
+    both n2 = {(unsigned)__popc(kept2.first), (unsigned)__popc(kept2.second)};
+    unsigned end = (2 * ACROSS2 * (n2.first + n2.second) + LANES - 1) / LANES;
+    if (tid() < end * LANES)
+        conv2_columns(m, round, n1, n2);
+    unsigned t = THREADS - 1 - tid(), channel = t / 25, cell = t % 25; /* the last warps are idle */
     for (unsigned e = 0; e < EACH; e++)
         if (channel < 16 && (kept2[e] >> channel & 1) == 0)
             send_pool2(m.mail, round, sample_of(m, e), channel, cell, 0);
-    return units.first + units.second;
+    return end;
 }
 
 #endif

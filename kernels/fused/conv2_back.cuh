@@ -30,11 +30,11 @@ DEVICE unsigned channel_of(const memory &m, unsigned e, unsigned number, unsigne
     return kept1[e] != 0 ? m.now.channels1[e][number / n] : 0;
 }
 
-/* What the slots of both samples are, by the warps from `first` on. */
+/* What the slots of both samples are, by the warps from `first` on but for the last. */
 static __device__ void number_slots(memory &m, unsigned first, both kept1)
 {
-    unsigned begin = tid() - first * LANES, threads = THREADS - first * LANES;
-    if (tid() < first * LANES)
+    unsigned begin = tid() - first * LANES, threads = THREADS - LANES - first * LANES;
+    if (begin >= threads)
         return;
 #pragma unroll 1
     for (unsigned i = begin; i < EACH * TAP_SLOTS; i += threads) {

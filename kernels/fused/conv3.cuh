@@ -24,23 +24,30 @@ DEVICE void receive_pool2(memory &m, unsigned round)
     __syncthreads();
 }
 
-/* A thread two outputs, 60 apart, of four samples. Each row ends with two zeros. */
+DEVICE float4 four_at(const float *from)
+{
+    return *reinterpret_cast<const float4 *>(from);
+}
+
+/* Warps 0 to 3: four samples, a lane four outputs, 30 apart. Each row ends with two zeros. */
 static __device__ void conv3_forward(memory &m, unsigned round)
 {
-    constexpr unsigned APART = 60;
-    unsigned o = tid() % APART, quarter = tid() / APART;
-    float chains[2][4] = {};
-    if (quarter >= SAMPLES / 4)
+    constexpr unsigned APART = 30;
+    unsigned o = tid() % LANES, quarter = tid() / LANES;
+    float chains[4][4] = {};
+    if (quarter >= SAMPLES / 4 || o >= APART)
         return;
-#pragma unroll 4
+#pragma unroll 2
     for (unsigned i = 0; i < PITCH_CONV3; i += 4) {
-        float4 w[2] = {*reinterpret_cast<const float4 *>(&m.w3[o][i]),
-                       *reinterpret_cast<const float4 *>(&m.w3[o + APART][i])};
+        float4 w[4];
+#pragma unroll
+        for (unsigned k = 0; k < 4; k++)
+            w[k] = four_at(&m.w3[o + k * APART][i]);
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
-            float4 x = *reinterpret_cast<const float4 *>(&m.pool2[4 * quarter + j][i]);
+            float4 x = four_at(&m.pool2[4 * quarter + j][i]);
 #pragma unroll
-            for (unsigned k = 0; k < 2; k++) {
+            for (unsigned k = 0; k < 4; k++) {
                 chains[k][j] = fmaf(x.x, w[k].x, chains[k][j]), chains[k][j] = fmaf(x.y, w[k].y, chains[k][j]);
                 chains[k][j] = fmaf(x.z, w[k].z, chains[k][j]), chains[k][j] = fmaf(x.w, w[k].w, chains[k][j]);
             }
@@ -52,40 +59,50 @@ static __device__ void conv3_forward(memory &m, unsigned round)
     for (unsigned j = 0; j < 4; j++) {
         unsigned place = m.now.place[4 * quarter + j];
         uint64_t *to = mail[place / EACH].parts3[seat][place % EACH];
-        send_word(to + o, chains[0][j], round), send_word(to + o + APART, chains[1][j], round);
+#pragma unroll
+        for (unsigned k = 0; k < 4; k++)
+            send_word(to + o + k * APART, chains[k][j], round);
     }
 }
 
-/* Warps 0..6: half a warp four inputs, a lane a sample. Eight chains of 15 outputs, added up in order. */
-constexpr unsigned CONV3_INPUT_WARPS = 7;
+/* Warps 0 and 1: a thread four inputs of four samples, four apart. Eight chains of 15 outputs, added up in order. */
+constexpr unsigned CONV3_INPUT_WARPS = 2;
 DEVICE void conv3_input(memory &m, unsigned round)
 {
-    unsigned s = tid() % SAMPLES, q = tid() / SAMPLES, i = q < 13 ? 4 * q : 48;
-    float sum[4] = {};
+    unsigned first = tid() % 4, i = tid() / 4 * 4;
+    float sum[4][4] = {};
+    if (i >= PITCH_CONV3)
+        return;
 #pragma unroll 1
     for (unsigned chunk = 0; chunk < CONV3_CHUNKS; chunk++) {
-        float d[CONV3_CHUNK_PITCH], chain[4] = {};
-#pragma unroll
-        for (unsigned j = 0; j < CONV3_CHUNK_PITCH; j += 4) {
-            float4 v = *reinterpret_cast<const float4 *>(&m.rows.d3[s][chunk * CONV3_CHUNK_PITCH + j]);
-            d[j] = v.x, d[j + 1] = v.y, d[j + 2] = v.z, d[j + 3] = v.w;
-        }
+        float chains[4][4] = {}, d[4][4];
 #pragma unroll
         for (unsigned j = 0; j < CONV3_CHUNK; j++) {
-            float4 w = *reinterpret_cast<const float4 *>(&m.w3[chunk * CONV3_CHUNK + j][i]);
-            chain[0] = fmaf(d[j], w.x, chain[0]), chain[1] = fmaf(d[j], w.y, chain[1]);
-            chain[2] = fmaf(d[j], w.z, chain[2]), chain[3] = fmaf(d[j], w.w, chain[3]);
+            float4 w = four_at(&m.w3[chunk * CONV3_CHUNK + j][i]);
+#pragma unroll
+            for (unsigned s = 0; s < 4 && j % 4 == 0; s++) {
+                float4 v = four_at(&m.rows.d3[first + 4 * s][chunk * CONV3_CHUNK_PITCH + j]);
+                d[s][0] = v.x, d[s][1] = v.y, d[s][2] = v.z, d[s][3] = v.w;
+            }
+#pragma unroll
+            for (unsigned s = 0; s < 4; s++) {
+                float v = d[s][j % 4];
+                chains[s][0] = fmaf(v, w.x, chains[s][0]), chains[s][1] = fmaf(v, w.y, chains[s][1]);
+                chains[s][2] = fmaf(v, w.z, chains[s][2]), chains[s][3] = fmaf(v, w.w, chains[s][3]);
+            }
         }
 #pragma unroll
-        for (unsigned k = 0; k < 4; k++)
-            sum[k] += chain[k];
+        for (unsigned k = 0; k < 16; k++)
+            sum[k / 4][k % 4] += chains[k / 4][k % 4];
     }
-    unsigned place = m.now.place[s];
-    uint64_t *to = &mail_of(m, place / EACH).dpool2[place % EACH][seat_of()][i];
-    if (q < 13)
+#pragma unroll
+    for (unsigned s = 0; s < 4; s++) {
+        unsigned place = m.now.place[first + 4 * s];
+        uint64_t *to = &mail_of(m, place / EACH).dpool2[place % EACH][seat_of()][i];
 #pragma unroll
         for (unsigned k = 0; k < 4; k++)
-            send_word(to + k, sum[k], round);
+            send_word(to + k, sum[s][k], round);
+    }
 }
 
 /* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */

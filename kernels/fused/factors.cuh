@@ -19,15 +19,15 @@ DEVICE void make_factors(const float *d, float4 *low, float4 *high)
 }
 
 /* h0 to h7 of a row of five weights. */
-DEVICE void make_row_taps(const float *g, float unit, float4 *h)
+DEVICE void make_row_taps(const float *g, float unit, float4 *low, float4 *high)
 {
     float sum1 = g[0] + g[2] + g[4], rest1 = g[1] + g[3];
     float sum2 = fmaf(16, g[4], fmaf(4, g[2], g[0])), rest2 = fmaf(8, g[3], 2 * g[1]);
     float sum3 = fmaf(16, g[0], fmaf(4, g[2], g[4])), rest3 = fmaf(8, g[1], 2 * g[3]);
     float h1 = (sum1 + rest1) * (-2 / 9.0f), h2 = (sum1 - rest1) * (-2 / 9.0f), h3 = (sum2 + rest2) * (1 / 90.0f),
           h4 = (sum2 - rest2) * (1 / 90.0f), h5 = (sum3 + rest3) * (2 / 45.0f), h6 = (sum3 - rest3) * (2 / 45.0f);
-    h[0] = make_float4(g[0] * unit, h1 * unit, h2 * unit, h3 * unit);
-    h[1] = make_float4(h4 * unit, h5 * unit, h6 * unit, g[4] * unit);
+    *low = make_float4(g[0] * unit, h1 * unit, h2 * unit, h3 * unit);
+    *high = make_float4(h4 * unit, h5 * unit, h6 * unit, g[4] * unit);
 }
 
 /* A convolution's, of weights w, by threads from `first` on. Once a tile: where conv1's lie others lie afterwards. */
@@ -35,9 +35,9 @@ template <unsigned CHANNELS, unsigned PLANES, unsigned PITCH_PLANE, unsigned PIT
 static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES> *taps, unsigned first)
 {
     for (unsigned i = (tid() - first) % THREADS; i < CHANNELS * PLANES * 5; i += THREADS) {
-        unsigned plane = i / 5, row = i % 5;
-        make_row_taps(w + plane * PITCH_PLANE + row * PITCH_ROW, unit,
-                      taps[plane / PLANES].rows[plane % PLANES * 5 + row]);
+        unsigned plane = i / 5, row = i % 5, at = i % (PLANES * 5);
+        channel_taps<PLANES> &channel = taps[plane / PLANES];
+        make_row_taps(w + plane * PITCH_PLANE + row * PITCH_ROW, unit, &channel.low[at], &channel.high[at]);
     }
 }
 

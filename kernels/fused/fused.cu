@@ -24,19 +24,26 @@ DEVICE void evaluate_head(const memory &m, evaluation *sum)
     add_sum(&sum->correct, (int)best == l.label);
 }
 
+/* Tile `number` of all that is evaluated. */
+DEVICE tile evaluated_tile(const memory &m, unsigned number)
+{
+    return tile_of(0, m.run.position, m.run.end - m.run.position, number);
+}
+
 static __global__ void __launch_bounds__(THREADS, 1)
     fused_evaluate_kernel(const __grid_constant__ fused_run run, evaluation *sum)
 {
     memory &m = shared();
     take_run(m, &run);
-    unsigned samples = m.run.end - m.run.position;
-    draw_tile(tile_of(0, m.run.position, samples, m.group));
+    draw_tile(evaluated_tile(m, m.group));
+    if (tid() == 0)
+        m.coming = evaluated_tile(m, m.group);
     load(m, false);
 #pragma unroll 1
-    for (unsigned number = m.group; number * SAMPLES < samples; number = m.now.tile.number + m.run.groups) {
+    while (m.coming.count != 0) {
         take_masks(m);
         if (tid() == 0)
-            m.coming = tile_of(0, m.run.position, samples, number + m.run.groups);
+            m.coming = evaluated_tile(m, m.now.tile.number + m.run.groups);
         place_pictures();
         forward(m);
         if (tid() < LANES)

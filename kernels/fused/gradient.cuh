@@ -26,7 +26,8 @@ DEVICE void forward_to_pool2(memory &m)
     make_taps<6, 3, 25, 5>(&m.w1[0][0][0], 1 / 255.0f, m.taps1, 480);
     __syncthreads();
     ends(m, PHASE_TAPS);
-    conv1_forward(m, kept1);
+    unsigned idle = conv1_forward(m, kept1);
+    number_slots(m, idle, kept1);
     tell_dense_weights();
     draw_tile(m.coming);
     __syncthreads();
@@ -34,9 +35,8 @@ DEVICE void forward_to_pool2(memory &m)
     prepare_conv2(m, kept1);
     __syncthreads();
     ends(m, PHASE_TAPS);
-    unsigned idle = conv2_forward(m, m.round, kept1, kept2);
+    idle = conv2_forward(m, m.round, kept1, kept2);
     update_conv3(m, idle);
-    number_slots(m, idle, kept1);
     ends(m, PHASE_CONV2);
     await_dense_weights(m);
     receive_pool2(m, m.round);
@@ -72,7 +72,7 @@ DEVICE void dense_back(memory &m)
             dense_weights(m, unit);
     ends(m, PHASE_DENSE);
 }
-static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= SAMPLES * 13, "every unit is somebody's");
+static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= PITCH_CONV3, "every unit is somebody's");
 
 DEVICE void tile_gradient(memory &m)
 {

@@ -71,17 +71,20 @@ struct both {
     __device__ __forceinline__ unsigned operator[](unsigned e) const { return e != 0 ? second : first; }
 };
 
-/* What factors.cuh makes of a convolution's input and of its weights. A plane has HEIGHT rows of ACROSS stretches: f0
- * to f3 in low, f4 to f7 in high, even rows before odd ones. So stretch x of row 2y is number y * ACROSS + x, as is the
- * pair that begins with it, and what pairs one after the other read at once lies side by side. A channel's taps: five
- * rows a plane, and four numbers that put the next channel's into other banks. */
-template <unsigned HEIGHT, unsigned ACROSS> struct plane_factors {
-    float4 low[2][HEIGHT / 2 * ACROSS], high[2][HEIGHT / 2 * ACROSS];
+/* What factors.cuh makes of a convolution's input and of its weights: of a plane's rows ACROSS stretches, f0 to f3 in
+ * low, f4 to f7 in high; of a channel five rows of taps a plane, h0 to h3 and h4 to h7, and four numbers that put the
+ * next channel's into other banks. In conv1 a lane has four rows of outputs, so every fourth row of factors comes
+ * first: what lanes one after the other read at once lies side by side. */
+constexpr unsigned ROWS1 = 4, ACROSS1 = 7, ACROSS2 = 3; /* conv2's stretches begin at columns 0, 4 and 6 */
+struct conv1_factors {
+    float4 low[ROWS1][32 / ROWS1 * ACROSS1], high[ROWS1][32 / ROWS1 * ACROSS1];
+};
+struct conv2_factors {
+    float4 low[14][ACROSS2], gap[2], high[14][ACROSS2]; /* low's and high's are read at once, from different banks */
 };
 template <unsigned PLANES> struct channel_taps {
-    float4 rows[PLANES * 5][2], padding;
+    float4 low[PLANES * 5], high[PLANES * 5], padding;
 };
-constexpr unsigned ACROSS1 = 7, ACROSS2 = 3; /* stretches; conv2's begin at columns 0, 4 and 6 */
 
 /* In the order of the tile: conv3's outputs, the gradients before their activations, both of a slice of fc1's outputs,
  * and the gradients of the logits. The last seat's slice would begin where fc1's outputs end. */
@@ -129,7 +132,7 @@ struct alignas(16) memory {
     } win2[EACH][16][28];  /* winners, for both of what they are asked for */
     union {
         struct { /* from the pictures until conv1 is done */
-            plane_factors<32, ACROSS1> factors1[EACH][3];
+            conv1_factors factors1[EACH][3];
             channel_taps<3> taps1[6];
             channel_taps<6> taps2[16]; /* until conv2 is done */
         };
@@ -137,7 +140,7 @@ struct alignas(16) memory {
             float pool1[EACH][2 * THREE_POOL1]; /* pool1_at */
             float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
             union {
-                plane_factors<14, ACROSS2> factors2[EACH][6]; /* forward through conv2 */
+                conv2_factors factors2[EACH][6]; /* forward through conv2 */
                 struct { /* from conv3 on */
                     struct rows rows;
                     float y3[EACH][120], y1[EACH][SEATS * SLICE], d1[EACH][SEATS * SLICE], d3[EACH][120],

@@ -23,10 +23,10 @@ DEVICE unsigned upper_half(float v)
  * them are; a row's last four begin none, and what is behind them does not count. */
 DEVICE void place_factors(memory &m, unsigned e, unsigned plane, unsigned q, const float *d)
 {
-    unsigned row = q / 8, x = q % 8, at = row / 2 * ACROSS1 + x;
+    unsigned row = q / 8, x = q % 8, at = row / ROWS1 * ACROSS1 + x;
     auto &factors = m.factors1[e][plane];
     if (x < ACROSS1)
-        make_factors(d, &factors.low[row % 2][at], &factors.high[row % 2][at]);
+        make_factors(d, &factors.low[row % ROWS1][at], &factors.high[row % ROWS1][at]);
 }
 
 /* m.next becomes m.now, between barriers: all are through with the tile before, and have read which it was. */

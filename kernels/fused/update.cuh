@@ -162,9 +162,9 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
 {
     longlong2 own[OWN_TURNS];
     read_sums<OWN_TURNS>(sums + SUMS_SMALL + seat_of() * OWN, tid(), THREADS, OWN / 2, own);
-    bool refused = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_REFUSED)) != 0;
-    bool stopped = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_STOP)) != 0;
-    long long loss = __ldcg(reinterpret_cast<const long long *>(sums + FUSED_LOSS)); /* asked for with the others */
+    const uint64_t *words = reinterpret_cast<const uint64_t *>(sums);
+    bool refused = load_word(words + FUSED_REFUSED) != 0, stopped = load_word(words + FUSED_STOP) != 0;
+    long long loss = (long long)load_word(words + FUSED_LOSS); /* here, not where it is used: one way to the L2 */
     if (is_first(m)) {
         m.state.not_finite = refused;
         m.state.stopped = stopped && !refused;

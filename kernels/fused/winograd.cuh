@@ -1,8 +1,8 @@
 /* winograd.cuh - what both convolutions share: products of factors and taps (factors.cuh), the pool behind them, and
  * lists of the windows through which a gradient passes.
  *
- * Forward a lane has a *pair*: two neighbouring windows of the pool, that is four columns by two rows of the
- * convolution, which see one stretch of each of six rows of every input plane. Pairs are numbered row by row.
+ * Forward a lane has four columns of several rows of the convolution, which see one stretch of each row of every input
+ * plane. Two of its rows are a *pair*: two neighbouring windows of the pool.
  */
 #ifndef DTRAIN_FUSED_WINOGRAD_CUH
 #define DTRAIN_FUSED_WINOGRAD_CUH
@@ -11,40 +11,11 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-/* The eight chains of both rows of a pair. */
-struct pair_chains {
-    float m[2][8];
-};
-
+/* Of four products each one term more. */
 DEVICE void add_terms(float *chains, float4 f, float4 h)
 {
     chains[0] = fmaf(f.x, h.x, chains[0]), chains[1] = fmaf(f.y, h.y, chains[1]);
     chains[2] = fmaf(f.z, h.z, chains[2]), chains[3] = fmaf(f.w, h.w, chains[3]);
-}
-
-/* One input plane: pair number `pair` of it, row by row, for KT outputs, whose taps begin at taps[k]. 80 FFMA an
- * output; 12 LDS of 16 bytes a pair, which lie side by side for neighbouring pairs, and 10 an output, the same ones for
- * all lanes or for every second. */
-template <int KT, unsigned HEIGHT, unsigned ACROSS>
-DEVICE void convolve_plane(const plane_factors<HEIGHT, ACROSS> &plane, unsigned pair, const float4 *const *taps,
-                           pair_chains *pairs)
-{
-    float4 low[2], high[2]; /* of two rows: each meets two rows of taps */
-    low[0] = plane.low[0][pair], high[0] = plane.high[0][pair];
-#pragma unroll
-    for (unsigned u = 0; u < 5; u++) {
-        unsigned below = u + 1, at = pair + below / 2 * ACROSS;
-        low[below % 2] = plane.low[below % 2][at], high[below % 2] = plane.high[below % 2][at];
-#pragma unroll
-        for (int k = 0; k < KT; k++) {
-            float4 first = taps[k][2 * u], last = taps[k][2 * u + 1];
-#pragma unroll
-            for (unsigned row = 0; row < 2; row++) {
-                add_terms(pairs[k].m[row], low[(u + row) % 2], first);
-                add_terms(pairs[k].m[row] + 4, high[(u + row) % 2], last);
-            }
-        }
-    }
 }
 
 /* y0 to y3 of both rows of a pair. */
@@ -52,12 +23,13 @@ struct pair_outputs {
     float y[2][4];
 };
 
-DEVICE pair_outputs outputs_of(const pair_chains &pair)
+/* chains: the eight of each of its two rows. */
+DEVICE pair_outputs outputs_of(const float (*chains)[8])
 {
     pair_outputs outputs;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-        const float *m = pair.m[row];
+        const float *m = chains[row];
         float *y = outputs.y[row];
         float sum1 = m[1] + m[2], sum2 = m[3] + m[4], sum3 = m[5] + m[6];
         float rest1 = m[1] - m[2], rest2 = m[3] - m[4], rest3 = m[5] - m[6];

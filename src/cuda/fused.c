@@ -94,7 +94,7 @@ static struct fused_device *open_device(const struct engine_setup *setup, uint32
     device->mail = queue_allocate(&device->queue, fused_mail_bytes(groups), "the mail of the blocks");
     /* No launch needs more of them than with as many nets as groups. */
     device->arrived = queue_allocate(&device->queue, groups * fused_arrived_bytes(1), "the marks of the blocks");
-    device->round = 1; /* fresh mail is of round 0 */
+    device->round = UINT32_MAX - 1000; /* fresh mail is of round 0. Numbers soon begin anew, so that all runs try it */
     device->pinned = device_allocate_pinned(sizeof *device->pinned, "what the host reads after a launch");
     memset(device->pinned, 0, sizeof *device->pinned);
     if (comm_sums_in_kernel(setup->comm) && !fused_peers_open(device, error)) {
@@ -209,15 +209,14 @@ static void evaluate_fused(struct engine *engine, const struct split *split, siz
         .position = (uint32_t)first,
         .end = (uint32_t)end,
         .groups = device->groups,
-        .round = device->round,
     };
     if (first == end)
         return;
     range_begin("check");
+    run.round = fused_take_rounds(device, fused_rounds(&run));
     queue_begin_evaluation(queue);
     CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, fused_arrived_bytes(run.groups), queue->stream));
     CUDA_CHECK(fused_evaluate(&run, queue->evaluation, queue->stream));
-    device->round += fused_rounds(&run);
     queue_end_evaluation(queue, sum);
     range_end();
 }

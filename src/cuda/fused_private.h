@@ -26,7 +26,7 @@ struct fused_device {
     struct fused_peers *peers; /* (FUSED_NETS); NULL: sums are added up between launches */
     void *mapped[FUSED_PEERS]; /* `exported` of the other ranks; NULL: it is this rank's */
     void *mail;                /* of all groups, as launches divide them */
-    uint32_t *arrived, round;
+    uint32_t *arrived, round;  /* round: the next one's number (kernels/fused) */
     struct fused_pinned *pinned;
 };
 
@@ -42,6 +42,9 @@ struct fused {
 
 /* The engine, with its GPU made the calling thread's. */
 struct fused *fused_of(struct engine *engine);
+
+/* The first of `count` rounds of which the mail has nothing. */
+uint32_t fused_take_rounds(struct fused_device *device, uint32_t count);
 
 /* Memory that other processes may map, as a whole, for the sums of `nets` nets. */
 void fused_peers_export(struct fused_device *device, size_t nets);

@@ -44,14 +44,16 @@ static struct fused_run begin_run(struct fused *fused, const struct span *span)
     return run;
 }
 
-/* The GPU is divided evenly: each net has groups of its own, and what belongs to them. */
+/* The GPU is divided evenly: each net has groups of its own, and what belongs to them. No more than are needed for the
+ * busiest to have as few tiles. */
 static void divide(struct fused_team *team)
 {
     struct fused_device *device = team->device;
     size_t groups = device->peers != NULL ? device->least_groups : device->groups; /* peers have as many blocks */
     size_t tiles = tiles_of_rank(&team->nets[0]->base.setup);
     groups /= (size_t)team->count;
-    groups = tiles < groups ? tiles : groups;
+    size_t each = (tiles + groups - 1) / groups;
+    groups = (tiles + each - 1) / each;
     for (int i = 0; i < team->count; i++) {
         struct fused_run *run = &team->runs[i];
         run->groups = (uint32_t)groups;
@@ -77,6 +79,16 @@ void fused_begin(struct fused_team *team, struct engine *const *engines, int cou
                                team->device->queue.stream));
 }
 
+uint32_t fused_take_rounds(struct fused_device *device, uint32_t count)
+{
+    if (UINT32_MAX - device->round < count) { /* then numbers begin anew, and no old mail may have one of them */
+        CUDA_CHECK(cudaMemsetAsync(device->mail, 0, fused_mail_bytes(device->groups), device->queue.stream));
+        device->round = 1;
+    }
+    device->round += count;
+    return device->round - count;
+}
+
 void fused_launch(struct fused_team *team)
 {
     struct fused_device *device = team->device;
@@ -89,14 +101,15 @@ void fused_launch(struct fused_team *team)
         run->weights = fused->weights[now], run->new_weights = fused->weights[next];
         run->velocity = fused->velocity[now], run->new_velocity = fused->velocity[next];
         run->before = fused->state[now], run->after = fused->state[next];
-        run->round = device->round;
         fused->now = next;
         rounds = fused_rounds(run) > rounds ? fused_rounds(run) : rounds;
     }
+    uint32_t first = fused_take_rounds(device, rounds);
+    for (uint32_t i = 0; i < nets; i++)
+        team->runs[i].round = first;
     CUDA_CHECK(cudaMemsetAsync(device->arrived, 0, nets * fused_arrived_bytes(team->runs[0].groups), stream));
     CUDA_CHECK(team->runs[0].clocks != NULL ? fused_train_by_clocks(team->runs, stream)
                                             : fused_train(team->runs, nets, stream));
-    device->round += rounds;
 }
 
 /* --- training -------------------------------------------------------------------------------------------------- */
