@@ -126,7 +126,7 @@ all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
 $(NAME) $(NAME)-cuda.so: %: $(BUILD)/% always
 	@cmp -s $< $@ || cp --remove-destination $< $@
 
-$(BUILD)/$(NAME): $(OBJECTS)
+$(BUILD)/$(NAME): $(filter-out $(BUILD)/kernels/reference/%,$(OBJECTS)) # which tests and benchmarks alone use
 	$(call say,LD) $(CC) $(C_FLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
 $(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)
@@ -212,8 +212,8 @@ install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launcher
 	ln -sf ../lib/dtrain/$(NAME) $(DESTDIR)$(PREFIX)/bin/
 	for name in $(LAUNCHERS); do ln -sf ../lib/dtrain/launch/$$name $(DESTDIR)$(PREFIX)/bin/dtrain-$$name; done
 	./$(NAME) --help > $(INSTALLED)/help
-	install/from-help man < $(INSTALLED)/help > $(SHARE)/man/man1/dtrain.1
-	install/from-help completion < $(INSTALLED)/help > $(SHARE)/bash-completion/completions/dtrain
+	launch/from-help man < $(INSTALLED)/help > $(SHARE)/man/man1/dtrain.1
+	launch/from-help completion < $(INSTALLED)/help > $(SHARE)/bash-completion/completions/dtrain
 	chmod 644 $(SHARE)/man/man1/dtrain.1 $(SHARE)/bash-completion/completions/dtrain
 	rm $(INSTALLED)/help
 	ln -sf dtrain $(SHARE)/bash-completion/completions/dtrain-run

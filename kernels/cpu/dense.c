@@ -269,9 +269,9 @@ KERNEL size_t activation_backward(int stride, float scale, const float *y, float
 
 /* Vectors of inputs that the backward products take at a time. */
 enum {
-    PARTS3 = LANES == 16 ? 25 : 10,
-    PARTS1 = 8,
-    PARTS2 = LANES == 16 ? 6 : 12,
+    CONV3_PARTS = LANES == 16 ? 25 : 10,
+    FC1_PARTS = 8,
+    FC2_PARTS = LANES == 16 ? 6 : 12,
 };
 
 /* The weights of each chain as product_live reads them: [chain][input][out]. */
@@ -391,34 +391,34 @@ size_t fc2_weights(struct dense_tile *t, int64_t *sums)
         for (int k = 0; k < 16; k++)
             bias[k] += t->dlogits[s][k];
     return exact_sum_add(16, bias, sums + LAYOUT_OF(fc2_bias)) +
-           product_weights(96, 10, 16, PARTS2, t->fc1[0], t->dlogits[0], live, sums + LAYOUT_OF(fc2));
+           product_weights(96, 10, 16, FC2_PARTS, t->fc1[0], t->dlogits[0], live, sums + LAYOUT_OF(fc2));
 }
 
 void fc2_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(96, 10, 10, 16, PARTS2, w->fc2[0], t->dlogits[0], ~0u, t->dfc1[0]);
+    product_input(96, 10, 10, 16, FC2_PARTS, w->fc2[0], t->dlogits[0], ~0u, t->dfc1[0]);
 }
 
 size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
 {
     uint32_t live[96];
     return activation_backward(96, scale, t->fc1[0], t->dfc1[0], sums + LAYOUT_OF(fc1_bias), live) +
-           product_weights(128, 84, 96, PARTS1, t->conv3[0], t->dfc1[0], live, sums + LAYOUT_OF(fc1));
+           product_weights(128, 84, 96, FC1_PARTS, t->conv3[0], t->dfc1[0], live, sums + LAYOUT_OF(fc1));
 }
 
 void fc1_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(128, 84, 21, 96, PARTS1, w->fc1[0], t->dfc1[0], t->all, t->dconv3[0]);
+    product_input(128, 84, 21, 96, FC1_PARTS, w->fc1[0], t->dfc1[0], t->all, t->dconv3[0]);
 }
 
 size_t conv3_weights(float scale, struct dense_tile *t, int64_t *sums)
 {
     uint32_t live[128];
     return activation_backward(128, scale, t->conv3[0], t->dconv3[0], sums + LAYOUT_OF(conv3_bias), live) +
-           product_weights(400, 120, 128, PARTS3, t->pool2[0][0], t->dconv3[0], live, sums + LAYOUT_OF(conv3));
+           product_weights(400, 120, 128, CONV3_PARTS, t->pool2[0][0], t->dconv3[0], live, sums + LAYOUT_OF(conv3));
 }
 
 void conv3_input(const struct layout *w, struct dense_tile *t)
 {
-    product_input(400, 120, 15, 128, PARTS3, w->conv3[0], t->dconv3[0], t->all, t->dpool2[0][0]);
+    product_input(400, 120, 15, 128, CONV3_PARTS, w->conv3[0], t->dconv3[0], t->all, t->dpool2[0][0]);
 }

@@ -62,7 +62,7 @@ DEVICE void receive_words(const uint64_t *from, unsigned pitch, unsigned round, 
 #pragma unroll
         for (int i = 0; i < N; i++)
             all &= round_of(words[i]) == round;
-        if (!all && wait_on(&turns))
+        if (!all && waited_too_long(&turns))
             give_up(shared().run.trouble, FUSED_FOR_BLOCKS, round, round_of(words[0]));
     }
 #pragma unroll
@@ -89,7 +89,7 @@ DEVICE void receive_lines(const ulonglong2 *const *from, unsigned round, ulonglo
 #pragma unroll
         for (int i = 0; i < N; i++)
             all &= round_of(lines[i].y) == round;
-        if (!all && wait_on(&turns))
+        if (!all && waited_too_long(&turns))
             give_up(shared().run.trouble, FUSED_FOR_BLOCKS, round, round_of(lines[0].y));
     }
 }
@@ -103,7 +103,7 @@ static __device__ __noinline__ void wait_for_count(const uint32_t *counter, unsi
     unsigned found = load_acquire(counter);
 #pragma unroll 1
     for (unsigned turns = 0; (int)(found - wanted) < 0; found = load_acquire(counter))
-        if (wait_on(&turns))
+        if (waited_too_long(&turns))
             give_up(shared().run.trouble, FUSED_FOR_BLOCKS, wanted, found);
 }
 

@@ -26,7 +26,7 @@ enum {
 };
 
 /* What the ranks sum, int64: FUSED_GRADIENT sums in EXACT_UNITs in the kernel's own order, then these in the order of
- * enum sum_slot (engine.h). A multiple of two numbers, as pairs are read. */
+ * enum sum_slot (engine.h). FUSED_SUMS_PITCH is even, as pairs are read. */
 enum { FUSED_LOSS = FUSED_GRADIENT, FUSED_STOP, FUSED_REFUSED, FUSED_SUMS, FUSED_SUMS_PITCH = FUSED_SUMS + 1 };
 
 enum { FUSED_NETS = 16 }; /* of a launch, at most */
@@ -96,11 +96,12 @@ struct fused_run {
 uint32_t fused_rounds(const struct fused_run *run);
 
 /* Predict mode: samples [position, end) of the records; adds to *sum, in device memory. Of the run records, weights,
- * mail, arrived, trouble, groups, round, position and end are read. */
+ * mail, arrived, trouble, groups, round, position, end and stop, which may be NULL, are read. */
 cudaError_t fused_evaluate(const struct fused_run *run, struct evaluation *sum, cudaStream_t stream);
 
-/* Up to FUSED_NETS runs of as many nets at once, with as many groups each. None waits for another: each ends as it
- * would alone, and the launch with the last. */
+/* Up to FUSED_NETS runs of as many nets at once, with as many groups each, on the current device. None waits for another:
+ * each ends as it would alone, and the launch with the last. Buffers are the caller's, until the launch has ended. One
+ * that gives up waiting has filled trouble, and leaves the device unusable for this process. */
 cudaError_t fused_train(const struct fused_run *runs, uint32_t nets, cudaStream_t stream);
 
 /* The same of one net, by a kernel that also leaves in run->clocks how many clocks each block spent in each phase. */

@@ -25,19 +25,19 @@ DEVICE void forward_to_pool2(memory &m)
     make_taps<16, 6, PLANE2, ROW2>(&m.w2[0][0][0], 1, m.taps2, 0);
     make_taps<6, 3, 25, 5>(&m.w1[0][0][0], 1 / 255.0f, m.taps1, 480);
     __syncthreads();
-    ends(m, PHASE_TAPS);
+    phase_ends(m, PHASE_TAPS);
     unsigned idle = conv1_forward(m, kept1);
     number_slots(m, idle, kept1);
     tell_dense_weights();
     draw_tile(m.coming);
     __syncthreads();
-    ends(m, PHASE_CONV1);
+    phase_ends(m, PHASE_CONV1);
     prepare_conv2(m, kept1);
     __syncthreads();
-    ends(m, PHASE_TAPS);
+    phase_ends(m, PHASE_TAPS);
     idle = conv2_forward(m, m.round, kept1, kept2);
     update_conv3(m, idle);
-    ends(m, PHASE_CONV2);
+    phase_ends(m, PHASE_CONV2);
     await_dense_weights(m);
     receive_pool2(m, m.round);
 }
@@ -47,10 +47,10 @@ DEVICE void forward(memory &m)
 {
     forward_to_pool2(m);
     fetch_dense_weights(m); /* while conv3 goes forward */
-    ends(m, PHASE_POOL2);
+    phase_ends(m, PHASE_POOL2);
     conv3_forward(m, m.round);
     settle_dense_weights(m);
-    ends(m, PHASE_CONV3);
+    phase_ends(m, PHASE_CONV3);
     head_forward(m, m.round);
 }
 
@@ -63,14 +63,14 @@ DEVICE void dense_back(memory &m)
         conv3_input(m, m.round);
     else
         conv3_weights(warp - FIRST);
-    ends(m, PHASE_CONV3_BACK);
+    phase_ends(m, PHASE_CONV3_BACK);
     if (warp < FIRST)
         conv3_weights(OTHERS + warp);
     else
 #pragma unroll 1
         for (unsigned unit = warp - FIRST; unit < DENSE_UNITS; unit += OTHERS)
             dense_weights(m, unit);
-    ends(m, PHASE_DENSE);
+    phase_ends(m, PHASE_DENSE);
 }
 static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= PITCH_CONV3, "every unit is somebody's");
 
@@ -78,19 +78,19 @@ DEVICE void tile_gradient(memory &m)
 {
     forward(m);
     head_back(m);
-    ends(m, PHASE_HEAD);
+    phase_ends(m, PHASE_HEAD);
     receive_rows(m, m.round);
-    ends(m, PHASE_ROWS);
+    phase_ends(m, PHASE_ROWS);
     dense_back(m);
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
     conv2_weights(m, m.round, kept1, kept2);
-    ends(m, PHASE_CONV2_WEIGHTS);
+    phase_ends(m, PHASE_CONV2_WEIGHTS);
     __syncthreads(); /* pool1 and the rows have been read */
     conv2_input(m, kept1, kept2);
     __syncthreads();
-    ends(m, PHASE_CONV2_INPUT);
+    phase_ends(m, PHASE_CONV2_INPUT);
     conv1_weights(m, kept1);
-    ends(m, PHASE_CONV1_WEIGHTS);
+    phase_ends(m, PHASE_CONV1_WEIGHTS);
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* machine.cuh - what of the step only a GPU's instructions say. tests/support/together/machine.h has the same for the
+/* machine.cuh - the GPU's instructions that the step needs. tests/support/together/machine.h has the same for the
  * host.
  */
 #ifndef DTRAIN_FUSED_MACHINE_CUH
@@ -114,7 +114,7 @@ static __device__ __forceinline__ void add_release_to_peers(uint32_t *const *to,
 
 /* Once a turn of a loop that waits for other blocks. They are all on the GPU: one that does not answer for some ten
  * seconds is a fault. True once it has waited that long. */
-static __device__ __forceinline__ bool wait_on(unsigned *turns)
+static __device__ __forceinline__ bool waited_too_long(unsigned *turns)
 {
     return ++*turns >= 1u << 24;
 }
@@ -145,7 +145,7 @@ static __device__ __forceinline__ void copy_later(float *to, const float *from)
                  : "memory");
 }
 
-/* This thread's. */
+/* Waits for those that this thread began. */
 static __device__ __forceinline__ void await_copies()
 {
     asm volatile("cp.async.wait_all;" ::: "memory");

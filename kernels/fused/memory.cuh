@@ -310,7 +310,7 @@ enum phase {
 static_assert((int)PHASES == (int)FUSED_PHASES && PHASES <= 32, "as the host counts them");
 
 /* What has passed since the phase before ended; in a build for measuring. */
-DEVICE void ends(memory &m, phase phase)
+DEVICE void phase_ends(memory &m, phase phase)
 {
 #ifdef FUSED_CLOCKS
     __syncthreads();

@@ -47,12 +47,12 @@ struct watched {
     unsigned turns, alive, silent;
 };
 
-/* As wait_on, but such a wait may be long. Whether the other ranks live is for the host to see: if not, it ends, and
- * with it this kernel. While it watches it says so. Where it does not, it may have been stopped with all its job, to go
+/* As waited_too_long, but such a wait may be long. Whether the other ranks live is for the host to see: if not, it ends,
+ * and with it this kernel. While it watches it says so. Where it does not, it may have been stopped with all its job, to go
  * on in hours; after as many looks in a row as it allowed, ten seconds each, nobody watches any more. */
-DEVICE bool wait_on_peers(const memory &m, watched *w)
+DEVICE bool waited_too_long_for_peers(const memory &m, watched *w)
 {
-    if (!wait_on(&w->turns))
+    if (!waited_too_long(&w->turns))
         return false;
     unsigned now = *m.peers.alive;
     w->silent = now == w->alive ? w->silent + 1 : 0;
@@ -69,7 +69,7 @@ static __device__ __noinline__ void hear_peers()
     watched w = {0, 0, 0};
 #pragma unroll 1
     for (; (int)(found - wanted) < 0; found = load_acquire_of_peers(counter))
-        if (wait_on_peers(m, &w))
+        if (waited_too_long_for_peers(m, &w))
             give_up(m.run.trouble, FUSED_FOR_RANKS, wanted, found);
 }
 

@@ -26,12 +26,13 @@ DEVICE int64_t *sums_of(const memory &m, unsigned i)
     return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
 }
 
-/* This rank's tiles of a batch are those from first_tile on, before end_tile; this group has every groups-th. */
+/* Tiles of a batch that ranks before this one have. */
 DEVICE unsigned tiles_before(const memory &m, unsigned samples, unsigned rank)
 {
     return (samples + SAMPLES - 1) / SAMPLES * rank / m.run.ranks; /* at most 4,096 tiles: 32 bits do */
 }
 
+/* This group's tiles of a batch: every groups-th from first_tile on, before end_tile, where this rank's end. */
 DEVICE unsigned first_tile(const memory &m, unsigned i)
 {
     return tiles_before(m, samples_of(m, i), m.run.rank) + m.group;
@@ -106,9 +107,9 @@ DEVICE bool finish_before(memory &m, unsigned i)
             wait_for_count(grid_counter(m), i * m.run.groups * SEATS);
         __syncthreads();
     }
-    ends(m, PHASE_GRID);
+    phase_ends(m, PHASE_GRID);
     bool over = finish_step(m, m.run.round + i, sums_of(m, i + 2), i > 0 ? samples_of(m, i - 1) : m.run.pending);
-    ends(m, PHASE_UPDATE);
+    phase_ends(m, PHASE_UPDATE);
     return over;
 }
 
@@ -121,7 +122,7 @@ DEVICE void run_steps(memory &m)
     for (unsigned i = 0;; i = m.step + 1) {
         if (first_tile(m, i) < end_tile(m, i))
             place(m, i, first_tile(m, i));
-        ends(m, PHASE_TILE);
+        phase_ends(m, PHASE_TILE);
         if (i == 0 ? m.run.pending != 0 : samples_of(m, i) != 0 || m.run.closes)
             if (finish_before(m, i))
                 break;

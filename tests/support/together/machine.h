@@ -83,7 +83,7 @@ static inline void add_release_to_peers(uint32_t *const *to, unsigned count)
     together_release_to_peers(to, count);
 }
 
-static inline bool wait_on(unsigned *turns)
+static inline bool waited_too_long(unsigned *turns)
 {
     together_yield(true);
     return together.patience != 0 && ++*turns >= together.patience;
