@@ -99,9 +99,9 @@ uint32_t fused_rounds(const struct fused_run *run);
  * mail, arrived, trouble, groups, round, position, end and stop, which may be NULL, are read. */
 cudaError_t fused_evaluate(const struct fused_run *run, struct evaluation *sum, cudaStream_t stream);
 
-/* Up to FUSED_NETS runs of as many nets at once, with as many groups each, on the current device. None waits for another:
- * each ends as it would alone, and the launch with the last. Buffers are the caller's, until the launch has ended. One
- * that gives up waiting has filled trouble, and leaves the device unusable for this process. */
+/* Up to FUSED_NETS runs of as many nets at once, with as many groups each, on the current device. None waits for
+ * another: each ends as it would alone, and the launch with the last. Buffers are the caller's, until the launch has
+ * ended. One that gives up waiting has filled trouble, and leaves the device unusable for this process. */
 cudaError_t fused_train(const struct fused_run *runs, uint32_t nets, cudaStream_t stream);
 
 /* The same of one net, by a kernel that also leaves in run->clocks how many clocks each block spent in each phase. */

@@ -47,9 +47,9 @@ struct watched {
     unsigned turns, alive, silent;
 };
 
-/* As waited_too_long, but such a wait may be long. Whether the other ranks live is for the host to see: if not, it ends,
- * and with it this kernel. While it watches it says so. Where it does not, it may have been stopped with all its job, to go
- * on in hours; after as many looks in a row as it allowed, ten seconds each, nobody watches any more. */
+/* As waited_too_long, but such a wait may be long. Whether the other ranks live is for the host to see: if not, it
+ * ends, and with it this kernel. While it watches it says so. Where it does not, it may have been stopped with all its
+ * job, to go on in hours; after as many looks in a row as it allowed, ten seconds each, nobody watches any more. */
 DEVICE bool waited_too_long_for_peers(const memory &m, watched *w)
 {
     if (!waited_too_long(&w->turns))
