@@ -30,6 +30,8 @@ warned=''     # USR1 has come: there is little time left
 terminated='' # TERM has come, to the ranks as well
 signalled=''  # one of them, while the launcher is waited for
 net=''
+again='' # requeued, or the successor of another
+[[ ${SLURM_RESTART_COUNT:-0} == 0 && -z ${DTRAIN_AGAIN-} ]] || again=1
 
 warn() {
     warned=1 signalled=1
@@ -85,7 +87,7 @@ submit_successor() { # SCRIPT OPTIONS...
     local script=$1 gpus=${SLURM_GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE-}} # these of --gres and --gpus, too
     shift
     # shellcheck disable=SC2046 # options without spaces
-    DTRAIN_HOME=$home sbatch --dependency="afterany:$id" --job-name="$SLURM_JOB_NAME" --no-requeue \
+    DTRAIN_AGAIN=1 DTRAIN_HOME=$home sbatch --dependency="afterany:$id" --job-name="$SLURM_JOB_NAME" --no-requeue \
         --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$id" --format=%l)" \
         --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
@@ -128,9 +130,8 @@ train() { # SCRIPT OPTIONS of dtrain...
     before=$(checkpoints) begun=$(seconds)
     while :; do
         launch --out "$out" --resume "$@"
-        # After a requeue a rank of the run before may hold the directory yet, until it finds itself alone.
-        if ((code != 2 || ${SLURM_RESTART_COUNT:-0} == 0 || $(seconds) - begun >= 180)) ||
-            [[ -n $warned$terminated ]]; then
+        # A rank of the run before may hold the directory yet, until it finds itself alone.
+        if [[ -z $again || -n $warned$terminated ]] || ((code != 2 || $(seconds) - begun >= 180)); then
             break
         fi
         sleep 5
@@ -140,7 +141,7 @@ train() { # SCRIPT OPTIONS of dtrain...
     0 | 1 | 2 | 3 | 5) exit "$code" ;;
     75) go_on_later "$script" "$@" ;;
     esac
-    if [[ $warned || ${SLURM_RESTART_COUNT:-0} = 0 || $(checkpoints) != "$before" ]]; then
+    if [[ $warned || -z $again || $(checkpoints) != "$before" ]]; then
         printf 'job.sh: exit code %s; the run goes on from its last checkpoint\n' "$code" >&2
         go_on_later "$script" "$@"
     fi

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""What launch/run makes of the words and the end of an mpirun, for which shell scripts stand in."""
+"""What launch/run makes of the words and the end of an mpirun, and slurm/job.sh of the end of an srun, for which shell
+scripts stand in."""
 # needs: dtrain
 
 import contextlib
+import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
-from launching import fails, launch, place_mpirun, said
+from launching import ROOT, SCRATCH, fails, launch, place_mpirun, said
 from tap import check, finish
 
 HYDRA = "HYDRA build details:"
@@ -166,6 +169,39 @@ def test_relay_of_hydra():
           said(done))
 
 
+def test_jobs():
+    """A batch job where requeueing is off: each sbatch starts the successor, of which there are four at most."""
+    stand_ins = {
+        "scontrol": "echo Requeue=0",
+        "squeue": "echo 1:00:00",
+        "sleep": ":",
+        "sbatch": '(($(wc -l <started) >= 4)) || exec bash "$JOB"',
+    }
+    home = Path(tempfile.mkdtemp(dir=SCRATCH))
+    for name, script in stand_ins.items():
+        (home / name).write_text(f"#!/bin/bash\n{script}\n")
+        (home / name).chmod(0o755)
+    (home / "job").write_text(f". {ROOT}/slurm/job.sh\ntrain train.sbatch\n")
+    env = os.environ | {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "chain", "SLURM_JOB_NUM_NODES": "1",
+                        "SLURM_JOB_PARTITION": "main", "SLURM_SUBMIT_DIR": str(home), "LAUNCHER": "srun",
+                        "JOB": str(home / "job"), "PATH": f"{home}:{os.environ['PATH']}"}
+    further = "mkdir -p runs/chain; echo >runs/chain/checkpoint.safetensors.$$; " \
+              "mv runs/chain/checkpoint.safetensors.$$ runs/chain/checkpoint.safetensors"
+    held = "(($(wc -l <started) > 3)) || exit $(($(wc -l <started) == 1 ? 4 : 2))"
+    for how, srun, starts in (("is lost at once", "exit 4", 2),
+                              ("is lost each time, but comes further", f"{further}; exit 4", 4),
+                              ("is lost, and holds the directory a while", held, 4)):
+        (home / "started").unlink(missing_ok=True)
+        (home / "srun").write_text(f"#!/bin/bash\necho >>started\n{srun}\n")
+        (home / "srun").chmod(0o755)
+        done = subprocess.run(["bash", home / "job"], cwd=home, env=env, capture_output=True, text=True, timeout=60,
+                              check=False)
+        started = (home / "started").read_text().count("\n")
+        check(started == starts, f"a job without requeueing whose rank {how}: {starts} starts",
+              f"{started}\n{said(done)}")
+
+
 test_relay()
 test_relay_of_hydra()
+test_jobs()
 finish()
