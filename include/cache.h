@@ -19,8 +19,9 @@ int cache_make_parents(const char *path);
 /* Removes a directory of files, if it can; a link to one goes alone. */
 void cache_remove(const char *path);
 
-/* What is made for the cache is made in DIRECTORY.tmp-XXXXXX, which its maker holds locked (flock), and then renamed.
- * Removes those that killed processes left: nobody has locked them. */
+/* What is made for the cache is made in DIRECTORY.tmp-XXXXXX, and then renamed. Removes those that killed processes
+ * left: nothing was put there for a day. A lock would tell sooner, but on NFS and Lustre a directory's is not seen by
+ * other hosts. */
 void cache_remove_abandoned(const char *directory);
 
 #endif

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -118,26 +117,6 @@ static bool is_good(const char *directory, size_t train, size_t test)
 
 /* --- the directory it is made in ---------------------------------------------------------------- */
 
-/* Makes and locks DIRECTORY.tmp-XXXXXX, so that nobody takes it for abandoned: its descriptor, or -1. */
-static int make_aside(const char *directory, char aside[PATH_BYTES])
-{
-    for (int attempt = 0; attempt < 100; attempt++) {
-        struct stat status;
-        snprintf(aside, PATH_BYTES, "%s.tmp-XXXXXX", directory);
-        if (mkdtemp(aside) == NULL)
-            return -1;
-        int lock = open(aside, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        bool locked = lock >= 0 &&
-                      (flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK); /* or there are no locks */
-        if (locked && fstat(lock, &status) == 0 && status.st_nlink > 0)
-            return lock;
-        if (lock >= 0)
-            close(lock); /* another process found it before it was locked, and removes it */
-    }
-    errno = EAGAIN;
-    return -1;
-}
-
 /* Puts the set made aside in its place. One that is there goes if it is damaged; else another process was faster, with
  * the same bytes. */
 static bool install(const char *aside, const char *directory, size_t train, size_t test)
@@ -177,8 +156,8 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     if (anew && is_good(directory, train, test))
         return true;
     int parents = cache_make_parents(directory);
-    int lock = make_aside(directory, aside);
-    if (lock < 0)
+    snprintf(aside, sizeof aside, "%s.tmp-XXXXXX", directory);
+    if (mkdtemp(aside) == NULL)
         return error_set(error, EXIT_RUNTIME,
                          "%s: cannot be made: %s; XDG_CACHE_HOME can name another place for the cache", directory,
                          strerror(errno == ENOENT && parents != 0 ? parents : errno));
@@ -186,7 +165,6 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     int reason = errno;
     if (!made)
         cache_remove(aside);
-    close(lock);
     if (made && anew)
         error_note("%s was damaged or incomplete, and is drawn anew", directory);
     return made || error_set(error, EXIT_RUNTIME,

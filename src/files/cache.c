@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+static const time_t ABANDONED_SECONDS = 86400;
 
 bool cache_path(const char *name, char path[4096], struct error *error)
 {
@@ -55,6 +57,7 @@ void cache_remove(const char *path)
 void cache_remove_abandoned(const char *directory)
 {
     char parent[4096], path[4096 + 256];
+    struct stat status;
     const char *base = strrchr(directory, '/') + 1;
     snprintf(parent, sizeof parent, "%.*s", (int)(base - directory), directory);
     DIR *entries = opendir(parent);
@@ -63,11 +66,8 @@ void cache_remove_abandoned(const char *directory)
         if (strncmp(entry->d_name, base, length) != 0 || strncmp(entry->d_name + length, ".tmp-", 5) != 0)
             continue;
         snprintf(path, sizeof path, "%s%s", parent, entry->d_name);
-        int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0)
+        if (lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && time(NULL) - status.st_mtime > ABANDONED_SECONDS)
             cache_remove(path);
-        if (lock >= 0)
-            close(lock);
     }
     if (entries != NULL)
         closedir(entries);

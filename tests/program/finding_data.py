@@ -123,6 +123,12 @@ def pack(archive, folder):
     return archive
 
 
+def leave(directory):
+    """As a process that was killed long ago has left it."""
+    directory.mkdir()
+    os.utime(directory, (0, 0))
+
+
 def of_others():
     """CIFAR-10 as torchvision and others keep it."""
     here = {"XDG_CACHE_HOME": str(FOLDER / "converted")}
@@ -159,7 +165,7 @@ def of_others():
         with (copy / "data_batch_2.bin").open("r+b") as file:
             file.seek(2000)
             file.write(b"damaged")
-    (cache / f"{copies[0].name}.tmp-killed").mkdir()
+    leave(cache / f"{copies[0].name}.tmp-killed")
     copies[1].rename(FOLDER / "moved")
     copies[1].symlink_to(FOLDER / "moved")
     for data in (python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
@@ -316,7 +322,7 @@ def drawn():
     with (cache / "synthetic-2000-300" / "data_batch_1.bin").open("r+b") as file:
         file.seek(1000)
         file.write(b"damaged")
-    (cache / "synthetic-2000-300.tmp-killed").mkdir()
+    leave(cache / "synthetic-2000-300.tmp-killed")
     result = run(2, *TRAIN, *data, "--out", "torn")
     check(result.code == 0 and result.digest == results[0].digest and len(result.messages) == 1 and
           "drawn anew" in result.err, "a set damaged later is drawn anew, and that is said", result)
