@@ -19,19 +19,28 @@ bool find_data_choose(const char *wanted, struct data_choice *choice, struct err
     return error->code == EXIT_DONE;
 }
 
+/* If it is not in the cache yet. */
+static void make(const struct data_choice *choice, struct comm *world, char directory[4096], struct error *error)
+{
+    comm_away(world); /* it may draw a million pictures */
+    if (choice->kind == DATA_SYNTHETIC)
+        synthetic_make(choice->train, choice->test, directory, error);
+    else if (choice->kind == DATA_TO_CONVERT)
+        convert_data(choice->named, directory, error);
+    comm_back(world);
+}
+
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error)
 {
     struct data_choice choice;
     if (!find_data_choose(wanted, &choice, error))
         return false;
-    if (comm_host_rank(world) == 0) {
-        comm_away(world); /* it may draw a million pictures */
-        if (choice.kind == DATA_SYNTHETIC)
-            synthetic_make(choice.train, choice.test, directory, error);
-        else if (choice.kind == DATA_TO_CONVERT)
-            convert_data(choice.named, directory, error);
-        comm_back(world);
-    }
+    if (comm_rank(world) == 0)
+        make(&choice, world, directory, error);
+    if (!comm_agree(world, error)) /* then other hosts find it, too, where they share the cache */
+        return false;
+    if (comm_rank(world) > 0 && comm_host_rank(world) == 0)
+        make(&choice, world, directory, error);
     if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
         return false;
     switch (choice.kind) {

@@ -12,8 +12,8 @@ import tarfile
 import time
 from array import array
 
-from dtrain import (DATA_FILES, FOLDER, PROGRAM, RECORD, ROOT, Run, content, metrics, run, run_all, start, start_unlike,
-                    write_data)
+from dtrain import (DATA_FILES, FOLDER, PROGRAM, RECORD, ROOT, Run, content, metrics, preloaded, run, run_all, start,
+                    start_unlike, write_data)
 from safetensors_reader import read, write
 from tap import check, finish
 
@@ -330,6 +330,35 @@ def drawn():
           list(cache.iterdir()))
 
 
+def shared_cache():
+    """Three hosts, by what MPI says, with one cache: the first draws, and the others find it there."""
+    library = preloaded("hosts", """
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <unistd.h>
+        int MPI_Get_processor_name(char *name, int *length)
+        {
+            *length = sprintf(name, "host%s", getenv("OMPI_COMM_WORLD_RANK"));
+            return 0;
+        }
+        char *mkdtemp(char *template)
+        {
+            char *(*next)(char *) = (char *(*)(char *))dlsym(RTLD_NEXT, "mkdtemp");
+            int count = strstr(template, "synthetic") != NULL ? open("drawn", O_WRONLY | O_CREAT | O_APPEND, 0666) : -1;
+            if (count >= 0 && write(count, ".", 1) != 1)
+                _exit(9);
+            close(count);
+            return next(template);
+        }""")
+    result = run(3, *TRAIN, "--data", "synthetic:5000+300", "--out", "hosts", env={"LD_PRELOAD": str(library)})
+    check(result.code == 0 and "3 hosts" in result.out and content("drawn") == b".",
+          "of three hosts with one cache the first draws", f"{content('drawn')}{result}")
+
+
 def many_losses():
     """More than 65,536 samples, each with nearly the largest loss there may be: their sum is more than 64 bits hold."""
     record, data = bytes([1] + 3072 * [0]), FOLDER / "many"
@@ -388,6 +417,7 @@ searched()
 unlike()
 converted_to()
 drawn()
+shared_cache()
 changed()
 many_losses()
 finish()
