@@ -20,9 +20,10 @@ struct data_choice {
  * (EXIT_USAGE): a count of synthetic pictures that cannot be. */
 bool find_data_choose(const char *wanted, struct data_choice *choice, struct error *error);
 
-/* Collective. The synthetic set, and a copy of what is not of the binary version, is made in the cache where it is not
- * there yet: by rank 0, then by the first rank of each host that does not share its cache. wanted: as above. False with *error, perhaps on one rank only: EXIT_USAGE (a count
- * of pictures), EXIT_INPUT (no data there, or not to be converted), EXIT_RUNTIME (no space, no python3). */
+/* Collective. The synthetic set, and a copy of what is not of the binary version, is made in the cache where it is
+ * not there yet: by rank 0, then by the first rank of each host that does not share its cache. wanted: as above.
+ * False with *error, perhaps on one rank only: EXIT_USAGE (a count of pictures), EXIT_INPUT (no data there, or not to
+ * be converted), EXIT_RUNTIME (no space, no python3). */
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error);
 
 #endif

@@ -23,9 +23,10 @@ void signals_request_stop(void);
 /* The name of the signal that came, "SIGUSR1", or NULL. */
 const char *signals_name(void);
 
-/* From now on SIGBUS, which comes when a mapped file was cut short or cannot be read, prints `line` and ends this
- * process with `code`. The line is borrowed for ever. Where the host's memory is broken that is said instead
- * (EXIT_RUNTIME). */
-void signals_explain_bus_error(const char *line, int code);
+/* From now on SIGBUS at an address of which concerns(context, address) says yes, in the handler, prints `line` and ends
+ * this process with `code`: a mapped file was cut short or cannot be read. Context and line are borrowed for ever.
+ * Where the host's memory is broken that is said (EXIT_RUNTIME). Any other SIGBUS has its default action. */
+void signals_explain_bus_error(bool (*concerns)(const void *context, const void *address), const void *context,
+                               const char *line, int code);
 
 #endif

@@ -21,11 +21,16 @@
 #include "verify.h"
 #include "version.h"
 
+static bool is_of_data(const void *data, const void *address)
+{
+    return dataset_holds(data, address);
+}
+
 static enum exit_code run(const struct options *options, struct comm *world, struct error *error)
 {
-    static char cut_short[4300]; /* for as long as the process lives */
+    static char cut_short[4300]; /* this and the data: for as long as the process lives */
+    static struct dataset data;
     char directory[4096];
-    struct dataset data;
     if (comm_rank(world) == 0)
         launcher_begin();
     if (options->doctor)
@@ -48,7 +53,7 @@ static enum exit_code run(const struct options *options, struct comm *world, str
     snprintf(cut_short, sizeof cut_short,
              "dtrain: a file in %s was cut short while the run used it, or cannot be read: restore it, then --resume\n",
              directory);
-    signals_explain_bus_error(cut_short, EXIT_INPUT);
+    signals_explain_bus_error(is_of_data, &data, cut_short, EXIT_INPUT);
     enum exit_code code = agree_on_data(&data, world, error) ? study_run(options, &data, world, error) : error->code;
     dataset_close(&data);
     return code;

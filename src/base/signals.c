@@ -55,18 +55,20 @@ void signals_install(void)
 }
 
 static struct {
+    bool (*concerns)(const void *context, const void *address);
+    const void *context;
     const char *line;
     int code;
 } bus_error;
 
-/* A file that was cut short, or a disk that fails, is BUS_ADRERR; memory may be broken, too, or somebody has sent the
- * signal. */
+/* A file that was cut short, or a disk that fails, is BUS_ADRERR, and so is shared memory that there is no room for;
+ * memory may be broken, too, or somebody has sent the signal. */
 static void end_by_bus_error(int number, siginfo_t *info, void *context)
 {
     static const char broken[] = "dtrain: memory of this host is broken, as the kernel's log tells: use another host\n";
     (void)context;
     bool is_broken = info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO;
-    if (is_broken || info->si_code == BUS_ADRERR) {
+    if (is_broken || (info->si_code == BUS_ADRERR && bus_error.concerns(bus_error.context, info->si_addr))) {
         const char *line = is_broken ? broken : bus_error.line;
         ssize_t written = write(STDERR_FILENO, line, strlen(line));
         (void)written;
@@ -76,8 +78,11 @@ static void end_by_bus_error(int number, siginfo_t *info, void *context)
     raise(number);
 }
 
-void signals_explain_bus_error(const char *line, int code)
+void signals_explain_bus_error(bool (*concerns)(const void *context, const void *address), const void *context,
+                               const char *line, int code)
 {
+    bus_error.concerns = concerns;
+    bus_error.context = context;
     bus_error.line = line;
     bus_error.code = code;
     sigaction(SIGBUS, &(struct sigaction){.sa_sigaction = end_by_bus_error, .sa_flags = SA_SIGINFO}, NULL);

@@ -408,6 +408,18 @@ def changed():
     running.signal(signal.SIGBUS)
     result = running.finish()
     check(result.code == -signal.SIGBUS and not result.err, "a SIGBUS that somebody sent is not the data's", result)
+    library = preloaded("other_file", """
+        #define _GNU_SOURCE
+        #include <sys/mman.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int renameat(int from, const char *old, int to, const char *new)
+        {
+            const volatile char *mapped = mmap(NULL, 1, PROT_READ, MAP_SHARED, memfd_create("empty", 0), 0);
+            return mapped[0] + (int)syscall(SYS_renameat, from, old, to, new);
+        }""")
+    result = run(0, *TRAIN, "--data", FOLDER / "good", "--out", "bus", env={"LD_PRELOAD": str(library)})
+    check(result.code == -signal.SIGBUS and not result.err, "nor is that of another file which was cut short", result)
 
 
 damaged()
