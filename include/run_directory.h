@@ -10,8 +10,8 @@
 
 /* Makes the directory with its parents, opens it and takes its lock, so that no two runs share it; folder_close gives
  * it back. A directory that holds a run already is refused unless `resume`. Says what its file system lacks, as the run
- * goes on there with less safety. Errors name the path: EXIT_USAGE (in use, or a run is there), EXIT_RUNTIME (cannot be
- * made or written). */
+ * goes on there with less safety. Errors name the path: EXIT_USAGE (in use, a run is there, or a file `lock` that is no
+ * run's), EXIT_RUNTIME (cannot be made or written). */
 bool run_directory_open(struct folder *folder, const char *path, bool resume, struct error *error);
 
 /* Removes what killed writers left, and says so. Before the run's first write. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 static const char RUN_JSON[] = "run.json";
+#define PROCESS "process " /* what a run's lock begins with */
 
 /* Any of them tells that a run was here. */
 static const char *const files_of_a_run[] = {RUN_JSON, "checkpoint.safetensors", "checkpoint-previous.safetensors",
@@ -22,7 +23,7 @@ static bool make_with_parents(const char *path, struct error *error)
         slash = strchr(slash, '/');
         if (slash != NULL)
             *slash = '\0';
-        if (mkdir(partial, 0777) != 0 && errno != EEXIST)
+        if (access(partial, F_OK) != 0 && mkdir(partial, 0777) != 0 && errno != EEXIST)
             return error_set(error, EXIT_RUNTIME, "%s: cannot be made: %s; give another --out", partial,
                              strerror(errno));
         if (slash == NULL)
@@ -36,8 +37,8 @@ static bool is_unsupported(int reason)
     return reason == ENOLCK || reason == ENOSYS || reason == EOPNOTSUPP;
 }
 
-/* Who holds the lock writes its name into the file, for the message another run prints. *no_locks: why there are
- * none, or NULL. */
+/* Who holds the lock writes its name into the file, for the message another run prints, but not over what no run has
+ * written. *no_locks: why there are none, or NULL. */
 static bool take_lock(struct folder *folder, const char **no_locks, struct error *error)
 {
     char owner[200] = "", host[100] = "";
@@ -50,14 +51,17 @@ static bool take_lock(struct folder *folder, const char **no_locks, struct error
     if (!locked && *no_locks == NULL && errno != EAGAIN && errno != EACCES)
         return error_set(error, EXIT_RUNTIME, "%s/lock: cannot be locked: %s; give an --out on another file system",
                          folder->path, strerror(errno));
-    if (!locked && *no_locks == NULL) {
-        ssize_t length = read(folder->lock, owner, sizeof owner - 1);
-        owner[length > 0 ? length : 0] = '\0';
+    ssize_t length = read(folder->lock, owner, sizeof owner - 1);
+    owner[length > 0 ? length : 0] = '\0';
+    if (!locked && *no_locks == NULL)
         return error_set(error, EXIT_USAGE, "%s is in use by another run (%s); give another --out, or wait for it",
                          folder->path, owner);
-    }
+    if (owner[0] != '\0' && strncmp(owner, PROCESS, sizeof PROCESS - 1) != 0)
+        return error_set(error, EXIT_USAGE,
+                         "%s/lock is no run's, whose lock would replace it: move it away, or give another --out",
+                         folder->path);
     gethostname(host, sizeof host - 1);
-    int length = snprintf(owner, sizeof owner, "process %ld on %s", (long)getpid(), host);
+    length = snprintf(owner, sizeof owner, PROCESS "%ld on %s", (long)getpid(), host);
     return (ftruncate(folder->lock, 0) == 0 && pwrite(folder->lock, owner, (size_t)length, 0) == length) ||
            error_set(error, EXIT_RUNTIME, "%s/lock: cannot be written: %s", folder->path, strerror(errno));
 }

@@ -206,6 +206,34 @@ def in_the_way():
             check(refused and victim.read_text() == "precious", f"{name} is {kind}: it is not followed", result)
 
 
+def somebodys():
+    """A file in the directory that has the lock's name, and is somebody's."""
+    (FOLDER / "somebodys").mkdir()
+    for text, code in ("notes\n", 2), ("process 17 on another host", 0), ("", 0):
+        (FOLDER / "somebodys" / "lock").write_text(text)
+        result = run(0, *TRAIN, "--epochs", "1", "--out", "somebodys", "--resume")
+        told = result.says(2, "somebodys/lock", "--out") and content("somebodys", "lock") == text.encode()
+        check(told if code == 2 else result.code == 0, f"a file lock that holds {text!r}: exit {code}", result)
+
+
+def automounted():
+    """Where a directory above --out is there, but none can be made beside it, mkdir may say so rather than EEXIST."""
+    library = preloaded("automounted", """
+        #include <errno.h>
+        #include <sys/stat.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int mkdir(const char *path, mode_t mode)
+        {
+            if (access(path, F_OK) != 0)
+                return (int)syscall(SYS_mkdir, path, mode);
+            errno = EACCES;
+            return -1;
+        }""")
+    result = run(0, *TRAIN, "--epochs", "1", "--out", FOLDER / "automounted", env={"LD_PRELOAD": str(library)})
+    check(result.code == 0 and not result.err, "a parent that is there, and cannot be made: no matter", result)
+
+
 def without_locks():
     """File systems that have none: some NFS, Lustre without flock."""
     library = FOLDER / "no_locks.so"
@@ -360,6 +388,8 @@ half_mapped()
 replaced()
 study_replaced()
 in_the_way()
+somebodys()
+automounted()
 unrecorded()
 slow()
 seldom()
