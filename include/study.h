@@ -12,7 +12,8 @@
 #include "error.h"
 #include "options.h"
 
-/* Collective over the world. Returns the exit code; *error is filled on every rank when a run failed. */
+/* Collective over the world. Returns the exit code; *error is filled on every rank when a run failed. If any trial was
+ * stopped that is EXIT_STOPPED, also where another has failed: there is something to go on with. */
 enum exit_code study_run(const struct options *options, const struct dataset *data, struct comm *world,
                          struct error *error);
 

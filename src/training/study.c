@@ -153,7 +153,7 @@ static enum exit_code conclude(struct study *study, struct error *error)
         display_close(&study->display);
         conclusion_print(study->trials, study->outcomes, study->count, study->directory, study->world);
     }
-    return error->code != EXIT_DONE ? error->code : stopped ? EXIT_STOPPED : EXIT_DONE;
+    return stopped ? EXIT_STOPPED : error->code; /* what has failed fails once more when the others go on */
 }
 
 static void introduce(struct study *study, const char *engine_reason)

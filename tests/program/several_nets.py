@@ -176,10 +176,26 @@ def failing():
               f"without --resume a study is not overwritten, on {np} ranks", result)
 
 
+def failed_and_stopped():
+    """A net whose loss is no longer finite does not keep the others from being gone on with."""
+    options = ["--data", "synthetic:3200+70", "--batch-size", "64", "--lr", "0.05", "--net", "A,C", "--p-conv", "0.999",
+               "--out", "one-fails", "--eval-every", "1000000", "--resume"]
+    running = start(2, *options, "--epochs", "1000000")
+    running.wait_for("not finite")
+    running.wait_for("net: A epoch: ")
+    running.signal(signal.SIGUSR1)
+    result = running.finish()
+    check(result.says(75, "net C", "not finite") and "saved in one-fails" in result.out,
+          "a net fails, and another is stopped: the former is told, exit 75", result)
+    result = run(2, *options, "--max-steps", str(int(progress("one-fails/A")["step"]) + 3))
+    check(result.says(1, "net C", "not finite"), "resumed, the other comes to its end, exit 1", result)
+
+
 ALONE = {net: run(2, *SHORT, "--net", net, "--out", f"alone-{net}") for net in NETS}
 whole_studies()
 several_seeds()
 interrupted()
 stopped_in_the_last_check()
 failing()
+failed_and_stopped()
 finish()
