@@ -122,8 +122,8 @@ static void read_line(int from, char line[900])
     line[strcspn(line, "\n")] = '\0';
 }
 
-/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it
- * prints, if any. */
+/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it prints, if
+ * any, or which signal has ended it. */
 static int run_script(const char *script, const char *source, const char *directory, char said[900])
 {
     int ends[2], status = 0;
@@ -144,6 +144,8 @@ static int run_script(const char *script, const char *source, const char *direct
         }
     }
     close(ends[0]);
+    if (WIFSIGNALED(status))
+        snprintf(said, 900, "python3 was ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     errno = reason;
     return reason != 0 ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_RUNTIME;
 }

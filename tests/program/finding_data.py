@@ -221,6 +221,12 @@ def of_others():
         check(refused(result, "--data", word), f"{data}: {word}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
     check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
+    (FOLDER / "killed").mkdir()
+    (FOLDER / "killed" / "python3").write_text("#!/bin/sh\nkill -s KILL $$\n")
+    (FOLDER / "killed" / "python3").chmod(0o755)
+    result = run(0, *TRAIN, "--data", FOLDER / "archives",
+                 env={"XDG_CACHE_HOME": str(FOLDER / "new"), "PATH": f"{FOLDER}/killed:{os.environ['PATH']}"})
+    check(result.says(1, "--data", "python3", "signal 9"), "a converter that is killed is 1, and that is said", result)
     check(not [name for name in os.listdir(cache) if ".tmp-" in name], "nothing half-done is left",
           os.listdir(cache))
 
