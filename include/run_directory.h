@@ -21,6 +21,10 @@ void run_directory_tidy(const struct folder *folder);
  * another name, and that is said. */
 cJSON *run_directory_read(const struct folder *folder);
 
+/* A string for run.json, which is UTF-8: other bytes, as names of files may have, become question marks. The caller
+ * owns it. */
+cJSON *run_directory_text(const char *text);
+
 /* Writes run.json: complete or absent. Errors: EXIT_RUNTIME (no space, no permission). */
 bool run_directory_write(const struct folder *folder, const cJSON *json, struct error *error);
 

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "memory.h"
+
 static const char RUN_JSON[] = "run.json";
 #define PROCESS "process " /* what a run's lock begins with */
 
@@ -147,6 +149,36 @@ cJSON *run_directory_read(const struct folder *folder)
     cJSON *json = folder_read_json(folder, RUN_JSON);
     if (json == NULL && faccessat(folder->descriptor, RUN_JSON, F_OK, 0) == 0)
         keep_damaged(folder);
+    return json;
+}
+
+/* Of the character that the text begins with; 0: it is not UTF-8. */
+static size_t character_bytes(const char *text)
+{
+    static const unsigned least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *c = (const unsigned char *)text;
+    size_t bytes = *c < 0x80 ? 1 : *c >> 5 == 6 ? 2 : *c >> 4 == 14 ? 3 : *c >> 3 == 30 ? 4 : 0;
+    unsigned code = bytes > 1 ? *c & 0x7fu >> bytes : *c;
+    for (size_t i = 1; i < bytes; i++) {
+        if (c[i] >> 6 != 2)
+            return 0;
+        code = code << 6 | (c[i] & 0x3fu);
+    }
+    return code >= least[bytes] && code <= 0x10ffff && code >> 11 != 0x1b /* a half of a pair */ ? bytes : 0;
+}
+
+cJSON *run_directory_text(const char *text)
+{
+    char *copy = memory_allocate(strlen(text) + 1, 1, "a text for run.json");
+    strcpy(copy, text);
+    for (char *c = copy; *c != '\0';) {
+        size_t bytes = character_bytes(c);
+        if (bytes == 0)
+            *c = '?';
+        c += bytes > 0 ? bytes : 1;
+    }
+    cJSON *json = cJSON_CreateString(copy);
+    free(copy);
     return json;
 }
 

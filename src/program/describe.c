@@ -6,6 +6,7 @@
 
 #include "gpu.h"
 #include "nccl_log.h"
+#include "run_directory.h"
 #include "version.h"
 
 static void add_now(cJSON *json)
@@ -22,7 +23,7 @@ static void add_data(cJSON *json, const struct dataset *data)
     char hash[17];
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)data->hash);
     cJSON *object = cJSON_AddObjectToObject(json, "data");
-    cJSON_AddStringToObject(object, "directory", data->directory);
+    cJSON_AddItemToObject(object, "directory", run_directory_text(data->directory));
     cJSON_AddNumberToObject(object, "train", (double)data->train.count);
     cJSON_AddNumberToObject(object, "test", (double)data->test.count);
     cJSON_AddStringToObject(object, "xxh64", hash);
@@ -72,5 +73,5 @@ void describe_gpus(cJSON *json, const struct device *devices, int count)
     }
     for (char **variable = environ; *variable != NULL; variable++)
         if (strncmp(*variable, "NCCL_", 5) == 0 && !nccl_log_has_set(*variable))
-            cJSON_AddItemToArray(settings, cJSON_CreateString(*variable));
+            cJSON_AddItemToArray(settings, run_directory_text(*variable));
 }

@@ -11,6 +11,7 @@
 
 #include "exact_sum.h"
 #include "memory.h"
+#include "run_directory.h"
 #include "trials.h"
 
 /* An ACTION is a flag that is done instead of training, VERIFY one that may have a time: they are not recorded. */
@@ -417,7 +418,7 @@ cJSON *options_json(const struct options *options)
             break;
         case TEXT:
         case CHOICE:
-            value = *(const char *const *)member != NULL ? cJSON_CreateString(*(const char *const *)member)
+            value = *(const char *const *)member != NULL ? run_directory_text(*(const char *const *)member)
                                                          : cJSON_CreateNull();
             break;
         }

@@ -3,7 +3,9 @@
 # needs: dtrain
 
 import json
+import os
 import re
+from pathlib import Path
 
 from dtrain import FOLDER, ROOT, content, run, run_all, start_unlike, write_data
 from tap import check, finish
@@ -153,6 +155,22 @@ def description():
           "into runs/NET-SEED, whose run.json has the defaults", options)
 
 
+def other_bytes():
+    """run.json is UTF-8, whatever bytes paths have."""
+    for name, kept in (b"caf\xe9", "caf?"), ("\u00e9\u20ac\U0001f600".encode(), "\u00e9\u20ac\U0001f600"), \
+                      (b"\xed\xa0\x80\xc0\xaf\xf4\x90\x80\x80\xe2\x82", 11 * "?"), (b"\xe2\xe2\x82\xac", "?\u20ac"):
+        out = os.fsdecode(name)
+        data = write_data(os.fsdecode(b"of-" + name))
+        result = run(0, "--data", data, "--epochs", "0", "--out", out)
+        try:
+            described = json.loads(content(out, "run.json") or b"")
+        except ValueError as error:
+            described = {"error": str(error)}
+        found = described.get("options", {}).get("out"), Path(described.get("data", {}).get("directory", "")).name
+        check(result.code == 0 and found == (kept, f"of-{kept}"), f"a name of the bytes {name!r} in run.json",
+              (found, described.get("error")))
+
+
 def one_name():
     """A list of nets in any order and case is one study."""
     for nets, name in (("d", "D"), ("d,a", "A,D"), ("D,C,b,a", "all")):
@@ -196,6 +214,7 @@ abbreviated()
 once()
 help_and_version()
 description()
+other_bytes()
 one_name()
 progress_line()
 doctor()
