@@ -48,15 +48,23 @@ struct display display_open(const struct trial *trials, int count, double goal, 
     };
 }
 
+/* Epochs of all trials that count: one that is resumed may have more than it is to have. */
+static double epochs_done(const struct display *display)
+{
+    double done = 0;
+    for (int i = 0; i < display->count; i++)
+        done += fmin(display->last[i].epochs_done, display->goal);
+    return done;
+}
+
 void display_begin(struct display *display, const uint64_t *closed, const double *done)
 {
     display->began = display->row_began = clock_seconds();
     if (display->progress && display->count > 1)
         display->rows = rows_open(display->trials, display->count, closed);
-    for (int i = 0; i < display->count; i++) {
+    for (int i = 0; i < display->count; i++)
         display->last[i].epochs_done = done[i];
-        display->done_at_beginning += done[i];
-    }
+    display->done_at_beginning = epochs_done(display);
 }
 
 /* --- the progress line ----------------------------------------------------------------------------- */
@@ -111,11 +119,9 @@ static void append_losses(char *line, const struct display *display)
 static void draw(struct display *display)
 {
     const struct event *last = display->last;
-    double of = display->count * display->goal, done = 0;
+    double of = display->count * display->goal, done = epochs_done(display);
     char line[WIDTH + 1] = "", rest[WIDTH + 1] = "";
     size_t room = width(display);
-    for (int i = 0; i < display->count; i++)
-        done += last[i].epochs_done;
     if (display->count == 1) {
         append(line, "epoch %.0f/%.0f ", fmin(floor(done) + 1, ceil(of)), ceil(of));
         append(rest, "  loss %.4f  %.0f img/s", last->loss, last->images_per_second);

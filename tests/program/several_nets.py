@@ -176,6 +176,15 @@ def failing():
               f"without --resume a study is not overwritten, on {np} ranks", result)
 
 
+def one_has_more():
+    """A net that is resumed has more epochs than it is to have: the progress line counts those that it is to have."""
+    run(1, *TRAIN, "--net", "A", "--epochs", "9", "--out", "more/A")
+    result = run(1, *TRAIN, "--net", "A,D", "--epochs", "2", "--out", "more", "--resume", "--progress", "always")
+    parts = [float(part) for part in re.findall(r"([0-9.]+)%  A", result.out)]
+    check(result.code == 0 and parts and min(parts) >= 50 and max(parts) == 100,
+          "a net that has more than its epochs: from 50 to 100 %", f"{parts}{result}")
+
+
 def failed_and_stopped():
     """A net whose loss is no longer finite does not keep the others from being gone on with."""
     options = ["--data", "synthetic:3200+70", "--batch-size", "64", "--lr", "0.05", "--net", "A,C", "--p-conv", "0.999",
@@ -197,5 +206,6 @@ several_seeds()
 interrupted()
 stopped_in_the_last_check()
 failing()
+one_has_more()
 failed_and_stopped()
 finish()
