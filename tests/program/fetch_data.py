@@ -187,7 +187,8 @@ def main(folder):
     installed = fresh("installed")  # without the Makefile
     shutil.copytree(FETCH.parent, installed / "launch")
     bare = {"PATH": os.environ["PATH"]}
-    for name, env in (("without HOME", bare), ("with an empty HOME", bare | {"HOME": ""})):
+    for name, env in (("without HOME", bare), ("with an empty HOME", bare | {"HOME": ""}),
+                      ("with a relative XDG_CACHE_HOME", bare | {"XDG_CACHE_HOME": "here"})):
         done = subprocess.run([installed / "launch/fetch-cifar10", "--help"], env=env, capture_output=True, text=True,
                               check=False)
         home = pwd.getpwuid(os.geteuid()).pw_dir

@@ -83,6 +83,17 @@ def test_quickstart():
                           timeout=60)
     check(fails(done, 1, "535.104.05", "580") and not (place / ".cuda").exists(),
           "quickstart --gpu: a driver that is too old is named before anything is downloaded", said(done))
+    for name in "data_batch_1.bin", "test_batch.bin":
+        path = place / "cache/dtrain/cifar-10-batches-bin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (place / "launch/run").write_text("#!/bin/sh\nexit 9\n")
+    for cache, absent in ("cache", True), (str(place / "cache"), False):
+        done = subprocess.run([place / "launch/quickstart"], env={**environment, "DTRAIN_DATA": "",
+                                                                  "XDG_CACHE_HOME": cache},
+                              cwd=place, capture_output=True, text=True, timeout=60)
+        check(done.returncode == 9 and ("No CIFAR-10 here" in done.stdout) == absent,
+              f"quickstart: XDG_CACHE_HOME={cache[:5]}: a relative one does not count", said(done))
 
 
 def test_images():
