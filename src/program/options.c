@@ -104,8 +104,8 @@ static bool parse_count(const struct option_spec *spec, const char *text, uint64
     char *end;
     errno = 0;
     *value = strtoull(text, &end, 10);
-    if (is_decimal(text, "0123456789") && *end == '\0' && errno == 0 && (double)*value >= spec->least &&
-        (double)*value <= spec->most)
+    if (is_decimal(text, "0123456789") && *end == '\0' && errno == 0 && *value >= (uint64_t)spec->least &&
+        *value <= (uint64_t)spec->most) /* as doubles some beyond 2^53 would be equal */
         return true;
     return error_set(error, EXIT_USAGE, "--%s %s: give a whole number from %.0f to %.0f", spec->name, text, spec->least,
                      spec->most);
@@ -116,10 +116,11 @@ static bool parse_real(const struct option_spec *spec, const char *text, double 
     char *end;
     errno = 0; /* ERANGE: too large, or too small to be anything but 0 */
     *value = strtod(text, &end);
-    if (is_decimal(text, "0123456789.eE+-") && *end == '\0' && errno == 0 && *value >= spec->least &&
+    bool is_tiny = *value < 1 && (errno == ERANGE || (*value > 0 && (float)*value == 0)); /* floats are used */
+    if (is_decimal(text, "0123456789.eE+-") && *end == '\0' && errno == 0 && !is_tiny && *value >= spec->least &&
         *value <= spec->most)
         return true;
-    if (errno == ERANGE && *value < 1)
+    if (is_tiny)
         return error_set(error, EXIT_USAGE, "--%s %s: a number too small to be told from 0", spec->name, text);
     return error_set(error, EXIT_USAGE, "--%s %s: give a number from %g to %g", spec->name, text, spec->least,
                      spec->most);

@@ -13,7 +13,7 @@ from tap import check, finish
 # The forms that no number has; what would be right is said with the word.
 NO_NUMBERS = ["", "x", "-1", "-0", "+1", " 5", "5 ", "5x", "0x10", "0X1P3", "1e", "inf", "nan", "--", "1,5", "\u0661"]
 NOT_WHOLE = [(text, "whole number") for text in [*NO_NUMBERS, "1e99", "1e1", "1.5", ".5"]]
-NOT_REAL = [(text, "number") for text in [*NO_NUMBERS, "1e-400", "1e400", "."]]
+NOT_REAL = [(text, "number") for text in [*NO_NUMBERS, "1e-400", "1e-46", "1e400", "."]]
 NO_SHARE = [*NOT_REAL, ("-0.1", "0 to 1"), ("1.1", "0 to 1")]
 
 # What each option refuses, and words of what it says would be right.
@@ -26,7 +26,7 @@ REFUSED = {
     "data": [("", "DIR|FILE|synthetic"), ("synthetic:", "TRAIN+TEST"), ("synthetic:100", "TRAIN+TEST"),
              ("synthetic:101+20", "multiple of 5"), ("synthetic:0+20", "TRAIN+TEST"),
              ("synthetic:100+0", "TRAIN+TEST")],
-    "seed": [*NOT_WHOLE, ("9223372036854775808", "9000000000000000000")],
+    "seed": [*NOT_WHOLE, *((text, "9000000000000000000") for text in ("9223372036854775808", "9000000000000000001"))],
     "seeds": [*NOT_WHOLE, ("0", "1 to 32"), ("33", "1 to 32")],
     "epochs": [*NOT_WHOLE, ("99999999999999999999", "whole number")],
     "batch-size": [*NOT_WHOLE, ("0", "1 to 65536"), ("65537", "1 to 65536")],
