@@ -38,8 +38,8 @@ void abort_job(MPI_Comm comm, int code, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    quit_after(5, code); /* nobody may read standard error, and MPI_Abort can hang when a host has vanished */
     fprintf(stderr, "dtrain: %s\n", text);
-    quit_after(5, code); /* MPI_Abort itself can hang when a host has vanished */
     if (mpi_runs())
         MPI_Abort(comm, code);
     _exit(code);

@@ -2,13 +2,15 @@
 """Memory that cannot be had ends the job: one line that says what it was for, exit 1, whichever allocation it is."""
 # needs: dtrain
 
+import contextlib
+import os
 import re
 import shutil
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-from dtrain import FOLDER, ROOT, run
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, run
 from tap import check, finish
 
 LIBRARY = FOLDER / "fail_allocation.so"
@@ -65,9 +67,29 @@ def two_ranks():
               f"allocation {number} of rank {rank} of 2: the other ends, too", result)
 
 
+def unread():
+    """Nobody reads standard error, a pipe that is full: the line cannot be written, and the end comes all the same."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writing, bytes(4096)):
+            pass
+    os.set_blocking(writing, True)
+    process = subprocess.Popen([PROGRAM, *TRAIN, "--out", "unread"], cwd=FOLDER, stderr=writing,
+                               env=ENVIRONMENT | {"LD_PRELOAD": str(LIBRARY), "FAIL_AT": "9"})
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(30)
+    check(process.returncode == 1, "standard error that nobody reads: exit 1 within seconds", process.returncode)
+    process.kill()
+    process.wait()
+    os.close(reading)
+    os.close(writing)
+
+
 subprocess.run(["gcc", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", LIBRARY,
                 ROOT / "tests" / "support" / "fail_allocation.c", "-ldl"], check=True)
 sources()
 one_rank()
 two_ranks()
+unread()
 finish()
