@@ -53,6 +53,7 @@ int comm_local_rank(const struct comm *comm);  /* rank among all ranks of this h
 int comm_host_rank(const struct comm *comm);   /* rank among the group's ranks on this host */
 int comm_host_count(const struct comm *comm);  /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
+int comm_first_of_host(const struct comm *comm, int rank); /* the first of the group's ranks on that rank's host */
 
 /* The names that comm_split takes: "auto, [...], nccl (one GPU a rank) or mpi"; without the notes: "auto, peers, nccl
  * or mpi". */

@@ -12,13 +12,28 @@
 
 static const double SLOW_SECONDS = 60; /* beside the timeout: 64 ranks on an overloaded machine took 120 to start */
 
-/* How many of the ranks 0..ranks-1 are on `host`. */
-static int count_host(const char *const *hosts, int ranks, const char *host)
+/* Fills in who shares a host with whom. Expects rank, size and host_names. */
+static void learn_hosts(struct comm *comm)
 {
-    int count = 0;
-    for (int i = 0; i < ranks; i++)
-        count += strcmp(hosts[i], host) == 0;
-    return count;
+    int *here = memory_allocate((size_t)comm->size, sizeof *here, "the ranks of a host"); /* at its first rank */
+    comm->first_ranks = memory_allocate((size_t)comm->size, sizeof *comm->first_ranks, "the ranks of a host");
+    for (int i = 0; i < comm->size; i++) {
+        int first = 0;
+        while (strcmp(comm->host_names[first], comm->host_names[i]) != 0)
+            first++;
+        comm->first_ranks[i] = first;
+        if (i == comm->rank)
+            comm->host_rank = here[first];
+        here[first]++;
+    }
+    comm->host_size = here[comm->first_ranks[comm->rank]];
+    comm->slices = comm->size;
+    for (int i = 0; i < comm->size; i++) {
+        comm->host_count += here[i] > 0;
+        if (here[i] > 0 && here[i] < comm->slices)
+            comm->slices = here[i];
+    }
+    free(here);
 }
 
 /* Fills in which rank is on which host. Expects mpi, rank, size and watch. */
@@ -49,16 +64,7 @@ static void learn_group(struct comm *comm)
 
     comm_combine(comm, comm->host_names, comm->size * (int)sizeof *comm->host_names, MPI_BYTE, MPI_BOR,
                  "the host names");
-    comm->slices = comm->size;
-    for (int i = 0; i < comm->size; i++) {
-        if (count_host(hosts, i, hosts[i]) > 0) /* not the first of its host */
-            continue;
-        int here = count_host(hosts, comm->size, hosts[i]);
-        comm->host_count++;
-        comm->slices = here < comm->slices ? here : comm->slices;
-    }
-    comm->host_rank = count_host(hosts, comm->rank, hosts[comm->rank]);
-    comm->host_size = count_host(hosts, comm->size, hosts[comm->rank]);
+    learn_hosts(comm);
 }
 
 static struct comm *open_group(MPI_Comm mpi, struct watch *watch, struct guard *guard)
@@ -159,6 +165,7 @@ void comm_close(struct comm *comm)
     free((void *)comm->group.world_ranks);
     free((void *)comm->group.hosts);
     free(comm->host_names);
+    free(comm->first_ranks);
     free(comm);
     if (is_world) {
         halving_close();
@@ -215,6 +222,11 @@ int comm_host_rank(const struct comm *comm)
 int comm_host_count(const struct comm *comm)
 {
     return comm->host_count;
+}
+
+int comm_first_of_host(const struct comm *comm, int rank)
+{
+    return comm->first_ranks[rank];
 }
 
 const char *comm_host_name(const struct comm *comm, int rank)

@@ -51,14 +51,6 @@ static size_t page_up(size_t bytes)
     return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
 }
 
-static int first_of_host(const struct comm *comm)
-{
-    int first = 0;
-    while (strcmp(comm->host_names[first], comm->host_names[comm->rank]) != 0)
-        first++;
-    return first;
-}
-
 /* The first rank of each host makes the memory; all learn where it is. NULL on every rank if any fails. */
 static void *share(struct comm *comm, size_t bytes)
 {
@@ -66,7 +58,7 @@ static void *share(struct comm *comm, size_t bytes)
     void *memory = comm->host_rank == 0 ? shared_memory_make(bytes, &places[comm->rank]) : NULL;
     comm_combine(comm, places, comm->size * (int)sizeof *places, MPI_BYTE, MPI_BOR, "the places of shared memory");
     if (comm->host_rank > 0)
-        memory = shared_memory_open(&places[first_of_host(comm)]);
+        memory = shared_memory_open(&places[comm->first_ranks[comm->rank]]);
     bool failed = comm_largest(comm, memory == NULL) > 0;
     if (comm->host_rank == 0)
         shared_memory_unpublish(&places[comm->rank]);

@@ -32,6 +32,7 @@ struct comm {
     bool is_world;            /* owns both */
     struct watch_group group; /* of this comm's ranks */
     char (*host_names)[64];   /* by rank */
+    int *first_ranks;         /* by rank: the first of its host */
     int host_rank, host_size; /* among the ranks of this host */
     int host_count;
     int slices; /* of a sum: as many as the smallest host has ranks, so that every host has a rank for each slice */

@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -19,7 +18,6 @@
 
 /* What rank 0 learns of each rank. */
 struct rank_facts {
-    int host_rank;
     int cores;      /* this process may use */
     int processors; /* of its host */
 };
@@ -58,10 +56,10 @@ static void print_ranks(const struct comm *world, const struct rank_facts *facts
     row("launcher", "%s", launcher != NULL ? launcher : "none: a single process (mpirun -np 4 ./dtrain ... for more)");
     row("ranks", "%d on %d host%s", size, comm_host_count(world), comm_host_count(world) == 1 ? "" : "s");
     for (int i = 0; i < size; i++)
-        if (facts[i].host_rank == 0) {
+        if (comm_first_of_host(world, i) == i) {
             int here = 0;
-            for (int j = 0; j < size; j++)
-                here += strcmp(comm_host_name(world, i), comm_host_name(world, j)) == 0;
+            for (int j = i; j < size; j++)
+                here += comm_first_of_host(world, j) == i;
             row("", "%s: %d rank%s; each may use %d core%s%s", comm_host_name(world, i), here, here == 1 ? "" : "s",
                 facts[i].cores, facts[i].cores == 1 ? "" : "s",
                 here > facts[i].processors ? "; more ranks than cores: they take turns" : "");
@@ -140,7 +138,7 @@ static void print_data(const struct options *options, struct error *error)
 enum exit_code doctor(const struct options *options, struct comm *world)
 {
     int processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct rank_facts ours = {comm_host_rank(world), usable_cores(processors), processors};
+    struct rank_facts ours = {usable_cores(processors), processors};
     struct rank_facts *facts = memory_allocate((size_t)comm_size(world), sizeof *facts, "the list of ranks");
     struct error errors[3] = {0};
     bool speaks = comm_rank(world) == 0;

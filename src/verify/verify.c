@@ -205,10 +205,11 @@ static void introduce(const struct examination *e)
     fflush(stdout);
 }
 
-static bool is_host_wrong(const struct examination *e, const struct testimony *all, const char *host)
+/* first: a host's first rank. */
+static bool is_host_wrong(const struct examination *e, const struct testimony *all, int first)
 {
-    for (int i = 0; i < comm_size(e->world); i++)
-        if (all[i].finding.times > 0 && strcmp(comm_host_name(e->world, i), host) == 0)
+    for (int i = first; i < comm_size(e->world); i++)
+        if (all[i].finding.times > 0 && comm_first_of_host(e->world, i) == first)
             return true;
     return false;
 }
@@ -218,14 +219,10 @@ static void refuse(const struct examination *e, const struct testimony *all, int
 {
     int ranks = comm_size(e->world);
     char hosts[800] = "";
-    for (int i = 0; i < ranks && strlen(hosts) < sizeof hosts - 70; i++) {
-        const char *host = comm_host_name(e->world, i);
-        bool seen = false;
-        for (int j = 0; j < i && !seen; j++)
-            seen = strcmp(comm_host_name(e->world, j), host) == 0;
-        if (!seen && is_host_wrong(e, all, host))
-            snprintf(hosts + strlen(hosts), sizeof hosts - strlen(hosts), "%s%s", hosts[0] ? "," : "", host);
-    }
+    for (int i = 0; i < ranks && strlen(hosts) < sizeof hosts - 70; i++)
+        if (comm_first_of_host(e->world, i) == i && is_host_wrong(e, all, i))
+            snprintf(hosts + strlen(hosts), sizeof hosts - strlen(hosts), "%s%s", hosts[0] ? "," : "",
+                     comm_host_name(e->world, i));
     error_set(error, EXIT_DIVERGED, "verify: %d of %d rank%s computed wrongly, on %s", wrong, ranks,
               ranks == 1 ? "" : "s", hosts);
 }
