@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "clock.h"
 #include "evaluate.h"
 #include "exact_sum.h"
@@ -213,7 +214,7 @@ static void note_best(struct trainer *trainer, const struct accuracy *accuracy, 
     progress->best_test = accuracy->test;
     if (trainer->leader) {
         comm_away(trainer->setup.comm);
-        run_files_save_best(&trainer->files, &trainer->terms, &trainer->state, error);
+        checkpoint_write_best(&trainer->files.folder, &trainer->terms, progress, trainer->state.weights, error);
         comm_back(trainer->setup.comm);
     }
 }

@@ -139,12 +139,6 @@ void run_files_save(struct run_files *files, const struct terms *terms, const st
         files->saved_step = state->progress.step;
 }
 
-void run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
-                         struct error *error)
-{
-    checkpoint_write_best(&files->folder, terms, &state->progress, state->weights, error);
-}
-
 void run_files_close(struct run_files *files)
 {
     metrics_close(files->metrics);

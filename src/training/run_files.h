@@ -40,8 +40,6 @@ void run_files_begin(struct run_files *files, const cJSON *description, const st
 
 void run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error);
-void run_files_save_best(struct run_files *files, const struct terms *terms, const struct run_state *state,
-                         struct error *error);
 
 void run_files_close(struct run_files *files); /* opened or not */
 
