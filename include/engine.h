@@ -82,7 +82,7 @@ struct engine_ops {
     bool in_kernel;   /* by kernels that can sum over the ranks themselves */
     bool is_defined;  /* it follows kernels/README.md: its bits are known beforehand, whatever compiled it */
 
-    /* Whether this machine can run it; `why` says on what, or what is missing, in a few words. */
+    /* Whether this machine can run it; `why` says on what, or what is missing, in a few words. NULL: any can. */
     bool (*available)(char *why, size_t why_bytes);
 
     /* Collective over setup->comm. An engine calls comm_sums_open, which is collective too, before anything that may
@@ -146,7 +146,7 @@ enum comm_use engine_comm_use(const struct engine_ops *ops); /* for comm_split *
 void engine_names(char *text, size_t bytes, bool notes);
 
 /* Engine `number`, from 0 on, best first: its name, NULL behind the last; its ops, NULL where this machine cannot run
- * it. `why` says on what it runs, or what is missing. */
+ * it. `why`, "" before, says on what it runs, or what is missing. */
 const char *engine_name(int number);
 const struct engine_ops *engine_find(int number, char *why, size_t why_bytes);
 

@@ -13,13 +13,6 @@ static struct cpu *cpu_of(struct engine *engine)
     return (struct cpu *)engine; /* base is first */
 }
 
-static bool available(char *why, size_t why_bytes)
-{
-    if (why_bytes > 0)
-        *why = '\0';
-    return true;
-}
-
 static struct engine *open_cpu(const struct engine_setup *setup, struct error *error)
 {
     if (setup->precision != PRECISION_FP32) {
@@ -168,7 +161,6 @@ static void read_sums(const struct engine *engine, const int64_t *sums, int64_t 
 const struct engine_ops engine_cpu = {
     .name = "cpu",
     .is_defined = true,
-    .available = available,
     .open = open_cpu,
     .close = close_cpu,
     .begin_epoch = begin_epoch,

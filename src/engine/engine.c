@@ -40,7 +40,7 @@ const char *engine_name(int number)
 const struct engine_ops *engine_find(int number, char *why, size_t why_bytes)
 {
     const struct engine_ops *ops = engines[number].find(why, why_bytes);
-    return ops != NULL && ops->available(why, why_bytes) ? ops : NULL;
+    return ops != NULL && (ops->available == NULL || ops->available(why, why_bytes)) ? ops : NULL;
 }
 
 static const char *const precisions[] = {"fp32", "tf32"};
