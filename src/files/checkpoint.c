@@ -172,8 +172,9 @@ bool checkpoint_exists(const struct folder *folder)
     return exists(folder, CURRENT) || exists(folder, PREVIOUS);
 }
 
-static bool check_format(const struct safetensors *file, const char *path, struct error *error)
+static bool check_format(const struct safetensors *file, struct error *error)
 {
+    const char *path = safetensors_path(file);
     const char *format = safetensors_metadata(file, FORMAT_KEY);
     if (format == NULL)
         return error_set(error, EXIT_INPUT, "%s: not a checkpoint of dtrain: its metadata has no '%s'", path,
@@ -194,7 +195,7 @@ static bool find_step(const struct folder *folder, const char *name, uint64_t *s
     struct error ignored = {0};
     struct safetensors *file = safetensors_open_in(folder, name, &ignored);
     const char *text = NULL;
-    if (file != NULL && check_format(file, name, &ignored))
+    if (file != NULL && check_format(file, &ignored))
         text = safetensors_metadata(file, "step");
     *step = text != NULL ? strtoull(text, NULL, 10) : 0;
     safetensors_close(file);
@@ -225,9 +226,9 @@ void checkpoint_recover(const struct folder *folder)
                    folder->path, CURRENT, best);
 }
 
-static bool check_terms(const struct safetensors *file, const char *path, const struct terms *terms,
-                        struct error *error)
+static bool check_terms(const struct safetensors *file, const struct terms *terms, struct error *error)
 {
+    const char *path = safetensors_path(file);
     for (int i = 0; i < terms->count; i++) {
         const struct term *term = &terms->list[i];
         const char *theirs = safetensors_metadata(file, term->key);
@@ -244,9 +245,10 @@ static bool check_terms(const struct safetensors *file, const char *path, const 
     return true;
 }
 
-static bool read_progress(const struct safetensors *file, const char *path, size_t samples, struct progress *progress,
+static bool read_progress(const struct safetensors *file, size_t samples, struct progress *progress,
                           struct error *error)
 {
+    const char *path = safetensors_path(file);
     for (size_t i = 0; i < PROGRESS_FIELDS; i++) {
         const char *text = safetensors_metadata(file, progress_fields[i].key);
         if (text == NULL || !parse_field(&progress_fields[i], text, progress))
@@ -261,11 +263,9 @@ static bool read_progress(const struct safetensors *file, const char *path, size
 static bool read_checkpoint(const struct folder *folder, const char *name, const struct terms *terms, size_t samples,
                             struct progress *progress, float *weights, float *velocity, struct error *error)
 {
-    char path[sizeof folder->path + 100];
-    snprintf(path, sizeof path, "%s/%s", folder->path, name);
     struct safetensors *file = safetensors_open_in(folder, name, error);
-    bool good = file != NULL && check_format(file, path, error) && check_terms(file, path, terms, error) &&
-                read_progress(file, path, samples, progress, error) && read_tensors(file, "", weights, error) &&
+    bool good = file != NULL && check_format(file, error) && check_terms(file, terms, error) &&
+                read_progress(file, samples, progress, error) && read_tensors(file, "", weights, error) &&
                 read_tensors(file, "momentum.", velocity, error);
     safetensors_close(file);
     return good;
@@ -312,19 +312,17 @@ bool checkpoint_write_best(const struct folder *folder, const struct terms *term
 bool checkpoint_check_best(const struct folder *folder, const struct terms *terms, struct progress *progress,
                            bool *has_checksum, struct error *error)
 {
-    char path[sizeof folder->path + 100];
     float weights[LENET5_WEIGHTS];
-    snprintf(path, sizeof path, "%s/%s", folder->path, BEST);
     struct safetensors *file = safetensors_open_in(folder, BEST, error);
     bool good = file != NULL && read_tensors(file, "", weights, error);
     *has_checksum = good && safetensors_metadata(file, "checksum") != NULL;
     if (*has_checksum) {
         const char *text = safetensors_metadata(file, BEST_KEY);
         double accuracy = text != NULL ? strtod(text, NULL) : (double)NAN;
-        good = check_terms(file, path, terms, error) &&
+        good = check_terms(file, terms, error) &&
                ((accuracy >= progress->best_test && accuracy <= 100) ||
-                error_set(error, EXIT_INPUT, "%s: of a check with %s%%, where the run's best has %.2f%%", path,
-                          text != NULL ? text : "unknown", progress->best_test));
+                error_set(error, EXIT_INPUT, "%s: of a check with %s%%, where the run's best has %.2f%%",
+                          safetensors_path(file), text != NULL ? text : "unknown", progress->best_test));
         if (good)
             progress->best_test = accuracy;
     }

@@ -41,6 +41,9 @@ struct safetensors *safetensors_open(const char *path, struct error *error);
 struct safetensors *safetensors_open_in(const struct folder *folder, const char *name, struct error *error);
 void safetensors_close(struct safetensors *file); /* NULL is fine */
 
+/* As it was named, for messages. Lives as long as the file. */
+const char *safetensors_path(const struct safetensors *file);
+
 /* The value of a metadata key, or NULL. Lives as long as the file. A "checksum" has been verified. */
 const char *safetensors_metadata(const struct safetensors *file, const char *key);
 

@@ -280,6 +280,11 @@ void safetensors_close(struct safetensors *file)
     free(file);
 }
 
+const char *safetensors_path(const struct safetensors *file)
+{
+    return file->path;
+}
+
 const char *safetensors_metadata(const struct safetensors *file, const char *key)
 {
     const cJSON *metadata = cJSON_GetObjectItemCaseSensitive(file->header, METADATA_NAME);
