@@ -2,6 +2,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 
 #include "memory.h"
 
-enum { SUFFIX_BYTES = 24, MOST_PATH_BYTES = 4000, MOST_JSON_BYTES = 16 << 20 };
+enum { MOST_PATH_BYTES = 4000, MOST_JSON_BYTES = 16 << 20 };
 static const char suffix[] = ".tmp-"; /* and the writer's process id */
 
 /* --- folders ----------------------------------------------------------------------------------------- */
@@ -99,16 +100,10 @@ bool folder_cannot_sync(int reason)
 
 /* --- files that are complete or absent ----------------------------------------------------------------- */
 
-/* NAME.tmp-PID. A name that is too long for any file is cut off: the system refuses it all the same. */
-struct aside {
-    char name[MOST_PATH_BYTES + SUFFIX_BYTES];
-};
-
-static struct aside name_aside(const char *name)
+/* NAME.tmp-PID; cut off where that is too long, as for none of a run's names. */
+static void name_aside(const char *name, char aside[NAME_MAX + 1])
 {
-    struct aside aside;
-    snprintf(aside.name, sizeof aside.name, "%.*s%s%ld", MOST_PATH_BYTES, name, suffix, (long)getpid());
-    return aside;
+    snprintf(aside, NAME_MAX + 1, "%s%s%ld", name, suffix, (long)getpid());
 }
 
 static bool write_all(int fd, const char *data, size_t bytes)
@@ -150,11 +145,12 @@ static bool write_aside(const struct folder *folder, const char *name, const voi
 static bool keep_old(const struct folder *folder, const char *name, const char *keep)
 {
     int at = folder->descriptor;
-    struct aside aside = name_aside(keep);
-    unlinkat(at, aside.name, 0);
-    if (linkat(at, name, at, aside.name, 0) != 0) /* nothing to keep, or no hard links here */
+    char aside[NAME_MAX + 1];
+    name_aside(keep, aside);
+    unlinkat(at, aside, 0);
+    if (linkat(at, name, at, aside, 0) != 0) /* nothing to keep, or no hard links here */
         return errno == ENOENT || renameat(at, name, at, keep) == 0 || errno == ENOENT;
-    return renameat(at, aside.name, at, keep) == 0; /* onto a name of the same file: does nothing, a leftover stays */
+    return renameat(at, aside, at, keep) == 0; /* onto a name of the same file: does nothing, a leftover stays */
 }
 
 /* Whether `entry` is `name`.tmp-DIGITS. */
@@ -187,15 +183,16 @@ bool folder_replace(const struct folder *folder, const char *name, const char *k
                     struct error *error)
 {
     int at = folder->descriptor;
-    struct aside aside = name_aside(name);
-    if (write_aside(folder, aside.name, data, bytes) && folder_is_ours(folder, error) &&
-        (keep == NULL || keep_old(folder, name, keep)) && renameat(at, aside.name, at, name) == 0 &&
+    char aside[NAME_MAX + 1];
+    name_aside(name, aside);
+    if (write_aside(folder, aside, data, bytes) && folder_is_ours(folder, error) &&
+        (keep == NULL || keep_old(folder, name, keep)) && renameat(at, aside, at, name) == 0 &&
         settle(folder, name, keep))
         return true;
     int reason = errno;
     if (folder_is_ours(folder, error))
         error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", folder->path, name, strerror(reason));
-    unlinkat(at, aside.name, 0);
+    unlinkat(at, aside, 0);
     return false;
 }
 
