@@ -3,17 +3,12 @@
 
 #include "transport.h"
 
-static bool has_left(struct outbox *outbox)
-{
-    int left;
-    MPI_CHECK(MPI_Test(&outbox->request, &left, MPI_STATUS_IGNORE));
-    return left;
-}
-
 bool comm_try_send(struct comm *comm, int to, const void *data, size_t bytes)
 {
     struct outbox *outbox = &comm->outbox;
-    if (!has_left(outbox))
+    int has_left;
+    MPI_CHECK(MPI_Test(&outbox->request, &has_left, MPI_STATUS_IGNORE));
+    if (!has_left)
         return false;
     memcpy(outbox->bytes, data, bytes);
     MPI_CHECK(MPI_Isend(outbox->bytes, (int)bytes, MPI_BYTE, to, 0, comm->mpi, &outbox->request));
