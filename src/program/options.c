@@ -200,7 +200,8 @@ static void set_initial(struct options *options)
 
 /* --- what no single value shows ------------------------------------------------------------------ */
 
-static bool check(const struct options *options, struct error *error)
+/* And gives the nets their one name. */
+static bool check(struct options *options, struct error *error)
 {
     unsigned set;
     bool conv = false, fc = false;
@@ -216,6 +217,7 @@ static bool check(const struct options *options, struct error *error)
     if (!fc && !isnan(options->p_fc))
         return error_set(error, EXIT_USAGE, "--p-fc: net %s has no dropout on its fully connected layer; B and D do",
                          options->net);
+    options->net = trials_name_nets(set);
     return true;
 }
 
@@ -344,11 +346,7 @@ bool options_parse(int argc, char **argv, struct options *options, struct error 
         return false;
     error_t failed = argp_parse(&description.argp, argc, argv, ARGP_NO_HELP | ARGP_NO_EXIT | ARGP_NO_ERRS, NULL,
                                 &parse);
-    unsigned set;
-    if (failed || !check(options, error) || !check_verify(&parse) || !trials_parse_nets(options->net, &set, error))
-        return failed == ECANCELED;
-    options->net = trials_name_nets(set);
-    return true;
+    return failed ? failed == ECANCELED : check(options, error) && check_verify(&parse);
 }
 
 /* Without the lines of blanks alone that argp leaves below one which it has filled to the last column. */
