@@ -8,16 +8,17 @@ enum { SLICE = 32 * TILE }; /* samples between two looks at the stop flag */
 
 enum { TRAIN_CORRECT, TEST_CORRECT, TEST_LOSS_HIGH, TEST_LOSS_LOW, REFUSED, STOPPED, SUMS };
 
+/* Adds to *sum, and to *loss: the losses, unless loss is NULL. False: it was stopped. */
 static bool evaluate_share(struct engine *engine, const struct split *split, int rank, int size,
                            const volatile sig_atomic_t *stop, struct evaluation *sum, exact_wide *loss)
 {
     size_t first, end;
-    *loss = 0;
     sampler_share(split->count, rank, size, &first, &end);
     for (; first < end && !*stop; first += SLICE) {
         sum->loss = 0; /* of a slice alone it cannot wrap */
         engine->ops->evaluate(engine, split, first, end < first + SLICE ? end : first + SLICE, sum);
-        *loss += sum->loss;
+        if (loss != NULL)
+            *loss += sum->loss;
         comm_alive(engine->setup.comm);
     }
     return !*stop;
@@ -30,10 +31,10 @@ enum evaluate_status evaluate(struct engine *engine, bool on_all_ranks, const vo
     const struct dataset *data = engine->setup.data;
     struct evaluation train = {0}, test = {0};
     int rank = on_all_ranks ? comm_rank(comm) : 0, size = on_all_ranks ? comm_size(comm) : 1;
-    exact_wide train_loss, test_loss = 0; /* train_loss is not used: an epoch reports the loss of its steps */
+    exact_wide test_loss = 0; /* of training an epoch reports the loss of its steps */
     bool stopped = false;
     if (on_all_ranks || comm_rank(comm) == 0)
-        stopped = !evaluate_share(engine, &data->train, rank, size, stop, &train, &train_loss) ||
+        stopped = !evaluate_share(engine, &data->train, rank, size, stop, &train, NULL) ||
                   !evaluate_share(engine, &data->test, rank, size, stop, &test, &test_loss);
     int64_t sums[SUMS] = {
         [TRAIN_CORRECT] = train.correct,
