@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
+#include <stdio.h>
 #include <time.h>
 
 #include "error.h"
@@ -55,6 +55,9 @@ bool dataset_holds(const struct dataset *dataset, const void *address);
  * none, or half of one, which writing replaces. Where it cannot be written errno says why. */
 bool dataset_read_digest(const char *directory, uint64_t *digest);
 bool dataset_write_digest(const char *directory, uint64_t digest);
+
+/* Closes a file of a set, with all of it on the disk if it was written well so far. False: errno says why. */
+bool dataset_finish_file(FILE *file, bool good);
 
 /* Finds where the data lies, without opening it: `wanted` (--data) if not NULL, else $DTRAIN_DATA, else
  * data/cifar-10-batches-bin, else dtrain/cifar-10-batches-bin below the user's cache ($XDG_CACHE_HOME

@@ -146,9 +146,12 @@ bool dataset_read_digest(const char *directory, uint64_t *digest)
 bool dataset_write_digest(const char *directory, uint64_t digest)
 {
     FILE *file = open_digest(directory, "we");
-    if (file == NULL)
-        return false;
-    bool good = fprintf(file, "%016" PRIx64 "\n", digest) > 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    return file != NULL && dataset_finish_file(file, fprintf(file, "%016" PRIx64 "\n", digest) > 0);
+}
+
+bool dataset_finish_file(FILE *file, bool good)
+{
+    good = good && fflush(file) == 0 && fsync(fileno(file)) == 0;
     int reason = errno;
     fclose(file);
     errno = reason;

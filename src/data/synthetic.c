@@ -59,16 +59,6 @@ static FILE *open_in(const char *directory, const char *name, const char *mode)
     return fopen(path, mode);
 }
 
-/* So that all of it is on the disk; on failure errno says why. */
-static bool finish_file(FILE *file, bool good)
-{
-    good = good && fflush(file) == 0 && fsync(fileno(file)) == 0;
-    int reason = errno;
-    fclose(file);
-    errno = reason;
-    return good;
-}
-
 /* Writes `count` records of a set, from `first` on, as a new file. */
 static bool write_file(const char *directory, const char *name, bool test_set, size_t first, size_t count,
                        XXH64_state_t *hash)
@@ -81,7 +71,7 @@ static bool write_file(const char *directory, const char *name, bool test_set, s
         XXH64_update(hash, record, sizeof record);
         good = fwrite(record, sizeof record, 1, file) == 1;
     }
-    return file != NULL && finish_file(file, good);
+    return file != NULL && dataset_finish_file(file, good);
 }
 
 static bool write_files(const char *directory, size_t train, size_t test)
