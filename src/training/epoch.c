@@ -13,20 +13,11 @@
 
 /* --- its steps ------------------------------------------------------------------------------------ */
 
-double trainer_learning_rate(double initial, double gamma, uint64_t decays)
-{
-    double rate = initial;
-    for (double power = gamma; decays > 0; decays /= 2, power *= power)
-        if (decays % 2 != 0)
-            rate *= power;
-    return rate;
-}
-
 static double learning_rate(const struct trainer *trainer)
 {
     const struct options *options = &trainer->setup.trial->options;
-    return trainer_learning_rate(options->learning_rate, options->lr_gamma,
-                                 trainer->state.progress.epoch / options->lr_step);
+    return step_learning_rate(options->learning_rate, options->lr_gamma,
+                              trainer->state.progress.epoch / options->lr_step);
 }
 
 /* Positions of the epoch that may be used before --max-steps is reached. */
@@ -263,7 +254,7 @@ static bool is_checkpoint_due(const struct trainer *trainer)
     return comm_largest(trainer->setup.comm, trainer->leader && clock_seconds() >= trainer->next_save) != 0;
 }
 
-static void begin_next_epoch(struct trainer *trainer)
+static void count_epoch(struct trainer *trainer)
 {
     struct progress *progress = &trainer->state.progress;
     progress->epoch++;
@@ -305,7 +296,7 @@ static enum run_status close_epoch(struct trainer *trainer, struct error *error)
     if (!comm_agree(trainer->setup.comm, error))
         return error->code == EXIT_RUNTIME ? save_steps(trainer, &before) : RUN_FAILED;
 
-    begin_next_epoch(trainer);
+    count_epoch(trainer);
     trainer_report(trainer, EVENT_EPOCH, &metrics);
     if ((last || is_checkpoint_due(trainer)) && !trainer_save(trainer, error))
         return RUN_FAILED;
@@ -333,7 +324,7 @@ enum run_status trainer_epoch(struct trainer *trainer, struct error *error)
     return end_steps(trainer, error);
 }
 
-void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *const *outcomes)
+void trainers_epoch(struct trainer *const *trainers, int count, struct outcome *const *outcomes)
 {
     for (int i = 0; i < count; i++)
         begin_steps(trainers[i]);

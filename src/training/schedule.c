@@ -60,7 +60,7 @@ static void train_at_once(const struct schedule *schedule)
             save_others(schedule);
         if (stopped || going == 0)
             return;
-        trainer_epochs(trainers, going, outcomes);
+        trainers_epoch(trainers, going, outcomes);
         for (int i = 0; i < going; i++)
             if (outcomes[i]->status == RUN_FAILED)
                 report_failure(schedule, (int)(outcomes[i] - schedule->outcomes));

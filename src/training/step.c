@@ -44,3 +44,12 @@ int step_train_team(struct engine *const *engines, int count, const struct span 
     step_train(engines[0], &spans[0], &reports[0]);
     return 1;
 }
+
+double step_learning_rate(double initial, double gamma, uint64_t decays)
+{
+    double rate = initial;
+    for (double power = gamma; decays > 0; decays /= 2, power *= power)
+        if (decays % 2 != 0)
+            rate *= power;
+    return rate;
+}

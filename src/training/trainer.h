@@ -1,7 +1,7 @@
 /* trainer.h - one trial, trained by one group of ranks, epoch by epoch, with its files.
  *
- * Every function is collective over the group. Rank 0 of the group reads and writes the files; all
- * ranks leave every function with the same verdict.
+ * Every function is collective over the group, but for trainer_at_once, trainer_progress and trainer_digest. Rank 0 of
+ * the group reads and writes the files; all ranks leave every function with the same verdict.
  */
 #ifndef DTRAIN_TRAINING_TRAINER_H
 #define DTRAIN_TRAINING_TRAINER_H
@@ -36,8 +36,8 @@ struct trainer; /* opaque */
  * rank: EXIT_USAGE, EXIT_INPUT (a checkpoint, or data that changed before a GPU had copied them), EXIT_RUNTIME. */
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error);
 
-/* Writes run.json and opens the metrics. After every net of the study has opened, so that a run that is refused leaves
- * the files of an earlier one as they are; before the first epoch. */
+/* Writes run.json and opens the metrics. After every trial of the study has opened, so that a run that is refused
+ * leaves the files of an earlier one as they are; before the first epoch. */
 void trainer_begin(struct trainer *trainer, struct error *error);
 
 /* Trains what is left of the open epoch and closes it: accuracy if due, metrics, checkpoint if due. DONE: the
@@ -45,24 +45,20 @@ void trainer_begin(struct trainer *trainer, struct error *error);
  * every rank. Not to be called again after anything but GOING. */
 enum run_status trainer_epoch(struct trainer *trainer, struct error *error);
 
-/* trainer_epoch for several, opened beside each other: their steps side by side, then the closing of each in turn. Sets
- * each outcome's status, and error. */
-void trainer_epochs(struct trainer *const *trainers, int count, struct outcome *const *outcomes);
+/* trainer_epoch for several trainers, opened beside each other: their steps side by side, then the closing of each in
+ * turn. Sets each outcome's status, and error. */
+void trainers_epoch(struct trainer *const *trainers, int count, struct outcome *const *outcomes);
 
-/* Of `count` of the study's nets, how many trainer_epochs trains at once; 1: they are to be trained in turn. The same
+/* Of `count` of the study's trials, how many trainers_epoch trains at once; 1: they are to be trained in turn. The same
  * on all ranks. */
 int trainer_at_once(const struct trainer *trainer, int count);
 
-/* Saves where the run stands: another net of the study was stopped while this one waited for its turn. Errors, on every
- * rank: EXIT_INPUT (the data changed), EXIT_DIVERGED, EXIT_RUNTIME (no space, no permission). */
+/* Saves where the run stands: another trial of the study was stopped while this one waited for its turn. Errors, on
+ * every rank: EXIT_INPUT (the data changed), EXIT_DIVERGED, EXIT_RUNTIME (no space, no permission). */
 bool trainer_save(struct trainer *trainer, struct error *error);
 
-/* initial * gamma^decays, by the multiplications of binary powers from the lowest on: the same bits everywhere, where
- * pow differs among libraries and processors. */
-double trainer_learning_rate(double initial, double gamma, uint64_t decays);
-
 const struct progress *trainer_progress(const struct trainer *trainer);
-uint64_t trainer_digest(struct trainer *trainer); /* of the weights; not collective */
+uint64_t trainer_digest(struct trainer *trainer); /* of the weights */
 void trainer_close(struct trainer *trainer);
 
 #endif

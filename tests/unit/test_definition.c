@@ -19,7 +19,7 @@
 #include "philox.h"
 #include "sampler.h"
 #include "src/engine/cpu.h"
-#include "src/training/trainer.h"
+#include "step.h"
 #include "synthetic.h"
 
 enum { PICTURES = 80, LARGEST = 40 };
@@ -345,15 +345,15 @@ static void the_start_of_a_run_is_known(void **state)
     free(order);
 }
 
-/* By multiplications in the order that trainer.h gives; the numbers are of the same ones in Python. */
+/* By multiplications in the order that step.h gives; the numbers are of the same ones in Python. */
 static void the_learning_rate_is_known(void **state)
 {
     (void)state;
-    assert_true(trainer_learning_rate(0.01, 0.3, 0) == 0.01);
-    assert_true(trainer_learning_rate(0.01, 0.5, 6) == 0x1.47ae147ae147bp-13);
-    assert_true(trainer_learning_rate(0.01, 0.1, 7) == 0x1.12e0be826d698p-30);
-    assert_true(trainer_learning_rate(0.05, 0.9, 1000) == 0x1.98b900fe23676p-157);
-    assert_true(trainer_learning_rate(0.01, 1 / 3.0, 13) == 0x1.af06ac2092715p-28);
+    assert_true(step_learning_rate(0.01, 0.3, 0) == 0.01);
+    assert_true(step_learning_rate(0.01, 0.5, 6) == 0x1.47ae147ae147bp-13);
+    assert_true(step_learning_rate(0.01, 0.1, 7) == 0x1.12e0be826d698p-30);
+    assert_true(step_learning_rate(0.05, 0.9, 1000) == 0x1.98b900fe23676p-157);
+    assert_true(step_learning_rate(0.01, 1 / 3.0, 13) == 0x1.af06ac2092715p-28);
 }
 
 int main(void)
