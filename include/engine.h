@@ -15,7 +15,9 @@
  *     ops->begin_epoch(engine, order);
  *     for (size_t first = 0; first < count; first += report.samples) {
  *         struct span span = {.step = step++, .first = first, .end = count, .learning_rate = 0.01f, .stop = &stop};
- *         step_train(engine, &span, &report);      one step or more, by ops->train or the plain way: step.h
+ *         step_train(engine, &span, &report);      by ops->train or the plain way: step.h
+ *         if (report.not_finite || report.stopped)
+ *             break;
  *     }
  *     ops->read(engine, weights, velocity);
  *     ops->close(engine);
@@ -88,7 +90,7 @@ struct engine_ops {
     /* Collective over setup->comm. An engine calls comm_sums_open, which is collective too, before anything that may
      * fail on one rank alone. */
     struct engine *(*open)(const struct engine_setup *setup, struct error *error);
-    void (*close)(struct engine *engine);
+    void (*close)(struct engine *engine); /* collective: with --comm peers other ranks' kernels reach its memory */
 
     /* The epoch's order (training-set size; borrowed until the next call). */
     void (*begin_epoch)(struct engine *engine, const uint32_t *order);
