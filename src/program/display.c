@@ -14,7 +14,7 @@
 #include "launcher.h"
 #include "rows.h"
 
-enum { USUAL_WIDTH = 79, WIDTH = 200, LEAST_BAR = 20, MOST_BAR = 100 };
+enum { USUAL_WIDTH = 79, WIDTH = 200, LEAST_BAR = 16, MOST_BAR = 100 };
 #define CLEAR "\r\033[K"
 
 /* Whether the output appears on a terminal, and a descriptor of it, -1 where it may not be opened (after su, say). */
@@ -112,8 +112,8 @@ static void append_losses(char *line, const struct display *display)
     }
 }
 
-/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 img/s  ETA 0:12, the bar as wide as the
- * terminal lets it
+/* Of one net: epoch 12/1000 [####----------------]  loss 1.2345  25300 samples/s  ETA 0:12, the bar as wide
+ * as the terminal lets it
  * of several: [####----------------] 21.3%  A 1.234  B 1.456  C 1.890  D 2.012  ETA 0:12
  * of several seeds the mean of their losses. */
 static void draw(struct display *display)
@@ -124,7 +124,7 @@ static void draw(struct display *display)
     size_t room = width(display);
     if (display->count == 1) {
         append(line, "epoch %.0f/%.0f ", fmin(floor(done) + 1, ceil(of)), ceil(of));
-        append(rest, "  loss %.4f  %.0f img/s", last->loss, last->images_per_second);
+        append(rest, "  loss %.4f  %.0f samples/s", last->loss, last->images_per_second);
     } else {
         append(rest, " %.1f%%", 100 * done / of);
         append_losses(rest, display);
