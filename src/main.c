@@ -68,8 +68,8 @@ static bool is_whole(const struct comm *world, struct error *error)
     comm_library(mpi, sizeof mpi);
     return error_set(
         error, EXIT_USAGE,
-        "%d ranks were started, of which %s, which this program was built with, finds %d: use the mpirun that "
-        "belongs to it, or make with the mpicc of this one",
+        "mpirun started %d ranks, but %s, the MPI this program was built with, sees %d: use that MPI's mpirun, or run "
+        "make with the mpicc of this one",
         launcher_size(), mpi, comm_size(world));
 }
 

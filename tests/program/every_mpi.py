@@ -230,7 +230,7 @@ def test_strangers(mpi):
         return  # of which one knows the other's
     result = mpi.run("-np", 2, *DATA, "--epochs", 1, "--out", f"{mpi.name}-strange",
                      env={"DTRAIN": str(ROOT / "dtrain")})
-    check(result[0] == 2 and re.fullmatch("dtrain: 2 ranks were started, of which .* finds 1: .*\n", result[2]),
+    check(result[0] == 2 and re.fullmatch("dtrain: mpirun started 2 ranks, but .* sees 1: .*\n", result[2]),
           f"{mpi.name}: a program of another MPI is refused with one line", told(result))
 
 
