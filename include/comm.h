@@ -38,8 +38,8 @@ enum comm_use { COMM_FOR_CPU, COMM_FOR_GPU, COMM_FOR_KERNEL };
 
 /* A part of the world: the ranks that give the same color, in the same order; transport is "auto", "mpi", "nccl" or
  * "peers", as for --comm. On failure NULL and *error (EXIT_USAGE) on every rank of the part; ranks of other parts know
- * nothing of it: comm_agree over the world tells them. Close it before the world, and before it the CUDA graphs that
- * have its sums in them. Closing the world ends MPI. */
+ * nothing of it: comm_agree over the world tells them. Order of closing: the CUDA graphs that contain its sums, this
+ * comm, the world. Closing the world ends MPI. */
 struct comm *comm_split(struct comm *world, int color, const char *transport, enum comm_use use, struct error *error);
 void comm_close(struct comm *comm);
 

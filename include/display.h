@@ -1,5 +1,5 @@
 /* display.h - what a person sees while nets train: a line an epoch; on a terminal a progress line, and of several nets
- * a block an epoch. */
+ * a block an epoch. On world rank 0 alone. */
 #ifndef DTRAIN_DISPLAY_H
 #define DTRAIN_DISPLAY_H
 

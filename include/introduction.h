@@ -24,6 +24,7 @@ struct introduction {
     int trials_of_rank, at_once; /* of a rank's trials as many are trained at once */
 };
 
+/* On world rank 0 alone. */
 void introduction_print(const struct introduction *run, struct display *display);
 
 #endif
