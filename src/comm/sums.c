@@ -30,11 +30,12 @@ struct arrival {
 struct sums {
     struct comm_sums base;
     struct comm *comm;           /* NULL: alone */
-    struct arrival *ranks;       /* by rank of the host: the shared memory begins with them; NULL: none is shared */
+    bool shared;                 /* by the ranks of this host, which have all of this in memory they share: */
+    struct arrival *arrived;     /* by rank of the host; it begins here */
     size_t bytes;                /* of it */
     int64_t *totals, *all_terms; /* the terms of all ranks of the host */
     size_t stride;               /* between two ranks' */
-    uint64_t arrivals;           /* of this rank */
+    uint64_t own_arrivals;       /* of this rank: what arrived is to have */
 };
 
 /* --- opening ------------------------------------------------------------------------------------------ */
@@ -76,14 +77,15 @@ static void *share(struct comm *comm, size_t bytes)
 static void open_shared(struct sums *s)
 {
     struct comm *comm = s->comm;
-    size_t arrivals_bytes = page_up((size_t)comm->host_size * sizeof *s->ranks);
+    size_t arrivals_bytes = page_up((size_t)comm->host_size * sizeof *s->arrived);
     size_t row_bytes = page_up(s->base.count * sizeof(int64_t));
     s->bytes = arrivals_bytes + row_bytes * ((size_t)comm->host_size + 1);
-    s->ranks = share(comm, s->bytes);
-    if (s->ranks == NULL)
+    s->arrived = share(comm, s->bytes);
+    s->shared = s->arrived != NULL;
+    if (!s->shared)
         return;
     s->stride = row_bytes / sizeof(int64_t);
-    s->totals = (int64_t *)((char *)s->ranks + arrivals_bytes);
+    s->totals = (int64_t *)((char *)s->arrived + arrivals_bytes);
     s->all_terms = s->totals + s->stride;
     s->base.terms = s->all_terms + (size_t)comm->host_rank * s->stride;
     s->base.totals = s->totals;
@@ -97,7 +99,7 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
         s->comm = comm;
     if (s->comm != NULL && s->comm->host_count < s->comm->size)
         open_shared(s);
-    if (s->ranks == NULL) {
+    if (!s->shared) {
         s->base.terms = memory_allocate_aligned(page_bytes(), count * sizeof *s->base.terms, "the sums");
         s->base.totals = s->base.terms;
     }
@@ -107,8 +109,8 @@ struct comm_sums *comm_sums_open(struct comm *comm, size_t count)
 void comm_sums_close(struct comm_sums *sums)
 {
     struct sums *s = (struct sums *)sums; /* base is first */
-    if (s->ranks != NULL)
-        shared_memory_close(s->ranks, s->bytes);
+    if (s->shared)
+        shared_memory_close(s->arrived, s->bytes);
     else
         free(s->base.terms);
     free(s);
@@ -120,7 +122,7 @@ static bool have_all_arrived(void *sums)
 {
     const struct sums *s = sums;
     for (int r = 0; r < s->comm->host_size; r++)
-        if (atomic_load_explicit(&s->ranks[r].count, memory_order_acquire) < s->arrivals)
+        if (atomic_load_explicit(&s->arrived[r].count, memory_order_acquire) < s->own_arrivals)
             return false;
     return true;
 }
@@ -129,8 +131,8 @@ static bool have_all_arrived(void *sums)
 static void host_barrier(struct sums *s)
 {
     struct comm *comm = s->comm;
-    s->arrivals++;
-    atomic_store_explicit(&s->ranks[comm->host_rank].count, s->arrivals, memory_order_release);
+    s->own_arrivals++;
+    atomic_store_explicit(&s->arrived[comm->host_rank].count, s->own_arrivals, memory_order_release);
     watch_until(comm->watch, have_all_arrived, s, &comm->group, "the gradient sum");
 }
 
@@ -183,7 +185,7 @@ static void sum_by_slices(struct sums *s)
 void comm_sum(struct comm_sums *sums)
 {
     struct sums *s = (struct sums *)sums;
-    if (s->ranks != NULL)
+    if (s->shared)
         sum_by_slices(s);
     else if (s->comm != NULL)
         sum_by_mpi(s->comm, s->comm->mpi, s->base.terms, s->base.count);
