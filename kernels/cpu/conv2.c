@@ -99,6 +99,15 @@ KERNEL void sum_some(int first, int count, const float *weights, const struct po
     }
 }
 
+/* All eight, in as many passes as the registers ask for. */
+KERNEL void sum_products(const float *weights, const struct pool1_columns *columns, unsigned kept, int y,
+                         row_sums out[ROWS])
+{
+    const int together = winograd_together(ROWS * QUADS * CHANNELS);
+    ROLLED for (int first = 0; first < WINOGRAD_PRODUCTS; first += together)
+        sum_some(first, together, weights, columns, kept, y, out);
+}
+
 /* Max-pool, bias, ReLU and scale of row y of windows, for vector v of the channels from `first` on. */
 APART void pool_row(row_sums rows[2], int v, int first, const float bias[16], unsigned kept, float scale, int y,
                     float pool2[5][16], uint16_t from2[5][16])
@@ -125,14 +134,11 @@ static void forward_channels(const struct layout *w, const struct conv2_packed *
                              const struct pool1_columns *columns, unsigned kept1, unsigned kept2, float scale,
                              float pool2[25][16], uint16_t from2[25][16])
 {
-    const int together = winograd_together(ROWS * QUADS * CHANNELS);
     for (int channel = 0; channel < 16; channel += CHANNELS * LANES)
         for (int first = 0; first < 10; first += POOLED) {
             row_sums rows[POOLED];
             ROLLED for (int row = 0; row < POOLED; row += ROWS)
-                ROLLED for (int k = 0; k < WINOGRAD_PRODUCTS; k += together)
-                    sum_some(k, together, packed->by_channel[0][0][0] + channel, columns, kept1, first + row,
-                             rows + row);
+                sum_products(packed->by_channel[0][0][0] + channel, columns, kept1, first + row, rows + row);
             for (int row = 0, y = first / 2; row < POOLED; row += 2, y++)
                 UNROLL for (int v = 0; v < CHANNELS; v++)
                     pool_row(rows + row, v, channel, w->conv2_bias, kept2, scale, y, pool2 + y * 5, from2 + y * 5);

@@ -96,9 +96,26 @@ struct pool1_rows {
 };
 
 /* pool1 with its kept channels side by side, [y][x][channel]; the room for columns 14 and 15 has no meaning. */
-#if defined(__AVX512F__)
 KERNEL void make_pixels(int channels, const float pool1[6][POOL1_PLANE], const int *list, float *pixels)
 {
+    for (int y = 0; y < 14; y++) {
+        eight columns[2][8]; /* even ones and odd ones; lanes: channels */
+        UNROLL for (int odd = 0; odd < 2; odd++) {
+            UNROLL for (int k = 0; k < 8; k++)
+                columns[odd][k] = (eight){0};
+            UNROLL for (int k = 0; k < channels; k++)
+                eight_load(pool1[list[k]] + POOL1_PLACE(y, odd), &columns[odd][k]);
+            transpose_eight(columns[odd]);
+        }
+        UNROLL for (int x = 0; x < 14; x++) /* over the channels that are not there the next number is written */
+            eight_store(pixels + (y * 16 + x) * channels, &columns[x % 2][x / 2]);
+    }
+}
+
+/* The same of few channels: a vector takes a permutation for each of them. */
+KERNEL void pick_pixels(int channels, const float pool1[6][POOL1_PLANE], const int *list, float *pixels)
+{
+#if defined(__AVX512F__)
     const ivec lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int y = 0; y < 7; y++) { /* and y + 7, eight lanes further on */
         vec even[6], odd[6];
@@ -118,29 +135,19 @@ KERNEL void make_pixels(int channels, const float pool1[6][POOL1_PLANE], const i
             vec_store(pixels + (y + 7) * 16 * channels + i * LANES, (vec)lower);
         }
     }
-}
 #else
-KERNEL void make_pixels(int channels, const float pool1[6][POOL1_PLANE], const int *list, float *pixels)
-{
-    for (int y = 0; y < 14; y++) {
-        eight columns[2][8]; /* even ones and odd ones; lanes: channels */
-        UNROLL for (int odd = 0; odd < 2; odd++) {
-            UNROLL for (int k = 0; k < 8; k++)
-                columns[odd][k] = (eight){0};
-            UNROLL for (int k = 0; k < channels; k++)
-                eight_load(pool1[list[k]] + POOL1_PLACE(y, odd), &columns[odd][k]);
-            transpose_eight(columns[odd]);
-        }
-        UNROLL for (int x = 0; x < 14; x++) /* over the channels that are not there the next number is written */
-            eight_store(pixels + (y * 16 + x) * channels, &columns[x % 2][x / 2]);
-    }
-}
+    make_pixels(channels, pool1, list, pixels);
 #endif
+}
 
 KERNEL void make_rows(int channels, const float pool1[6][POOL1_PLANE], const int *list, struct pool1_rows *rows)
 {
     _Alignas(64) float pixels[14 * 16 * 6];
-    make_pixels(channels, pool1, list, separate(channels) ? pixels : rows->at);
+    float *to = separate(channels) ? pixels : rows->at;
+    if (channels > 4)
+        make_pixels(channels, pool1, list, to);
+    else
+        pick_pixels(channels, pool1, list, to);
     if (separate(channels))
         for (int y = 0; y < 14; y++)
             UNROLL for (int k = 0; k < 10 * row_vectors(channels); k++) {

@@ -2,7 +2,7 @@
  * dropped channels are left out.
  *
  *   forward   image (3, 32, 32), as factors (tile.cuh) -> pool1 (6, 14, 14), as win1; a lane four columns by four rows
- *             of up to two channels. 49 places x 480 FFMA a kept channel: net A 282,000 of a seat's two samples by ten
+ *             of up to two channels. 49 parts x 480 FFMA a kept channel: net A 282,000 of a seat's two samples by ten
  *             of 16 warps; D half, by five to eight
  *   weights   a lane a tap, of all three input planes; a warp 25 windows; at most 75 FFMA a live window and channel
  */
@@ -14,28 +14,28 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-/* A lane's part of a channel: four columns by four rows. They are numbered row by row. */
-constexpr unsigned PLACES1 = 28 / ROWS1 * ACROSS1;
-static_assert(28 % ROWS1 == 0 && ROWS1 % 2 == 0, "places fill the rows, and have whole windows");
+/* A lane has a part of a channel: four columns by four rows. Parts are numbered row by row. */
+constexpr unsigned PARTS1 = 28 / ROWS1 * ACROSS1;
+static_assert(28 % ROWS1 == 0 && ROWS1 % 2 == 0, "parts fill the rows, and have whole windows");
 
-/* The eight chains of each row of a place. */
-struct place_chains {
+/* The eight chains of each row of a part. */
+struct part_chains {
     float m[ROWS1][8];
 };
 
-/* One input plane: a place of KT outputs, whose taps begin at taps[k], in low; those in high are 15 further on. 160
+/* One input plane: a part of KT outputs, whose taps begin at taps[k], in low; those in high are 15 further on. 160
  * FFMA an output; 16 LDS of 16 bytes, which lie side by side for neighbours, and 10 an output, the same ones for lanes
  * that have the same outputs. */
 template <int KT>
-DEVICE void convolve_plane(const conv1_factors &plane, unsigned place, const float4 *const *taps, place_chains *chains)
+DEVICE void convolve_plane(const conv1_factors &plane, unsigned part, const float4 *const *taps, part_chains *chains)
 {
     float4 low[ROWS1], high[ROWS1]; /* of four rows: each meets four rows of taps */
 #pragma unroll
     for (unsigned row = 0; row < ROWS1 - 1; row++)
-        low[row] = plane.low[row][place], high[row] = plane.high[row][place];
+        low[row] = plane.low[row][part], high[row] = plane.high[row][part];
 #pragma unroll
     for (unsigned u = 0; u < 5; u++) {
-        unsigned below = u + ROWS1 - 1, at = place + below / ROWS1 * ACROSS1;
+        unsigned below = u + ROWS1 - 1, at = part + below / ROWS1 * ACROSS1;
         low[below % ROWS1] = plane.low[below % ROWS1][at], high[below % ROWS1] = plane.high[below % ROWS1][at];
 #pragma unroll
         for (int k = 0; k < KT; k++) {
@@ -49,29 +49,31 @@ DEVICE void convolve_plane(const conv1_factors &plane, unsigned place, const flo
     }
 }
 
-/* How many places there are: of twos of the kept channels of both samples, n each, and of odd ones. */
-struct conv1_places {
-    unsigned of_twos, all;
+/* Of both samples' kept channels, n each: first twos of them, then odd ones. */
+struct conv1_groups {
+    unsigned twos, all;
 };
-DEVICE conv1_places count_places(both n)
+DEVICE conv1_groups groups_of(both n)
 {
-    unsigned twos = n.first / 2 + n.second / 2, odd = n.first % 2 + n.second % 2;
-    return {twos * PLACES1, (twos + odd) * PLACES1};
+    unsigned twos = n.first / 2 + n.second / 2;
+    return {twos, twos + n.first % 2 + n.second % 2};
 }
 
-/* What a lane has: a place, and of the seat's sample e the kept channels by these numbers; second: if there is one,
- * else first. First come the places of twos; a lane beyond all has the last. Asked again, not kept in registers. */
+/* What a lane has: a part, and of the seat's sample e the kept channels by these numbers; second: if there is one, else
+ * first. A lane beyond all has the last. Every other group's parts go backward, so that where groups meet lanes read
+ * neighbouring factors. Asked again rather than kept in registers. */
 struct conv1_work {
-    unsigned e, first, second, place;
+    unsigned e, first, second, part;
 };
 DEVICE conv1_work conv1_work_of(both n)
 {
-    unsigned places = count_places(n).all, i = tid() < places ? tid() : places - 1, group = i / PLACES1;
-    unsigned twos = n.first / 2 + n.second / 2;
-    bool odd = group >= twos;
-    unsigned e = odd ? group - twos >= n.first % 2 : group >= n.first / 2;
+    conv1_groups groups = groups_of(n);
+    unsigned parts = groups.all * PARTS1, i = tid() < parts ? tid() : parts - 1, group = i / PARTS1;
+    unsigned there = i % (2 * PARTS1), back = 2 * PARTS1 - 1 - there;
+    bool odd = group >= groups.twos;
+    unsigned e = odd ? group - groups.twos >= n.first % 2 : group >= n.first / 2;
     unsigned first = odd ? n[e] - 1 : 2 * (group - e * (n.first / 2));
-    return {e, first, odd ? first : first + 1, i % PLACES1};
+    return {e, first, odd ? first : first + 1, there < back ? there : back};
 }
 
 /* A pair of windows, row y of them, from x on. */
@@ -94,7 +96,7 @@ DEVICE void conv1_store(memory &m, unsigned e, unsigned channel, unsigned y, uns
 /* KT: channels that a lane computes. */
 template <int KT> static __device__ void conv1_channels(memory &m, both n)
 {
-    place_chains chains[KT] = {};
+    part_chains chains[KT] = {};
     conv1_work work = conv1_work_of(n);
     const conv1_factors *plane = m.factors1[work.e];
     const float4 *taps[KT];
@@ -103,20 +105,22 @@ template <int KT> static __device__ void conv1_channels(memory &m, both n)
         taps[k] = m.taps1[m.now.channels1[work.e][k == 0 ? work.first : work.second]].low;
 #pragma unroll 1
     for (unsigned in = 0; in < 3; in++) {
-        convolve_plane<KT>(plane[in], work.place, taps, chains);
+        convolve_plane<KT>(plane[in], work.part, taps, chains);
 #pragma unroll
         for (int k = 0; k < KT; k++)
             taps[k] += 5;
     }
     work = conv1_work_of(n);
-    if (tid() >= count_places(n).all)
+    if (tid() >= groups_of(n).all * PARTS1)
         return;
 #pragma unroll
-    for (unsigned k = 0; k < KT; k++)
+    for (unsigned k = 0; k < KT; k++) {
+        unsigned channel = m.now.channels1[work.e][k == 0 ? work.first : work.second];
 #pragma unroll
         for (unsigned pair = 0; pair < ROWS1 / 2; pair++)
-            conv1_store(m, work.e, m.now.channels1[work.e][k == 0 ? work.first : work.second],
-                        work.place / ACROSS1 * (ROWS1 / 2) + pair, work.place % ACROSS1 * 2, chains[k].m + 2 * pair);
+            conv1_store(m, work.e, channel, work.part / ACROSS1 * (ROWS1 / 2) + pair, work.part % ACROSS1 * 2,
+                        chains[k].m + 2 * pair);
+    }
 }
 
 /* Two channels a lane, but for the warps of odd ones alone. Returns the first warp that has nothing to compute: at most
@@ -124,13 +128,13 @@ template <int KT> static __device__ void conv1_channels(memory &m, both n)
 static __device__ unsigned conv1_forward(memory &m, both kept)
 {
     both n = {(unsigned)__popc(kept.first), (unsigned)__popc(kept.second)};
-    conv1_places places = count_places(n);
+    conv1_groups groups = groups_of(n);
     unsigned begin = tid() / LANES * LANES;
-    if (begin < places.of_twos)
+    if (begin < groups.twos * PARTS1)
         conv1_channels<2>(m, n);
-    else if (begin < places.all)
+    else if (begin < groups.all * PARTS1)
         conv1_channels<1>(m, n);
-    return (places.all + LANES - 1) / LANES;
+    return (groups.all * PARTS1 + LANES - 1) / LANES;
 }
 
 /* --- weights ---------------------------------------------------------------------------------- */

@@ -119,11 +119,13 @@ static __device__ void conv2_columns(memory &m, unsigned round, both n1, both n2
     conv2_work work = conv2_work_of(m, n2);
     const conv2_factors *factors = m.factors2[work.e];
     const channel_taps<6> &taps = m.taps2[work.channel];
+    unsigned in = m.now.channels1[work.e][0];
 #pragma unroll 1
     for (unsigned i = 0; i < n1[work.e]; i++) {
-        unsigned in = m.now.channels1[work.e][i];
+        unsigned next = m.now.channels1[work.e][i + 1]; /* asked for early; the last one counts for nothing */
         conv2_plane(work.high ? factors[in].high[0] + work.x : factors[in].low[0] + work.x,
                     (work.high ? taps.high : taps.low) + in * 5, chains);
+        in = next;
     }
     conv2_pools(m, round, work, tid() < 2 * ACROSS2 * (n2.first + n2.second), chains);
 }

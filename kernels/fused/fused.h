@@ -90,7 +90,7 @@ struct fused_run {
     uint32_t sums_pitch; /* numbers from one of the sums to the next, even */
     uint32_t rank, ranks; /* whose share of a batch's tiles this is (sampler.h) */
     uint32_t groups;
-    uint32_t round;    /* of the mail: fused_rounds more with every launch, so that none comes twice */
+    uint32_t round;    /* of the mail: fused_rounds more with every launch, and never one that the mail has */
     long long *clocks; /* (blocks, FUSED_PHASES): fused_train_by_clocks */
 };
 uint32_t fused_rounds(const struct fused_run *run);

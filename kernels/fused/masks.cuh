@@ -75,7 +75,7 @@ static __device__ void draw_masks(memory &m, const tile &tile)
         record = m.run.order[record]; /* on its way while masks are drawn */
     if (lane == 0)
         d.tile = tile;
-#pragma unroll 1
+#pragma unroll /* three at once: nothing else hides how long each takes */
     for (unsigned i = lane; i < SAMPLES * 6; i += LANES) {
         unsigned s = i / 6, block = i % 6;
         unsigned kept = s < count ? draw(m, tile, block < 2 ? 0 : 1, s, block < 2 ? block : block - 2) : 0;
@@ -90,7 +90,7 @@ static __device__ void draw_masks(memory &m, const tile &tile)
         if (lane <= RECORD / 128)
             fetch_into_l2(record_of(m, d, e) + 128 * lane);
     /* The dense layers' of the seat's samples; one that the tile lacks keeps nothing, so that all it leaves is 0. */
-#pragma unroll 1
+#pragma unroll 2
     for (unsigned i = lane; i < EACH * 51; i += LANES) {
         unsigned e = i / 51, block = i % 51, s = d.sample[EACH * seat_of() + e];
         unsigned kept = s < count ? draw(m, tile, block < 30 ? 2 : 3, s, block < 30 ? block : block - 30) : 0;

@@ -94,7 +94,7 @@ static struct fused_device *open_device(const struct engine_setup *setup, uint32
     device->mail = queue_allocate(&device->queue, fused_mail_bytes(groups), "the mail of the blocks");
     /* No launch needs more of them than with as many nets as groups. */
     device->arrived = queue_allocate(&device->queue, groups * fused_arrived_bytes(1), "the marks of the blocks");
-    device->round = UINT32_MAX - 1000; /* fresh mail is of round 0. Numbers soon begin anew, so that all runs try it */
+    device->round = UINT32_MAX - 1; /* numbers begin anew with the first launch, so that every run tries it */
     device->pinned = device_allocate_pinned(sizeof *device->pinned, "what the host reads after a launch");
     memset(device->pinned, 0, sizeof *device->pinned);
     if (comm_sums_in_kernel(setup->comm) && !fused_peers_open(device, error)) {
