@@ -135,11 +135,11 @@ $(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)
 $(GPU_OBJECTS): CPP_FLAGS += $(GPU_CFLAGS)
 $(GPU_OBJECTS): $(CUDA_BUILD)/toolkit
 
-# And another CUDA has another nvcc, other headers and libraries; SM names other machines.
+# And another CUDA has another nvcc, other headers and libraries; SM names other machines. The host's part is its own.
+TOOLKIT = $(NVCC) $(CUDA_VERSION) $(GPU_LIBS) $(SM) $(call probe,uname -m)
 $(CUDA_BUILD)/toolkit: always
 	@mkdir -p $(@D)
-	@echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS) $(SM)' | cmp -s - $@ || \
-	  echo '$(NVCC) $(CUDA_VERSION) $(GPU_LIBS) $(SM)' > $@
+	@echo '$(TOOLKIT)' | cmp -s - $@ || echo '$(TOOLKIT)' > $@
 
 # What ptxas tells of registers and local memory lies beside it: tests/gpu/compiled_kernels.py.
 $(CUDA_BUILD)/%.o: %.cu $(CUDA_BUILD)/toolkit | found

@@ -32,9 +32,14 @@ import tempfile
 import time
 import traceback
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
+try:
+    import torch
+    import torch.nn as nn
+    import torch.nn.functional as F
+except ModuleNotFoundError as error:
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(print(__doc__.strip()))
+    sys.exit(f"pytorch.py: {error}: pip install torch")
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
