@@ -126,7 +126,7 @@ all: $(NAME) $(GPU_PART) ## build ./dtrain (the default)
 $(NAME) $(NAME)-cuda.so: %: $(BUILD)/% always
 	@cmp -s $< $@ || cp --remove-destination $< $@
 
-$(BUILD)/$(NAME): $(filter-out $(BUILD)/kernels/reference/%,$(OBJECTS)) # which tests and benchmarks alone use
+$(BUILD)/$(NAME): $(OBJECTS)
 	$(call say,LD) $(CC) $(C_FLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
 $(BUILD)/$(NAME)-cuda.so: $(GPU_OBJECTS)

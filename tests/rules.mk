@@ -68,12 +68,10 @@ EMULATED_BENCHES := $(foreach b,dropout step test_golden,$(BUILD)/emulated/$b $(
 # The program with a GPU part that computes on the host (tests/support/emulated/emulated.h), and an empty driver.
 EMULATED := $(if $(DEBUG),,$(if $(GPU),$(addprefix $(BUILD)/emulated/,dtrain dtrain-cuda.so libcuda.so.1) \
 	$(EMULATED_BENCHES)))
-REFERENCE := $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/reference/*.c)) # by which the libraries compute there
-$(REFERENCE): CPP_FLAGS += -fPIC
 EMULATED_PARTS := $(filter-out $(BUILD)/src/cuda/cudnn_graph.o $(BUILD)/src/cuda/cudnn_conv.o,\
 	$(GPU_SOURCES:%.c=$(BUILD)/%.o)) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/support/shim/cuda_host.cpp) \
-	$(TOGETHER) $(REFERENCE) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/emulated/*.c))
+	$(TOGETHER) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/emulated/*.c))
 unit: $(EMULATED)
 emulated: $(EMULATED) ## build a dtrain whose GPU is emulated, for the tests
 
