@@ -1,8 +1,8 @@
 /* study.h - the program's work: one trial or several (nets, seeds), trained by the ranks of one mpirun.
  *
  * With at least as many ranks as trials, the ranks are split into groups and the trials run at once; with fewer, all
- * ranks train all of them: an epoch of each in turn, or side by side on GPUs (src/training/schedule.h). World rank 0
- * displays everything; at the end it prints tables and draws the figures.
+ * ranks train all of them: an epoch of each in turn, or side by side on GPUs (src/training/train_trials.h). World
+ * rank 0 displays everything; at the end it prints tables and draws the figures.
  */
 #ifndef DTRAIN_STUDY_H
 #define DTRAIN_STUDY_H

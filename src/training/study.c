@@ -13,8 +13,8 @@
 #include "introduction.h"
 #include "memory.h"
 #include "messenger.h"
-#include "schedule.h"
 #include "signals.h"
+#include "train_trials.h"
 #include "trainer.h"
 
 struct study {
@@ -232,7 +232,7 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
             introduce(study, why);
             begin_display(study);
         }
-        schedule_train(&(struct schedule){
+        train_trials(&(struct rank_trials){
             .trainers = study->trainers + study->first,
             .outcomes = study->outcomes + study->first,
             .count = study->end - study->first,
