@@ -75,22 +75,21 @@ launcher_find() {
     esac
 }
 
-# Where this Open MPI has its settings, as `ompi_info` tells, which takes a while: not asked where it is plain.
-launcher_etc() {
-    local prefix folder said
+# Sets `launcher_etc`: where this Open MPI has its settings, as `ompi_info` tells, which may take seconds: it is not
+# asked where the folder is plain. Not to be called in $(...): a signal would wait for `ompi_info`.
+launcher_find_etc() {
+    local prefix folder said=''
     prefix=$(realpath "$launcher")
     prefix=${prefix%/bin/*}
     [[ $prefix != /usr ]] || prefix=
     if [[ -z ${OPAL_PREFIX-}${OPAL_SYSCONFDIR-} ]]; then
         for folder in "$prefix/etc" "$prefix/etc/openmpi"; do
-            [[ ! -e $folder/openmpi-mca-params.conf ]] || {
-                echo "$folder"
-                return
-            }
+            launcher_etc=$folder
+            [[ ! -e $folder/openmpi-mca-params.conf ]] || return 0
         done
     fi
-    said=$("${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
-    echo "${said#path:sysconfdir:}"
+    IFS= read -r said < <("${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
+    launcher_etc=${said#path:sysconfdir:}
 }
 
 # What Open MPI's own settings of such names are, a line each, those that win first.
@@ -99,31 +98,30 @@ launcher_values() { # PATTERN
     for name in $(compgen -e); do
         [[ ! $name =~ ^(OMPI|PRTE)_MCA_($1)$ ]] || printf '%s\n' "${!name}"
     done
-    for file in ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf "$etc"/{openmpi,prte}-mca-params.conf; do
+    for file in ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf "$launcher_etc"/{openmpi,prte}-mca-params.conf; do
         sed -n -E "s/^[[:space:]]*($1)[[:space:]]*=[[:space:]]*//p" "$file" 2>/dev/null | sed 's/[[:space:]]*$//'
     done
 }
 
-# Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files.
+# Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files, which it finds.
 launcher_names_hosts() {
-    local etc value
+    local value
     if [[ $launcher_kind != open-mpi-* ]]; then
         [[ ${HYDRA_HOST_FILE-}${I_MPI_HYDRA_HOST_FILE-} ]]
         return
     fi
-    etc=$(launcher_etc)
-    ! grep -q -s '^[^#]*[^#[:space:]]' "$etc"/{openmpi,prte}-default-hostfile || return 0
+    launcher_find_etc
+    ! grep -q -s '^[^#]*[^#[:space:]]' "$launcher_etc"/{openmpi,prte}-default-hostfile || return 0
     while read -r value; do
         [[ ${value:-none} == none ]] || return 0
     done < <(launcher_values '[a-z_]*(hostfile|rankfile|rank_file_path|dash_host)')
     return 1
 }
 
-# Where Open MPI has the memory that ranks share.
+# Where Open MPI has the memory that ranks share. After launcher_names_hosts, which has found the settings.
 launcher_memory() {
-    local etc value=''
+    local value=''
     if [[ $launcher_kind == open-mpi-* ]]; then
-        etc=$(launcher_etc)
         read -r value < <(launcher_values 'btl_(vader|sm)_backing_directory') || true
     fi
     echo "${value:-/dev/shm}"

@@ -608,10 +608,14 @@ def test_slow_tools():
         (place / tool).write_text("#!/bin/sh\n")
         (place / tool).chmod(0o755)
     env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "DTRAIN": str(place / "dtrain")}
-    for tool, number in (("nvidia-smi", signal.SIGHUP), ("nvidia-smi", signal.SIGINT), ("nvidia-smi", signal.SIGUSR1),
+    slow = f"#!/bin/sh\ntouch {place}/asked\nexec sleep 20\n"
+    for tool, number in (("ompi_info", signal.SIGINT), ("ompi_info", signal.SIGTERM), ("ompi_info", signal.SIGUSR1),
+                         ("nvidia-smi", signal.SIGHUP), ("nvidia-smi", signal.SIGINT), ("nvidia-smi", signal.SIGUSR1),
                          ("nvidia-smi", signal.SIGUSR2), ("mpirun", signal.SIGTERM)):
-        (place / tool).write_text(f"#!/bin/sh\ntouch {place}/asked\nexec sleep 20\n")
-        (place / tool).chmod(0o755)
+        (place / "mpirun").write_text(stand_in("exit 1"))  # ompi_info is looked for beside it
+        (place / tool).write_text(slow)
+        for name in "mpirun", tool:
+            (place / name).chmod(0o755)
         running = subprocess.Popen([LAUNCH / "run"], env=env, cwd=SCRATCH, stdin=subprocess.DEVNULL, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         asked = wait_for((place / "asked").exists)
@@ -622,7 +626,8 @@ def test_slow_tools():
               err == "launch/run: stopped before the ranks had begun: run again\n",
               f"run: {number.name} while {tool} is asked: 75, one line, at once",
               f"exit {running.returncode}\n{out}{err}")
-        (place / "asked").unlink(missing_ok=True)
+        for name in "asked", tool:
+            (place / name).unlink(missing_ok=True)
 
 
 def test_early_stop():
