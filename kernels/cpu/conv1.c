@@ -134,7 +134,7 @@ static __attribute__((noinline)) float bias_gradient(const struct windows *windo
 }
 
 /* The weight gradient of one channel; the sixteenth column is padding. */
-static void channel_weights(const float *pixels, const struct windows *windows, float gradient[5][16])
+static void channel_weight_gradient(const float *pixels, const struct windows *windows, float gradient[5][16])
 {
     static const float pixel[16] = {[0 ... 14] = 1 / 255.0f}; /* pixels are 255 times too large: image.c */
     vec total[5][PARTS];
@@ -159,8 +159,8 @@ static void channel_weights(const float *pixels, const struct windows *windows, 
                   total[k / PARTS][k % PARTS] * vec_load(pixel + k % PARTS * LANES));
 }
 
-size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept, float scale,
-                     float dpool1[6][14][16], int64_t *sums)
+size_t conv1_weight_gradient(const struct image_pixels *image, const struct features *features, unsigned kept,
+                             float scale, float dpool1[6][14][16], int64_t *sums)
 {
     struct windows windows;
     _Alignas(64) float bias[16] = {0}, gradient[5][16];
@@ -169,7 +169,7 @@ size_t conv1_weights(const struct image_pixels *image, const struct features *fe
         int c = __builtin_ctz(kept);
         activation_backward(features->pool1[c], features->from1[c], scale, dpool1[c], &windows);
         bias[c] = bias_gradient(&windows);
-        channel_weights(image->at[0][0], &windows, gradient);
+        channel_weight_gradient(image->at[0][0], &windows, gradient);
         UNROLL for (int k = 0; k < 5 * 16; k += LANES)
             exact_add(gradient[0] + k, sums + LAYOUT_OF(conv1) + c * (5 * 16) + k, &room);
     }

@@ -246,8 +246,8 @@ KERNEL ivec add_channels(int channels, const struct features *features, const in
     return room;
 }
 
-size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
-                     float dpool2[25][16], int64_t *sums)
+size_t conv2_weight_gradient(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2,
+                             float scale, float dpool2[25][16], int64_t *sums)
 {
     _Alignas(64) float bias[16];
     _Alignas(64) int32_t live[16];
@@ -331,8 +331,8 @@ KERNEL void sum_channels(int count, struct winners winners, const float *const *
 }
 
 /* By channels; narrower vectors do it so. */
-static void input_by_channels(const float *windows, const struct features *features, unsigned kept1,
-                              float dpool2[25][16], float dpool1[6][14][16])
+static void input_gradient_by_channels(const float *windows, const struct features *features, unsigned kept1,
+                                       float dpool2[25][16], float dpool1[6][14][16])
 {
     const float *weights[6];
     float *planes[6];
@@ -370,8 +370,8 @@ KERNEL void sum_pairs(int pairs, struct winners winners, const float *const *wei
     }
 }
 
-static void input_by_pairs(const float *windows, const struct features *features, unsigned kept1, float dpool2[25][16],
-                           float dpool1[6][14][16])
+static void input_gradient_by_pairs(const float *windows, const struct features *features, unsigned kept1,
+                                    float dpool2[25][16], float dpool1[6][14][16])
 {
     _Alignas(64) float sums[PAIRS][14][16][2];
     const float *weights[PAIRS];
@@ -401,8 +401,8 @@ static void input_by_pairs(const float *windows, const struct features *features
             vec_separate(sums[i][y][0], dpool1[list[i] * 2][y], dpool1[list[i] * 2 + 1][y]);
 }
 
-void conv2_input(const struct conv2_windows *windows, const struct features *features, unsigned kept1,
-                 float dpool2[25][16], float dpool1[6][14][16])
+void conv2_input_gradient(const struct conv2_windows *windows, const struct features *features, unsigned kept1,
+                          float dpool2[25][16], float dpool1[6][14][16])
 {
-    (LANES == 16 ? input_by_pairs : input_by_channels)(windows->at, features, kept1, dpool2, dpool1);
+    (LANES == 16 ? input_gradient_by_pairs : input_gradient_by_channels)(windows->at, features, kept1, dpool2, dpool1);
 }

@@ -116,8 +116,8 @@ KERNEL void product_live(struct chains chains, int parts, int w_stride, int x_st
 
 /* A chain sums `length` outputs; its part of w, `parts` vectors of inputs at a time, stays in the first-level cache for
  * all samples. all: ~0 if no zeros may be left out, else 0. */
-KERNEL void product_input(int stride, int out, int length, int dy_stride, int parts, const float *w, const float *dy,
-                          uint32_t all, float *dx)
+KERNEL void product_input_gradient(int stride, int out, int length, int dy_stride, int parts, const float *w,
+                                   const float *dy, uint32_t all, float *dx)
 {
     for (int chain = 0; chain < out; chain += length)
         for (int first = 0; first < stride; first += parts * LANES)
@@ -139,9 +139,9 @@ KERNEL void product_input(int stride, int out, int length, int dy_stride, int pa
             }
 }
 
-/* product_weights; *room is exact_check's, or room is NULL where no term can be refused. */
-KERNEL void add_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
-                        const uint32_t *live, int64_t *sums, ivec *room)
+/* product_weight_gradient; *room is exact_check's, or room is NULL where no term can be refused. */
+KERNEL void add_weight_gradient(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
+                                const uint32_t *live, int64_t *sums, ivec *room)
 {
     for (int first = 0; first < stride; first += parts * LANES)
         for (int o = 0; o < out; o++) {
@@ -168,16 +168,16 @@ KERNEL void add_weights(int stride, int out, int dy_stride, int parts, const flo
 
 /* Adds the gradient to the exact sums; returns 0 if none was refused, or was not finite and left out. live: of
  * each output a bit a sample. Where the largest factors tell that no term can be refused, none is looked at. */
-KERNEL size_t product_weights(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
-                              const uint32_t *live, int64_t *sums)
+KERNEL size_t product_weight_gradient(int stride, int out, int dy_stride, int parts, const float *x, const float *dy,
+                                      const uint32_t *live, int64_t *sums)
 {
     float largest_x = largest((size_t)(TILE * stride), x), largest_dy = largest((size_t)(TILE * dy_stride), dy);
     if (TILE * largest_x * largest_dy < EXACT_LIMIT / 2) { /* half: sums are rounded. NaN is not less */
-        add_weights(stride, out, dy_stride, parts, x, dy, live, sums, NULL);
+        add_weight_gradient(stride, out, dy_stride, parts, x, dy, live, sums, NULL);
         return 0;
     }
     ivec room = {0};
-    add_weights(stride, out, dy_stride, parts, x, dy, live, sums, &room);
+    add_weight_gradient(stride, out, dy_stride, parts, x, dy, live, sums, &room);
     return (size_t)(exact_refused(room) + !isfinite(largest_x));
 }
 
@@ -380,7 +380,7 @@ void fc2_forward(const struct layout *w, struct dense_tile *t)
             t->logits[k][s] += w->fc2_bias[k];
 }
 
-size_t fc2_weights(struct dense_tile *t, int64_t *sums)
+size_t fc2_weight_gradient(struct dense_tile *t, int64_t *sums)
 {
     rows_from_lanes(16, 16, t->logits[0], t->dlogits[0]);
     float bias[16] = {0};
@@ -391,34 +391,35 @@ size_t fc2_weights(struct dense_tile *t, int64_t *sums)
         for (int k = 0; k < 16; k++)
             bias[k] += t->dlogits[s][k];
     return exact_sum_add(16, bias, sums + LAYOUT_OF(fc2_bias)) +
-           product_weights(96, 10, 16, FC2_PARTS, t->fc1[0], t->dlogits[0], live, sums + LAYOUT_OF(fc2));
+           product_weight_gradient(96, 10, 16, FC2_PARTS, t->fc1[0], t->dlogits[0], live, sums + LAYOUT_OF(fc2));
 }
 
-void fc2_input(const struct layout *w, struct dense_tile *t)
+void fc2_input_gradient(const struct layout *w, struct dense_tile *t)
 {
-    product_input(96, 10, 10, 16, FC2_PARTS, w->fc2[0], t->dlogits[0], ~0u, t->dfc1[0]);
+    product_input_gradient(96, 10, 10, 16, FC2_PARTS, w->fc2[0], t->dlogits[0], ~0u, t->dfc1[0]);
 }
 
-size_t fc1_weights(float scale, struct dense_tile *t, int64_t *sums)
+size_t fc1_weight_gradient(float scale, struct dense_tile *t, int64_t *sums)
 {
     uint32_t live[96];
     return activation_backward(96, scale, t->fc1[0], t->dfc1[0], sums + LAYOUT_OF(fc1_bias), live) +
-           product_weights(128, 84, 96, FC1_PARTS, t->conv3[0], t->dfc1[0], live, sums + LAYOUT_OF(fc1));
+           product_weight_gradient(128, 84, 96, FC1_PARTS, t->conv3[0], t->dfc1[0], live, sums + LAYOUT_OF(fc1));
 }
 
-void fc1_input(const struct layout *w, struct dense_tile *t)
+void fc1_input_gradient(const struct layout *w, struct dense_tile *t)
 {
-    product_input(128, 84, 21, 96, FC1_PARTS, w->fc1[0], t->dfc1[0], t->all, t->dconv3[0]);
+    product_input_gradient(128, 84, 21, 96, FC1_PARTS, w->fc1[0], t->dfc1[0], t->all, t->dconv3[0]);
 }
 
-size_t conv3_weights(float scale, struct dense_tile *t, int64_t *sums)
+size_t conv3_weight_gradient(float scale, struct dense_tile *t, int64_t *sums)
 {
     uint32_t live[128];
     return activation_backward(128, scale, t->conv3[0], t->dconv3[0], sums + LAYOUT_OF(conv3_bias), live) +
-           product_weights(400, 120, 128, CONV3_PARTS, t->pool2[0][0], t->dconv3[0], live, sums + LAYOUT_OF(conv3));
+           product_weight_gradient(400, 120, 128, CONV3_PARTS, t->pool2[0][0], t->dconv3[0], live,
+                                   sums + LAYOUT_OF(conv3));
 }
 
-void conv3_input(const struct layout *w, struct dense_tile *t)
+void conv3_input_gradient(const struct layout *w, struct dense_tile *t)
 {
-    product_input(400, 120, 15, 128, CONV3_PARTS, w->conv3[0], t->dconv3[0], t->all, t->dpool2[0][0]);
+    product_input_gradient(400, 120, 15, 128, CONV3_PARTS, w->conv3[0], t->dconv3[0], t->all, t->dpool2[0][0]);
 }

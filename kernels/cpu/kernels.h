@@ -80,8 +80,8 @@ void conv1_forward(const struct layout *w, const struct conv1_packed *packed,
 
 /* Adds the sample's gradient to the exact sums (LAYOUT_COUNT of them); returns 0 if no term was refused. dpool1
  * is only read. */
-size_t conv1_weights(const struct image_pixels *image, const struct features *features, unsigned kept,
-                     float scale, float dpool1[6][14][16], int64_t *sums);
+size_t conv1_weight_gradient(const struct image_pixels *image, const struct features *features, unsigned kept,
+                             float scale, float dpool1[6][14][16], int64_t *sums);
 
 /* The weights of conv2 as its forward pass reads them: factors by winograd.h. */
 struct conv2_packed {
@@ -96,8 +96,8 @@ void conv2_forward(const struct layout *w, const struct conv2_packed *packed, un
 
 /* Turns dpool2 into the gradient before ReLU and dropout; adds the weights' to the exact sums and returns 0 if
  * no term was refused. kept1, kept2: as in the forward pass. */
-size_t conv2_weights(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2, float scale,
-                     float dpool2[25][16], int64_t *sums);
+size_t conv2_weight_gradient(const struct features *features, float pool2[25][16], unsigned kept1, unsigned kept2,
+                             float scale, float dpool2[25][16], int64_t *sums);
 
 /* What a winner sends back to the 6x6 numbers that its window was made of: of a left winner, then of a right one, rows
  * out * 6 + 1 + ky of 6 x 8 numbers, for each input channel eight columns, of which five are the weights, from the
@@ -108,9 +108,9 @@ struct conv2_windows {
 };
 void conv2_pack_windows(const struct layout *w, struct conv2_windows *windows);
 
-/* After conv2_weights. dpool1 is overwritten; of dropped channels it has no meaning. */
-void conv2_input(const struct conv2_windows *windows, const struct features *features, unsigned kept1,
-                 float dpool2[25][16], float dpool1[6][14][16]);
+/* After conv2_weight_gradient. dpool1 is overwritten; of dropped channels it has no meaning. */
+void conv2_input_gradient(const struct conv2_windows *windows, const struct features *features, unsigned kept1,
+                          float dpool2[25][16], float dpool1[6][14][16]);
 
 /* --- dense.c: conv3, fc1 and fc2 over a tile ----------------------------------------------------- */
 
@@ -138,14 +138,14 @@ void fc1_forward(const struct layout *w, const struct sample_mask masks[TILE], f
                  struct dense_tile *tile);
 void fc2_forward(const struct layout *w, struct dense_tile *tile);
 
-/* Backward, in the order given, from the gradient in logits to dpool2: a layer's _weights adds its
- * weights' gradient to the exact sums (LAYOUT_COUNT of them) and returns 0 if no term was refused. */
-size_t fc2_weights(struct dense_tile *tile, int64_t *sums);
-void fc2_input(const struct layout *w, struct dense_tile *tile);
-size_t fc1_weights(float scale, struct dense_tile *tile, int64_t *sums);
-void fc1_input(const struct layout *w, struct dense_tile *tile);
-size_t conv3_weights(float scale, struct dense_tile *tile, int64_t *sums);
-void conv3_input(const struct layout *w, struct dense_tile *tile);
+/* Backward, in the order given, from the gradient in logits to dpool2: a layer's _weight_gradient adds that of its
+ * weights and biases to the exact sums (LAYOUT_COUNT of them) and returns 0 if no term was refused. */
+size_t fc2_weight_gradient(struct dense_tile *tile, int64_t *sums);
+void fc2_input_gradient(const struct layout *w, struct dense_tile *tile);
+size_t fc1_weight_gradient(float scale, struct dense_tile *tile, int64_t *sums);
+void fc1_input_gradient(const struct layout *w, struct dense_tile *tile);
+size_t conv3_weight_gradient(float scale, struct dense_tile *tile, int64_t *sums);
+void conv3_input_gradient(const struct layout *w, struct dense_tile *tile);
 
 /* --- softmax.c ------------------------------------------------------------------------------------ */
 

@@ -84,35 +84,35 @@ size_t tile_gradient(struct tile *tile, const struct layout *weights, const stru
     softmax_loss(tile->dense.logits, labels, losses);
     size_t refused = add_losses(losses, loss);
     tile_mark(mark, "softmax", "loss", -1);
-    refused += fc2_weights(&tile->dense, sums);
+    refused += fc2_weight_gradient(&tile->dense, sums);
     tile_mark(mark, "fc2", "weights", -1);
-    fc2_input(weights, &tile->dense);
+    fc2_input_gradient(weights, &tile->dense);
     tile_mark(mark, "fc2", "input", -1);
-    refused += fc1_weights(input->scales[DROPOUT_FC1], &tile->dense, sums);
+    refused += fc1_weight_gradient(input->scales[DROPOUT_FC1], &tile->dense, sums);
     tile_mark(mark, "fc1", "weights", -1);
-    fc1_input(weights, &tile->dense);
+    fc1_input_gradient(weights, &tile->dense);
     tile_mark(mark, "fc1", "input", -1);
-    refused += conv3_weights(input->scales[DROPOUT_CONV3], &tile->dense, sums);
+    refused += conv3_weight_gradient(input->scales[DROPOUT_CONV3], &tile->dense, sums);
     tile_mark(mark, "conv3", "weights", -1);
-    conv3_input(weights, &tile->dense);
+    conv3_input_gradient(weights, &tile->dense);
     tile_mark(mark, "conv3", "input", -1);
 
     for (int s = 0; s < input->count; s++) {
-        refused += conv2_weights(&tile->features[s], tile->dense.pool2[s], kept(input, s, DROPOUT_CONV1),
-                                 kept(input, s, DROPOUT_CONV2), input->scales[DROPOUT_CONV2], tile->dense.dpool2[s],
-                                 sums);
+        refused += conv2_weight_gradient(&tile->features[s], tile->dense.pool2[s], kept(input, s, DROPOUT_CONV1),
+                                         kept(input, s, DROPOUT_CONV2), input->scales[DROPOUT_CONV2],
+                                         tile->dense.dpool2[s], sums);
         tile_mark(mark, "conv2", "weights", s);
     }
     for (int s = 0; s < input->count; s++) {
-        conv2_input(&tile->conv2_windows, &tile->features[s], kept(input, s, DROPOUT_CONV1), tile->dense.dpool2[s],
-                    tile->dpool1[s]);
+        conv2_input_gradient(&tile->conv2_windows, &tile->features[s], kept(input, s, DROPOUT_CONV1),
+                             tile->dense.dpool2[s], tile->dpool1[s]);
         tile_mark(mark, "conv2", "input", s);
     }
     for (int s = 0; s < input->count; s++) {
         image_pixels(input->records[s] + 1, &tile->pixels);
         tile_mark(mark, "image", "pixels", s);
-        refused += conv1_weights(&tile->pixels, &tile->features[s], kept(input, s, DROPOUT_CONV1),
-                                 input->scales[DROPOUT_CONV1], tile->dpool1[s], sums);
+        refused += conv1_weight_gradient(&tile->pixels, &tile->features[s], kept(input, s, DROPOUT_CONV1),
+                                         input->scales[DROPOUT_CONV1], tile->dpool1[s], sums);
         tile_mark(mark, "conv1", "weights", s);
     }
     return refused;

@@ -75,8 +75,8 @@ cudaError_t cuda_pool_forward(struct cuda_dropout dropout, uint32_t count, const
 
 /* dx (count, 6, 14, 14) of conv2 from dy (count, 16, 5, 5), the gradient of its pool's output; origin and masks as in
  * forward. weights: canonical. */
-cudaError_t cuda_conv2_input(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
-                             const uint8_t *origin, float *dx, cudaStream_t stream);
+cudaError_t cuda_conv2_input_gradient(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
+                                      const uint8_t *origin, float *dx, cudaStream_t stream);
 
 /* The gradients of a convolution's weights come in parts, one from each block, of `count` samples so many. */
 enum { CUDA_PARTS = 256, CUDA_CONV1_WIDTH = 6 * 76, CUDA_CONV2_WIDTH = 16 * 151 };
@@ -89,8 +89,9 @@ static inline uint32_t cuda_parts(uint32_t count)
  * from x (count, 6, 14, 14), in parts (cuda_parts(count), 456 or 2416): rows in canonical layout, the biases
  * behind the weights, whose sum cuda_finish_gradient takes. dy (count, C, side/2, side/2): the gradient
  * of the pool's output; origin and masks as in forward. */
-cudaError_t cuda_conv_weights(enum dropout_layer layer, const struct masks *masks, uint32_t count, const float *x,
-                              const float *dy, const uint8_t *origin, float *parts, cudaStream_t stream);
+cudaError_t cuda_conv_weight_gradient(enum dropout_layer layer, const struct masks *masks, uint32_t count,
+                                      const float *x, const float *dy, const uint8_t *origin, float *parts,
+                                      cudaStream_t stream);
 
 /* In place: y = dropout(relu(y + bias)) of layer DROPOUT_CONV3: y (count, 120), or DROPOUT_FC1: y (count,
  * 84). */
@@ -129,8 +130,8 @@ cudaError_t cuda_evaluate(uint32_t count, const float *logits, const float *bias
 
 /* --- the dense layers' weights ---------------------------------------------------------------------- */
 
-/* cuda_dense_weights leaves the gradient in cuda_splits(count) parts: runs of CUDA_SPLIT_SAMPLES samples go to them in
- * turn. */
+/* cuda_dense_weight_gradient leaves the gradient in cuda_splits(count) parts: runs of CUDA_SPLIT_SAMPLES samples go to
+ * them in turn. */
 enum { CUDA_SPLITS = 8, CUDA_SPLIT_SAMPLES = 32 };
 static inline uint32_t cuda_splits(uint32_t count)
 {
@@ -146,7 +147,7 @@ struct cuda_dense {
 
 /* The gradients of the weights of conv3, fc1 and fc2, in parts whose sum cuda_finish_gradient takes: gradient
  * (cuda_splits(count), LENET5_WEIGHTS), rows in canonical layout; other places are not written. */
-cudaError_t cuda_dense_weights(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream);
+cudaError_t cuda_dense_weight_gradient(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream);
 
 /* --- all of them ----------------------------------------------------------------------------------- */
 
@@ -158,14 +159,14 @@ cudaError_t cuda_loads(void);
 /* What is summed over its rows: parts of the gradients of the convolutions, and of the dense layers the
  * gradients before each bias, whose sums over the samples are those of the biases. */
 struct cuda_rows {
-    const float *conv1, *conv2; /* (cuda_parts(count), 456), (cuda_parts(count), 2416): cuda_conv_weights */
+    const float *conv1, *conv2; /* (cuda_parts(count), 456), (cuda_parts(count), 2416): cuda_conv_weight_gradient */
     const float *conv3, *fc1;   /* (count, 120), (count, 84): dy of cuda_activation_backward */
     const float *fc2;           /* (count, 10): dlogits */
     const float *losses;        /* (count) */
 };
 
 /* The last kernel before the sums over ranks, which fills all of sums but what it refuses: the gradients
- * of the dense layers' weights from `gradient` (cuda_dense_weights; nothing of it is read when count is 0), all
+ * of the dense layers' weights from `gradient` (cuda_dense_weight_gradient; nothing of it is read when count is 0), all
  * others from the rows, each rounded once to a multiple of EXACT_UNIT; the loss; and the
  * stop wish (*stop != 0; pinned host memory that the device sees, or device memory; NULL: no wish). A number
  * that is not finite or as large as EXACT_LIMIT for each sample is refused: it sets

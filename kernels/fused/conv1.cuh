@@ -137,7 +137,7 @@ static __device__ unsigned conv1_forward(memory &m, both kept)
     return (groups.all * PARTS1 + LANES - 1) / LANES;
 }
 
-/* --- weights ---------------------------------------------------------------------------------- */
+/* --- the weights' gradient -------------------------------------------------------------------- */
 
 /* The 196 windows, as kernels/README.md takes them for the weights: 21 in the last chunk. */
 constexpr unsigned CONV1_CHUNKS = 8, CONV1_CHUNK = 25;
@@ -203,7 +203,7 @@ static __device__ void conv1_sum(memory &m, both kept)
     refuse_if(m, refused);
 }
 
-static __device__ void conv1_weights(memory &m, both kept)
+static __device__ void conv1_weight_gradient(memory &m, both kept)
 {
     conv1_chunks(m, kept);
     __syncthreads();

@@ -71,7 +71,7 @@ DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned c
     }
 }
 
-/* --- weights ---------------------------------------------------------------------------------- */
+/* --- the weights' gradient -------------------------------------------------------------------- */
 
 /* The gradients of a channel's cells, a lane each, which have just arrived; nobody else waits for them. They stay in
  * win2. */
@@ -134,7 +134,7 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
 }
 
 /* A warp a channel, or a channel of one sample where there are warps enough. */
-static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both kept2)
+static __device__ void conv2_weight_gradient(memory &m, unsigned round, both kept1, both kept2)
 {
     unsigned warp = tid() / LANES, channel = warp, from = 0, to = EACH;
     unsigned n0 = (unsigned)__popc(kept2.first), n1 = (unsigned)__popc(kept2.second);
@@ -150,7 +150,7 @@ static __device__ void conv2_weights(memory &m, unsigned round, both kept1, both
         conv2_channel<3>(m, round, channel, from, to, kept1, kept2);
 }
 
-/* --- input ------------------------------------------------------------------------------------ */
+/* --- the input's gradient --------------------------------------------------------------------- */
 
 /* Windows of one sample, a warp each in turn. If ALL input channels are kept, their numbers lie like the weights.
  * Leaves chains over the live channels in m.seen. */
@@ -216,7 +216,7 @@ static __device__ void conv2_gather(memory &m, both kept1)
     }
 }
 
-static __device__ void conv2_input(memory &m, both kept1, both kept2)
+static __device__ void conv2_input_gradient(memory &m, both kept1, both kept2)
 {
 #pragma unroll 1
     for (unsigned e = 0; e < EACH; e++) {

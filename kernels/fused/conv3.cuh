@@ -67,7 +67,7 @@ static __device__ void conv3_forward(memory &m, unsigned round)
 
 /* Warps 0 and 1: a thread four inputs of four samples, four apart. Eight chains of 15 outputs, added up in order. */
 constexpr unsigned CONV3_INPUT_WARPS = 2;
-DEVICE void conv3_input(memory &m, unsigned round)
+DEVICE void conv3_input_gradient(memory &m, unsigned round)
 {
     unsigned first = tid() % 4, i = tid() / 4 * 4;
     float sum[4][4] = {};
@@ -107,7 +107,7 @@ DEVICE void conv3_input(memory &m, unsigned round)
 
 /* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */
 constexpr unsigned CONV3_UNITS = 2 * CONV3_CHUNKS;
-static __device__ __noinline__ void conv3_weights(unsigned unit)
+static __device__ __noinline__ void conv3_weight_gradient(unsigned unit)
 {
     memory &m = shared();
     unsigned lane = tid() % LANES, second = lane < INPUTS - LANES ? LANES + lane : INPUTS; /* INPUTS: zeros */

@@ -60,16 +60,16 @@ DEVICE void dense_back(memory &m)
     constexpr unsigned FIRST = CONV3_INPUT_WARPS, OTHERS = WARPS - FIRST;
     unsigned warp = tid() / LANES;
     if (warp < FIRST)
-        conv3_input(m, m.round);
+        conv3_input_gradient(m, m.round);
     else
-        conv3_weights(warp - FIRST);
+        conv3_weight_gradient(warp - FIRST);
     phase_ends(m, PHASE_CONV3_BACK);
     if (warp < FIRST)
-        conv3_weights(OTHERS + warp);
+        conv3_weight_gradient(OTHERS + warp);
     else
 #pragma unroll 1
         for (unsigned unit = warp - FIRST; unit < DENSE_UNITS; unit += OTHERS)
-            dense_weights(m, unit);
+            dense_weight_gradient(m, unit);
     phase_ends(m, PHASE_DENSE);
 }
 static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= PITCH_CONV3, "every unit is somebody's");
@@ -83,13 +83,13 @@ DEVICE void tile_gradient(memory &m)
     phase_ends(m, PHASE_ROWS);
     dense_back(m);
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
-    conv2_weights(m, m.round, kept1, kept2);
+    conv2_weight_gradient(m, m.round, kept1, kept2);
     phase_ends(m, PHASE_CONV2_WEIGHTS);
     __syncthreads(); /* pool1 and the rows have been read */
-    conv2_input(m, kept1, kept2);
+    conv2_input_gradient(m, kept1, kept2);
     __syncthreads();
     phase_ends(m, PHASE_CONV2_INPUT);
-    conv1_weights(m, kept1);
+    conv1_weight_gradient(m, kept1);
     phase_ends(m, PHASE_CONV1_WEIGHTS);
 }
 

@@ -194,11 +194,11 @@ static __device__ void head_back(memory &m)
     send_gradients(m, m.round);
 }
 
-/* --- the dense layers' weights ---------------------------------------------------------------- */
+/* --- the dense layers' weights' gradient ------------------------------------------------------ */
 
 /* A warp: four of the seat's slice of fc1's outputs, of 32 inputs, a lane each. */
 constexpr unsigned FC1_UNITS = SLICE / 4 * 4;
-DEVICE void fc1_weights(memory &m, unsigned unit)
+DEVICE void fc1_weight_gradient(memory &m, unsigned unit)
 {
     unsigned o = unit / 4 * 4, k = unit % 4 * LANES + tid() % LANES;
     float chains[4] = {};
@@ -227,7 +227,7 @@ DEVICE float sum_of_samples(const float *d, unsigned pitch)
  * of the last seat, which has no slice, conv3's and fc2's biases. */
 constexpr unsigned REST = 120 + SLICE, REST_UNITS = (REST + LANES - 1) / LANES;
 static_assert(AT_BF2 + SLICE <= SMALL, "behind fc2's biases are zeros enough");
-DEVICE void rest_weights(memory &m, unsigned unit)
+DEVICE void rest_gradient(memory &m, unsigned unit)
 {
     const struct rows &r = m.rows;
     unsigned j = unit * LANES + tid() % LANES, seat = seat_of(), i;
@@ -252,12 +252,12 @@ DEVICE void rest_weights(memory &m, unsigned unit)
 
 /* Of the seat. */
 constexpr unsigned DENSE_UNITS = FC1_UNITS + REST_UNITS;
-DEVICE void dense_weights(memory &m, unsigned unit)
+DEVICE void dense_weight_gradient(memory &m, unsigned unit)
 {
     if (unit >= FC1_UNITS)
-        rest_weights(m, unit - FC1_UNITS);
+        rest_gradient(m, unit - FC1_UNITS);
     else if (seat_of() != SEATS - 1)
-        fc1_weights(m, unit);
+        fc1_weight_gradient(m, unit);
 }
 
 #endif

@@ -44,7 +44,7 @@ struct cudnn_net {
     void *mark_context;
 
     float *weights, *velocity; /* (LENET5_WEIGHTS), canonical */
-    float *gradient;           /* of this rank's part, of the dense layers' weights: cuda_dense_weights */
+    float *gradient;           /* of this rank's part, of the dense layers' weights: cuda_dense_weight_gradient */
     int64_t *sums;             /* (CUDA_SUMS) */
 
     void *arena, *workspace;                      /* the arena holds all buffers, also the four above */
@@ -54,7 +54,7 @@ struct cudnn_net {
     float *conv3_y, *d_conv3_y, *fc1_y, *d_fc1_y; /* (N, 120), (N, 84) */
     float *logits;                                /* (N, 10), and then the gradient by them */
     float *losses;                                /* (N) */
-    float *parts1, *parts2;                       /* of the convolutions' gradients: cuda_conv_weights */
+    float *parts1, *parts2;                       /* of the convolutions' gradients: cuda_conv_weight_gradient */
     uint8_t *labels, *origin1, *origin2;          /* (N), (N, 6, 14, 14), (N, 16, 5, 5) */
 };
 

@@ -111,7 +111,7 @@ void dense_step(struct cudnn_net *net, bool one_kernel, uint32_t count, struct c
         step_in_parts(net, count, dropout);
 }
 
-void dense_weights(struct cudnn_net *net, uint32_t count, cudaStream_t stream)
+void dense_weight_gradient(struct cudnn_net *net, uint32_t count, cudaStream_t stream)
 {
     struct cuda_dense dense = {
         .pool2 = net->pool2_y,
@@ -121,11 +121,11 @@ void dense_weights(struct cudnn_net *net, uint32_t count, cudaStream_t stream)
         .dfc1 = net->d_fc1_y,
         .dlogits = net->logits,
     };
-    CUDA_CHECK(cuda_dense_weights(dense, count, net->gradient, stream));
+    CUDA_CHECK(cuda_dense_weight_gradient(dense, count, net->gradient, stream));
     net_mark(net, "dense", "weights");
 }
 
-void dense_conv3_input(struct cudnn_net *net, int n)
+void dense_conv3_input_gradient(struct cudnn_net *net, int n)
 {
     dense_dgrad(net, conv3_of(n), net->d_conv3_y, net->d_pool2_y);
     net_mark(net, "conv3", "input");

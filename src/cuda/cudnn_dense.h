@@ -22,7 +22,7 @@ void dense_step(struct cudnn_net *net, bool one_kernel, uint32_t count, struct c
 bool dense_choose_one_kernel(struct cudnn_net *net, struct chooser *chooser, uint32_t count);
 
 /* From there to the gradients of the weights, on any stream, and to d_pool2_y. */
-void dense_weights(struct cudnn_net *net, uint32_t count, cudaStream_t stream);
-void dense_conv3_input(struct cudnn_net *net, int n);
+void dense_weight_gradient(struct cudnn_net *net, uint32_t count, cudaStream_t stream);
+void dense_conv3_input_gradient(struct cudnn_net *net, int n);
 
 #endif

@@ -119,16 +119,17 @@ static void backward(struct cudnn_net *net, uint32_t count, const struct masks *
     cudaStream_t stream = net->stream, side = net->mark != NULL ? stream : net->side;
     range_begin("backward");
     follow(side, stream, net->forks[0]);
-    dense_weights(net, count, side);
-    dense_conv3_input(net, (int)count);
+    dense_weight_gradient(net, count, side);
+    dense_conv3_input_gradient(net, (int)count);
     follow(side, stream, net->forks[1]);
-    CUDA_CHECK(
-        cuda_conv_weights(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2, net->parts2, side));
+    CUDA_CHECK(cuda_conv_weight_gradient(DROPOUT_CONV2, masks, count, net->pool1_y, net->d_pool2_y, net->origin2,
+                                         net->parts2, side));
     net_mark(net, "conv2", "weights");
-    CUDA_CHECK(cuda_conv2_input(masks, count, net->weights, net->d_pool2_y, net->origin2, net->d_pool1_y, stream));
-    net_mark(net, "conv2", "input");
     CUDA_CHECK(
-        cuda_conv_weights(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1, net->parts1, stream));
+        cuda_conv2_input_gradient(masks, count, net->weights, net->d_pool2_y, net->origin2, net->d_pool1_y, stream));
+    net_mark(net, "conv2", "input");
+    CUDA_CHECK(cuda_conv_weight_gradient(DROPOUT_CONV1, masks, count, net->images, net->d_pool1_y, net->origin1,
+                                         net->parts1, stream));
     net_mark(net, "conv1", "weights");
     follow(stream, side, net->forks[2]);
     range_end();

@@ -14,7 +14,7 @@ import tempfile
 from tap import check, finish, skip, skip_all
 
 REGISTERS = 65536 // 1024
-ROOMY = {"conv1_forward_kernel": 128, "dense_weights_kernel": 88, "fused_train_kernel": 128,
+ROOMY = {"conv1_forward_kernel": 128, "dense_weight_gradient_kernel": 88, "fused_train_kernel": 128,
          "fused_evaluate_kernel": 128}
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'.*?"
                     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"

@@ -230,7 +230,7 @@ static void check_weights(enum dropout_layer layer, const struct masks *masks, u
     convolve_back(layer, scale, count, x, NULL, dy, origin, NULL, dw, db);
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *parts = guarded_new(bytes, 0);
-        RUN(cuda_conv_weights(layer, masks, count, x, dy, origin, parts, NULL));
+        RUN(cuda_conv_weight_gradient(layer, masks, count, x, dy, origin, parts, NULL));
         for (size_t i = 0; i < width; i++)
             assert_near("sum", i, sum_of_rows(parts, cuda_parts(count), width, i),
                         i < weights ? dw[i] : db[i - weights], 1e-5 * (1 + count) * scale);
@@ -268,17 +268,17 @@ static void a_nan_reaches_the_weights(void **state)
         uint8_t *origin = some_origins(layer, 1);
         memset(origin, CUDA_NOWHERE, windows);
         dy[0] = dy[windows - 1] = NAN;
-        RUN(cuda_conv_weights(layer, NULL, 1, x, dy, origin, parts, NULL));
+        RUN(cuda_conv_weight_gradient(layer, NULL, 1, x, dy, origin, parts, NULL));
         for (size_t i = 0; i < width; i++)
             assert_true(parts[i] == 0);
         origin[windows - 1] = 3;
-        RUN(cuda_conv_weights(layer, NULL, 1, x, dy, origin, parts, NULL));
+        RUN(cuda_conv_weight_gradient(layer, NULL, 1, x, dy, origin, parts, NULL));
         size_t last = channels_of[layer] * taps_of[layer];
         assert_true(isnan(parts[width - 1]) && isnan(parts[last - 1]) && isnan(parts[last - taps_of[layer]]));
         assert_true(parts[0] == 0 && parts[last] == 0);
         dy[windows - 1] = 1;
         x[inputs_of(layer) - 1] = NAN;
-        RUN(cuda_conv_weights(layer, NULL, 1, x, dy, origin, parts, NULL));
+        RUN(cuda_conv_weight_gradient(layer, NULL, 1, x, dy, origin, parts, NULL));
         assert_true(isnan(parts[last - 1]) && parts[last - 2] == x[inputs_of(layer) - 2] && parts[width - 1] == 1);
         guarded_free(origin);
         guarded_free(parts);
@@ -299,7 +299,7 @@ static void check_input(const struct masks *masks, uint32_t count)
     convolve_back(DROPOUT_CONV2, scale, count, NULL, weights + 456, dy, origin, want, dw, db);
     for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
         float *dx = guarded_floats(count * inputs);
-        RUN(cuda_conv2_input(masks, count, weights, dy, origin, dx, NULL));
+        RUN(cuda_conv2_input_gradient(masks, count, weights, dy, origin, dx, NULL));
         for (size_t i = 0; i < count * inputs; i++)
             assert_near("dx", i, dx[i], want[i], 2e-6 * scale);
         if (first == NULL)
@@ -331,15 +331,15 @@ static void a_nan_reaches_the_input(void **state)
     float *weights = some_weights(), *dy = filled(fine, 13, WINDOWS), *dx = guarded_floats(NUMBERS);
     uint8_t *origin = guarded_new(WINDOWS, 0); /* CUDA_NOWHERE */
     dy[0] = weights[456] = NAN;
-    RUN(cuda_conv2_input(NULL, 1, weights, dy, origin, dx, NULL));
+    RUN(cuda_conv2_input_gradient(NULL, 1, weights, dy, origin, dx, NULL));
     for (size_t i = 0; i < NUMBERS; i++)
         assert_true(dx[i] == 0);
     origin[0] = 3; /* the patch at (1, 1) */
-    RUN(cuda_conv2_input(NULL, 1, weights, dy, origin, dx, NULL));
+    RUN(cuda_conv2_input_gradient(NULL, 1, weights, dy, origin, dx, NULL));
     for (size_t c = 0; c < 6; c++)
         assert_true(isnan(dx[c * 196 + 14 + 1]) && isnan(dx[c * 196 + 5 * 14 + 5]));
     dy[0] = 1;
-    RUN(cuda_conv2_input(NULL, 1, weights, dy, origin, dx, NULL));
+    RUN(cuda_conv2_input_gradient(NULL, 1, weights, dy, origin, dx, NULL));
     assert_true(isnan(dx[14 + 1]) && dx[196 + 14 + 1] == weights[456 + 25]);
     guarded_free(origin);
     guarded_free(dx);

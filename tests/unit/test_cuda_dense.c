@@ -74,7 +74,7 @@ static void weights_are_the_reference(void **state)
         float *first = NULL;
         for (cuda_host.order = 0; cuda_host.order < ORDERS; cuda_host.order++) {
             float *gradient = guarded_new(bytes, 0);
-            RUN(cuda_dense_weights(dense_of(&tables), count, gradient, NULL));
+            RUN(cuda_dense_weight_gradient(dense_of(&tables), count, gradient, NULL));
             for (int k = 0; k < LAYERS && cuda_host.order == 0; k++)
                 check_layer(&tables, k, count, gradient);
             check_rest(count, gradient);
@@ -96,7 +96,7 @@ static void a_nan_reaches_the_weights(void **state)
     float *gradient = guarded_floats(LENET5_WEIGHTS);
     for (int k = 0; k < LAYERS; k++)
         tables.x[k][2 * ins[k] - 1] = tables.dy[k][outs[k] - 1] = NAN;
-    RUN(cuda_dense_weights(dense_of(&tables), 2, gradient, NULL));
+    RUN(cuda_dense_weight_gradient(dense_of(&tables), 2, gradient, NULL));
     for (int k = 0; k < LAYERS; k++)
         for (size_t o = 0; o < outs[k]; o++)
             for (size_t i = 0; i < ins[k]; i++)

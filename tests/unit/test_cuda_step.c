@@ -144,11 +144,11 @@ static void backward(struct replica *r, const struct masks *masks, uint32_t coun
 {
     const float *w = r->weights;
     struct cuda_dense dense = {r->pool2, r->conv3, r->fc1, r->dconv3, r->dfc1, r->dlogits};
-    RUN(cuda_dense_weights(dense, count, r->gradient, NULL));
+    RUN(cuda_dense_weight_gradient(dense, count, r->gradient, NULL));
     convolve_back(conv3, count, w, CONV3_W, r->dconv3, r->dpool2);
-    RUN(cuda_conv_weights(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
-    RUN(cuda_conv2_input(masks, count, w, r->dpool2, r->origin2, r->dpool1, NULL));
-    RUN(cuda_conv_weights(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
+    RUN(cuda_conv_weight_gradient(DROPOUT_CONV2, masks, count, r->pool1, r->dpool2, r->origin2, r->parts2, NULL));
+    RUN(cuda_conv2_input_gradient(masks, count, w, r->dpool2, r->origin2, r->dpool1, NULL));
+    RUN(cuda_conv_weight_gradient(DROPOUT_CONV1, masks, count, r->images, r->dpool1, r->origin1, r->parts1, NULL));
     struct cuda_rows rows = {r->parts1, r->parts2, r->dconv3, r->dfc1, r->dlogits, r->losses};
     RUN(cuda_finish_gradient(rows, count, r->gradient, NULL, r->sums, NULL));
 }

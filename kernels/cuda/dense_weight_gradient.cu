@@ -22,14 +22,14 @@ struct dense_layer {
     uint32_t in, out, tiles_across, tiles;
     uint32_t into; /* where its weights begin in the canonical layout */
 };
-struct dense_weights {
+struct dense_weight_gradient {
     struct dense_layer layers[LAYERS];
     uint32_t tiles, splits, count;
     float *gradient;
 };
 
 /* The layer that has tile `tile`, counted over all layers; *of: the same tile, counted within that layer. */
-static __device__ __forceinline__ struct dense_layer find_layer(const struct dense_weights &at, uint32_t tile,
+static __device__ __forceinline__ struct dense_layer find_layer(const struct dense_weight_gradient &at, uint32_t tile,
                                                                 uint32_t *of)
 {
     struct dense_layer found = at.layers[0];
@@ -69,7 +69,7 @@ static __device__ __forceinline__ void write_rows(const float2 from[READS], floa
     }
 }
 
-static __global__ void __launch_bounds__(THREADS) dense_weights_kernel(struct dense_weights at)
+static __global__ void __launch_bounds__(THREADS) dense_weight_gradient_kernel(struct dense_weight_gradient at)
 {
     __shared__ struct stage m;
     uint32_t tile, split = blockIdx.x / at.tiles;
@@ -111,13 +111,13 @@ static __global__ void __launch_bounds__(THREADS) dense_weights_kernel(struct de
         }
 }
 
-cudaError_t cuda_dense_weights(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream)
+cudaError_t cuda_dense_weight_gradient(struct cuda_dense dense, uint32_t count, float *gradient, cudaStream_t stream)
 {
     if (count == 0)
         return cudaSuccess;
     const float *inputs[LAYERS] = {dense.pool2, dense.conv3, dense.fc1};
     const float *gradients[LAYERS] = {dense.dconv3, dense.dfc1, dense.dlogits};
-    struct dense_weights at = {{}, 0, cuda_splits(count), count, gradient};
+    struct dense_weight_gradient at = {{}, 0, cuda_splits(count), count, gradient};
     for (int k = 0; k < LAYERS; k++) {
         const struct parameter *weights = &lenet5_parameters[4 + 2 * k];
         uint32_t out = (uint32_t)weights->shape[0], in = (uint32_t)weights->count / out;
@@ -125,5 +125,5 @@ cudaError_t cuda_dense_weights(struct cuda_dense dense, uint32_t count, float *g
         at.layers[k] = {inputs[k], gradients[k], in, out, across, tiles, (uint32_t)weights->offset};
         at.tiles += tiles;
     }
-    return LAUNCH(dense_weights_kernel, at.tiles * at.splits, THREADS, stream, at);
+    return LAUNCH(dense_weight_gradient_kernel, at.tiles * at.splits, THREADS, stream, at);
 }

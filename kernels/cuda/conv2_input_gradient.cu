@@ -33,7 +33,7 @@ struct alignas(16) memory {
     unsigned passes[OUTPUTS];
 };
 
-struct conv2_input {
+struct conv2_input_gradient {
     const float *weights, *dy;
     const uint8_t *origin;
     float *dx;
@@ -47,7 +47,7 @@ struct reads {
     unsigned origin[(OUTPUTS * WINDOWS + THREADS - 1) / THREADS];
 };
 
-static __device__ __forceinline__ struct reads read_all(const struct conv2_input &at, uint32_t n)
+static __device__ __forceinline__ struct reads read_all(const struct conv2_input_gradient &at, uint32_t n)
 {
     struct reads reads;
     size_t begin = (size_t)n * OUTPUTS * WINDOWS;
@@ -124,7 +124,7 @@ static __device__ __forceinline__ void add_channel(const struct memory &m, unsig
     }
 }
 
-static __global__ void __launch_bounds__(THREADS) conv2_input_kernel(struct conv2_input at)
+static __global__ void __launch_bounds__(THREADS) conv2_input_gradient_kernel(struct conv2_input_gradient at)
 {
     __shared__ struct memory m;
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = warp / SIDES, side = warp % SIDES;
@@ -163,12 +163,12 @@ static __global__ void __launch_bounds__(THREADS) conv2_input_kernel(struct conv
     }
 }
 
-cudaError_t cuda_conv2_input(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
-                             const uint8_t *origin, float *dx, cudaStream_t stream)
+cudaError_t cuda_conv2_input_gradient(const struct masks *masks, uint32_t count, const float *weights, const float *dy,
+                                      const uint8_t *origin, float *dx, cudaStream_t stream)
 {
     if (count == 0)
         return cudaSuccess;
-    struct conv2_input at = {weights + lenet5_parameters[2].offset, dy, origin, dx,
-                             masks ? masks->scale[DROPOUT_CONV2] : 1};
-    return LAUNCH(conv2_input_kernel, count, THREADS, stream, at);
+    struct conv2_input_gradient at = {weights + lenet5_parameters[2].offset, dy, origin, dx,
+                                      masks ? masks->scale[DROPOUT_CONV2] : 1};
+    return LAUNCH(conv2_input_gradient_kernel, count, THREADS, stream, at);
 }

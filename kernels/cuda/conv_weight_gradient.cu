@@ -42,7 +42,7 @@ template <class L> struct alignas(16) memory {
     float sums[L::WARPS][L::TAPS + 1]; /* the last the bias's */
 };
 
-struct conv_weights {
+struct conv_weight_gradient {
     const float4 *x;
     const float *dy;
     const uint8_t *origin;
@@ -59,7 +59,8 @@ template <class L> struct reads {
 };
 
 template <class L>
-static __device__ __forceinline__ struct reads<L> read_all(const struct conv_weights &at, uint32_t n, unsigned first)
+static __device__ __forceinline__ struct reads<L> read_all(const struct conv_weight_gradient &at, uint32_t n,
+                                                           unsigned first)
 {
     struct reads<L> reads;
     size_t begin = (size_t)n * (L::WIDTH / (L::TAPS + 1) * L::WINDOWS) + first;
@@ -144,7 +145,7 @@ static __device__ __forceinline__ void write_row(const struct memory<L> &m, floa
 
 template <int CHANNELS, int SIDE, int OUTPUTS, int SHARES>
 static __global__ void __launch_bounds__(layer<CHANNELS, SIDE, OUTPUTS, SHARES>::THREADS, 2)
-    conv_weights_kernel(struct conv_weights at)
+    conv_weight_gradient_kernel(struct conv_weight_gradient at)
 {
     using L = layer<CHANNELS, SIDE, OUTPUTS, SHARES>;
     __shared__ struct memory<L> m;
@@ -180,17 +181,19 @@ static __global__ void __launch_bounds__(layer<CHANNELS, SIDE, OUTPUTS, SHARES>:
     write_row<SHARES>(m, at.parts + (size_t)blockIdx.x * L::WIDTH);
 }
 
-cudaError_t cuda_conv_weights(enum dropout_layer layer_of, const struct masks *masks, uint32_t count, const float *x,
-                              const float *dy, const uint8_t *origin, float *parts, cudaStream_t stream)
+cudaError_t cuda_conv_weight_gradient(enum dropout_layer layer_of, const struct masks *masks, uint32_t count,
+                                      const float *x, const float *dy, const uint8_t *origin, float *parts,
+                                      cudaStream_t stream)
 {
     using conv1 = layer<3, 32, CONV1_ELEMENTS, 4>;
     using conv2 = layer<CONV1_ELEMENTS, 14, CONV2_ELEMENTS, 1>;
     static_assert((int)conv1::WIDTH == CUDA_CONV1_WIDTH && (int)conv2::WIDTH == CUDA_CONV2_WIDTH, "");
     if (count == 0)
         return cudaSuccess;
-    struct conv_weights at = {(const float4 *)x, dy, origin, parts, masks ? masks->scale[layer_of] : 1, count};
+    struct conv_weight_gradient at = {(const float4 *)x, dy, origin, parts, masks ? masks->scale[layer_of] : 1, count};
     if (layer_of == DROPOUT_CONV1)
-        return LAUNCH((conv_weights_kernel<3, 32, CONV1_ELEMENTS, 4>), cuda_parts(count), conv1::THREADS, stream, at);
-    return LAUNCH((conv_weights_kernel<CONV1_ELEMENTS, 14, CONV2_ELEMENTS, 1>), cuda_parts(count), conv2::THREADS,
-                  stream, at);
+        return LAUNCH((conv_weight_gradient_kernel<3, 32, CONV1_ELEMENTS, 4>), cuda_parts(count), conv1::THREADS,
+                      stream, at);
+    return LAUNCH((conv_weight_gradient_kernel<CONV1_ELEMENTS, 14, CONV2_ELEMENTS, 1>), cuda_parts(count),
+                  conv2::THREADS, stream, at);
 }
