@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/gradient.h"
 #include "kernels/reference/reference.h"
 #include "philox.h"
 
@@ -109,6 +110,44 @@ static void loss_of_equal_logits_is_log_of_the_classes(void **state)
     assert_true(fabs(dz[0] - 0.25) < 1e-15 && fabs(dz[2] + 0.75) < 1e-15);
 }
 
+/* bench/gradient.h, by which a benchmark is VALID or not. */
+static void benchmarks_know_a_wrong_gradient(void **state)
+{
+    struct batch *batch = malloc(sizeof *batch);
+    float *actual = malloc(LENET5_WEIGHTS * sizeof *actual);
+    (void)state;
+    batch_make(batch, &lenet5_nets[NETS - 1]);
+    batch_loss(batch, batch->gradient);
+    for (size_t i = 0; i < LENET5_WEIGHTS; i++)
+        actual[i] = (float)(batch->gradient[i] / SAMPLES);
+    assert_true(gradient_error(actual, batch->gradient, SAMPLES) < GRADIENT_TOLERANCE / 10);
+    for (int p = 0; p < LENET5_PARAMETERS; p++) {
+        const struct parameter *parameter = &lenet5_parameters[p];
+        double norm = 0;
+        for (size_t i = 0; i < parameter->count; i++)
+            norm = hypot(norm, actual[parameter->offset + i]);
+        float *last = &actual[parameter->offset + parameter->count - 1], kept = *last;
+        *last += (float)(1.5 * GRADIENT_TOLERANCE * norm);
+        double error = gradient_error(actual, batch->gradient, SAMPLES);
+        assert_true(error > GRADIENT_TOLERANCE && error < 2 * GRADIENT_TOLERANCE);
+        *last = NAN;
+        assert_true(gradient_error(actual, batch->gradient, SAMPLES) == DBL_MAX);
+        *last = kept;
+    }
+    free(actual);
+
+    /* Where all weights are 0 no picture is far enough from a kink: the set is used up, and begins anew. */
+    struct split split = {.count = SAMPLES, .per_file = SAMPLES, .files = {batch->bytes[0]}};
+    uint32_t order[SAMPLES];
+    const uint8_t *records[SAMPLES];
+    gradient_pick(&split, batch->weights, &batch->masks, batch->drawn, SAMPLES, order, records);
+    assert_true(order[0] == 0 && order[1] == 1 && records[1] == batch->records[1]);
+    memset(batch->weights, 0, sizeof batch->weights);
+    gradient_pick(&split, batch->weights, &batch->masks, batch->drawn, SAMPLES, order, records);
+    assert_true(order[0] == 1 && order[1] == 0 && records[0] == batch->records[1]);
+    free(batch);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -116,6 +155,7 @@ int main(void)
         cmocka_unit_test(pool_sends_the_gradient_to_the_first_of_equals),
         cmocka_unit_test(activation_passes_nothing_at_zero),
         cmocka_unit_test(loss_of_equal_logits_is_log_of_the_classes),
+        cmocka_unit_test(benchmarks_know_a_wrong_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
