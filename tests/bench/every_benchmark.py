@@ -130,9 +130,49 @@ def allreduce():
     spoiled("allreduce", lambda record_: record_["ranks"]["2"][-1].update(wrong=1), "one wrong number")
 
 
+SWITCHED = """
+import json, socket, subprocess, sys, time
+ports = []
+for name in "abc":
+    subprocess.run(f"ip link add name {name} type veth peer name {name}1; ip link set dev {name} up; "
+                   f"ip link set dev {name}1 up", shell=True, check=True)
+    ports.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    ports[-1].bind((name, 0x88B5))  # for experiments
+    ports[-1].settimeout(5)
+switch = subprocess.Popen([sys.argv[1], "50000", "a1", "b1", "c1"])
+while open("/proc/net/packet").read().count("\\n") < 1 + 2 * len(ports):
+    time.sleep(0.01)
+time.sleep(0.05)
+a, b, c = ports
+all_, first, second = bytes([255] * 6), bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
+seconds = []
+for where, to, whose, seen in (a, all_, first, (b, c)), (b, first, second, (a,)):
+    frame = to + whose + bytes([0x88, 0xB5]) + bytes(range(50))
+    began = time.monotonic()
+    where.send(frame)
+    right = all(port.recv(1000) == frame for port in seen)
+    seconds.append(right and time.monotonic() - began)
+time.sleep(0.01)
+c.setblocking(False)
+try:
+    c.recv(1000)
+    seconds.append("seen by all")
+except BlockingIOError:
+    pass
+switch.kill()
+print(json.dumps(seconds))
+"""
+
+
 def network():
     if not measure("network"):
         return
+    netdelay = ROOT / "build" / "gcc-native" / "bench" / "netdelay"
+    done = subprocess.run(["unshare", "--net", sys.executable, "-c", SWITCHED, netdelay], capture_output=True,
+                          text=True, check=False)
+    seconds = json.loads(done.stdout or "[]")
+    check(len(seconds) == 2 and min(seconds) >= 0.05, "network: netdelay holds a frame for as long as it is told, and "
+          "sends it where its address is", done)
     check([(p["delay_us"], p["algorithm"]) for p in record_of("network")["points"]]
           == [(0, "halving"), (0, "doubling"), (50, "halving"), (50, "doubling")], "network: every point",
           record_of("network"))
