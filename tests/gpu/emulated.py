@@ -6,6 +6,7 @@ all but the libraries' own work."""
 import functools
 import itertools
 import json
+import shutil
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ import time
 from emulated_gpu import FOLDER_OF_PROGRAM, LIBRARIES, TRAIN, emulated
 from tap import check, finish, side_by_side
 
-from dtrain import FOLDER, ROOT, Run, content, metrics, progress, run, start, weights
+from dtrain import FOLDER, ROOT, Run, content, metrics, preloaded, progress, run, start, weights
 
 
 def difference(a, b):
@@ -259,6 +260,39 @@ def ends():
         check("rank 1" in result.err, "and names the rank that is lost", result)
 
 
+def changed_data():
+    """Pictures that change before a GPU has copied them are refused; afterwards they do not matter."""
+    library = preloaded("changed", """
+        #include <fcntl.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        static void change_at(const char *name)
+        {
+            int file = strcmp(name, getenv("CHANGED_AT")) == 0 ? open(getenv("CHANGED"), O_WRONLY) : -1;
+            if (file >= 0 && pwrite(file, "changed", 7, 1) != 7)
+                _exit(9);
+        }
+        int linkat(int from, const char *old, int to, const char *new, int flags)
+        {
+            change_at(old); /* "lock": it is tried as the directory is opened */
+            return (int)syscall(SYS_linkat, from, old, to, new, flags);
+        }
+        int renameat(int from, const char *old, int to, const char *new)
+        {
+            change_at(new); /* "run.json": when all trainers are open */
+            return (int)syscall(SYS_renameat, from, old, to, new);
+        }""")
+    (drawn,) = (FOLDER / "cache" / "dtrain").glob("synthetic-40-20")
+    for name, code in ("lock", 3), ("run.json", 0):
+        data = shutil.copytree(drawn, FOLDER / f"changed-at-{name}")
+        result = emulated(1, "--epochs", "1", "--eval-every", "1", "--data", data, CHANGED_AT=name,
+                          CHANGED=str(data / "data_batch_2.bin"), LD_PRELOAD=str(library))
+        check(result.code == code and result.err.count("data_batch_2.bin was changed") == (code == 3),
+              f"pictures change by the time of {name}: exit {code}", result)
+
+
 def failures():
     """What a GPU fails at is said in words, with its address."""
     host = socket.gethostname()
@@ -328,6 +362,7 @@ benchmarks()
 choices()
 four_nets()
 ends()
+changed_data()
 failures()
 one_gpu_seen()
 trouble_of_nccl()
