@@ -320,7 +320,7 @@ bool checkpoint_check_best(const struct folder *folder, const struct terms *term
         const char *text = safetensors_metadata(file, BEST_KEY);
         double accuracy = text != NULL ? strtod(text, NULL) : (double)NAN;
         good = check_terms(file, terms, error) &&
-               ((accuracy >= progress->best_test && accuracy <= 100) ||
+               (accuracy >= progress->best_test ||
                 error_set(error, EXIT_INPUT, "%s: of a check with %s%%, where the run's best has %.2f%%",
                           safetensors_path(file), text != NULL ? text : "unknown", progress->best_test));
         if (good)

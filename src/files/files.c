@@ -118,10 +118,11 @@ static bool write_all(int fd, const char *data, size_t bytes)
     return true;
 }
 
-/* A new file, whatever has the name: a process of the same number left it, or others put a link there. */
+/* A new file, whatever has the name: a process of the same number left it, or others put a link there, which O_EXCL
+ * does not follow. */
 static int create_anew(const struct folder *folder, const char *name)
 {
-    enum { FLAGS = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC };
+    enum { FLAGS = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC };
     int file = openat(folder->descriptor, name, FLAGS, 0666);
     if (file < 0 && errno == EEXIST && unlinkat(folder->descriptor, name, 0) == 0)
         file = openat(folder->descriptor, name, FLAGS, 0666);
@@ -149,7 +150,7 @@ static bool keep_old(const struct folder *folder, const char *name, const char *
     name_aside(keep, aside);
     unlinkat(at, aside, 0);
     if (linkat(at, name, at, aside, 0) != 0) /* nothing to keep, or no hard links here */
-        return errno == ENOENT || renameat(at, name, at, keep) == 0 || errno == ENOENT;
+        return renameat(at, name, at, keep) == 0 || errno == ENOENT;
     return renameat(at, aside, at, keep) == 0; /* onto a name of the same file: does nothing, a leftover stays */
 }
 
