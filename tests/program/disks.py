@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 if os.geteuid() == 0 and "own-mounts" not in sys.argv and \
         subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0:
@@ -59,25 +60,54 @@ def fill(disk):
 
 
 def seldom():
-    """Short epochs do not wait for the disk each: checkpoints are a second apart, but for the last one."""
+    """Short epochs do not wait for the disk each: checkpoints are a second apart, but for the last one. Each waits for
+    it thrice, that a power cut leaves what the files say: metrics, the file, and its name."""
     library = preloaded("counted", """
         #include <fcntl.h>
+        #include <stdio.h>
         #include <string.h>
         #include <sys/syscall.h>
         #include <unistd.h>
+        static void note(char what)
+        {
+            int notes = open("checkpoints", O_WRONLY | O_CREAT | O_APPEND, 0666);
+            if (write(notes, &what, 1) != 1)
+                _exit(9);
+            close(notes);
+        }
+        static int is(int fd, const char *what)
+        {
+            char link[40], name[4096] = "";
+            snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+            return readlink(link, name, sizeof name - 1) > 0 && strstr(name, what) != NULL;
+        }
         int renameat(int from, const char *old, int to, const char *new)
         {
-            int count = open("checkpoints", O_WRONLY | O_CREAT | O_APPEND, 0666);
-            if (strcmp(new, "checkpoint.safetensors") == 0 && write(count, ".", 1) != 1)
-                _exit(9);
-            close(count);
+            if (strcmp(new, "checkpoint.safetensors") == 0)
+                note('.');
             return (int)syscall(SYS_renameat, from, old, to, new);
+        }
+        int fdatasync(int fd)
+        {
+            if (is(fd, "/seldom/metrics.jsonl"))
+                note('m');
+            return 0;
+        }
+        int fsync(int fd)
+        {
+            if (is(fd, "/seldom/checkpoint.safetensors.tmp-"))
+                note('c');
+            if (!is(fd, "/seldom/")) /* its directory */
+                note('d');
+            return 0;
         }""")
     options = [*TRAIN, "--epochs", "400", "--eval-every", "400", "--out", "seldom"]
     result = run(0, *options, env={"LD_PRELOAD": str(library)})
-    count = len(content(".", "checkpoints"))
+    notes = content(".", "checkpoints").decode()
+    count = notes.count(".")
     check(result.code == 0 and 2 <= count <= 2 + result.seconds and result.seconds < 100,
           f"400 epochs in {result.seconds:.1f} s: {count} checkpoints", result)
+    check(re.fullmatch(r"(d*mc\.d)+d*", notes), "each after its metrics, synced itself and then by name", notes)
 
 
 def disk_full():
@@ -134,9 +164,14 @@ def shared():
           "a second run on one directory is refused, and the first named", second)
     second = run(2, *ENDLESS, "--out", "shared")
     check(second.says(2, "in use"), "without --resume too", second)
+    log, deadline = FOLDER / "shared" / "metrics.jsonl", time.monotonic() + 30
+    log.unlink()
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     first.signal(signal.SIGUSR1)
     result = first.finish()
-    check(result.code == 75, "the first is not disturbed", result)
+    check(result.code == 75 and len(result.messages) == 1 and f"{log.name} was removed or replaced" in result.err,
+          "the first is not disturbed, but notes that somebody removed its metrics", result)
     unharmed("the first", "shared")
 
 
@@ -211,11 +246,13 @@ def in_the_way():
 def somebodys():
     """A file in the directory that has the lock's name, and is somebody's."""
     (FOLDER / "somebodys").mkdir()
-    for text, code in ("notes\n", 2), ("process 17 on another host", 0), ("", 0):
+    for text, code in ("notes\n", 2), (f"process {'17' * 40} on another host", 0), ("", 0):
         (FOLDER / "somebodys" / "lock").write_text(text)
         result = run(0, *TRAIN, "--epochs", "1", "--out", "somebodys", "--resume")
-        told = result.says(2, "somebodys/lock", "--out") and content("somebodys", "lock") == text.encode()
-        check(told if code == 2 else result.code == 0, f"a file lock that holds {text!r}: exit {code}", result)
+        left = content("somebodys", "lock").decode()
+        told = result.says(2, "somebodys/lock", "--out") and left == text
+        ours = result.code == 0 and re.fullmatch(rf"process \d+ on {HOST}", left)
+        check(told if code == 2 else ours, f"a file lock that holds {text!r}: exit {code}", f"{left}\n{result}")
 
 
 def automounted():

@@ -275,6 +275,8 @@ def not_finite():
     good = run(1, *options, "--max-steps", step, "--out", "finite")
     check(said[0].endswith(f"at step {step}") and kept.code == 0 and kept.digest == good.digest and int(step) > 0,
           "the checkpoint named is of the last good step, and loads", f"{kept}{good}")
+    result = run(1, *options, "--epochs", "9", "--out", "infinite2", "--resume")
+    check(result.says(1, f"at step {step}"), "and is named again where the run goes on from it", result)
     result = run(1, *options, "--batch-size", "5", "--epochs", "9", "--out", "at-once")
     check(result.says(1, "no checkpoint yet", "--lr", "--resume"), "within the first epoch there is none", result)
     result = run(1, *options, "--lr", "0.01", "--batch-size", "5", "--epochs", "2", "--out", "at-once", "--resume")

@@ -55,7 +55,8 @@ def by_steps():
     for np, *options in (2, "--max-steps", "8"), (3, "--max-steps", "12"), (1, "--max-steps", "17"), (4,):
         result = run(np, *TRAIN, "--epochs", "4", "--out", "split", "--resume", *options)
         step = options[1] if options else "24"
-        check(result.code == 0 and progress("split")["step"] == step, f"stopped after step {step}", result)
+        check(result.code == 0 and progress("split")["step"] == step and not result.messages,
+              f"stopped after step {step}", result)
     same("within an epoch and between two, on 2, 3, 1 and 4 ranks", result, "split", whole, "whole")
     told = json.loads(content("split", "run.json"))
     starts = [*told["earlier_starts"], told]

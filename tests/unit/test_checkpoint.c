@@ -480,10 +480,14 @@ static void test_models_that_do_not_fit(void **unused)
     assert_false(checkpoint_read_model("gray", weights, &error));
     assert_error(&error, EXIT_INPUT, "gray: tensor 'conv1.weight' has shape [6,1,5,5], but [6,3,5,5] is");
 
-    struct tensor wrapped = {"module.conv1.weight", 4, {6, 3, 5, 5}, 450, weights};
-    assert_true(safetensors_write(&here, "wrapped", NULL, &wrapped, 1, NULL, 0, &error));
+    struct tensor wrapped[] = {{"module.conv1.weight", 4, {6, 3, 5, 5}, 450, weights},
+                               {"conv1.weight", 4, {6, 3, 5, 5}, 450, weights}};
+    assert_true(safetensors_write(&here, "wrapped", NULL, wrapped, 1, NULL, 0, &error));
     assert_false(checkpoint_read_model("wrapped", weights, &error));
     assert_error(&error, EXIT_INPUT, "wrapped: has no tensor 'module.conv1.bias'");
+    assert_true(safetensors_write(&here, "both", NULL, wrapped, 2, NULL, 0, &error)); /* a mean beside the model */
+    assert_false(checkpoint_read_model("both", weights, &error));
+    assert_error(&error, EXIT_INPUT, "both: has no tensor 'conv1.bias'");
 
     weights[1000] = NAN;
     struct progress progress = {.best_test = 50};

@@ -127,6 +127,8 @@ static void test_torn_file(void **state)
     write_set("d");
     assert_int_equal(truncate("d/data_batch_2.bin", 2 * RECORD_BYTES + 100), 0);
     assert_refused("d/data_batch_2.bin", "6246 bytes", "3073", "offset 6146", "right size is 6146", NULL);
+    assert_int_equal(truncate("d/data_batch_2.bin", 2 * RECORD_BYTES + 1), 0);
+    assert_refused("d/data_batch_2.bin", "6147 bytes", "right size is 6146", NULL);
     assert_int_equal(truncate("d/data_batch_2.bin", 3 * RECORD_BYTES - 1), 0);
     assert_refused("d/data_batch_2.bin", "9218 bytes", "offset 6146", "right size is 9219", NULL);
     assert_int_equal(truncate("d/data_batch_2.bin", 10), 0);
