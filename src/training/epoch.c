@@ -191,8 +191,7 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
               "more; %s%s",
               trial->name, (unsigned long long)trainer->state.progress.step,
               (unsigned long long)trainer->state.progress.epoch + 1, what, TILE, (double)EXACT_LIMIT, kept, scale);
-    comm_agree(trainer->setup.comm, error);
-    return RUN_FAILED;
+    return RUN_FAILED; /* as on every rank of the group: it is in their sums */
 }
 
 /* The state's weights are those of now, as the replicas have just been compared. */
