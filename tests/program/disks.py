@@ -107,6 +107,8 @@ def seldom():
     count = notes.count(".")
     check(result.code == 0 and 2 <= count <= 2 + result.seconds and result.seconds < 100,
           f"400 epochs in {result.seconds:.1f} s: {count} checkpoints", result)
+    seconds = sum(json.loads(line)["seconds"] for line in content("seldom", "metrics.jsonl").splitlines())
+    check(0 < seconds < result.seconds, "the seconds of all epochs are less than those of the run", seconds)
     check(re.fullmatch(r"(d*mc\.d)+d*", notes), "each after its metrics, synced itself and then by name", notes)
 
 

@@ -392,8 +392,10 @@ def changed():
         shutil.rmtree(FOLDER / "live", ignore_errors=True)
         shutil.copytree(FOLDER / "good", FOLDER / "live")
         out = how.replace(" ", "-")
-        running = start(2, "--data", FOLDER / "live", "--batch-size", "16", "--epochs", "1000000", "--eval-every",
-                        "1000000", "--checkpoint-every", "2", "--out", out)
+        saves = ["--eval-every", "1000000", "--checkpoint-every", "2"]
+        if how == "written to":  # it is noticed before the best model is written, too
+            saves = ["--eval-every", "3", "--checkpoint-every", "1000000"]
+        running = start(2, "--data", FOLDER / "live", "--batch-size", "16", "--epochs", "1000000", *saves, "--out", out)
         running.wait_for("epoch: 3 ")
         file = FOLDER / "live" / "data_batch_2.bin"
         if how == "cut short":

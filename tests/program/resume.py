@@ -157,6 +157,10 @@ def in_evaluation():
         check(progress(out)["in_epoch"] == "320",
               f"--eval-on {eval_on}: stopped between an epoch's steps and its end", progress(out))
         stopped(f"--eval-on {eval_on}: SIGUSR1 to rank {rank} while it evaluates", result, "")
+        if rank == 0:
+            closed = run(1, *ENDLESS, *options, "--out", out, "--resume", "--max-steps", str(result.step))
+            check(closed.code == 0 and (progress(out)["step"], progress(out)["in_epoch"]) == (str(result.step), "0"),
+                  "resumed for no more steps: the epoch is closed, and that is saved", f"{progress(out)}{closed}")
         end = str(result.step + 7)
         result = run(3, *ENDLESS, *options, "--out", out, "--resume", "--max-steps", end)
         whole = run(2, *ENDLESS, *options, "--out", f"{out}-whole", "--max-steps", end)
@@ -242,7 +246,10 @@ def best_model():
 
 def best_of_killed():
     """A model of a check after the last checkpoint stays the best, though --eval-every is another since."""
-    run(1, *TRAIN, "--eval-every", "1", "--epochs", "9", "--out", "each")
+    run(1, *TRAIN, "--eval-every", "1", "--epochs", "8", "--out", "each")
+    trained = [line["train_accuracy"] for line in metrics("each")]
+    check(abs(float(progress("each")["best_train"]) - max(trained)) < 1e-6 < max(trained) - trained[-1],
+          "the best accuracy in training is not that of the last check", trained)
     accuracy = [line["test_accuracy"] for line in metrics("each")]
     worst = accuracy.index(min(accuracy[1:]), 1)
     options = [*TRAIN, "--eval-every", "1000", "--epochs", str(worst + 1), "--out", "killed"]
