@@ -114,16 +114,21 @@ $(BUILD)/tests/support/make_known: tests/support/make_known.c $(filter-out $(BUI
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPP_FLAGS) $(C_FLAGS) $(LDFLAGS) -rdynamic -o $@ $^ $(LIBS) -ldl
 
-# Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew.
+# Fuzzers of what reads files and options. Sanitized throughout, so the sources are compiled anew, once for all of them.
 FUZZED := $(wildcard src/base/*.c src/files/*.c src/data/*.c src/model/*.c) src/program/options.c src/program/trials.c
 FUZZERS := $(patsubst tests/unit/fuzz/%.c,build/fuzz/%,$(wildcard tests/unit/fuzz/*.c))
 fuzz: $(FUZZERS) ## build the fuzzers; tests/exec tests/unit/fuzz.py SECONDS runs them
 
-$(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED)
+FUZZED_OBJECTS := $(FUZZED:%.c=build/fuzz/objects/%.o)
+FUZZ_CC = clang $(CPP_FLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g $(WARNINGS) \
+	-Wno-double-promotion -fsanitize=fuzzer$(1)$(comma)address$(comma)undefined -fno-sanitize-recover=undefined
+
+$(FUZZED_OBJECTS): build/fuzz/objects/%.o: %.c $(BUILD)/toolchain
 	@mkdir -p $(@D)
-	$(call say,FUZZ) clang $(CPP_FLAGS) -DDTRAIN_REVISION='"fuzz"' -DDTRAIN_BUILD='"clang"' -std=c11 -O1 -g \
-	  $(WARNINGS) -Wno-double-promotion -fsanitize=fuzzer$(comma)address$(comma)undefined \
-	  -fno-sanitize-recover=undefined -o $@ $< $(FUZZED) $(LIBS)
+	$(call say,FUZZ) $(call FUZZ_CC,-no-link) -MMD -MP -c -o $@ $<
+
+$(FUZZERS): build/fuzz/%: tests/unit/fuzz/%.c tests/unit/fuzz/fuzz.h $(FUZZED_OBJECTS)
+	$(call say,FUZZ) $(call FUZZ_CC) -o $@ $< $(FUZZED_OBJECTS) $(LIBS)
 
 .PHONY: unit print-unit-tests device emulated known fuzz
--include $(TESTS:=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(EMULATED_PARTS:.o=.d)
+-include $(FUZZED_OBJECTS:.o=.d) $(TESTS:=.d) $(HOST_KERNELS:.o=.d) $(TOGETHER:.o=.d) $(EMULATED_PARTS:.o=.d)

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 names = sys.argv[2:] or sorted(source.stem for source in (ROOT / "tests" / "unit" / "fuzz").glob("*.c"))
 
-built = subprocess.run(["make", "-s", "-C", ROOT, "fuzz"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+built = subprocess.run(["make", "-s", "-j2", "-C", ROOT, "fuzz"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       text=True)
 if built.returncode != 0 and ("clang" in built.stdout and "fuzzer" in built.stdout):
     skip_all("clang or its fuzzing runtime is not here; apt-get install clang libclang-rt-14-dev")
 if check(built.returncode == 0, "make fuzz", built.stdout):
