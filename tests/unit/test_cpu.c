@@ -157,7 +157,11 @@ static void check_gradient(struct fixture *f, double p_conv, double p_fc, size_t
 
 static void gradient_matches_the_reference(void **state)
 {
+#ifdef __SANITIZE_ADDRESS__ /* the reference takes long then; the engine has its large batches below */
+    static const size_t sizes[] = {1, 15, 16, 17, 33};
+#else
     static const size_t sizes[] = {1, 15, 16, 17, 80, 256};
+#endif
     for (int n = 0; n < NETS; n++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             check_gradient(*state, lenet5_nets[n].p_conv, lenet5_nets[n].p_fc, sizes[i]);
