@@ -1,5 +1,6 @@
 #include "cuda_host.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,24 +14,28 @@ enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 64 * 1024 + 9 * 64 };
 namespace
 {
 
-enum state { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
+enum state : uint8_t { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 
-struct fiber {
+/* A thread of the block: where it goes on, once it has begun. */
+struct thread {
     fibers::place at;
-    enum state state;
+    bool begun;
     unsigned exchanges;
     uint64_t exchanged[2]; /* what it hands to its warp, in turn: nobody is two ahead of one that has not read */
 };
 
-/* The block that runs, and the fibers of all before it, which wait for their next. */
+/* The block that runs, and the fibers, each of which runs one thread after the other: those of a kernel without
+ * barriers are all run by one, which never leaves. */
 struct block {
-    fiber fibers[MAX_THREADS];
+    thread all[MAX_THREADS];
+    enum state states[MAX_THREADS]; /* apart, as they are searched often */
+    fibers::place idle[MAX_THREADS]; /* fibers without a thread */
+    unsigned idle_count, fibers;
     char *stacks;
-    unsigned prepared; /* fibers that have begun on theirs */
-    unsigned order[MAX_THREADS];
+    unsigned order[MAX_THREADS], turn; /* whose turn it is */
     fibers::place scheduler;
     unsigned threads;
-    void (*thread)(void *context);
+    void (*run)(void *context);
     void *context;
 };
 
@@ -56,31 +61,63 @@ void arrange(unsigned count, unsigned *order)
     }
 }
 
-/* The running thread gives way. */
+/* Whether there is another thread whose turn it is; it is then the running one. */
+bool take_next()
+{
+    while (++running->turn < running->threads)
+        if (running->states[running->order[running->turn]] == READY) {
+            cuda_host_thread_now.thread.x = running->order[running->turn];
+            return true;
+        }
+    return false;
+}
+
+/* A fiber is one thread after the other: of every block, of every launch. It begins the running one. */
+void live()
+{
+    for (;;) {
+        running->all[threadIdx.x].begun = true;
+        running->run(running->context);
+        running->states[threadIdx.x] = DONE;
+        bool any = take_next();
+        if (any && !running->all[threadIdx.x].begun)
+            continue;
+        fibers::leave(running->idle[running->idle_count++], any ? running->all[threadIdx.x].at : running->scheduler);
+    }
+}
+
+/* Leaves for the running thread, which may not have begun. */
+void leave_for_running(fibers::place from)
+{
+    if (running->all[threadIdx.x].begun)
+        fibers::leave(from, running->all[threadIdx.x].at);
+    else if (running->idle_count > 0)
+        fibers::leave(from, running->idle[--running->idle_count]);
+    else {
+        char *stack = running->stacks + (size_t)running->fibers++ * STACK_BYTES;
+        fibers::begin(from, live, stack, STACK_BYTES);
+    }
+}
+
+/* The running thread gives way to the next, or to the scheduler. */
 void wait(enum state state)
 {
-    fiber *self = &running->fibers[threadIdx.x];
-    self->state = state;
-    fibers::leave(self->at, running->scheduler);
+    thread *self = &running->all[threadIdx.x];
+    running->states[threadIdx.x] = state;
+    if (take_next())
+        leave_for_running(self->at);
+    else
+        fibers::leave(self->at, running->scheduler);
 }
 
 /* Hands bits to the warp; when all have, returns where they lie. */
 unsigned hand_in(uint64_t bits)
 {
-    fiber *self = &running->fibers[threadIdx.x];
+    thread *self = &running->all[threadIdx.x];
     unsigned turn = self->exchanges++ % 2;
     self->exchanged[turn] = bits;
     wait(AT_WARP_BARRIER);
     return turn;
-}
-
-/* A fiber is one thread after the other: of every block, of every launch. */
-void live()
-{
-    for (;;) {
-        wait(DONE);
-        running->thread(running->context);
-    }
 }
 
 /* Lets the threads first..last go on if all of them are at the barrier; some may not have left. */
@@ -88,38 +125,26 @@ bool release(enum state barrier, unsigned first, unsigned last)
 {
     unsigned arrived = 0, done = 0;
     for (unsigned t = first; t < last; t++) {
-        arrived += running->fibers[t].state == barrier;
-        done += running->fibers[t].state == DONE;
+        arrived += running->states[t] == barrier;
+        done += running->states[t] == DONE;
     }
     if (arrived > 0 && done > 0)
         fail("waits at a barrier or shuffle that others have left without", first);
     if (arrived < last - first)
         return false;
     for (unsigned t = first; t < last; t++)
-        running->fibers[t].state = READY;
+        running->states[t] = READY;
     return true;
 }
 
 /* Runs the ready threads, each until it waits or ends. Returns whether there was any. */
 bool run_ready()
 {
-    bool any = false;
-    for (unsigned i = 0; i < running->threads; i++) {
-        unsigned t = running->order[i];
-        if (running->fibers[t].state != READY)
-            continue;
-        any = true;
-        cuda_host_thread_now.thread.x = t;
-        fibers::leave(running->scheduler, running->fibers[t].at);
-    }
+    running->turn = UINT_MAX;
+    bool any = take_next();
+    if (any)
+        leave_for_running(running->scheduler);
     return any;
-}
-
-/* Starts fiber t, which waits for its first thread. */
-void prepare(unsigned t)
-{
-    cuda_host_thread_now.thread.x = t;
-    fibers::begin(running->scheduler, live, running->stacks + (size_t)t * STACK_BYTES, STACK_BYTES);
 }
 
 /* NULL without memory. */
@@ -137,7 +162,7 @@ block *open_block()
 void run_block()
 {
     for (unsigned t = 0; t < running->threads; t++)
-        running->fibers[t].state = READY, running->fibers[t].exchanges = 0;
+        running->states[t] = READY, running->all[t].begun = false, running->all[t].exchanges = 0;
     bool alive = true;
     while (alive) {
         if (run_ready())
@@ -148,7 +173,7 @@ void run_block()
                              first + WARP < running->threads ? first + WARP : running->threads);
     }
     for (unsigned t = 0; t < running->threads; t++)
-        if (running->fibers[t].state != DONE)
+        if (running->states[t] != DONE)
             fail("waits at a barrier or shuffle that others never reach", t);
 }
 
@@ -167,14 +192,14 @@ unsigned __ballot_sync(unsigned lanes, bool yes)
     unsigned first = threadIdx.x / WARP * WARP, turn = hand_in(yes), bits = 0;
     (void)lanes;
     for (unsigned lane = 0; lane < WARP && first + lane < running->threads; lane++)
-        bits |= (unsigned)running->fibers[first + lane].exchanged[turn] << lane;
+        bits |= (unsigned)running->all[first + lane].exchanged[turn] << lane;
     return bits;
 }
 
 uint64_t cuda_host_exchange(uint64_t bits, unsigned from)
 {
     unsigned first = threadIdx.x / WARP * WARP, turn = hand_in(bits);
-    return running->fibers[first + from].exchanged[turn];
+    return running->all[first + from].exchanged[turn];
 }
 
 void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *context), void *context)
@@ -187,10 +212,8 @@ void cuda_host_run(unsigned blocks, unsigned threads, void (*thread)(void *conte
     unsigned *order = static_cast<unsigned *>(malloc((last - first) * sizeof *order));
     if (running == nullptr || order == nullptr)
         fail("no memory for its block", 0);
-    for (; running->prepared < threads; running->prepared++)
-        prepare(running->prepared);
     running->threads = threads;
-    running->thread = thread;
+    running->run = thread;
     running->context = context;
     arrange(threads, running->order);
     arrange(last - first, order);

@@ -75,8 +75,10 @@ struct launch {
     const void *context;
     size_t shared_bytes;
     char *shared, *stacks;
+    size_t stack_bytes;
     fiber *fibers;
-    unsigned *ready, ready_count, first_ready; /* a ring */
+    unsigned *ready, ready_count, first_ready; /* a ring of `ring` places, a power of two */
+    unsigned ring;
     unsigned *polling, polling_count;          /* wait for another block, and look again later */
     waiting *at_block, *at_warp;
     uint64_t useless; /* times that they looked since one was of use */
@@ -109,9 +111,15 @@ unsigned all()
     return running->blocks * running->threads;
 }
 
+/* Of the ready ones, from the one on that has been so for longest. */
+unsigned *ready_at(unsigned i)
+{
+    return &running->ready[(running->first_ready + i) & (running->ring - 1)];
+}
+
 void make_ready(unsigned fiber)
 {
-    running->ready[(running->first_ready + running->ready_count++) % all()] = fiber;
+    *ready_at(running->ready_count++) = fiber;
 }
 
 void look_again()
@@ -135,12 +143,11 @@ unsigned take_ready()
     const unsigned windows[] = {512, 64, all()};
     unsigned window = windows[together.seed % 3], count = running->ready_count;
     unsigned first = together.seed == 0 ? 0 : count - 1 - draw(window < count ? window : count);
-    unsigned *taken = &running->ready[(running->first_ready + first) % all()];
-    unsigned *last = &running->ready[(running->first_ready + (together.seed == 0 ? 0 : count - 1)) % all()];
+    unsigned *taken = ready_at(first), *last = ready_at(together.seed == 0 ? 0 : count - 1);
     unsigned fiber = *taken;
     *taken = *last;
     if (together.seed == 0)
-        running->first_ready = (running->first_ready + 1) % all();
+        running->first_ready++;
     running->ready_count--;
     return fiber;
 }
@@ -151,10 +158,33 @@ void name_running(unsigned fiber)
     together_thread.x = fiber % running->threads, together_block.x = fiber / running->threads;
 }
 
-/* The running fiber stops until the scheduler takes it again. */
+void live();
+
+/* Goes on with a fiber, or begins it; returns when somebody comes back to `from`. */
+void leave_for(fibers::place from, unsigned number)
+{
+    fiber *fiber = &running->fibers[number];
+    name_running(number);
+    if (fiber->begun) {
+        fibers::leave(from, fiber->at);
+        return;
+    }
+    fiber->begun = true;
+    fibers::begin(from, live, running->stacks + (size_t)number * STACK_BYTES, STACK_BYTES);
+}
+
+/* The running fiber stops until it is taken again. Another goes on at once, without the scheduler between, unless that
+ * has something to decide. */
 void leave()
 {
-    fibers::leave(running->fibers[now].at, scheduler);
+    fiber *self = &running->fibers[now];
+    if (running->given_up || running->ready_count == 0) {
+        fibers::leave(self->at, scheduler);
+        return;
+    }
+    unsigned next = take_ready();
+    if (&running->fibers[next] != self)
+        leave_for(self->at, next);
 }
 
 void append(changes &to, changes &from)
@@ -193,19 +223,6 @@ void live()
     running->fibers[now].done = true;
     running->useless = 0;
     leave();
-}
-
-/* Until it stops. */
-void run(unsigned number)
-{
-    fiber *fiber = &running->fibers[number];
-    name_running(number);
-    if (fiber->begun) {
-        fibers::leave(scheduler, fiber->at);
-        return;
-    }
-    fiber->begun = true;
-    fibers::begin(scheduler, live, running->stacks + (size_t)number * STACK_BYTES, STACK_BYTES);
 }
 
 waiting *barriers(unsigned count, unsigned threads)
@@ -291,6 +308,29 @@ size_t all_stack_bytes()
     return (size_t)all() * STACK_BYTES;
 }
 
+/* Those of the last launch, for the next: the kernel takes long to give new pages, and to take them back. */
+struct stacks {
+    char *memory;
+    size_t bytes;
+} spare;
+
+void open_stacks(launch *launch)
+{
+    if (spare.bytes >= all_stack_bytes())
+        launch->stacks = spare.memory, launch->stack_bytes = spare.bytes, spare = {nullptr, 0};
+    else
+        launch->stacks = map(all_stack_bytes()), launch->stack_bytes = all_stack_bytes();
+}
+
+void close_stacks(launch *launch)
+{
+    stacks given = {launch->stacks, launch->stack_bytes};
+    if (given.bytes > spare.bytes)
+        std::swap(given, spare);
+    if (given.memory != nullptr)
+        munmap(given.memory, given.bytes);
+}
+
 launch *begin(const call &call)
 {
     launch *launch = running = new struct launch();
@@ -300,11 +340,14 @@ launch *begin(const call &call)
     launch->thread = call.thread, launch->context = call.context;
     launch->hidden = std::vector<unseen>(call.blocks);
     state = together.seed;
-    launch->shared = map(all_shared_bytes()), launch->stacks = map(all_stack_bytes());
+    launch->shared = map(all_shared_bytes());
+    open_stacks(launch);
     for (unsigned block = 0; block < launch->blocks; block++)
         open_shared(block);
     launch->fibers = new fiber[all()]();
-    launch->ready = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
+    for (launch->ring = 1; launch->ring < all();)
+        launch->ring *= 2;
+    launch->ready = static_cast<unsigned *>(calloc(launch->ring, sizeof(unsigned)));
     launch->polling = static_cast<unsigned *>(calloc(all(), sizeof(unsigned)));
     launch->at_block = barriers(launch->blocks, launch->threads);
     launch->at_warp = barriers(all() / WARP, WARP);
@@ -319,7 +362,7 @@ bool go_on()
 {
     launch *launch = running;
     while (!launch->given_up && (launch->ready_count > 0 || launch->polling_count > 0)) {
-        run(take_ready());
+        leave_for(scheduler, take_ready());
         if (emulated_queue != nullptr && launch->abroad && launch->ready_count == 0 && launch->polling_count > 0) {
             launch->abroad = false, launch->useless = 0;
             return false;
@@ -341,7 +384,8 @@ void end(launch *launch)
     drop(launch->at_block, launch->blocks), drop(launch->at_warp, all() / WARP);
     delete[] launch->fibers;
     free(launch->ready), free(launch->polling);
-    munmap(launch->shared, all_shared_bytes()), munmap(launch->stacks, all_stack_bytes());
+    munmap(launch->shared, all_shared_bytes());
+    close_stacks(launch);
     delete launch;
 }
 
