@@ -1,5 +1,6 @@
 /* The first step of README.md's table of digests, without MPI and files: what a cross compiler makes and an emulator
- * runs. By the CPU engine's kernels and by the definition, which must agree. Prints a net and its digest a line. */
+ * runs: first_step NETS. By the CPU engine's kernels and by the definition, which must agree. Prints a net and its
+ * digest a line. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,14 +47,17 @@ static void add_tiles(const struct masks *masks)
     }
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    const char *nets = count == 2 ? arguments[1] : "";
     sampler_shuffle(SEED, 0, PICTURES, step.order);
     for (int i = 0; i < BATCH; i++)
         synthetic_draw(false, step.order[i], step.records[i]);
     layout_index(step.index);
     tile_init(&step.tile);
     for (const struct net *net = lenet5_nets; net < lenet5_nets + NETS; net++) {
+        if (strchr(nets, net->name) == NULL)
+            continue;
         const struct masks masks = masks_make(SEED, net->p_conv, net->p_fc);
         lenet5_initialise(SEED, step.weights);
         for (size_t i = 0; i < LENET5_WEIGHTS; i++)
