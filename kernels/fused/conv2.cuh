@@ -122,7 +122,8 @@ static __device__ void conv2_columns(memory &m, unsigned round, both n1, both n2
     unsigned in = m.now.channels1[work.e][0];
 #pragma unroll 1
     for (unsigned i = 0; i < n1[work.e]; i++) {
-        unsigned next = m.now.channels1[work.e][i + 1]; /* asked for early; the last one counts for nothing */
+        /* Volatile, or it would be read as late as it is needed. The last one counts for nothing. */
+        unsigned next = static_cast<const volatile uint8_t &>(m.now.channels1[work.e][i + 1]);
         conv2_plane(work.high ? factors[in].high[0] + work.x : factors[in].low[0] + work.x,
                     (work.high ? taps.high : taps.low) + in * 5, chains);
         in = next;

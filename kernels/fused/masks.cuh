@@ -23,8 +23,6 @@ DEVICE bool is_last_warp()
 /* Whether elements 4 * block .. + 3 of a layer are kept, a bit each. */
 static __device__ unsigned draw(const memory &m, const tile &tile, unsigned layer, unsigned sample, unsigned block)
 {
-    if (m.run.threshold[layer] == 0)
-        return 15;
     struct philox_counter at = philox_counter(PHILOX_DROPOUT, layer, tile.step, tile.number * SAMPLES + sample, block);
     struct philox_counter numbers = philox4x32(at, m.run.seed);
     unsigned kept = 0;
@@ -78,8 +76,8 @@ static __device__ void draw_masks(memory &m, const tile &tile)
 #pragma unroll /* three at once: nothing else hides how long each takes */
     for (unsigned i = lane; i < SAMPLES * 6; i += LANES) {
         unsigned s = i / 6, block = i % 6;
-        unsigned kept = s < count ? draw(m, tile, block < 2 ? 0 : 1, s, block < 2 ? block : block - 2) : 0;
-        d.drawn[s][block] = (uint8_t)kept;
+        unsigned kept = draw(m, tile, block < 2 ? 0 : 1, s, block < 2 ? block : block - 2);
+        d.drawn[s][block] = (uint8_t)(s < count ? kept : 0);
     }
     if (lane < SAMPLES)
         d.record[lane] = record;
@@ -93,8 +91,8 @@ static __device__ void draw_masks(memory &m, const tile &tile)
 #pragma unroll 2
     for (unsigned i = lane; i < EACH * 51; i += LANES) {
         unsigned e = i / 51, block = i % 51, s = d.sample[EACH * seat_of() + e];
-        unsigned kept = s < count ? draw(m, tile, block < 30 ? 2 : 3, s, block < 30 ? block : block - 30) : 0;
-        (block < 30 ? d.drawn3[e][block] : d.drawn1[e][block - 30]) = (uint8_t)kept;
+        unsigned kept = draw(m, tile, block < 30 ? 2 : 3, s, block < 30 ? block : block - 30);
+        (block < 30 ? d.drawn3[e][block] : d.drawn1[e][block - 30]) = (uint8_t)(s < count ? kept : 0);
     }
 }
 

@@ -16,14 +16,17 @@ static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LIN
                   INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
               "pairs of numbers, and a thread has few of them");
 
-/* Every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back. */
+/* Every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back, as the compiler
+ * leaves strong loads where they stand. Plain ones it would put off until each is needed. */
 template <unsigned TURNS>
 DEVICE void read_sums(const int64_t *sums, unsigned first, unsigned pitch, unsigned count, longlong2 *pairs)
 {
 #pragma unroll
-    for (unsigned r = 0; r < TURNS; r++)
-        pairs[r] = __ldcg(reinterpret_cast<const longlong2 *>(sums) +
-                          (first + r * pitch < count ? first + r * pitch : 0));
+    for (unsigned r = 0; r < TURNS; r++) {
+        unsigned pair = first + r * pitch < count ? first + r * pitch : 0;
+        ulonglong2 line = load_line(reinterpret_cast<const ulonglong2 *>(sums) + pair);
+        pairs[r] = longlong2{(long long)line.x, (long long)line.y};
+    }
 }
 
 /* Two neighbours. */
@@ -123,7 +126,7 @@ DEVICE void settle_dense_weights(memory &m)
  * write is there behind the next barrier. */
 static __device__ void update_conv3(memory &m, unsigned first)
 {
-    constexpr unsigned PAIRS = WEIGHTS3 / 2, TURNS = 6;
+    constexpr unsigned PAIRS = WEIGHTS3 / 2, TURNS = 10;
     unsigned t = tid(), begin = t - first * LANES, threads = THREADS - first * LANES;
     if (m.conv3_sums == nullptr || t < first * LANES)
         return;

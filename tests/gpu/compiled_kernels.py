@@ -77,6 +77,9 @@ def check_machine_code(nvcc):
     reductions = counts["RED"] + counts["REDG"]
     check(reductions > 20 and not counts["ATOM"] + counts["ATOMG"],
           f"fused.cu: {reductions} reductions, no atomics, in machine code", counts)
+    reads = [operation == "LDG" and ".128" in operands for operation, operands, _ in instructions]
+    together = max(sum(reads[first:first + 12]) for first in range(len(reads)))
+    check(together == 10, f"update.cuh: {together} pairs of conv3's sums are asked for at once")
     ends = [(labels.get(found[0], end + 1), end) for end, (operation, operands, _) in enumerate(instructions)
             if operation == "BRA" and (found := re.search(r"\.L_x_\d+", operands))]
     loops = [loop for loop in ends if loop[0] <= loop[1]]

@@ -126,11 +126,6 @@ static inline long long __float2ll_rn(float x)
 
 long long clock64();
 
-template <typename T> static inline T __ldcg(const T *from)
-{
-    return *from;
-}
-
 template <typename T> static inline void __stcg(T *to, T value)
 {
     together_store(to, &value, sizeof value);
