@@ -14,7 +14,7 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-/* A lane has a part of a channel: four columns by four rows. Parts are numbered row by row. */
+/* A lane has a part of an output channel: four columns by four rows. Parts are numbered row by row. */
 constexpr unsigned PARTS1 = 28 / ROWS1 * ACROSS1;
 static_assert(28 % ROWS1 == 0 && ROWS1 % 2 == 0, "parts fill the rows, and have whole windows");
 
@@ -23,9 +23,9 @@ struct part_chains {
     float m[ROWS1][8];
 };
 
-/* One input plane: a part of KT outputs, whose taps begin at taps[k], in low; those in high are 15 further on. 160
- * FFMA an output; 16 LDS of 16 bytes, which lie side by side for neighbours, and 10 an output, the same ones for lanes
- * that have the same outputs. */
+/* Adds the terms of one input plane to a part of KT output channels. taps[k] are those of channel k in low; those in
+ * high are 15 further on. A channel takes 160 FFMA. In all 16 LDS of 16 bytes, which lie side by side for neighbouring
+ * lanes, and 10 a channel, the same ones for lanes that have the same channels. */
 template <int KT>
 DEVICE void convolve_plane(const conv1_factors &plane, unsigned part, const float4 *const *taps, part_chains *chains)
 {
@@ -49,7 +49,8 @@ DEVICE void convolve_plane(const conv1_factors &plane, unsigned part, const floa
     }
 }
 
-/* Of both samples' kept channels, n each: first twos of them, then odd ones. */
+/* The kept channels of both samples, n of each, in groups, each of which a lane has a part of: first twos, then odd
+ * ones. */
 struct conv1_groups {
     unsigned twos, all;
 };
@@ -59,9 +60,10 @@ DEVICE conv1_groups groups_of(both n)
     return {twos, twos + n.first % 2 + n.second % 2};
 }
 
-/* What a lane has: a part, and of the seat's sample e the kept channels by these numbers; second: if there is one, else
- * first. A lane beyond all has the last. Every other group's parts go backward, so that where groups meet lanes read
- * neighbouring factors. Asked again rather than kept in registers. */
+/* What a lane has: a part, and a group of the kept channels of the seat's sample e, by their numbers among these;
+ * second is first again in an odd one. Lanes beyond the last group repeat its last part. The parts of every other group
+ * go backward, so that where groups meet lanes read neighbouring factors. Computed twice rather than kept in
+ * registers. */
 struct conv1_work {
     unsigned e, first, second, part;
 };
@@ -76,7 +78,7 @@ DEVICE conv1_work conv1_work_of(both n)
     return {e, first, odd ? first : first + 1, there < back ? there : back};
 }
 
-/* A pair of windows, row y of them, from x on. */
+/* Stores windows x and x + 1 of row y of the pool, from the chains of their two rows. */
 DEVICE void conv1_store(memory &m, unsigned e, unsigned channel, unsigned y, unsigned x, const float (*chains)[8])
 {
     pair_outputs outputs = outputs_of(chains);
@@ -93,7 +95,7 @@ DEVICE void conv1_store(memory &m, unsigned e, unsigned channel, unsigned y, uns
     win1.base[y * 14 + x] = (int16_t)base[0], win1.base[y * 14 + x + 1] = (int16_t)base[1];
 }
 
-/* KT: channels that a lane computes. */
+/* KT: how many channels a lane computes. */
 template <int KT> static __device__ void conv1_channels(memory &m, both n)
 {
     part_chains chains[KT] = {};
@@ -123,8 +125,8 @@ template <int KT> static __device__ void conv1_channels(memory &m, both n)
     }
 }
 
-/* Two channels a lane, but for the warps of odd ones alone. Returns the first warp that has nothing to compute: at most
- * the eleventh. */
+/* Two channels a lane; one in the warps that have odd ones alone. Returns the first warp that has nothing to compute:
+ * at most the eleventh. */
 static __device__ unsigned conv1_forward(memory &m, both kept)
 {
     both n = {(unsigned)__popc(kept.first), (unsigned)__popc(kept.second)};
@@ -139,15 +141,16 @@ static __device__ unsigned conv1_forward(memory &m, both kept)
 
 /* --- the weights' gradient -------------------------------------------------------------------- */
 
-/* The 196 windows, as kernels/README.md takes them for the weights: 21 in the last chunk. */
+/* The chunks of the 196 windows (kernels/README.md); the last has 21. */
 constexpr unsigned CONV1_CHUNKS = 8, CONV1_CHUNK = 25;
 
-/* A warp: a chunk of one sample, a lane a window; channel after channel. Leaves a row of parts. */
+/* A warp has a chunk of one sample's windows, channel after channel: a lane reads one window, then has one tap of each
+ * plane. Leaves the chunk's sums in m.parts, a row a kept channel. */
 static __device__ void conv1_chunks(memory &m, both kept)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES, number = 0;
     unsigned e = warp / CONV1_CHUNKS, at = warp % CONV1_CHUNKS * CONV1_CHUNK + lane;
-    /* Lanes beyond the taps have lane 24's: a bank that gives half a warp two words takes twice as long. */
+    /* Lanes beyond the taps read lane 24's: a bank that gives half a warp two words takes twice as long. */
     unsigned place = lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 4 * PITCH_IMAGE + 4;
     uint16_t tap = (uint16_t)(place * sizeof(pixel));
     const char *image = reinterpret_cast<const char *>(m.image[e][0]) + tap;
@@ -181,7 +184,8 @@ static __device__ void conv1_chunks(memory &m, both kept)
     }
 }
 
-/* A thread a number: 75 weights and the bias of each channel, over both samples, each rounded by itself. */
+/* A thread a number, 75 weights and the bias of each channel, over both samples, whose terms are rounded each by
+ * itself. */
 static __device__ void conv1_sum(memory &m, both kept)
 {
     unsigned channel = tid() / 76, i = tid() % 76;

@@ -17,7 +17,8 @@ DEVICE void send_pool2(mailbox *mail, unsigned round, unsigned sample, unsigned 
     send_word(&mail[channel / EACH].pool2[sample][2 * cell + channel % EACH], v, round);
 }
 
-/* pool1 and its factors, of what conv1 left, a thread a stretch; and the zeros that end the rows of pool2. */
+/* Makes pool1 and its factors from what conv1 left in win1, a thread a stretch; and the zeros that end the rows of
+ * pool2. */
 static __device__ void prepare_conv2(memory &m, both kept1)
 {
     constexpr unsigned STRETCHES = 14 * ACROSS2;
@@ -42,13 +43,13 @@ static __device__ void prepare_conv2(memory &m, both kept1)
 }
 static_assert(EACH * 6 * 14 * ACROSS2 <= THREADS, "a thread has one stretch");
 
-/* What a lane has: of a channel that the seat's sample e keeps four columns of all ten rows, and of their products the
- * four with factors in low, or those in high; its neighbour has the others. */
+/* What a lane has: of an output channel that the seat's sample e keeps, four columns of all ten rows; and of the eight
+ * products the four with factors in low, or those in high. The neighbouring lane has the other four. */
 struct conv2_work {
     unsigned e, channel, x, high;
 };
 
-/* n: how many channels each sample keeps. Lanes beyond theirs have the last one's. */
+/* n: how many channels each sample keeps. Lanes beyond the last column repeat it. */
 DEVICE conv2_work conv2_work_of(const memory &m, both n)
 {
     unsigned columns = (n.first + n.second) * ACROSS2, i = tid() / 2 < columns ? tid() / 2 : columns - 1;
@@ -86,13 +87,14 @@ DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, unsigned y, c
         unsigned x = work.x < 2 ? 2 * work.x + window : 4, cell = y * 5 + x;
         auto &win2 = m.win2[work.e][work.channel][cell];
         win2.base = (int16_t)winner_base(from, y, x, PITCH_POOL1);
-        /* Winner 1 meets them a column later, 2 a row, 3 both. Of no meaning where it is NOWHERE. */
+        /* The 5x5 of winner 1 begins a column later than the 6x6, 2's a row, 3's both. No meaning if from is
+         * NOWHERE. */
         win2.met = (int16_t)((int)(work.channel * 6 * PLANE2) - from / 2 * (int)ROW2 - from % 2);
         send_pool2(m.mail, round, sample_of(m, work.e), work.channel, cell, v);
     }
 }
 
-/* The lane with low factors pools rows 0 to 5, its neighbour rows 6 to 9: they give each other what they have of these
+/* The lane with low factors pools rows 0 to 5, its neighbour rows 6 to 9: each gives the other its products of these
  * rows. */
 DEVICE void conv2_pools(memory &m, unsigned round, conv2_work work, bool stores, const float (*chains)[4])
 {
@@ -131,7 +133,7 @@ static __device__ void conv2_columns(memory &m, unsigned round, both n1, both n2
     conv2_pools(m, round, work, tid() < 2 * ACROSS2 * (n2.first + n2.second), chains);
 }
 
-/* What is dropped is sent as 0. Returns the first warp that had nothing to compute: the seventh at most. */
+/* Dropped channels are sent as 0. Returns the first warp that has nothing to compute: the seventh at most. */
 static __device__ unsigned conv2_forward(memory &m, unsigned round, both kept1, both kept2)
 {
     both n1 = {(unsigned)__popc(kept1.first), (unsigned)__popc(kept1.second)};

@@ -16,21 +16,22 @@
 /* --- slots ------------------------------------------------------------------------------------ */
 
 /* On the way back a sample's taps, 25 of each kept input channel, are numbered one after the other, and so are the 6x6
- * numbers of each that a window saw. A lane has every 32nd, its *slots*. One beyond the `count` there are is as the
- * first lane's, which reads the same, so that no bank has two words to give. */
+ * numbers of each that a window saw. A lane has every 32nd of these, its *slots*. A slot beyond the `count` that there
+ * are is a copy of the first lane's, which reads the same, so that no bank has two words to give. */
 DEVICE unsigned number_of(unsigned slot, unsigned count)
 {
     unsigned first = slot - slot % LANES;
     return slot < count ? slot : first < count ? first : 0;
 }
 
-/* The input channel that has a number, of n of each; what is behind the kept ones may be anything. */
+/* The input channel to which `number` belongs, n to each; 0 where none is kept, as the list of the kept ones may then
+ * hold anything. */
 DEVICE unsigned channel_of(const memory &m, unsigned e, unsigned number, unsigned n, both kept1)
 {
     return kept1[e] != 0 ? m.now.channels1[e][number / n] : 0;
 }
 
-/* What the slots of both samples are, by the warps from `first` on but for the last. */
+/* Fills in m.taps and m.met, the slots of both samples, by the warps from `first` on but for the last. */
 static __device__ void number_slots(memory &m, unsigned first, both kept1)
 {
     unsigned begin = tid() - first * LANES, threads = THREADS - LANES - first * LANES;
@@ -54,7 +55,8 @@ static __device__ void number_slots(memory &m, unsigned first, both kept1)
 }
 static_assert(PATCH == PLANE2, "numbers and weights lie alike");
 
-/* A chain over a list's live winners for each slot: of what lies a winner's base after the slot's byte. */
+/* A chain over a list's live winners for each slot. slots[r] is where the number that winners of base 0 multiply lies;
+ * base counts floats from there. */
 template <int SLOTS>
 DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned count, float *chains)
 {
@@ -73,8 +75,7 @@ DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned c
 
 /* --- the weights' gradient -------------------------------------------------------------------- */
 
-/* The gradients of a channel's cells, a lane each, which have just arrived; nobody else waits for them. They stay in
- * win2. */
+/* Waits for the gradients of a channel's cells, a lane each; no other warp does. Leaves them in win2. */
 DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned channel)
 {
     unsigned lane = tid() % LANES;
@@ -89,8 +90,8 @@ DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned chann
     return w;
 }
 
-/* A warp's channel, of the seat's samples from .. to - 1. Each is rounded by itself; if both have the same input
- * channels they are added up before they join the batch's sums. */
+/* A warp's output channel, of the seat's samples from .. to - 1. The terms of each sample are rounded by themselves; if
+ * both samples keep the same input channels, the terms are added up before they join the batch's sums. */
 template <int SLOTS>
 DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned from, unsigned to, both kept1,
                           both kept2)
@@ -133,7 +134,7 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
     refuse_if(m, refused);
 }
 
-/* A warp a channel, or a channel of one sample where there are warps enough. */
+/* A warp has an output channel, or one of a single sample where there are warps enough. */
 static __device__ void conv2_weight_gradient(memory &m, unsigned round, both kept1, both kept2)
 {
     unsigned warp = tid() / LANES, channel = warp, from = 0, to = EACH;
@@ -152,12 +153,12 @@ static __device__ void conv2_weight_gradient(memory &m, unsigned round, both kep
 
 /* --- the input's gradient --------------------------------------------------------------------- */
 
-/* Windows of one sample, a warp each in turn. If ALL input channels are kept, their numbers lie like the weights.
- * Leaves chains over the live channels in m.seen. */
+/* The windows of one sample, a warp each in turn; n: how many input channels are kept. If these are ALL, the numbers
+ * that windows saw lie like the weights. Leaves chains over the live channels in m.seen. */
 template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, unsigned kept2, unsigned n)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES;
-    const char *weights[SLOTS]; /* that meet the numbers, of channel 0 and winner 0 */
+    const char *weights[SLOTS]; /* that the slots' numbers meet, of channel 0 and winner 0 */
 #pragma unroll
     for (int r = 0; r < SLOTS; r++) {
         unsigned slot = lane + LANES * (unsigned)r;
@@ -180,8 +181,8 @@ template <int SLOTS, bool ALL> DEVICE void conv2_windows(memory &m, unsigned e, 
     }
 }
 
-/* Four numbers of pool1, two by two, that the same windows saw, up to three in each direction; what other windows have
- * there is read, but not used. The sums become the gradients of conv1's winners. One thread per four. */
+/* A thread has 2x2 numbers of pool1, which the same windows saw, up to three in each direction; where there is no such
+ * window, what lies there is read, but not used. The sums become the gradients of conv1's winners. */
 static __device__ void conv2_gather(memory &m, both kept1)
 {
     constexpr unsigned FOURS = 49;

@@ -29,7 +29,8 @@ DEVICE float4 four_at(const float *from)
     return *reinterpret_cast<const float4 *>(from);
 }
 
-/* Warps 0 to 3: four samples, a lane four outputs, 30 apart. Each row ends with two zeros. */
+/* Warps 0 to 3: a warp has four samples, a lane four outputs of each, 30 apart. Rows of weights and of pool2 end in two
+ * zeros, so that they are read by fours. */
 static __device__ void conv3_forward(memory &m, unsigned round)
 {
     constexpr unsigned APART = 30;
@@ -65,7 +66,8 @@ static __device__ void conv3_forward(memory &m, unsigned round)
     }
 }
 
-/* Warps 0 and 1: a thread four inputs of four samples, four apart. Eight chains of 15 outputs, added up in order. */
+/* Warps 0 and 1: a thread has four inputs of four samples, which are four apart. Eight chains of 15 outputs, added up
+ * in order. */
 constexpr unsigned CONV3_INPUT_WARPS = 2;
 DEVICE void conv3_input_gradient(memory &m, unsigned round)
 {
@@ -105,7 +107,8 @@ DEVICE void conv3_input_gradient(memory &m, unsigned round)
     }
 }
 
-/* A warp: half a chunk, eight outputs or the seven that are left, of all inputs; lane i has numbers i and 32 + i. */
+/* A warp has half a chunk, eight outputs or the seven that are left, of all inputs; a lane inputs `lane` and 32 +
+ * `lane`. */
 constexpr unsigned CONV3_UNITS = 2 * CONV3_CHUNKS;
 static __device__ __noinline__ void conv3_weight_gradient(unsigned unit)
 {

@@ -20,31 +20,31 @@
 
 #define DEVICE static __device__ __forceinline__
 
-constexpr unsigned SEATS = FUSED_SEATS, EACH = 2, /* samples of a seat, and channels */
+constexpr unsigned SEATS = FUSED_SEATS, EACH = 2, /* samples of a seat, and its channels of conv3's input */
     SAMPLES = SEATS * EACH,                       /* of a tile */
     LANES = 32, WARPS = 16, THREADS = WARPS * LANES;
 constexpr unsigned RECORD = 3073;
 constexpr unsigned SMALL = FUSED_SMALL, OWN = SMALL / SEATS; /* small parameters of a seat */
 constexpr unsigned INPUTS =
-                       50, /* of conv3 that a seat has: number 2 * cell + channel, as kernels/README.md takes them */
+                       50, /* of conv3 that a seat has: number 2 * cell + channel, in the order of kernels/README.md */
     WEIGHTS3 = FUSED_CONV3;
-/* conv3's 120 outputs: in eight chunks of 15 they go backward, and into fc1. */
+/* conv3's 120 outputs go backward, and into fc1, in eight chunks of 15. */
 constexpr unsigned CONV3_CHUNKS = 8, CONV3_CHUNK = 15, CONV3_CHUNK_PITCH = 16;
 
 /* Rows in shared memory are padded so that what the lanes of a warp read at once lies in different banks. */
 constexpr unsigned PITCH_IMAGE = 37;
-/* pool1's planes, three side by side, so that the 25 taps of each input channel follow those of the one before, bank by
- * bank. */
+/* pool1's planes lie three side by side, so that the 25 taps of each input channel follow those of the one before, bank
+ * by bank. */
 constexpr unsigned PITCH_POOL1 = 69, ASIDE_POOL1 = 25, THREE_POOL1 = 14 * PITCH_POOL1 + 5;
-/* Of conv2's weights a plane's rows, and planes, end in zeros, which also stand before the first: where a window's
- * number lies beside the 5x5 of its winner it meets a zero. */
+/* In conv2's weights every row and every plane ends in zeros, and zeros stand before the first plane: a number that a
+ * window saw, but its winner did not (outside of the winner's 5x5), meets a zero. */
 constexpr unsigned ROW2 = 6, PLANE2 = 6 * ROW2;
 constexpr unsigned PITCH_CONV3 = 52; /* two zeros at the end */
 constexpr unsigned PITCH_FC1 = 124;
 constexpr unsigned PITCH_D3 = 132;  /* output o is at d3_at(o) */
 constexpr unsigned PATCH = 36, PITCH_SEEN = 6 * PATCH + 2;
 
-/* Of a number of a pool: its gradient, and where in the plane of the convolution's input its winner's 5x5 numbers
+/* A number of a pool: its gradient d, and where in the plane of the convolution's input (base) its winner's 5x5 numbers
  * begin; NOWHERE: no gradient passes. */
 struct alignas(8) winner {
     float d;
@@ -52,13 +52,14 @@ struct alignas(8) winner {
 };
 constexpr int NOWHERE = -1;
 
-/* 2p - 255 of the three planes. Half a float says all of such a number: red_green is green's upper half, then red's. */
+/* 2p - 255 of the three planes, as floats, of which the upper 16 bits say all: red_green is green's, then red's. */
 struct alignas(8) pixel {
     uint32_t red_green;
     float blue;
 };
 
-/* Of a slot of conv2's weights (conv2_back.cuh): where its tap is in pool1, in bytes, and among a channel's weights. */
+/* A slot of conv2's weights (conv2_back.cuh): where its tap is in pool1, in bytes, and its number among the weights of
+ * an output channel. */
 struct conv2_tap {
     uint16_t pool1, weight;
 };
@@ -71,30 +72,31 @@ struct both {
     __device__ __forceinline__ unsigned operator[](unsigned e) const { return e != 0 ? second : first; }
 };
 
-/* What factors.cuh makes of a convolution's input and of its weights: of a plane's rows ACROSS stretches, f0 to f3 in
- * low, f4 to f7 in high; of a channel five rows of taps a plane, h0 to h3 and h4 to h7, and four numbers that put the
- * next channel's into other banks. In conv1 a lane has four rows of outputs, so every fourth row of factors comes
- * first: what lanes one after the other read at once lies side by side. */
+/* What factors.cuh makes of a convolution's input and of its weights. Of each row of a plane ACROSS1 or ACROSS2
+ * stretches, f0 to f3 in low and f4 to f7 in high; of each channel five rows of taps a plane, h0 to h3 and h4 to h7,
+ * and four numbers that put the next channel's into other banks. In conv1 a lane has four rows of outputs, so rows 0,
+ * 4, 8, ... of the factors come first, then 1, 5, 9, ...: what neighbouring lanes read at once lies side by side. */
 constexpr unsigned ROWS1 = 4, ACROSS1 = 7, ACROSS2 = 3; /* conv2's stretches begin at columns 0, 4 and 6 */
 struct conv1_factors {
     float4 low[ROWS1][32 / ROWS1 * ACROSS1], high[ROWS1][32 / ROWS1 * ACROSS1];
 };
 struct conv2_factors {
-    float4 low[14][ACROSS2], gap[2], high[14][ACROSS2]; /* low's and high's are read at once, from different banks */
+    float4 low[14][ACROSS2], gap[2], high[14][ACROSS2]; /* low and high are read at once, from different banks */
 };
 template <unsigned PLANES> struct channel_taps {
     float4 low[PLANES * 5], high[PLANES * 5], padding;
 };
 
-/* In the order of the tile: conv3's outputs, the gradients before their activations, both of a slice of fc1's outputs,
- * and the gradients of the logits. The last seat's slice would begin where fc1's outputs end. */
+/* Of all samples of the tile, in its order: y3, conv3's outputs; y1 and d1, a slice of fc1's outputs and of their
+ * gradients; dz, the gradients of the logits; d3, those of conv3's outputs. d1 and d3 are the gradients before the
+ * activation. The last seat has no slice: it would begin where fc1's outputs end. */
 constexpr unsigned SLICE = 12;
 struct rows {
     float y3[SAMPLES][120], y1[SAMPLES][SLICE], d1[SAMPLES][SLICE], dz[SAMPLES][12], d3[SAMPLES][PITCH_D3];
 };
 static_assert(SLICE * (SEATS - 1) == 84, "all seats but the last have a slice of fc1");
 
-/* Of the samples those before `count` are there. */
+/* A tile of a step's global batch. Only its first `count` samples exist. */
 struct tile {
     uint64_t step;
     uint32_t number;   /* in the global batch */
@@ -110,7 +112,7 @@ struct draws {
     uint8_t keep1[SAMPLES];
     uint16_t keep2[SAMPLES];
     uint8_t place[SAMPLES], sample[SAMPLES];         /* sample s is seat place[s] / 2's; sample: the inverse */
-    uint8_t channels1[EACH][8], channels2[EACH][16]; /* of the seat's samples the kept ones, ascending */
+    uint8_t channels1[EACH][8], channels2[EACH][16]; /* kept channels of the seat's samples, ascending */
 };
 
 struct mailbox;
@@ -122,23 +124,23 @@ struct alignas(16) memory {
     float w3[120][PITCH_CONV3], v3[WEIGHTS3], v_small[OWN];
 
     struct {
-        float d[196]; /* forward, the number itself */
+        float d[196]; /* forward, pool1's number; later its gradient */
         int16_t base[196];
-    } win1[EACH][6]; /* winners, taken apart: conv2's factors are made of the numbers */
+    } win1[EACH][6]; /* winners, in two arrays: conv2's factors are made of the numbers */
     pixel image[EACH][32][PITCH_IMAGE];
     struct {
         float d;
         int16_t base, met; /* met: the weight that the first of the 6x6 numbers that the window saw meets */
-    } win2[EACH][16][28];  /* winners, for both of what they are asked for */
+    } win2[EACH][16][28];  /* winners: base for the weights' gradient, met for the input's */
     union {
         struct { /* from the pictures until conv1 is done */
             conv1_factors factors1[EACH][3];
             channel_taps<3> taps1[6];
             channel_taps<6> taps2[16]; /* until conv2 is done */
         };
-        struct { /* from there until conv2's input */
+        struct { /* from there until the gradient of conv2's input */
             float pool1[EACH][2 * THREE_POOL1]; /* pool1_at */
-            float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels of it */
+            float pool2[SAMPLES][PITCH_CONV3]; /* this seat's two channels, of all samples */
             union {
                 conv2_factors factors2[EACH][6]; /* forward through conv2 */
                 struct { /* from conv3 on */
@@ -154,40 +156,40 @@ struct alignas(16) memory {
     };
     alignas(16) winner list[WARPS][LANES]; /* a warp's own */
 
-    fused_run run;  /* of this block's net, a copy: a thread has no register for which of a launch's it is */
+    fused_run run;  /* of this block's net, a copy: a thread has no register for which of the launch's runs that is */
     fused_peers peers;
     mailbox *mail;  /* of the group's seats */
-    uint32_t group; /* number among the net's */
+    uint32_t group; /* its number among the net's */
     conv2_tap taps[EACH][TAP_SLOTS];
-    uint16_t met[EACH][PATCH_SLOTS]; /* by a number that a window saw: the weight of channel 0 and winner 0, in bytes */
+    uint16_t met[EACH][PATCH_SLOTS]; /* by slot: the byte in w2 of what it meets, for channel 0 and winner 0 */
     draws now, next;    /* of this group's tile, and of its next one */
-    tile coming;        /* which that is; no samples: there is none */
+    tile coming;        /* the next one; no samples: there is none */
     int8_t label[EACH]; /* -1: the tile lacks this sample */
-    uint32_t step;      /* of the launch */
-    int64_t *sums;      /* of the step */
+    uint32_t step;      /* number in the launch */
+    int64_t *sums;      /* of this step */
     uint32_t round;     /* of the tile's mail; the first thread counts it */
-    uint32_t arrivals;  /* at the group's counter: the last thread's */
-    /* What is left of an update (update.cuh): fc1 and fc2 have new weights, which this block has yet to fetch; and this
-     * seat's sums of conv3 that its weights wait for, or NULL, and the unit of those. */
+    uint32_t arrivals;  /* what the group's counter is to reach; the last thread counts it */
+    /* What is left to do of an update (update.cuh): 1 if fc1 and fc2 have new weights that this block has yet to fetch;
+     * and the sums from which this seat's weights of conv3 are to be updated, or NULL, with their unit. */
     uint32_t dense_awaited;
     const int64_t *conv3_sums;
     double conv3_unit;
-    uint32_t refused;  /* a term of this step was */
-    int32_t wish;      /* of the host, to stop, as the first block has last seen it */
-    uint32_t awaited;  /* at this rank's counter of peers.cuh: the first thread's */
-    fused_state state; /* and what the run has done */
+    uint32_t refused;  /* 1: a term of this step was */
+    int32_t wish;      /* of the host, to stop, as the net's first block has last seen it */
+    uint32_t awaited;  /* what this rank's counter (peers.cuh) is to reach; the first thread counts it */
+    fused_state state; /* what the run has done; the thread that is_first has it */
 #ifdef FUSED_CLOCKS
     long long since, clocks[32];
 #endif
 };
 
 /* What other seats write to a seat. A word is a float and, above it, the round; a line is three floats and the round.
- * Who waits reads until all have its round. */
+ * The reader reads until all have its round. */
 struct alignas(16) mailbox {
     uint64_t pool2[SAMPLES][INPUTS];   /* of the two channels, for all samples */
     uint64_t parts3[SEATS][EACH][120]; /* of conv3's sums, for the seat's samples */
-    uint64_t dpool2[EACH][SEATS][PITCH_CONV3];
-    ulonglong2 rows[SAMPLES * (120 + 2 * SLICE + 12 + 120) / 3]; /* of struct rows, without padding */
+    uint64_t dpool2[EACH][SEATS][PITCH_CONV3]; /* pool2's gradient, of the seat's samples, by channels' seat */
+    ulonglong2 rows[SAMPLES * (120 + 2 * SLICE + 12 + 120) / 3]; /* struct rows, without padding */
     /* of the group, in seat 0's mail: the new small parameters, three a line up to fc1, plain from there on */
     ulonglong2 conv[4080 / 3];
     float dense[SMALL];
@@ -203,13 +205,13 @@ DEVICE unsigned seat_of()
     return block() % SEATS;
 }
 
-/* Of its net. */
+/* This block's number in its net. */
 DEVICE unsigned block_of(const memory &m)
 {
     return m.group * SEATS + seat_of();
 }
 
-/* Of its net: who does what one thread does. */
+/* Whether this is the thread that does what one thread of a net does. */
 DEVICE bool is_first(const memory &m)
 {
     return block_of(m) == 0 && tid() == 0;
@@ -226,13 +228,13 @@ DEVICE unsigned sample_of(const memory &m, unsigned e)
     return m.now.sample[EACH * seat_of() + e];
 }
 
-/* Where in pool1 a plane begins. */
+/* Where in a sample's pool1 a channel's plane begins. */
 DEVICE unsigned pool1_at(unsigned channel)
 {
     return channel / 3 * THREE_POOL1 + channel % 3 * ASIDE_POOL1;
 }
 
-/* Output o of conv3 in a row of gradients. */
+/* Where output o of conv3 is in a row of gradients. */
 DEVICE unsigned d3_at(unsigned o)
 {
     return o / CONV3_CHUNK * CONV3_CHUNK_PITCH + o % CONV3_CHUNK;
@@ -240,10 +242,10 @@ DEVICE unsigned d3_at(unsigned o)
 
 /* --- the order of the numbers ----------------------------------------------------------------- */
 
-/* Where in the small parameters each begins. */
+/* Where in the small parameters each tensor begins. */
 constexpr unsigned AT_W1 = 0, AT_W2 = 480, AT_B1 = 3936, AT_B2 = 3944, AT_B3 = 3960, AT_WF1 = 4080, AT_WF2 = 14496,
                    AT_BF1 = 15336, AT_BF2 = 15420;
-constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where they begin in the sums */
+constexpr unsigned SUMS_SMALL = SEATS * WEIGHTS3; /* where the small parameters begin in the sums */
 
 static_assert(sizeof(memory) <= 227 * 1024, "what a block of sm_90 may have");
 static_assert(offsetof(memory, factors2) + sizeof(memory::factors2) <= offsetof(memory, taps1),
@@ -258,7 +260,7 @@ DEVICE float *small_parameter(memory &m, unsigned i)
     return reinterpret_cast<float *>(&m) + i; /* w1 is first */
 }
 
-/* Of canonical layout, or -1: padding. */
+/* Number in the canonical layout of small parameter i; -1: padding. */
 static __host__ __device__ inline int canonical_small(unsigned i)
 {
     if (i < AT_W2)
@@ -280,7 +282,7 @@ static __host__ __device__ inline int canonical_small(unsigned i)
     return i < AT_BF2 ? (int)(61072 + i - AT_BF1) : i < AT_BF2 + 10 ? (int)(61996 + i - AT_BF2) : -1;
 }
 
-/* Weight i = o * INPUTS + 2 * cell + channel of a seat's of conv3. */
+/* The same of weight i = o * INPUTS + 2 * cell + channel of a seat's weights of conv3. */
 static __host__ __device__ __forceinline__ unsigned canonical_conv3(unsigned seat, unsigned i)
 {
     unsigned o = i / INPUTS, input = i % INPUTS;
@@ -309,7 +311,7 @@ enum phase {
 };
 static_assert((int)PHASES == (int)FUSED_PHASES && PHASES <= 32, "as the host counts them");
 
-/* What has passed since the phase before ended; in a build for measuring. */
+/* Adds the clocks since the end of the phase before to this phase's. Does nothing except in clocks.cu. */
 DEVICE void phase_ends(memory &m, phase phase)
 {
 #ifdef FUSED_CLOCKS
