@@ -94,8 +94,8 @@ DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, unsigned y, c
     }
 }
 
-/* The lane with low factors pools rows 0 to 5, its neighbour rows 6 to 9: each gives the other its products of these
- * rows. */
+/* The lane with low factors pools rows 0 to 5, its neighbour rows 6 to 9: each gives the other its chains of the
+ * other's rows. */
 DEVICE void conv2_pools(memory &m, unsigned round, conv2_work work, bool stores, const float (*chains)[4])
 {
 #pragma unroll

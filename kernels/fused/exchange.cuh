@@ -1,14 +1,15 @@
 /* exchange.cuh - how blocks wait for each other.
  *
- * By words: a number and the round in one access of 8 bytes, written into the reader's mail in the GPU's L2 cache. Who
- * needs it reads until it has the round. No barrier, no fence: 27 KB between the blocks of a group took 2.2 us on an
- * H200, by a counter 2.5 to 2.7. By lines: three numbers and the round in 16 bytes.
- * By counters, once a step each: the group's, for what of the update is fetched plainly, and the whole grid's.
+ * By words: a number and the round in one access of 8 bytes, written into the reader's mail in the GPU's L2 cache. The
+ * reader reads until the word has the round. No barrier, no fence: 27 KB between the blocks of a group took 2.2 us on
+ * an H200, by a counter 2.5 to 2.7. By lines: three numbers and the round in 16 bytes.
+ * By counters, once a step each: the group's, for the part of the update that is fetched by plain loads, and the
+ * grid's, here all blocks of the net.
  *
- * Mail is written again in the next round. Of a tile's mail the readers are through by then, without a barrier: a seat
- * sends a tile's pool2 when it has the previous tile's parts3 of all seats, who sent them when they had read pool2; and
- * parts3, rows and dpool2 when it has all seats' pool2, who sent that when they were through with the previous tile
- * altogether. The update's mail is read before the next grid barrier, and written after it.
+ * Mail is written again in the next round. The readers of a tile's mail have finished by then, without a barrier: a
+ * seat sends a tile's pool2 when it has the previous tile's parts3 of all seats, which sent them when they had read
+ * pool2; and parts3, rows and dpool2 when it has the pool2 of all seats, which sent that when they had finished the
+ * previous tile altogether. The update's mail is read before the next grid barrier, and written after it.
  */
 #ifndef DTRAIN_FUSED_EXCHANGE_CUH
 #define DTRAIN_FUSED_EXCHANGE_CUH
@@ -47,7 +48,7 @@ DEVICE void send_word(uint64_t *to, float v, unsigned round)
     store_word(to, pair_of((unsigned)bits_of_float(v), round));
 }
 
-/* N words, `pitch` apart: all are asked for at once, so that it takes one way to the L2 and back. */
+/* Waits for N words, `pitch` apart. All are asked for at once, so that it takes one way to the L2 and back. */
 template <int N>
 DEVICE void receive_words(const uint64_t *from, unsigned pitch, unsigned round, float *v)
 {
@@ -75,7 +76,7 @@ DEVICE void send_line(ulonglong2 *to, float a, float b, float c, unsigned round)
     store_line(to, ulonglong2{pair_of(a, b), pair_of((unsigned)bits_of_float(c), round)});
 }
 
-/* N lines. */
+/* Waits for N lines, in the same way. */
 template <int N>
 DEVICE void receive_lines(const ulonglong2 *const *from, unsigned round, ulonglong2 *lines)
 {
@@ -96,7 +97,7 @@ DEVICE void receive_lines(const ulonglong2 *const *from, unsigned round, ulonglo
 
 /* --- counters --------------------------------------------------------------------------------- */
 
-constexpr unsigned COUNTER_PITCH = 32; /* a counter a line of 128 bytes */
+constexpr unsigned COUNTER_PITCH = 32; /* from one counter to the next: each has a cache line of 128 bytes */
 
 static __device__ __noinline__ void wait_for_count(const uint32_t *counter, unsigned wanted)
 {
@@ -117,14 +118,14 @@ DEVICE uint32_t *group_counter(const memory &m)
     return m.run.arrived + (1 + m.group) * COUNTER_PITCH;
 }
 
-/* One thread, behind a barrier: what this block has written for its group is seen by who has waited. */
+/* By one thread, after a barrier: blocks that have waited for the group see what this block has written for it. */
 DEVICE void tell_group(memory &m)
 {
     add_release(group_counter(m));
     m.arrivals += SEATS;
 }
 
-/* The same thread: until all of the group have told as often as this block. */
+/* By the same thread: waits until all blocks of the group have told as often as this one. */
 DEVICE void wait_for_group(const memory &m)
 {
     wait_for_count(group_counter(m), m.arrivals);

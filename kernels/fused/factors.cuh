@@ -18,7 +18,7 @@ DEVICE void make_factors(const float *d, float4 *low, float4 *high)
     *high = make_float4(even2 - odd2, even3 + odd3, even3 - odd3, fmaf(5.25f, d[3] - d[5], d[7] - d[1]));
 }
 
-/* h0 to h7 of a row of five weights. */
+/* h0 to h7 of a row of five weights g, times unit. */
 DEVICE void make_row_taps(const float *g, float unit, float4 *low, float4 *high)
 {
     float sum1 = g[0] + g[2] + g[4], rest1 = g[1] + g[3];
@@ -30,7 +30,8 @@ DEVICE void make_row_taps(const float *g, float unit, float4 *low, float4 *high)
     *high = make_float4(h4 * unit, h5 * unit, h6 * unit, g[4] * unit);
 }
 
-/* A convolution's, of weights w, by threads from `first` on. Once a tile: where conv1's lie others lie afterwards. */
+/* The taps of a convolution with weights w, times unit, by the threads from `first` on, then the others. Made once a
+ * tile, as other numbers lie in their place afterwards. */
 template <unsigned CHANNELS, unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW>
 static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES> *taps, unsigned first)
 {

@@ -1,10 +1,10 @@
 /* fused.cu - what the host calls: the kernel that trains (train.cuh), one that evaluates, and their sizes. README.md
- * tells the whole. */
+ * explains the whole. */
 #include "train.cuh"
 
 /* --- predict mode ----------------------------------------------------------------------------- */
 
-/* The first warp: losses and hits of the seat's samples. */
+/* By the first warp: adds losses and hits of the seat's samples to *sum. */
 DEVICE void evaluate_head(const memory &m, evaluation *sum)
 {
     unsigned k = tid() % 16;
@@ -47,7 +47,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         place_pictures();
         forward(m);
         if (tid() < LANES)
-            evaluate_head(m, sum); /* what it reads is written again behind a barrier */
+            evaluate_head(m, sum); /* what it reads is written again only after a barrier */
     }
 }
 
@@ -93,7 +93,7 @@ extern "C" int fused_canonical(uint32_t i)
     return (int)canonical_conv3(i / WEIGHTS3, i % WEIGHTS3);
 }
 
-/* Every tile of a group and every update begins one. */
+/* Every tile of a group and every update has a round. */
 extern "C" uint32_t fused_rounds(const fused_run *run)
 {
     uint32_t tiles = (run->batch + SAMPLES - 1) / SAMPLES, of_group = (tiles + run->groups - 1) / run->groups;

@@ -10,7 +10,7 @@
 #include "tile.cuh"
 #include "update.cuh"
 
-/* This seat's samples, and what their masks keep. */
+/* Which channels of conv1 (layer 1) or conv2 the masks of this seat's samples keep, a bit each. */
 DEVICE both kept_of(const memory &m, int layer)
 {
     unsigned first = sample_of(m, 0), second = sample_of(m, 1);
@@ -21,7 +21,7 @@ DEVICE void forward_to_pool2(memory &m)
 {
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
     if (tid() == 0)
-        m.round++; /* the one before has been read behind a barrier */
+        m.round++; /* the round before was last read before a barrier */
     make_taps<16, 6, PLANE2, ROW2>(&m.w2[0][0][0], 1, m.taps2, 0);
     make_taps<6, 3, 25, 5>(&m.w1[0][0][0], 1 / 255.0f, m.taps1, 480);
     __syncthreads();
@@ -54,7 +54,8 @@ DEVICE void forward(memory &m)
     head_forward(m, m.round);
 }
 
-/* conv3's input, on which others wait, by the first warps; then what is left of the dense layers' weights, by all. */
+/* The gradient of conv3's input, for which other seats wait, by the first warps, and that of conv3's weights by the
+ * others; then what is left of the dense layers' weights, by all. */
 DEVICE void dense_back(memory &m)
 {
     constexpr unsigned FIRST = CONV3_INPUT_WARPS, OTHERS = WARPS - FIRST;

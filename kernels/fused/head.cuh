@@ -32,7 +32,7 @@ DEVICE void conv3_sum(memory &m, unsigned round)
     m.y3[e][o] = activate(sum + m.b3[o], m.now.drawn3[e][o / 4] >> o % 4 & 1, m.run.scale[2]);
 }
 
-/* A thread an output of both samples, so that a weight is read once: eight chains of 15. */
+/* A thread has an output of both samples, so that a weight is read once: eight chains of 15. */
 DEVICE void fc1_forward(memory &m)
 {
     unsigned o = tid();
@@ -62,7 +62,7 @@ DEVICE void fc1_forward(memory &m)
     }
 }
 
-/* Half a warp a sample, a lane a logit; lanes 10..15 have the last one once more. Four chains of 21. */
+/* Half a warp has a sample, a lane a logit; lanes 10..15 have the last logit once more. Four chains of 21. */
 DEVICE float fc2_forward(const memory &m, unsigned e, unsigned row)
 {
     float chains[4] = {};
@@ -83,7 +83,7 @@ struct logit {
     int label;                                      /* -1: there is no such sample */
 };
 
-/* The first warp. */
+/* By the first warp. */
 DEVICE logit classify(const memory &m)
 {
     unsigned e = tid() / 16, k = tid() % 16;
@@ -112,7 +112,7 @@ DEVICE float loss_of(float denominator, float rest)
 
 /* --- back ------------------------------------------------------------------------------------- */
 
-/* A thread a unit of fc1: a chain over the logits. */
+/* A thread has a unit of fc1: a chain over the logits. */
 DEVICE void fc1_back(memory &m)
 {
     unsigned e = tid() / 84, o = tid() % 84;
@@ -125,7 +125,7 @@ DEVICE void fc1_back(memory &m)
     m.d1[e][o] = m.y1[e][o] > 0 ? chain * m.run.scale[3] : 0;
 }
 
-/* A thread an output of conv3 of both samples: four chains of 21 units of fc1. */
+/* A thread has an output of conv3 of both samples: four chains of 21 units of fc1. */
 DEVICE void conv3_back(memory &m)
 {
     unsigned k = tid();
@@ -155,7 +155,7 @@ DEVICE void conv3_back(memory &m)
     }
 }
 
-/* By the last threads, which conv3_back has no use for: nobody waits for the logarithm. */
+/* By the last threads, which conv3_back leaves idle: nobody waits for the logarithm. */
 DEVICE void add_losses(memory &m)
 {
     unsigned e = THREADS - 1 - tid();
@@ -196,7 +196,7 @@ static __device__ void head_back(memory &m)
 
 /* --- the dense layers' weights' gradient ------------------------------------------------------ */
 
-/* A warp: four of the seat's slice of fc1's outputs, of 32 inputs, a lane each. */
+/* A warp has four outputs of the seat's slice of fc1, of 32 inputs, a lane each. */
 constexpr unsigned FC1_UNITS = SLICE / 4 * 4;
 DEVICE void fc1_weight_gradient(memory &m, unsigned unit)
 {
@@ -223,8 +223,8 @@ DEVICE float sum_of_samples(const float *d, unsigned pitch)
     return sum;
 }
 
-/* A warp: 32 of the seat's others, a lane each: fc2's weights of the slice, 12 of each logit, and the slice's biases;
- * of the last seat, which has no slice, conv3's and fc2's biases. */
+/* A warp has 32 of the seat's other sums, a lane each: fc2's weights of the slice, 12 of each logit, and the slice's
+ * biases; in the last seat, which has no slice, conv3's and fc2's biases. */
 constexpr unsigned REST = 120 + SLICE, REST_UNITS = (REST + LANES - 1) / LANES;
 static_assert(AT_BF2 + SLICE <= SMALL, "behind fc2's biases are zeros enough");
 DEVICE void rest_gradient(memory &m, unsigned unit)
@@ -235,7 +235,7 @@ DEVICE void rest_gradient(memory &m, unsigned unit)
     if (j >= REST)
         return;
     if (seat == SEATS - 1) {
-        i = j < 120 ? AT_B3 + j : AT_BF2 + j - 120; /* two zeros behind the logits */
+        i = j < 120 ? AT_B3 + j : AT_BF2 + j - 120; /* two zeros follow the logits */
         term = j < 120 ? sum_of_samples(&r.d3[0][d3_at(j)], PITCH_D3) : sum_of_samples(&r.dz[0][j - 120], 12);
     } else if (j < 120) {
         unsigned o = j / SLICE, k = j % SLICE;
@@ -250,7 +250,7 @@ DEVICE void rest_gradient(memory &m, unsigned unit)
     add_term(m, SUMS_SMALL + i, term);
 }
 
-/* Of the seat. */
+/* What the warps of a seat share out; fc1's are empty in the last seat. */
 constexpr unsigned DENSE_UNITS = FC1_UNITS + REST_UNITS;
 DEVICE void dense_weight_gradient(memory &m, unsigned unit)
 {

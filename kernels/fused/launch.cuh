@@ -18,7 +18,7 @@ static cudaError_t launch_together(void (*kernel)(Arguments...), unsigned blocks
 #define LAUNCH_TOGETHER launch_together
 #endif
 
-/* The kernel may have as much shared memory as it wants. */
+/* Lets the kernel have the shared memory that a block needs, on the current device. */
 template <typename Kernel> static cudaError_t fit(Kernel kernel)
 {
     return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -8,7 +8,7 @@
 
 #include "fused.h"
 
-/* Which thread and block this is, read anew wherever it is asked for, so that nothing made of it is kept over a whole
+/* Which thread and block this is: read again wherever it is asked for, so that nothing made of it is kept over a whole
  * step. */
 static __device__ __forceinline__ unsigned tid()
 {
@@ -74,7 +74,7 @@ static __device__ __forceinline__ void add_release(uint32_t *to)
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(to) : "memory");
 }
 
-/* A reduction that answers nothing. (An atomicAdd whose answer is not used became ATOM in places.) */
+/* A reduction that returns nothing. (An atomicAdd whose result is not used became ATOM in places.) */
 static __device__ __forceinline__ void add_sum(int64_t *to, long long term)
 {
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(to), "l"(term) : "memory");
@@ -101,7 +101,7 @@ static __device__ __forceinline__ unsigned load_acquire_of_peers(const uint32_t 
     return value;
 }
 
-/* To a counter of each of `count` GPUs. */
+/* Adds 1 to a counter of each of `count` GPUs. */
 static __device__ __forceinline__ void add_release_to_peers(uint32_t *const *to, unsigned count)
 {
     asm volatile("fence.acq_rel.sys;" ::: "memory");
@@ -112,14 +112,14 @@ static __device__ __forceinline__ void add_release_to_peers(uint32_t *const *to,
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 
-/* Once a turn of a loop that waits for other blocks. They are all on the GPU: one that does not answer for some ten
- * seconds is a fault. True once it has waited that long. */
+/* Called once a turn of a loop that waits for other blocks. All blocks are on the GPU, so one that does not answer for
+ * some ten seconds is a fault: true once the loop has waited that long. */
 static __device__ __forceinline__ bool waited_too_long(unsigned *turns)
 {
     return ++*turns >= 1u << 24;
 }
 
-/* Ends the launch. */
+/* Ends the launch, after it has said in *trouble, if any, what was waited for: whom is FUSED_FOR_... */
 static __device__ __noinline__ void give_up(fused_trouble *trouble, unsigned whom, unsigned wanted, unsigned found)
 {
     if (trouble != nullptr) {
@@ -138,14 +138,14 @@ static __device__ __forceinline__ void fetch_into_l2(const uint8_t *at)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
-/* 16 bytes into shared memory, some time until await_copies. */
+/* 16 bytes into shared memory, which are there after await_copies. */
 static __device__ __forceinline__ void copy_later(float *to, const float *from)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from)
                  : "memory");
 }
 
-/* Waits for those that this thread began. */
+/* Waits for the copies that this thread began. */
 static __device__ __forceinline__ void await_copies()
 {
     asm volatile("cp.async.wait_all;" ::: "memory");

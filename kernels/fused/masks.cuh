@@ -20,7 +20,7 @@ DEVICE bool is_last_warp()
     return tid() >= THREADS - LANES;
 }
 
-/* Whether elements 4 * block .. + 3 of a layer are kept, a bit each. */
+/* Whether elements 4 * block .. + 3 of a layer are kept, a bit each. sample: in the order of the tile. */
 static __device__ unsigned draw(const memory &m, const tile &tile, unsigned layer, unsigned sample, unsigned block)
 {
     struct philox_counter at = philox_counter(PHILOX_DROPOUT, layer, tile.step, tile.number * SAMPLES + sample, block);
@@ -33,7 +33,8 @@ static __device__ unsigned draw(const memory &m, const tile &tile, unsigned laye
 }
 
 /* Samples go to places by the work that their masks leave, the heaviest to the seat of the lightest, and so on: in net
- * D the slowest seat then has 1.27 times the mean, as they come 1.63. A lane a sample, twice. */
+ * D the slowest seat then has 1.27 times the mean; in the order in which they come, 1.63. A lane has a sample; the
+ * upper half of the warp repeats the lower. */
 static __device__ void assign_samples(draws &d)
 {
     unsigned lane = tid() % LANES, s = lane % SAMPLES, before = 0;
@@ -64,7 +65,7 @@ DEVICE const uint8_t *record_of(const memory &m, const draws &d, unsigned e)
     return m.run.records + (size_t)d.record[d.sample[EACH * seat_of() + e]] * RECORD;
 }
 
-/* The last warp: the tile becomes m.next, and its two records of this seat are fetched into the L2. */
+/* By the last warp: the tile becomes m.next, and this seat's two records are fetched into the L2. */
 static __device__ void draw_masks(memory &m, const tile &tile)
 {
     draws &d = m.next;
@@ -87,7 +88,8 @@ static __device__ void draw_masks(memory &m, const tile &tile)
     for (unsigned e = 0; e < EACH; e++)
         if (lane <= RECORD / 128)
             fetch_into_l2(record_of(m, d, e) + 128 * lane);
-    /* The dense layers' of the seat's samples; one that the tile lacks keeps nothing, so that all it leaves is 0. */
+    /* The masks of the dense layers, of the seat's samples. A sample that the tile lacks keeps nothing, so that all its
+     * terms are 0. */
 #pragma unroll 2
     for (unsigned i = lane; i < EACH * 51; i += LANES) {
         unsigned e = i / 51, block = i % 51, s = d.sample[EACH * seat_of() + e];
@@ -96,7 +98,8 @@ static __device__ void draw_masks(memory &m, const tile &tile)
     }
 }
 
-/* The last warp. Out of line, as several call it; its arguments are numbers, so that they come in registers. */
+/* By the last warp. Out of line, as it is called in several places; its arguments are numbers, so that they come in
+ * registers. */
 static __device__ __noinline__ void work_ahead(uint64_t step, unsigned number, unsigned position, unsigned count)
 {
     memory &m = shared();

@@ -4,6 +4,8 @@
  * convolutions and the dense layers, and two of conv3's sixteen input channels for all of the tile. It owns, that is
  * keeps the velocity of and updates, conv3's weights of its two channels and an eighth of the other, small parameters,
  * of which every seat has a copy. Every group does the same to copies of its own.
+ *
+ * In the comments of these files FFMA is the GPU's instruction for a fused multiply-add, LDS its read of shared memory.
  */
 #ifndef DTRAIN_FUSED_MEMORY_CUH
 #define DTRAIN_FUSED_MEMORY_CUH

@@ -8,7 +8,7 @@
 
 #include "memory.cuh"
 
-/* In EXACT_UNITs, ties to even; 0 for one that is not finite or not below the limit, which makes *refused true. */
+/* In EXACT_UNITs, ties to even; 0 for a term that is not finite or not below the limit, which makes *refused true. */
 DEVICE long long fixed_point(float term, bool *refused)
 {
     bool fits = fabsf(term) < EXACT_LIMIT;
@@ -22,8 +22,8 @@ DEVICE void refuse_if(memory &m, bool refused)
         m.refused = 1;
 }
 
-/* To numbers first, first + pitch, ... of the step's sums. All are rounded before the first one goes, and zeros go,
- * too: a branch for each would leave a warp waiting for one after the other. */
+/* Adds N terms to numbers first, first + pitch, ... of the step's sums. All are rounded before the first is sent, and
+ * zeros are sent, too: a branch for each would leave a warp waiting for one after the other. */
 template <int N> DEVICE void add_terms_to_sums(memory &m, unsigned first, unsigned pitch, const float *terms)
 {
     int64_t *sums = m.sums + first;
@@ -43,7 +43,7 @@ DEVICE void add_term(memory &m, unsigned i, float term)
     add_terms_to_sums<1>(m, i, 0, &term);
 }
 
-/* Of a warp: the tree of kernels/README.md. Every lane gets it. */
+/* The sum of v over a warp by the tree of kernels/README.md, in every lane. */
 DEVICE float warp_tree(float v)
 {
 #pragma unroll

@@ -6,14 +6,14 @@
 
 #include "exchange.cuh"
 
-/* Where in mailbox.rows each begins, in lines of three numbers: those of a sample lie one after the other. */
+/* Where in mailbox.rows each of them begins, in lines of three numbers; a sample's lines are consecutive. */
 constexpr unsigned LINES_Y3 = 0, LINES_Y1 = LINES_Y3 + SAMPLES * 40, LINES_D1 = LINES_Y1 + SAMPLES * SLICE / 3,
                    LINES_DZ = LINES_D1 + SAMPLES * SLICE / 3, LINES_D3 = LINES_DZ + SAMPLES * 4,
                    LINES = LINES_D3 + SAMPLES * 40;
 constexpr unsigned SLICE_LINES = SLICE / 3;
 
-/* What all seats need, COUNT lines of each of the seat's samples: thread i < ALL_THREADS<COUNT> sends a line of three
- * numbers to every fourth seat. */
+/* Sends what all seats need, COUNT lines of each of the seat's samples: thread i < ALL_THREADS<COUNT> sends a line of
+ * three numbers to every fourth seat. */
 constexpr unsigned TEAMS = 4;
 template <unsigned COUNT> constexpr unsigned ALL_THREADS = TEAMS * EACH * COUNT;
 template <unsigned LINES_BEFORE, unsigned COUNT>
@@ -27,7 +27,7 @@ DEVICE void send_to_all(const memory &m, unsigned i, const float *row, unsigned 
         send_line(&mail_of(m, team + seat).rows[LINES_BEFORE + sample * COUNT + q], a, b, c, round);
 }
 
-/* What only the seat needs that has this slice of fc1: thread i < SLICE_THREADS a line. */
+/* Sends what only one seat needs, the one with this slice of fc1: thread i < SLICE_THREADS sends a line. */
 constexpr unsigned SLICE_THREADS = EACH * SEATS * SLICE_LINES;
 template <unsigned LINES_BEFORE>
 DEVICE void send_slice(const memory &m, unsigned i, const float *row, unsigned round)
@@ -66,7 +66,7 @@ DEVICE float *place_of_line(memory &m, unsigned line)
 {
     if (line < LINES_D3)
         return m.rows.y3[0] + 3 * line;
-    unsigned i = line - LINES_D3, chunk = i / 5; /* of all samples */
+    unsigned i = line - LINES_D3, chunk = i / 5; /* over all samples */
     return m.rows.d3[chunk / CONV3_CHUNKS] + chunk % CONV3_CHUNKS * CONV3_CHUNK_PITCH + i % 5 * 3;
 }
 

@@ -4,7 +4,8 @@
 
 #include "memory.cuh"
 
-/* The run of this block's net: every net has as many groups, one net's after the other's. */
+/* Copies the run of this block's net into shared memory. Every net has the same number of groups, one net's after the
+ * other's. */
 static __device__ void take_run(memory &m, const fused_run *runs)
 {
     unsigned number = block() / SEATS, group = number % runs->groups;
@@ -18,6 +19,7 @@ static __device__ void take_run(memory &m, const fused_run *runs)
 }
 static_assert(sizeof(fused_run) % 8 == 0, "it is copied by eight bytes");
 
+/* velocity: false where nothing is trained. */
 static __device__ void load(memory &m, bool velocity)
 {
     unsigned seat = seat_of();
@@ -43,7 +45,7 @@ static __device__ void load(memory &m, bool velocity)
     __syncthreads();
 }
 
-/* The first group. */
+/* By the first group, as all have the same weights. */
 static __device__ void store(memory &m)
 {
     unsigned seat = seat_of();

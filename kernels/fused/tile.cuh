@@ -1,5 +1,5 @@
 /* tile.cuh - what a tile needs before its first convolution: its masks, which have been drawn, and pictures and their
- * factors. It reads only what the host wrote, so it is done while others still work on the step before.
+ * factors. All of it comes from what the host wrote, so it is made while others work on the step before.
  *
  * In: two records of 3,073 bytes. 1,344 stretches of 26 operations.
  */
@@ -19,8 +19,8 @@ DEVICE unsigned upper_half(float v)
     return (unsigned)bits_of_float(v) >> 16;
 }
 
-/* Of a plane of the seat's sample e the q-th four pixels, and the factors of the stretch that they and the four behind
- * them are; a row's last four begin none, and what is behind them does not count. */
+/* The factors of the stretch that begins with the q-th four pixels of a plane of the seat's sample e; d: these and the
+ * four after them. A row's last four begin no stretch, so what is after them does not count. */
 DEVICE void place_factors(memory &m, unsigned e, unsigned plane, unsigned q, const float *d)
 {
     unsigned row = q / 8, x = q % 8, at = row / ROWS1 * ACROSS1 + x;
@@ -29,7 +29,8 @@ DEVICE void place_factors(memory &m, unsigned e, unsigned plane, unsigned q, con
         make_factors(d, &factors.low[row % ROWS1][at], &factors.high[row % ROWS1][at]);
 }
 
-/* m.next becomes m.now, between barriers: all are through with the tile before, and have read which it was. */
+/* m.next becomes m.now, between barriers: all threads are through with the tile before, and have read which one it
+ * was. */
 DEVICE void take_masks(memory &m)
 {
     constexpr unsigned WORDS = sizeof(draws) / 4;
@@ -40,12 +41,12 @@ DEVICE void take_masks(memory &m)
 }
 static_assert(sizeof(draws) % 4 == 0 && sizeof(draws) / 4 <= THREADS, "a word a thread");
 
-/* Of the tile in m.now; behind take_masks, as where conv1's weights have left parts it writes. What it leaves is there
- * behind the next barrier. Out of line, as it is called twice. */
+/* Pictures, their factors and labels, of the tile in m.now. Called after take_masks, as factors are written where
+ * conv1_sum has read m.parts. What it writes may be read after the next barrier. Out of line, as it is called twice. */
 static __device__ __noinline__ void place_pictures()
 {
     memory &m = shared();
-    unsigned t = tid(), e = t / 256, q = t % 256; /* which four pixels of a plane of which sample */
+    unsigned t = tid(), e = t / 256, q = t % 256; /* which four pixels of a plane, of which sample */
     const uint8_t *record = record_of(m, m.now, e), *at = record + 1 + 4 * q;
     unsigned low[3], high[3];
 #pragma unroll
@@ -57,7 +58,7 @@ static __device__ __noinline__ void place_pictures()
 #pragma unroll
     for (unsigned plane = 0; plane < 3; plane++) {
         unsigned four = shifted(low[plane], high[plane], 8 * ((unsigned)(uintptr_t)at & 3)),
-                 behind = __shfl_sync(0xffffffffu, four, (t + 1) % LANES); /* a warp: four rows */
+                 behind = __shfl_sync(0xffffffffu, four, (t + 1) % LANES); /* a warp has four rows */
         float d[8];
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {

@@ -7,14 +7,14 @@
 #include "peers.cuh"
 #include "state.cuh"
 
-/* What there is to know of step i of a launch follows from i, which lies in shared memory over the step: a thread has
- * no register to spare. */
+/* All that there is to know of step i of a launch follows from i, which lies in shared memory over the step: a thread
+ * has no register to spare. */
 DEVICE unsigned position_of(const memory &m, unsigned i)
 {
     return m.run.position + i * m.run.batch;
 }
 
-/* Samples of the batch; 0: there is none. */
+/* Samples of step i's batch; 0: there is no such step. */
 DEVICE unsigned samples_of(const memory &m, unsigned i)
 {
     unsigned position = position_of(m, i), left = i < m.run.steps && position < m.run.end ? m.run.end - position : 0;
@@ -26,13 +26,13 @@ DEVICE int64_t *sums_of(const memory &m, unsigned i)
     return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
 }
 
-/* Tiles of a batch that ranks before this one have. */
+/* Tiles of a batch of `samples` that the ranks before `rank` have (sampler.h). */
 DEVICE unsigned tiles_before(const memory &m, unsigned samples, unsigned rank)
 {
     return (samples + SAMPLES - 1) / SAMPLES * rank / m.run.ranks; /* at most 4,096 tiles: 32 bits do */
 }
 
-/* This group's tiles of a batch: every groups-th from first_tile on, before end_tile, where this rank's end. */
+/* This group's tiles of step i: every groups-th from first_tile on, before end_tile, where this rank's end. */
 DEVICE unsigned first_tile(const memory &m, unsigned i)
 {
     return tiles_before(m, samples_of(m, i), m.run.rank) + m.group;
@@ -43,13 +43,14 @@ DEVICE unsigned end_tile(const memory &m, unsigned i)
     return tiles_before(m, samples_of(m, i), m.run.rank + 1);
 }
 
-/* Tile `number` of step i, if this rank has it. */
+/* Tile `number` of step i; without samples if this rank does not have it. */
 DEVICE tile tile_of_step(const memory &m, unsigned i, unsigned number)
 {
     return tile_of(m.run.step + i, position_of(m, i), number < end_tile(m, i) ? samples_of(m, i) : 0, number);
 }
 
-/* Tile `number` of step i, which is in m.now. */
+/* Puts the pictures of tile `number` of step i, which is in m.now, in their place, and the group's next tile in
+ * m.coming. */
 DEVICE void place(memory &m, unsigned i, unsigned number)
 {
     if (tid() == 0) {
@@ -59,8 +60,8 @@ DEVICE void place(memory &m, unsigned i, unsigned number)
     place_pictures();
 }
 
-/* Behind a barrier after all of the block have added their terms: tells the others, which takes a while. By the last
- * thread, not by one that all wait for. */
+/* Tells the others that this block has added its terms of the step, which takes a while: so the last thread does it,
+ * not one that all wait for. Called after a barrier that follows the last of these terms. */
 DEVICE void tell_sums(memory &m)
 {
     if (tid() != THREADS - 1)
@@ -74,7 +75,8 @@ DEVICE void tell_sums(memory &m)
         add_release(grid_counter(m));
 }
 
-/* The tiles of this group, the first of which is placed. Its first one of the next step is in m.now then. */
+/* The gradient of step i: this group's tiles, the first of which is in place. On return m.now has the group's first
+ * tile of the next step. */
 DEVICE void step_gradient(memory &m, unsigned i)
 {
     bool more = first_tile(m, i) < end_tile(m, i);
@@ -113,8 +115,8 @@ DEVICE bool finish_before(memory &m, unsigned i)
     return over;
 }
 
-/* Step after step: while others still work on the one before, the tile's pictures are placed; then all wait for its
- * sums, and update. */
+/* Step after step: while others still work on the one before, this block puts its pictures in their place; then all
+ * wait for the sums of the step before, and update. */
 DEVICE void run_steps(memory &m)
 {
     take_masks(m);
@@ -129,7 +131,7 @@ DEVICE void run_steps(memory &m)
         if (samples_of(m, i) == 0)
             break;
         if (tid() == 0)
-            m.step = i, m.sums = sums_of(m, i); /* behind a barrier after they were last read: finish_before's */
+            m.step = i, m.sums = sums_of(m, i); /* after a barrier since they were last read: finish_before's */
         int64_t *next = sums_of(m, i + 1);      /* those of two steps ago, which nobody reads any more */
         for (unsigned k = block_of(m) * THREADS + tid(); k < FUSED_SUMS_PITCH; k += m.run.groups * SEATS * THREADS)
             next[k] = 0;
@@ -139,7 +141,7 @@ DEVICE void run_steps(memory &m)
     }
 }
 
-/* The nets side by side; nothing is between them. */
+/* The runs of a launch, a net each. Nothing is between the nets. */
 struct launch {
     fused_run runs[FUSED_NETS];
 };
@@ -157,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
     if (!m.run.before->stopped && !m.run.before->not_finite)
         run_steps(m);
     if (m.dense_awaited)
-        finish_update(m); /* the last one's */
+        finish_update(m); /* the last step's */
     close_peers(m);
     store(m);
 #ifdef FUSED_CLOCKS

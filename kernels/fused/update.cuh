@@ -2,8 +2,8 @@
  *
  * Every group does all of it for itself, a seat what it owns: an eighth of the small parameters, which it sends to its
  * group, and conv3's weights of its two channels, which nobody else has. conv1, conv2 and conv3's biases go by lines,
- * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched behind the group's counter while conv3
- * goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
+ * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched, once the group's counter allows it,
+ * while conv3 goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
  * In: 63 KB of sums a seat. 15,864 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
@@ -16,8 +16,8 @@ static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LIN
                   INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
               "pairs of numbers, and a thread has few of them");
 
-/* Every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back, as the compiler
- * leaves strong loads where they stand. Plain ones it would put off until each is needed. */
+/* Reads every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back, since the
+ * compiler leaves strong loads where they stand. Plain ones it would put off until each is needed. */
 template <unsigned TURNS>
 DEVICE void read_sums(const int64_t *sums, unsigned first, unsigned pitch, unsigned count, longlong2 *pairs)
 {
@@ -29,7 +29,7 @@ DEVICE void read_sums(const int64_t *sums, unsigned first, unsigned pitch, unsig
     }
 }
 
-/* Two neighbours. */
+/* The new weights of two neighbours w; their velocity is updated in place. unit: as in struct fused_run. */
 DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *velocity, float2 w)
 {
     float2 v = *velocity;
@@ -39,7 +39,8 @@ DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *
     return make_float2(fmaf(-m.run.learning_rate, v.x, w.x), fmaf(-m.run.learning_rate, v.y, w.y));
 }
 
-/* What this seat owns. Its part of the convolutions' weights and of the biases goes to the group from where it lies. */
+/* Updates the small parameters that this seat owns. Those of the convolutions are then sent to the group from shared
+ * memory; those of fc1 and fc2 are only stored in the group's mail, from where this block fetches them, too. */
 DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned round)
 {
     mailbox &mail = mail_of(m, 0);
@@ -76,7 +77,7 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++) {
         unsigned line = t + k * THREADS;
-        if (line < CONV_LINES && 3 * line - own >= OWN) { /* its own are there */
+        if (line < CONV_LINES && 3 * line - own >= OWN) { /* the seat's own are in place */
             float *to = small_parameter(m, 3 * line);
             to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);
         }
@@ -85,8 +86,8 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 
 /* --- fc1's and fc2's new weights -------------------------------------------------------------- */
 
-/* The last thread tells that this block has written its part, later than it could, as others wait for the update; out
- * of line, for want of registers; */
+/* The last thread tells the group that this block has written its part of the new weights: later than it could, as
+ * others wait for the update. Out of line, for want of registers. */
 static __device__ __noinline__ void tell_dense_weights()
 {
     memory &m = shared();
@@ -94,14 +95,15 @@ static __device__ __noinline__ void tell_dense_weights()
         tell_group(m);
 }
 
-/* and it waits until all of the group have. */
+/* The last thread waits until all blocks of the group have written theirs. */
 DEVICE void await_dense_weights(const memory &m)
 {
     if (m.dense_awaited && tid() == THREADS - 1)
         wait_for_group(m);
 }
 
-/* To be called after a barrier that follows await_dense_weights. */
+/* Begins to copy the group's new weights into shared memory. Called after a barrier that follows
+ * await_dense_weights. */
 DEVICE void fetch_dense_weights(memory &m)
 {
     if (!m.dense_awaited)
@@ -111,19 +113,19 @@ DEVICE void fetch_dense_weights(memory &m)
         copy_later(small_parameter(m, i), dense + i);
 }
 
-/* On return the weights are in shared memory. */
+/* On return the copies are in shared memory, for all threads. */
 DEVICE void settle_dense_weights(memory &m)
 {
     await_copies();
     __syncthreads();
     if (tid() == 0)
-        m.dense_awaited = 0, m.conv3_sums = nullptr; /* update_conv3 was before */
+        m.dense_awaited = 0, m.conv3_sums = nullptr; /* update_conv3 has been called */
 }
 
 /* --- conv3's new weights ---------------------------------------------------------------------- */
 
-/* By the warps from `first` on, behind a barrier after finish_step: of what that has left to do, if anything. What they
- * write is there behind the next barrier. */
+/* Updates conv3's weights, if finish_step has left that to do, by the warps from `first` on. Called after a barrier
+ * that follows finish_step; the new weights are there after the next barrier. */
 static __device__ void update_conv3(memory &m, unsigned first)
 {
     constexpr unsigned PAIRS = WEIGHTS3 / 2, TURNS = 10;
@@ -147,7 +149,7 @@ static __device__ void update_conv3(memory &m, unsigned first)
 
 /* --- together --------------------------------------------------------------------------------- */
 
-/* What finish_step has left to do, for a group that has no tile, and at the end. */
+/* Does what finish_step has left to do, in a group that has no tile, and at the end of a launch. */
 static __device__ void finish_update(memory &m)
 {
     update_conv3(m, 0);
@@ -158,9 +160,10 @@ static __device__ void finish_update(memory &m)
     settle_dense_weights(m);
 }
 
-/* The sums of a batch of `samples` are complete: the update, unless a number in them was refused. True if the run
- * is over: a number was refused, and the step is not applied; or a rank asked to stop, and it is. round: of the new
- * weights' lines. On return conv1, conv2 and conv3's biases are there. */
+/* The update by the complete sums of a batch of `samples`, unless a number in them was refused. True if the run is
+ * over: a number was refused, and the step is not applied; or a rank asked to stop, and the step is applied. round: of
+ * the lines that carry new weights. On return those of conv1 and conv2 and the three convolutions' biases are in shared
+ * memory; finish_update says what is left to do. */
 static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sums, unsigned samples)
 {
     longlong2 own[OWN_TURNS];

@@ -1,4 +1,4 @@
-/* winograd.cuh - what both convolutions share: products of factors and taps (factors.cuh), the pool behind them, and
+/* winograd.cuh - what both convolutions share: products of factors and taps (factors.cuh), the pool after them, and
  * lists of the windows through which a gradient passes.
  *
  * Forward a lane has four columns of several rows of the convolution, which see one stretch of each row of every input
@@ -11,7 +11,7 @@
 
 /* --- forward ---------------------------------------------------------------------------------- */
 
-/* Of four products each one term more. */
+/* Adds one term to each of four chains. */
 DEVICE void add_terms(float *chains, float4 f, float4 h)
 {
     chains[0] = fmaf(f.x, h.x, chains[0]), chains[1] = fmaf(f.y, h.y, chains[1]);
@@ -23,7 +23,7 @@ struct pair_outputs {
     float y[2][4];
 };
 
-/* chains: the eight of each of its two rows. */
+/* chains: the eight of each row of the pair. */
 DEVICE pair_outputs outputs_of(const float (*chains)[8])
 {
     pair_outputs outputs;
@@ -41,8 +41,8 @@ DEVICE pair_outputs outputs_of(const float (*chains)[8])
     return outputs;
 }
 
-/* Max-pool, bias, ReLU and dropout's scale, of a pair's window 0 or 1. *from: which of the four it was, row by row;
- * NOWHERE: no gradient passes. */
+/* Max-pool, bias, ReLU and dropout's scale, of a pair's window 0 or 1. *from: which of the window's four numbers won,
+ * row by row; NOWHERE: no gradient passes. */
 DEVICE float pool(const pair_outputs &outputs, unsigned window, float bias, float scale, int *from)
 {
     float best = outputs.y[0][2 * window];
@@ -59,7 +59,7 @@ DEVICE float pool(const pair_outputs &outputs, unsigned window, float bias, floa
     return y;
 }
 
-/* Where a window's winner was read from, in a plane. */
+/* Where in a plane of the input, whose rows are `pitch` apart, the 5x5 of the winner of window (y, x) begins. */
 DEVICE int winner_base(int from, unsigned y, unsigned x, unsigned pitch)
 {
     return from < 0 ? NOWHERE : (int)((2 * y + (unsigned)from / 2) * pitch + 2 * x + (unsigned)from % 2);
@@ -67,8 +67,9 @@ DEVICE int winner_base(int from, unsigned y, unsigned x, unsigned pitch)
 
 /* --- lists of live winners -------------------------------------------------------------------- */
 
-/* The warp's live winners in the order of its lanes; behind them, up to 32, the first one's place with zeros: what they
- * multiply there has been multiplied before, so if it is not finite, nor is the chain. Returns how many are live. */
+/* Lists the warp's live winners in the order of its lanes; after them, up to 32, the first one's place with zeros: what
+ * these multiply was multiplied before, so if that is not finite, the chain is not finite anyway. Returns how many are
+ * live. */
 DEVICE unsigned list_live(winner *list, winner w)
 {
     unsigned lane = tid() % LANES, live = __ballot_sync(0xffffffffu, w.d != 0);
