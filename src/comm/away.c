@@ -1,5 +1,5 @@
-/* A rank that is away: a thread answers for it. MPI serves one thread at a time, which is why the rank itself must not
- * call it meanwhile (MPI_THREAD_SERIALIZED). */
+/* A rank that is away: a thread answers for it. MPI serves one thread at a time (MPI_THREAD_SERIALIZED), which is why
+ * the rank itself must not call MPI meanwhile. */
 #include <pthread.h>
 #include <semaphore.h>
 
@@ -11,7 +11,7 @@ static const double LOOK_SECONDS = 0.02;
 static void *stand_in(void *context)
 {
     struct comm *comm = context;
-    double busy_seconds = 0, limit = watch_timeout(comm->watch); /* counted, as a process that is stopped is not busy */
+    double busy_seconds = 0, limit = watch_timeout(comm->watch); /* counted by looks: a stopped process is not busy */
     bool told = false;
     struct timespec next;
     do {

@@ -10,7 +10,7 @@
 #include "memory.h"
 #include "transport.h"
 
-static const double SLOW_SECONDS = 60; /* beside the timeout: 64 ranks on an overloaded machine took 120 to start */
+static const double SLOW_SECONDS = 60; /* added to the timeout: 64 ranks on an overloaded machine took 120 to start */
 
 /* Fills in who shares a host with whom. Expects rank, size and host_names. */
 static void learn_hosts(struct comm *comm)
@@ -85,16 +85,16 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch, struct guard *
     return comm;
 }
 
-/* For a process that no launcher started, Open MPI 4 starts a daemon, which it needs to spawn others; where it finds no
- * ssh to do that with, it ends the process. dtrain spawns none, so this says that it stays alone. Under a launcher it
- * has no effect. */
+/* For a process that no launcher started, Open MPI 4 starts a daemon, which a process needs to spawn others; where it
+ * finds no ssh to start it with, it ends the process. dtrain spawns none, so this tells Open MPI that the process stays
+ * alone. It has no effect under a launcher. */
 static void want_no_daemon(void)
 {
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0); /* the user's own setting stays */
 }
 
-/* Nets that share a GPU have a thread each, of which one runs (turns.h). All ranks run the same library and get the
- * same level of threads, so rank 0 alone prints the message and ends the job. */
+/* Nets that share a GPU have a thread each, of which one at a time runs, and calls MPI (turns.h). All ranks run the
+ * same library and get the same level of threads, so rank 0 alone prints the message and ends the job. */
 static struct guard *start_mpi(double timeout_seconds)
 {
     int threads, rank;
@@ -283,7 +283,7 @@ static bool has_passed(void *time)
 
 void comm_wait_for_end(struct comm *comm, const char *what)
 {
-    static const double MPIRUN_SECONDS = 15; /* it takes up to 10 s to see that a host is gone */
+    static const double MPIRUN_SECONDS = 15; /* mpirun takes up to 10 s to see that a host is gone */
     double end = clock_seconds() + MPIRUN_SECONDS;
     watch_until(comm->watch, has_passed, &end, &comm->group, what);
 }

@@ -22,7 +22,7 @@ MPI_Comm comm_split_mpi(struct comm *comm, int color)
     MPI_Comm part;
     comm_barrier(comm);
     guard_begin(comm->guard, "a split of the ranks",
-                watch_timeout(comm->watch) + 2); /* MPI has none that does not block */
+                watch_timeout(comm->watch) + 2); /* MPI has no split that does not block */
     MPI_CHECK(MPI_Comm_split(comm->mpi, color, comm->rank, &part));
     guard_end(comm->guard);
     return part;
@@ -74,7 +74,8 @@ bool comm_agree(struct comm *comm, struct error *error)
     return false;
 }
 
-/* Boyer and Moore's majority vote, then the first that is not of the majority. */
+/* The first number that differs from the majority (Boyer and Moore's vote) or, where there is none, from rank 0's; -1:
+ * all are the same. */
 static int find_odd(const uint64_t *all, int count)
 {
     uint64_t leader = all[0];

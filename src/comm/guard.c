@@ -15,9 +15,9 @@
 #include "error.h"
 #include "launcher.h"
 
-/* From one look to the next, if that is not more than an eighth of the timeout. Of a longer gap twice that counts. */
+/* Between two looks, but at most an eighth of the timeout. Of a longer gap twice as much counts. */
 static const double LOOK_SECONDS = 1;
-/* For so long the other ranks of a host leave it to the first of them to speak for all. */
+/* How much longer the other ranks of a host wait, so that its first rank speaks for all. */
 static const double POLITENESS_SECONDS = 3;
 
 enum { MOST_CHILDREN = 8192 };
@@ -26,20 +26,20 @@ struct guard {
     pthread_t thread;
     double timeout;
     pid_t launcher; /* 0: none that starts several ranks */
-    char job[200];  /* its entry in the environment of this process, which those of other jobs lack; "": it has none */
+    char job[200];  /* the job's entry in this process's environment, which other jobs' lack; "": there is none */
 
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* of what follows, up to the next gap */
+    pthread_cond_t changed; /* signalled when what follows, up to the next gap, changes */
     bool closed;
     const char *what; /* NULL: no call is under way */
     double limit;
     unsigned calls; /* so far */
 
-    unsigned call;             /* that the thread counts; what follows is its own */
+    unsigned call;             /* which the thread counts; this and what follows is the thread's own */
     double last_look, seconds; /* of this call */
-    bool first, was_second;    /* what this process was at the last look, and at any */
+    bool first, was_second;    /* first: as in struct sight, at the last look; was_second: not first at some look */
     pid_t stopped;             /* who was stopped at the last look, 0: none */
-    double stopped_seconds;    /* for how long, while this process was the first, or was not */
+    double stopped_seconds;    /* for how long that has been seen, as long as `first` stayed the same */
     pid_t children[MOST_CHILDREN];
 };
 
@@ -70,8 +70,8 @@ static bool is_running(pid_t process)
     return state != 0 && strchr("TtZX", state) == NULL;
 }
 
-/* The rank of a process, by the environment that it was started with; -1 if it is none of this job, or that cannot be
- * read. */
+/* The rank of a process, by the environment that it was started with; -1 if it is not of this job, or its environment
+ * cannot be read. */
 static int rank_of(const struct guard *guard, pid_t process)
 {
     static const char *const names[] = LAUNCHER_RANKS;
@@ -103,7 +103,8 @@ static int compare_processes(const void *a, const void *b)
     return (*(const pid_t *)a > *(const pid_t *)b) - (*(const pid_t *)a < *(const pid_t *)b);
 }
 
-/* The launcher's other children on this host, in order: a thread of it that starts some has a list of its own. */
+/* The launcher's other children on this host, by process id. Each thread of the launcher has a list of those that it
+ * started. */
 static size_t list_children(struct guard *guard)
 {
     char path[64];
@@ -130,10 +131,11 @@ static size_t list_children(struct guard *guard)
 struct sight {
     pid_t stopped; /* the launcher, or the lowest process id of the ranks that are stopped, 0: none */
     int rank;      /* its rank, -1: the launcher */
-    bool first;    /* this process is the lowest of the other ranks */
+    bool first;    /* no running rank of this host has a lower process id than this one */
 };
 
-/* Only the first rank looks at all. Others look at those before them, of which the first is alive as a rule. */
+/* Only the first running rank looks at all others. The rest look at those before them, where the first one runs as a
+ * rule. */
 static struct sight look_around(struct guard *guard)
 {
     size_t count = list_children(guard);
@@ -144,7 +146,7 @@ static struct sight look_around(struct guard *guard)
         return (struct sight){.stopped = guard->launcher, .rank = -1, .first = true};
     for (size_t i = 0; i < count; i++) {
         int rank = is_stopped(guard->children[i]) ? rank_of(guard, guard->children[i]) : -1;
-        if (rank >= 0) /* and not another program that the launcher has started, as ssh */
+        if (rank >= 0) /* not another program that the launcher has started, such as ssh */
             return (struct sight){.stopped = guard->children[i], .rank = rank, .first = true};
     }
     return (struct sight){.first = true};
@@ -155,7 +157,7 @@ static double look_seconds(const struct guard *guard)
     return fmin(LOOK_SECONDS, guard->timeout / 8);
 }
 
-/* Counts the time up to now, of which this process may have been stopped for some. */
+/* Counts the time since the last look, in which this process may have been stopped itself: two looks' worth at most. */
 static void count_time(struct guard *guard, const struct sight *sight)
 {
     double time = clock_seconds(), passed = fmin(time - guard->last_look, 2 * look_seconds(guard));
@@ -180,7 +182,7 @@ static void tell_stopped(const struct guard *guard, const struct sight *sight)
             who, host, guard->timeout, (long)sight->stopped, guard->what);
 }
 
-/* Without the lock, for as long as it reads: the call must not wait for this when it has ended. */
+/* Called with the lock, which it gives back while it reads /proc, as guard_end must not wait for that. */
 static void look(struct guard *guard)
 {
     pthread_mutex_unlock(&guard->lock);

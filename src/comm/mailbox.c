@@ -1,4 +1,4 @@
-/* Messages from one rank to another: at most one of a rank's is on its way. */
+/* Messages from one rank to another. A rank has at most one on its way. */
 #include <string.h>
 
 #include "transport.h"

@@ -30,12 +30,12 @@ struct arrival {
 struct sums {
     struct comm_sums base;
     struct comm *comm;           /* NULL: alone */
-    bool shared;                 /* by the ranks of this host, which have all of this in memory they share: */
-    struct arrival *arrived;     /* by rank of the host; it begins here */
-    size_t bytes;                /* of it */
+    bool shared;                 /* by the ranks of this host, in memory that has all of the following: */
+    struct arrival *arrived;     /* by rank of the host; the shared memory begins here */
+    size_t bytes;                /* of the shared memory */
     int64_t *totals, *all_terms; /* the terms of all ranks of the host */
     size_t stride;               /* between two ranks' */
-    uint64_t own_arrivals;       /* of this rank: what arrived is to have */
+    uint64_t own_arrivals;       /* how often this rank has arrived: what all are to reach */
 };
 
 /* --- opening ------------------------------------------------------------------------------------------ */
@@ -45,14 +45,14 @@ static size_t page_bytes(void)
     return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Each rank's terms fill whole pages: the first to touch them, it gets them in memory near its core, and an engine that
- * pins them for its GPU pins nothing else. */
+/* Each rank's terms fill whole pages. The rank touches them first, so that they lie in memory near its core; and an
+ * engine that pins them for its GPU pins nothing else. */
 static size_t page_up(size_t bytes)
 {
     return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
 }
 
-/* The first rank of each host makes the memory; all learn where it is. NULL on every rank if any fails. */
+/* The first rank of each host makes the memory; all learn where it is. Collective; NULL on every rank if any fails. */
 static void *share(struct comm *comm, size_t bytes)
 {
     struct shared_memory *places = memory_allocate((size_t)comm->size, sizeof *places, "the places of shared memory");
@@ -73,7 +73,7 @@ static void *share(struct comm *comm, size_t bytes)
     return NULL;
 }
 
-/* How far each rank has come, the totals, then each rank's terms. */
+/* In shared memory lie how far each rank has come, the totals, then each rank's terms. */
 static void open_shared(struct sums *s)
 {
     struct comm *comm = s->comm;
@@ -145,8 +145,8 @@ static void sum_by_mpi(const struct comm *comm, MPI_Comm among, int64_t *numbers
     watch_wait(comm->watch, &request, &comm->group, "the gradient sum", NULL, NULL);
 }
 
-/* totals[first, end) = the host's terms, a block at a time: it stays in the first-level cache. Refused terms may
- * wrap, without undefined behaviour. */
+/* totals[first, end) = the sums of the host's terms, a block at a time, which stays in the first-level cache. Where
+ * terms were refused a sum may wrap, without undefined behaviour. */
 static void add_terms(const struct sums *s, size_t first, size_t end)
 {
     enum { BLOCK = 1024 };

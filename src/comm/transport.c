@@ -36,8 +36,8 @@ void *transport_survey(struct comm *world, enum comm_use use)
     return NULL;
 }
 
-/* One rank has nothing to sum: no need to start NCCL. comm->why becomes why the first of the list was taken, or was
- * not. */
+/* One rank has nothing to sum: no need to start NCCL. comm->why becomes the first thing that a transport says: why it
+ * was taken, or why it was not. */
 static const struct transport *choose_best(struct comm *comm, enum comm_use use)
 {
     if (use == COMM_FOR_CPU || comm->size == 1)

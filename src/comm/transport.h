@@ -11,7 +11,7 @@
 #include "guard.h"
 #include "watch.h"
 
-/* The message on its way, if any. */
+/* The message that this rank has on its way, if any. */
 struct outbox {
     MPI_Request request; /* MPI_REQUEST_NULL: none */
     char bytes[COMM_MESSAGE_BYTES];
@@ -36,12 +36,12 @@ struct comm {
     int host_rank, host_size; /* among the ranks of this host */
     int host_count;
     int slices; /* of a sum: as many as the smallest host has ranks, so that every host has a rank for each slice */
-    MPI_Comm slice_peers; /* the ranks with this rank's slice, one a host; MPI_COMM_NULL: it has none, or of one host */
+    MPI_Comm slice_peers; /* the ranks with this rank's slice, one a host; MPI_COMM_NULL: no slice, or one host */
     int local_rank;       /* host_rank in the world */
     const struct transport *transport;
-    char why[300]; /* "auto" chose this transport: a few words, or "" */
+    char why[300]; /* why "auto" chose this transport: a few words, or "" */
     void *state;   /* the transport's own */
-    void *survey;  /* while it chooses a transport: what `survey` has found; or NULL */
+    void *survey;  /* while a transport is chosen: what `survey` has found; or NULL */
     struct outbox outbox;
     struct away away;
     void (*idle)(void *context); /* comm_set_idle */
@@ -54,38 +54,41 @@ struct transport {
 
     bool in_kernel; /* the engine's kernels sum: for engines whose kernels can (COMM_FOR_KERNEL) */
 
-    const char *advice; /* of watch_group; NULL */
+    const char *advice; /* for watch_group; NULL: none */
 
-    /* What `suits` wants to know of the world's ranks, and not of the group's alone: collective over the world, before
-     * parts of it choose, each on its own. Freed by free; NULL: nothing. */
+    /* Gathers what `suits` needs to know of all ranks of the world, not of the group's alone. Collective over the
+     * world, before its parts choose, each for itself. The result is freed by free; NULL: nothing to gather. */
     void *(*survey)(struct comm *world, enum comm_use use);
 
-    /* Whether it can serve the group, and why or why not, in a few words: one verdict on all ranks. NULL: it
-     * always can. */
+    /* Whether the transport can serve the group; `why` says in a few words why, or why not. Collective, with one
+     * verdict on all ranks. NULL: it always can. */
     bool (*suits)(struct comm *comm, enum comm_use use, char *why, size_t why_bytes);
 
     void (*prepare)(void); /* once, before MPI starts and there are threads; NULL: nothing to do */
-    bool (*open)(struct comm *comm, struct error *error); /* NULL: nothing to do */
-    void (*close)(struct comm *comm);                     /* NULL: nothing to do */
 
-    /* For device memory (comm.h); NULL where it cannot. poll ends the job if a sum has failed meanwhile. */
+    /* Collective; open fails on all ranks, with *error, or on none. NULL: nothing to do. */
+    bool (*open)(struct comm *comm, struct error *error);
+    void (*close)(struct comm *comm);
+
+    /* For comm_sum_on_device; NULL where the transport cannot. poll is called again and again while comm_wait waits,
+     * and ends the job if a sum has failed. */
     void (*sum_on_device)(struct comm *comm, int64_t *buffer, size_t count, void *stream);
     void (*poll)(struct comm *comm);
-    void (*ways)(const struct comm *comm, char *text, size_t bytes); /* NULL: nothing to say */
+    void (*ways)(const struct comm *comm, char *text, size_t bytes); /* for comm_ways; NULL: nothing to say */
 };
 
-extern const struct transport transport_mpi;   /* no way of its own: by way of host memory */
-extern const struct transport proxy_nccl;      /* loads the GPU part (gpu.h), then opens the part's own */
-extern const struct transport transport_peers; /* loads it, too, to ask which GPUs reach each other */
+extern const struct transport transport_mpi;   /* no way of its own: sums go through host memory */
+extern const struct transport proxy_nccl;      /* loads the GPU part (gpu.h), then opens the part's transport */
+extern const struct transport transport_peers; /* loads the GPU part, too, to ask which GPUs reach each other */
 
-/* Calls `prepare` of every transport. */
+/* Calls every transport's `prepare`. */
 void transport_prepare(void);
 
-/* Calls `survey` of the one that has it. */
+/* Calls the transports' `survey`, of which there is one. The caller frees the result. */
 void *transport_survey(struct comm *world, enum comm_use use);
 
 /* The transport called `name`, or for "auto" the best that suits, which comm->why then explains. NULL and *error
- * (EXIT_USAGE) on every rank if there is none of that name, or it does not suit. Collective; does not open it. */
+ * (EXIT_USAGE) on every rank if no transport has that name, or it does not suit. Collective; does not open it. */
 const struct transport *transport_choose(struct comm *comm, const char *name, enum comm_use use, struct error *error);
 
 /* --- for the files of this folder; `what` as for watch_wait --- */
@@ -93,11 +96,12 @@ const struct transport *transport_choose(struct comm *comm, const char *name, en
 /* Waits for a request. */
 void comm_finish(struct comm *comm, MPI_Request *request, const char *what);
 
-/* Numbers combined over the ranks, in place, on every rank; a split as MPI_Comm_split makes it, in order of rank. */
+/* Collective: numbers combined over the ranks, in place, on every rank; a split as MPI_Comm_split makes it, in order of
+ * rank. */
 void comm_combine(struct comm *comm, void *numbers, int count, MPI_Datatype type, MPI_Op operation, const char *what);
 MPI_Comm comm_split_mpi(struct comm *comm, int color);
 
-/* Until the message on its way, if any, has left. */
+/* Waits until the message that is on its way, if any, has left. */
 void mailbox_drain(struct comm *comm);
 
 #endif

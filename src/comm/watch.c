@@ -18,10 +18,10 @@
 enum tag { TAG_PROBE = 1, TAG_ACKNOWLEDGEMENT };
 enum { MOST_STALLED_ROUNDS = 3, SPINS = 50, YIELDS = 2000 };
 static const double LOOK_SECONDS = 0.01;          /* between two looks of a wait at other things than its end */
-static const double MOST_SECONDS = 1;             /* that count from one poll to the next */
-static const double SIGTERM_REPORT_SECONDS = 0.3; /* after SIGTERM */
+static const double MOST_SECONDS = 1;             /* that count of the time between two polls, at most */
+static const double SIGTERM_REPORT_SECONDS = 0.3; /* from SIGTERM until report_sigterm */
 
-/* A probe, or its acknowledgement, which carries the round of the probe: a late one is told from a new one. */
+/* A probe, or its acknowledgement, which carries the probe's round, so that a late one is told from a new one. */
 struct message {
     int round;
     unsigned moves; /* in an acknowledgement: the sender's count */
@@ -75,7 +75,7 @@ void watch_set_step(struct watch *watch, uint64_t step)
     watch->step = step;
 }
 
-/* Small enough that MPI_Send buffers it and returns at once. */
+/* A message is so small that MPI_Send buffers it and returns at once. */
 static void post(struct watch *watch, int to, enum tag tag, struct message message)
 {
     MPI_CHECK(MPI_Send(&message, sizeof message, MPI_BYTE, to, tag, watch->mpi));
@@ -113,10 +113,10 @@ void watch_acknowledge(struct watch *watch)
     acknowledge_all(watch);
 }
 
-/* Rounds of probes to a group: who has acknowledged the last, and whether anyone makes progress. Times are seconds of
- * the wait, as it counts them (struct wait). */
+/* Rounds of probes to a group: who has acknowledged the last one, and whether anyone makes progress. Times are seconds
+ * of the wait that counted (struct wait). */
 struct probing {
-    double quiet_until; /* no round begins before */
+    double quiet_until; /* no round begins before this time */
     double deadline;    /* for the acknowledgements; 0 while no probe is out */
     bool *acknowledged; /* by world rank */
     int missing;
@@ -153,7 +153,8 @@ static void take_acknowledgements(struct watch *watch, struct probing *probing)
     }
 }
 
-/* The lowest rank that is still alive prints the message and ends the job; the others wait for that. */
+/* The lowest rank that has answered prints the message and ends the job; the others give it time to, then do so
+ * themselves. */
 static _Noreturn void report_lost(struct watch *watch, const struct watch_group *group, const struct probing *probing,
                                   const char *what)
 {
@@ -183,7 +184,7 @@ static _Noreturn void report_lost(struct watch *watch, const struct watch_group 
               count, group->size, lost, watch->timeout_seconds, watch->rank, what, (unsigned long long)watch->step);
 }
 
-/* Called now and then until the wait ends, at that time of it. */
+/* Called now and then until the wait ends; time: of the wait so far, in seconds. */
 static void probe_group(struct watch *watch, const struct watch_group *group, struct probing *probing, const char *what,
                         double time)
 {
@@ -207,9 +208,9 @@ static void probe_group(struct watch *watch, const struct watch_group *group, st
     }
 }
 
-/* Told by ranks 0 and 1 of the group and by the first on another host: whatever rank or host is gone, one of them is
- * there. They send no probes, as Open MPI ends a process that connects to a dead one. launch/run makes one line of
- * theirs and mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run yet saves and stops. */
+/* Said by ranks 0 and 1 of the group and by the first on another host: whatever rank or host is gone, one of them is
+ * left. They send no probes, as Open MPI ends a process that connects to a dead one. launch/run makes one line of
+ * theirs and mpirun's. Nothing is ended here: if a rank is slow, and none dead, the run still saves and stops. */
 static void report_sigterm(struct watch *watch, const struct watch_group *group, const char *what)
 {
     int other = 0;
@@ -231,8 +232,8 @@ static void give_way(unsigned polls)
         sched_yield();
 }
 
-/* What a wait is for, what is done meanwhile, and how long it has taken. A whole job may be stopped for hours and go on
- * (Ctrl-Z, SLURM), when no rank has heard another and none is to blame for that. So what counts of the time from one
+/* What a wait is for, what is done meanwhile, and how long it has taken. A whole job may be stopped for hours and then
+ * go on (Ctrl-Z, SLURM): no rank has heard another meanwhile, and none is to blame. So what counts of the time from one
  * poll to the next is a second at most, or a quarter of the timeout if that is less. */
 struct wait {
     bool (*done)(void *context);
