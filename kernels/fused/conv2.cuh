@@ -49,7 +49,7 @@ struct conv2_work {
     unsigned e, channel, x, high;
 };
 
-/* n: how many channels each sample keeps. Lanes beyond the last column repeat it. */
+/* n: how many channels each sample keeps. Lanes beyond the last four columns repeat these. */
 DEVICE conv2_work conv2_work_of(const memory &m, both n)
 {
     unsigned columns = (n.first + n.second) * ACROSS2, i = tid() / 2 < columns ? tid() / 2 : columns - 1;

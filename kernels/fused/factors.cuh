@@ -1,5 +1,5 @@
-/* factors.cuh - both convolutions go forward by eight products for four neighbours of a row (kernels/README.md), and
- * this is what they multiply. The eight columns of an input plane's row that four neighbours see are a *stretch*: its
+/* factors.cuh - both convolutions go forward by eight products for four neighbours of a row (kernels/README.md); what
+ * they multiply is made here. The eight columns of an input plane's row that four neighbours see are a *stretch*: its
  * eight factors are made once, for all channels, and for all rows of outputs that see it. A row of five weights becomes
  * eight *taps*.
  */

@@ -16,11 +16,11 @@
  * others are still at the end of the last one. A rank's counter may be told of the next round before all blocks have
  * told it of this one; but a block that tells of the next round has heard from all in this one.
  *
- * Bytes: 508 KB (n - 1)/n read from peers and as many written to them, from and to all at once. By the model (H100,
+ * Bytes: 508 KB (n - 1)/n read from peers and as many written to them, from and to all at once. By a model (H100,
  * NVLink at 370 GB/s a way, 2.3 us to tell and to hear, 1.5 us to read) a step takes 6.5 us more on 2 GPUs, 7.1 on 4,
- * 7.5 on 8, where launches with NCCL in between take 15 to 25. If every rank read all of all others, and waited once:
- * 5.2, 7.9 and 13.3. None of it was measured. Sums by the switch itself (multimem) are left out, as they cannot be
- * tried here.
+ * 7.5 on 8, where launches with NCCL in between take 15 to 25. If every rank read all sums of all others, and waited
+ * once: 5.2, 7.9 and 13.3. None of this was measured. Sums by the switch itself (multimem) are left out, as they cannot
+ * be tried here.
  */
 #ifndef DTRAIN_FUSED_PEERS_CUH
 #define DTRAIN_FUSED_PEERS_CUH

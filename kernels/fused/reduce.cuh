@@ -1,7 +1,7 @@
 /* reduce.cuh - how a term joins the batch's sum: rounded once to fixed point (kernels/README.md), then added to a
- * 64-bit integer in the L2 by a reduction that waits for nothing. With net A up to 82,112 of 8 bytes a tile: 48,000 of
- * conv3, 11,136 of the dense layers and biases, and from each of the eight seats 2,872 of conv1 and conv2. A step of
- * the prototype took 2 us less without them on an H200 with A; with D there was no difference.
+ * 64-bit integer in the L2 by a reduction that waits for nothing. With net A up to 82,112 reductions of 8 bytes a tile:
+ * 48,000 of conv3, 11,136 of the dense layers and biases, and from each of the eight seats 2,872 of conv1 and conv2. A
+ * step of the prototype took 2 us less without them on an H200 with A; with D there was no difference.
  */
 #ifndef DTRAIN_FUSED_REDUCE_CUH
 #define DTRAIN_FUSED_REDUCE_CUH

@@ -141,7 +141,7 @@ DEVICE void run_steps(memory &m)
     }
 }
 
-/* The runs of a launch, a net each. Nothing is between the nets. */
+/* The runs of a launch, a net each. The nets share nothing. */
 struct launch {
     fused_run runs[FUSED_NETS];
 };
