@@ -1,4 +1,7 @@
 /* metrics.jsonl: its lines, and what a resumed run keeps of it. Each test works in an empty directory. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <sys/stat.h>
 
@@ -195,6 +198,71 @@ static void test_what_cannot_be_written_is_said(void **state)
     assert_resumes(1, LINE("1", "10"), LINE("1", "10") LINE("9", "90"));
 }
 
+/* A file that cannot be read from an offset on, for so many attempts. */
+static struct {
+    off_t offset;
+    int attempts, file;
+} fault;
+
+static ssize_t read_with_fault(void *cookie, char *buffer, size_t bytes)
+{
+    (void)cookie;
+    size_t good = (size_t)(fault.offset - lseek(fault.file, 0, SEEK_CUR));
+    if (good == 0 && fault.attempts > 0) {
+        fault.attempts--;
+        errno = EIO;
+        return -1;
+    }
+    return read(fault.file, buffer, good > 0 && good < bytes ? good : bytes);
+}
+
+static int close_with_fault(void *cookie)
+{
+    (void)cookie;
+    return close(fault.file);
+}
+
+/* In place of the C library's, by which metrics.c makes a stream of its file, and tensorboard.c one to write alone. */
+FILE *fdopen(int file, const char *mode)
+{
+    if (strcmp(mode, "a+") == 0)
+        fault.file = file;
+    if (fault.attempts == 0)
+        return ((FILE * (*)(int, const char *)) dlsym(RTLD_NEXT, "fdopen"))(file, mode);
+    return fopencookie(&fault, mode, (cookie_io_functions_t){.read = read_with_fault, .close = close_with_fault});
+}
+
+/* A read error is no end of the file, also where what follows can be read again, as in a network's file system. */
+static void test_what_cannot_be_read_is_not_cut_off(void **state)
+{
+    (void)state;
+    static const char lines[] = LINE("1", "10") LINE("2", "20") LINE("3", "30");
+    const size_t offsets[] = {0, sizeof LINE("1", "10") - 1, sizeof LINE("1", "10") + 8, sizeof lines - 1};
+    struct error error = {0};
+    write_three();
+    for (size_t i = 0; i < 4; i++)
+        for (int attempts = 1; attempts <= 1000; attempts += 999) {
+            fault.offset = (off_t)offsets[i];
+            fault.attempts = attempts;
+            struct metrics *metrics = metrics_open(&here, 2, &error);
+            fault.attempts = 0;
+            assert_null(metrics);
+            assert_error(&error, EXIT_RUNTIME, "./metrics.jsonl: cannot be read: Input/output error");
+            assert_lines(lines);
+        }
+
+    struct metrics *metrics = metrics_open(&here, 3, &error);
+    struct epoch_metrics epoch = epoch_of(4);
+    int unreadable = open("/proc/self/mem", O_RDONLY); /* at its beginning */
+    assert_int_equal(dup2(unreadable, fault.file), fault.file);
+    close(unreadable);
+    assert_int_equal(unlink(PATH), 0);
+    assert_false(metrics_write(metrics, &epoch, &error)); /* which would put the lines there again */
+    assert_error(&error, EXIT_RUNTIME, "./metrics.jsonl: cannot be read: Input/output error");
+    assert_int_equal(access(PATH, F_OK), -1);
+    metrics_close(metrics);
+}
+
 /* By a person, or an editor that writes a new file. */
 static void test_removed_or_replaced_under_a_run(void **state)
 {
@@ -227,10 +295,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_enter, scratch_leave)
     const struct CMUnitTest tests[] = {
-        TEST(test_a_line_an_epoch_flushed),        TEST(test_what_is_not_finite_is_null),
-        TEST(test_later_epochs_are_cut_off),       TEST(test_what_a_crash_tore_is_cut_off),
-        TEST(test_lines_that_are_no_epochs_stay),  TEST(test_a_missing_file_is_made),
-        TEST(test_what_cannot_be_written_is_said), TEST(test_removed_or_replaced_under_a_run),
+        TEST(test_a_line_an_epoch_flushed),         TEST(test_what_is_not_finite_is_null),
+        TEST(test_later_epochs_are_cut_off),        TEST(test_what_a_crash_tore_is_cut_off),
+        TEST(test_lines_that_are_no_epochs_stay),   TEST(test_a_missing_file_is_made),
+        TEST(test_what_cannot_be_written_is_said),  TEST(test_what_cannot_be_read_is_not_cut_off),
+        TEST(test_removed_or_replaced_under_a_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
