@@ -51,10 +51,11 @@ static bool check_size(const char *path, const struct stat *status, size_t expec
     return true;
 }
 
-static bool check_labels(const char *path, const uint8_t *records, size_t count, struct error *error)
+/* Records from number `first` on. */
+static bool check_labels(const char *path, const uint8_t *records, size_t first, size_t count, struct error *error)
 {
-    for (size_t i = 0; i < count; i++) {
-        int label = records[i * RECORD_BYTES];
+    for (size_t i = first; i < first + count; i++) {
+        int label = records[(i - first) * RECORD_BYTES];
         if (label >= LENET5_CLASSES)
             return error_set(error, EXIT_INPUT, "%s: offset %zu holds label %d (record %zu), but labels are 0 to %d",
                              path, i * RECORD_BYTES, label, i, LENET5_CLASSES - 1);
@@ -62,27 +63,34 @@ static bool check_labels(const char *path, const uint8_t *records, size_t count,
     return true;
 }
 
-/* The bytes of an open file, to be unmapped; MAP_FAILED: errno says why. Some file systems map nothing, or only what is
- * not shared; then each rank has a copy. */
-static void *map_or_copy(int file, size_t bytes, bool *copied)
+/* So many bytes of an open file from an offset on. NULL, or why they cannot be had. */
+static const char *read_part(int file, void *part, size_t bytes, size_t offset)
 {
-    void *mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
-    if (mapped != MAP_FAILED || errno != ENODEV)
-        return mapped;
-    if ((mapped = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, 0)) != MAP_FAILED || errno != ENODEV)
-        return mapped;
-    mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ssize_t got = 1;
-    for (size_t done = 0; mapped != MAP_FAILED && done < bytes && got > 0; done += got > 0 ? (size_t)got : 0)
-        got = TEMP_FAILURE_RETRY(pread(file, (char *)mapped + done, bytes - done, (off_t)done));
-    if (mapped != MAP_FAILED && got <= 0) {
-        int reason = got < 0 ? errno : EIO; /* it became shorter */
-        munmap(mapped, bytes);
-        errno = reason;
-        return MAP_FAILED;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t got = TEMP_FAILURE_RETRY(pread(file, (char *)part + done, bytes - done, (off_t)(offset + done)));
+        if (got <= 0)
+            return got < 0 ? strerror(errno) : "it became shorter meanwhile";
+        done += (size_t)got;
     }
-    *copied = true;
-    return mapped;
+    return NULL;
+}
+
+/* The bytes of an open file, to be unmapped. NULL, or why they cannot be had. Some file systems map nothing, or only
+ * what is not shared; then each rank has a copy. */
+static const char *map_or_copy(int file, size_t bytes, void **mapped, bool *copied)
+{
+    *mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
+    if (*mapped == MAP_FAILED && errno == ENODEV)
+        *mapped = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, 0);
+    *copied = *mapped == MAP_FAILED && errno == ENODEV;
+    if (*copied)
+        *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*mapped == MAP_FAILED)
+        return strerror(errno);
+    const char *reason = *copied ? read_part(file, *mapped, bytes, 0) : NULL;
+    if (reason != NULL)
+        munmap(*mapped, bytes);
+    return reason;
 }
 
 /* Maps a file of *count records (0: as many as it holds, which it sets). */
@@ -97,10 +105,11 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
         error_set(error, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
     } else if (check_size(path, &status, *count, error)) {
         size_t bytes = (size_t)status.st_size;
-        bool copied = false;
-        void *mapped = map_or_copy(file, bytes, &copied);
-        if (mapped == MAP_FAILED) {
-            error_set(error, EXIT_INPUT, "%s: cannot be read into memory: %s", path, strerror(errno));
+        bool copied;
+        void *mapped;
+        const char *reason = map_or_copy(file, bytes, &mapped, &copied);
+        if (reason != NULL) {
+            error_set(error, EXIT_INPUT, "%s: cannot be read into memory: %s", path, reason);
         } else {
             posix_madvise(mapped, bytes, POSIX_MADV_WILLNEED);
             *records = mapped;
@@ -114,17 +123,43 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
     return false;
 }
 
-static uint64_t hash_all(const struct dataset *dataset)
+/* Adds file number i, and checks its labels. A file that is mapped is read nonetheless: where the disk fails, or
+ * somebody cuts the file short, that is an error here, where memory would end the process by a signal. */
+static bool hash_file(const struct dataset *dataset, int i, XXH64_state_t *hash, struct error *error)
+{
+    enum { AT_ONCE = 64 };
+    const struct data_file *file = &dataset->files[i];
+    const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
+    uint8_t part[AT_ONCE * RECORD_BYTES];
+    char path[4096];
+    join(path, dataset->directory, dataset_files[i]);
+    for (size_t first = 0; first < split->per_file; first += AT_ONCE) {
+        size_t count = split->per_file - first < AT_ONCE ? split->per_file - first : AT_ONCE;
+        const uint8_t *records = split->files[i % TRAINING_FILES] + first * RECORD_BYTES;
+        const char *reason = NULL;
+        if (!file->copied) {
+            reason = read_part(file->descriptor, part, count * RECORD_BYTES, first * RECORD_BYTES);
+            records = part;
+        }
+        if (reason != NULL)
+            return error_set(error, EXIT_INPUT, "%s: cannot be read: %s", path, reason);
+        if (!check_labels(path, records, first, count, error))
+            return false;
+        XXH64_update(hash, records, count * RECORD_BYTES);
+    }
+    return true;
+}
+
+static bool hash_all(const struct dataset *dataset, uint64_t *digest, struct error *error)
 {
     XXH64_state_t *hash = memory_check(XXH64_createState(), "the hash of the data");
     XXH64_reset(hash, 0);
-    for (int i = 0; i < DATA_FILES; i++) {
-        const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
-        XXH64_update(hash, split->files[i % TRAINING_FILES], split->per_file * RECORD_BYTES);
-    }
-    uint64_t digest = XXH64_digest(hash);
+    bool good = true;
+    for (int i = 0; good && i < DATA_FILES; i++)
+        good = hash_file(dataset, i, hash, error);
+    *digest = XXH64_digest(hash);
     XXH64_freeState(hash);
-    return digest;
+    return good;
 }
 
 static FILE *open_digest(const char *directory, const char *mode)
@@ -167,17 +202,14 @@ bool dataset_open(struct dataset *dataset, const char *directory, struct error *
     bool good = true;
     for (int i = 0; good && i < DATA_FILES; i++) {
         struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
-        const uint8_t **records = &split->files[i % TRAINING_FILES];
         char path[4096];
-        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, records, &dataset->files[i],
-                        error) &&
-               check_labels(path, *records, split->per_file, error);
+        good = map_file(join(path, directory, dataset_files[i]), &split->per_file, &split->files[i % TRAINING_FILES],
+                        &dataset->files[i], error);
         dataset->copied |= dataset->files[i].copied;
     }
     dataset->train.count = TRAINING_FILES * dataset->train.per_file;
     dataset->test.count = dataset->test.per_file;
-    if (good)
-        dataset->hash = hash_all(dataset);
+    good = good && hash_all(dataset, &dataset->hash, error);
     if (!good)
         dataset_close(dataset);
     return good;
@@ -213,7 +245,8 @@ bool dataset_is_unchanged(const struct dataset *dataset, struct error *error)
         bool there = fstat(file->descriptor, &status) == 0 && (size_t)status.st_size == split->per_file * RECORD_BYTES;
         if (there && memcmp(&status.st_mtim, &file->modified, sizeof file->modified) == 0)
             continue;
-        if (!there || hash_all(dataset) != dataset->hash)
+        uint64_t digest;
+        if (!there || !hash_all(dataset, &digest, &(struct error){0}) || digest != dataset->hash)
             return error_set(
                 error, EXIT_INPUT,
                 "%s/%s was changed while the run used it, and what was learned since the last checkpoint may be "

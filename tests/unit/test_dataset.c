@@ -2,7 +2,9 @@
 #include "scratch.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <xxhash.h>
 
 #include "dataset.h"
@@ -180,6 +182,56 @@ static void test_unreadable_file(void **state)
     assert_refused("d/data_batch_1.bin", "cannot be read", strerror(ELOOP), NULL);
 }
 
+/* What happens to a file when as many others have been read, on a file system that may not map files. */
+static struct {
+    bool cannot_map;
+    int reads; /* before that; -1: nothing happens */
+    enum { CUT_SHORT, UNREADABLE } what;
+} fault = {.reads = -1};
+
+/* In place of the C library's. */
+void *mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset)
+{
+    if (!fault.cannot_map || file < 0)
+        return (void *)syscall(SYS_mmap, at, bytes, protection, flags, file, offset);
+    errno = ENODEV;
+    return MAP_FAILED;
+}
+
+ssize_t pread(int file, void *buffer, size_t bytes, off_t offset)
+{
+    if (fault.reads-- == 0) {
+        if (fault.what == UNREADABLE) {
+            errno = EIO;
+            return -1;
+        }
+        assert_int_equal(truncate("d/data_batch_3.bin", RECORD_BYTES), 0);
+    }
+    return syscall(SYS_pread64, file, buffer, bytes, offset);
+}
+
+/* By somebody, or a disk that fails, after its size was found right. */
+static void test_cut_short_or_unreadable_while_it_is_read(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        write_set("d");
+        fault.cannot_map = i / 2;
+        fault.what = i % 2 == 0 ? CUT_SHORT : UNREADABLE;
+        fault.reads = 2;
+        assert_refused("d/data_batch_3.bin", "cannot be read",
+                       i % 2 == 0 ? "it became shorter meanwhile" : strerror(EIO), NULL);
+    }
+    fault.reads = -1;
+    write_set("d");
+    struct dataset dataset;
+    struct error error = {0};
+    assert_true(dataset_open(&dataset, "d", &error));
+    assert_true(dataset.copied);
+    dataset_close(&dataset);
+    fault.cannot_map = false;
+}
+
 /* --- finding ---------------------------------------------------------------------------------- */
 
 static void assert_found(const char *wanted, const char *expected)
@@ -291,6 +343,7 @@ int main(void)
         IN_EMPTY_DIRECTORY(test_training_files_of_different_counts),
         IN_EMPTY_DIRECTORY(test_not_regular_files),
         IN_EMPTY_DIRECTORY(test_unreadable_file),
+        IN_EMPTY_DIRECTORY(test_cut_short_or_unreadable_while_it_is_read),
         IN_EMPTY_DIRECTORY(test_search_order),
         IN_EMPTY_DIRECTORY(test_home_is_the_cache_without_xdg),
         IN_EMPTY_DIRECTORY(test_nothing_found_names_places_and_remedies),
