@@ -48,8 +48,9 @@ void dataset_close(struct dataset *dataset);
  * names the one that was changed. Reads them again only where a time has moved. */
 bool dataset_is_unchanged(const struct dataset *dataset, struct error *error);
 
-/* Whether the byte at this address is one of a file's, as it is mapped. Also in a signal's handler. */
-bool dataset_holds(const struct dataset *dataset, const void *address);
+/* The name of the file of which the byte at this address is one, as it is mapped; NULL: none. Also in a signal's
+ * handler. */
+const char *dataset_file_at(const struct dataset *dataset, const void *address);
 
 /* A set in the cache has its digest beside it, in a file: dataset.hash when it was made. Reading fails where there is
  * none, or half of one, which writing replaces. Where it cannot be written errno says why. */

@@ -23,10 +23,11 @@ void signals_request_stop(void);
 /* The name of the signal that came, "SIGUSR1", or NULL. */
 const char *signals_name(void);
 
-/* From now on SIGBUS at an address of which concerns(context, address) says yes, in the handler, prints `line` and ends
- * this process with `code`: a mapped file was cut short or cannot be read. Context and line are borrowed for ever.
- * Where the host's memory is broken that is said (EXIT_RUNTIME). Any other SIGBUS has its default action. */
-void signals_explain_bus_error(bool (*concerns)(const void *context, const void *address), const void *context,
-                               const char *line, int code);
+/* From now on SIGBUS at an address for which explain(context, address) has a line prints that, in the handler, and ends
+ * this process with `code`: a mapped file was cut short or cannot be read. The context is borrowed for ever. Where the
+ * host's memory is broken that is said (EXIT_RUNTIME). Any other SIGBUS, of which explain says NULL, has its default
+ * action. */
+void signals_explain_bus_error(const char *(*explain)(const void *context, const void *address), const void *context,
+                               int code);
 
 #endif

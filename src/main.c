@@ -21,15 +21,22 @@
 #include "verify.h"
 #include "version.h"
 
-static bool is_of_data(const void *data, const void *address)
+/* In the handler of a signal. */
+static const char *explain_bus_error(const void *context, const void *address)
 {
-    return dataset_holds(data, address);
+    static char line[4300];
+    const struct dataset *data = context;
+    const char *file = dataset_file_at(data, address);
+    if (file == NULL)
+        return NULL;
+    char *end = stpcpy(stpcpy(stpcpy(stpcpy(line, "dtrain: "), data->directory), "/"), file);
+    stpcpy(end, " was cut short while the run used it, or cannot be read: restore it, then --resume\n");
+    return line;
 }
 
 static enum exit_code run(const struct options *options, struct comm *world, struct error *error)
 {
-    static char cut_short[4300]; /* this and the data: for as long as the process lives */
-    static struct dataset data;
+    static struct dataset data; /* for as long as the process lives */
     char directory[4096];
     if (comm_rank(world) == 0)
         launcher_begin();
@@ -50,10 +57,7 @@ static enum exit_code run(const struct options *options, struct comm *world, str
             dataset_close(&data);
         return error->code;
     }
-    snprintf(cut_short, sizeof cut_short,
-             "dtrain: a file in %s was cut short while the run used it, or cannot be read: restore it, then --resume\n",
-             directory);
-    signals_explain_bus_error(is_of_data, &data, cut_short, EXIT_INPUT);
+    signals_explain_bus_error(explain_bus_error, &data, EXIT_INPUT);
     enum exit_code code = agree_on_data(&data, world, error) ? study_run(options, &data, world, error) : error->code;
     dataset_close(&data);
     return code;

@@ -55,9 +55,8 @@ void signals_install(void)
 }
 
 static struct {
-    bool (*concerns)(const void *context, const void *address);
+    const char *(*explain)(const void *context, const void *address);
     const void *context;
-    const char *line;
     int code;
 } bus_error;
 
@@ -68,8 +67,10 @@ static void end_by_bus_error(int number, siginfo_t *info, void *context)
     static const char broken[] = "dtrain: memory of this host is broken, as the kernel's log tells: use another host\n";
     (void)context;
     bool is_broken = info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO;
-    if (is_broken || (info->si_code == BUS_ADRERR && bus_error.concerns(bus_error.context, info->si_addr))) {
-        const char *line = is_broken ? broken : bus_error.line;
+    const char *line = is_broken ? broken : NULL;
+    if (info->si_code == BUS_ADRERR)
+        line = bus_error.explain(bus_error.context, info->si_addr);
+    if (line != NULL) {
         ssize_t written = write(STDERR_FILENO, line, strlen(line));
         (void)written;
         _exit(is_broken ? EXIT_RUNTIME : bus_error.code);
@@ -78,12 +79,11 @@ static void end_by_bus_error(int number, siginfo_t *info, void *context)
     raise(number);
 }
 
-void signals_explain_bus_error(bool (*concerns)(const void *context, const void *address), const void *context,
-                               const char *line, int code)
+void signals_explain_bus_error(const char *(*explain)(const void *context, const void *address), const void *context,
+                               int code)
 {
-    bus_error.concerns = concerns;
+    bus_error.explain = explain;
     bus_error.context = context;
-    bus_error.line = line;
     bus_error.code = code;
     sigaction(SIGBUS, &(struct sigaction){.sa_sigaction = end_by_bus_error, .sa_flags = SA_SIGINFO}, NULL);
 }

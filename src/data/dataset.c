@@ -256,15 +256,15 @@ bool dataset_is_unchanged(const struct dataset *dataset, struct error *error)
     return true;
 }
 
-bool dataset_holds(const struct dataset *dataset, const void *address)
+const char *dataset_file_at(const struct dataset *dataset, const void *address)
 {
     for (int i = 0; i < DATA_FILES; i++) {
         const struct split *split = i < TRAINING_FILES ? &dataset->train : &dataset->test;
         uintptr_t first = (uintptr_t)split->files[i % TRAINING_FILES];
         if ((uintptr_t)address - first < split->per_file * RECORD_BYTES)
-            return true;
+            return dataset_files[i];
     }
-    return false;
+    return NULL;
 }
 
 /* --- finding ---------------------------------------------------------------------------------- */
