@@ -215,8 +215,7 @@ static void *keep_watch(void *context)
             guard->seconds = guard->stopped_seconds = 0;
             guard->stopped = 0;
             guard->was_second = false;
-        } else if (pthread_cond_timedwait(&guard->changed, &guard->lock, &next) == ETIMEDOUT &&
-                   guard->calls == guard->call && guard->what != NULL) {
+        } else if (pthread_cond_timedwait(&guard->changed, &guard->lock, &next) == ETIMEDOUT) {
             look(guard);
         }
     }
