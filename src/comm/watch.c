@@ -145,7 +145,7 @@ static void take_acknowledgements(struct watch *watch, struct probing *probing)
     int from;
     struct message message;
     while (take(watch, TAG_ACKNOWLEDGEMENT, &from, &message)) {
-        if (probing->acknowledged == NULL || message.round != watch->round || probing->acknowledged[from])
+        if (probing->acknowledged == NULL || message.round != watch->round)
             continue;
         probing->acknowledged[from] = true;
         probing->missing--;

@@ -2,10 +2,14 @@
  * must, else says what did not. */
 #include "comm.h"
 
+#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "clock.h"
+#include "src/training/evaluate.h"
 
 static int rank, size, faults;
 
@@ -122,6 +126,99 @@ static void busy(struct comm *world)
     comm_barrier(world);
 }
 
+static bool has_come(void *time)
+{
+    return clock_seconds() > *(const double *)time;
+}
+
+/* For no other rank, but it answers them. */
+static void wait_seconds(struct comm *world, double seconds)
+{
+    double end = clock_seconds() + seconds;
+    comm_wait(world, has_come, &end, "a moment");
+}
+
+/* Nobody gets on from one round of probes to the next, twice, as where the network is slow. Then one does, and nobody
+ * twice more. */
+static void patient(struct comm *world)
+{
+    comm_barrier(world);
+    if (rank == 0) {
+        wait_seconds(world, 1.8);
+        wait_seconds(world, 1.2);
+    }
+    comm_barrier(world);
+}
+
+/* Rank 0 asks, half a second on, and waits for something else by the time the others answer. */
+static void late(struct comm *world)
+{
+    comm_barrier(world);
+    if (rank == 0) {
+        wait_seconds(world, 0.7);
+    } else {
+        usleep(800000);
+        for (int i = 0; i < 30; i++) {
+            usleep(10000);
+            comm_alive(world);
+        }
+        usleep(300000); /* by now it has asked again */
+    }
+    comm_barrier(world);
+}
+
+/* What rank 1 sends is held back. */
+static bool is_delayed;
+
+/* In place of MPI's, which does the same. A probe, of which rank 0 tells, has tag 1. */
+int MPI_Send(const void *data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm)
+{
+    static char answer[100];
+    if (is_delayed && rank == 0 && tag == 1)
+        printf("rank 0 asks\n"), fflush(stdout);
+    if (!is_delayed || rank == 0 || (size_t)count > sizeof answer)
+        return PMPI_Send(data, count, type, to, tag, comm);
+    bool is_first = answer[0] == 0;
+    if (is_first)
+        memcpy(answer, data, (size_t)count);
+    return is_first ? MPI_SUCCESS : PMPI_Send(answer, count, type, to, tag, comm);
+}
+
+/* Rank 1's answer to a probe comes only when rank 0 has sent the next, which it never answers. */
+static void delayed(struct comm *world)
+{
+    comm_barrier(world);
+    is_delayed = true;
+    if (rank == 0)
+        wait_seconds(world, 0.7); /* asks once */
+    for (int i = 0; i < 300 && rank == 1; i++) {
+        usleep(10000);
+        comm_alive(world);
+    }
+    comm_barrier(world);
+    faults++;
+}
+
+static void evaluate_slowly(struct engine *engine, const struct split *split, size_t first, size_t end,
+                            struct evaluation *sum)
+{
+    (void)engine, (void)split;
+    usleep((unsigned)(end - first) * 100);
+    sum->correct += (int64_t)(end - first);
+}
+
+/* Rank 0 evaluates for one and a half timeouts; the others wait, and are told that it lives. */
+static void evaluation(struct comm *world)
+{
+    static const struct engine_ops ops = {.evaluate = evaluate_slowly};
+    static const struct dataset data = {.train.count = 10000, .test.count = 5000};
+    static const volatile sig_atomic_t stop;
+    struct engine engine = {.ops = &ops, .setup = {.comm = world, .data = &data}};
+    struct accuracy accuracy;
+    expect(evaluate(&engine, false, &stop, &accuracy) == EVALUATE_DONE && accuracy.train == 100 && accuracy.test == 100,
+           "an evaluation counts wrongly");
+}
+
 /* Rank 0 waits for a broadcast from rank 1 that never comes: all others wait for rank 0. */
 static void stuck(struct comm *world)
 {
@@ -135,8 +232,9 @@ static void stuck(struct comm *world)
 static const struct {
     const char *name;
     void (*run)(struct comm *world);
-} scenarios[] = {{"sum", sum},     {"turns", turns},       {"agree", agree}, {"same", same},
-                 {"split", split}, {"messages", messages}, {"busy", busy},   {"stuck", stuck}};
+} scenarios[] = {{"sum", sum},     {"turns", turns},           {"agree", agree},     {"same", same},
+                 {"split", split}, {"messages", messages},     {"busy", busy},       {"patient", patient},
+                 {"late", late},   {"evaluation", evaluation}, {"delayed", delayed}, {"stuck", stuck}};
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 
 int main(int argc, char **argv)
