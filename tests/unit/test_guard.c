@@ -10,12 +10,16 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "error.h"
 
 static const double TIMEOUT_SECONDS = 0.8; /* hence a look every tenth of a second */
 
@@ -72,16 +76,34 @@ static void wait_too_long(struct guard *guard)
     pause();
 }
 
+/* A launcher that starts a rank, and is stopped. */
+static void launch(struct guard *guard)
+{
+    pid_t rank;
+    int status;
+    char *const words[] = {"test_guard", "wait_long", NULL};
+    (void)guard;
+    if (posix_spawn(&rank, "/proc/self/exe", NULL, NULL, words, environ) != 0)
+        _exit(9);
+    close(STDOUT_FILENO);
+    close(STDERR_FILENO);
+    raise(SIGSTOP);
+    waitpid(rank, &status, 0);
+    _exit(WEXITSTATUS(status));
+}
+
 static const struct {
     const char *name;
     void (*wait)(struct guard *guard);
 } ranks[] = {{"end_amid_look", end_amid_look},
              {"be_stopped", be_stopped},
              {"wait_long", wait_long},
-             {"wait_too_long", wait_too_long}};
+             {"wait_too_long", wait_too_long},
+             {"launch", launch}};
 
 static int be_rank(const char *name)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* where the test fails */
     sem_init(&looks, 0, 0);
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
         if (strcmp(name, ranks[i].name) == 0) {
@@ -98,21 +120,26 @@ static int be_rank(const char *name)
 struct rank {
     pid_t process;
     int looks; /* a byte each */
+    int says;  /* what goes to standard error */
 };
 
 static struct rank start(const char *name)
 {
     struct rank rank;
-    int ends[2];
+    int looks_ends[2], says_ends[2];
     posix_spawn_file_actions_t actions;
     char *const words[] = {"test_guard", (char *)name, NULL};
-    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(looks_ends, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(says_ends, O_CLOEXEC), 0);
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, looks_ends[1], STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, says_ends[1], STDERR_FILENO);
     assert_int_equal(posix_spawn(&rank.process, "/proc/self/exe", &actions, NULL, words, environ), 0);
     posix_spawn_file_actions_destroy(&actions);
-    close(ends[1]);
-    rank.looks = ends[0];
+    close(looks_ends[1]);
+    close(says_ends[1]);
+    rank.looks = looks_ends[0];
+    rank.says = says_ends[0];
     return rank;
 }
 
@@ -125,20 +152,30 @@ static bool looks_on(const struct rank *rank, int times)
     return times == 0;
 }
 
-/* Its exit code; 128 and the signal where one has ended it. */
-static int end(const struct rank *rank)
+/* It ends with this code, or 128 and the signal that ends it, and says what holds `words`; NULL: it says nothing. */
+static void assert_ends(const struct rank *rank, int code, const char *words)
 {
     int status;
+    char said[1000];
+    size_t length = 0;
+    for (ssize_t got; (got = read(rank->says, said + length, sizeof said - 1 - length)) > 0;)
+        length += (size_t)got;
+    said[length] = '\0';
     assert_int_equal(waitpid(rank->process, &status, 0), rank->process);
     close(rank->looks);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    close(rank->says);
+    if (words == NULL)
+        assert_string_equal(said, "");
+    else if (strstr(said, words) == NULL)
+        fail_msg("'%s' lacks '%s'", said, words);
+    assert_int_equal(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), code);
 }
 
 static void test_a_call_may_end_while_the_guard_looks(void **state)
 {
     (void)state;
     struct rank rank = start("end_amid_look");
-    assert_int_equal(end(&rank), 0);
+    assert_ends(&rank, 0, NULL);
 }
 
 static void test_time_in_which_a_process_was_stopped_hardly_counts(void **state)
@@ -150,7 +187,7 @@ static void test_time_in_which_a_process_was_stopped_hardly_counts(void **state)
     assert_true(WIFSTOPPED(status));
     usleep(1200000);
     kill(rank.process, SIGCONT);
-    assert_int_equal(end(&rank), 0);
+    assert_ends(&rank, 0, NULL);
 }
 
 /* The first speaks for all, so the others wait for longer, also when it has gone. */
@@ -163,13 +200,22 @@ static void test_others_leave_it_to_the_first_to_speak(void **state)
     assert_true(first.process < second.process);
     assert_true(looks_on(&second, 5)); /* of a tenth of a second each, and of two at most */
     kill(first.process, SIGKILL);
-    assert_int_equal(end(&first), 128 + SIGKILL);
+    assert_ends(&first, 128 + SIGKILL, NULL);
     assert_true(looks_on(&second, 4));
     kill(second.process, SIGKILL);
-    assert_int_equal(end(&second), 128 + SIGKILL);
+    assert_ends(&second, 128 + SIGKILL, NULL);
     struct rank alone = start("wait_too_long");
     assert_false(looks_on(&alone, 5));
-    assert_int_equal(end(&alone), 4);
+    assert_ends(&alone, EXIT_PEER_LOST, "a call that takes too long has taken 0.2 s");
+}
+
+static void test_a_launcher_that_is_stopped_is_lost(void **state)
+{
+    (void)state;
+    struct rank launcher = start("launch");
+    assert_false(looks_on(&launcher, 30)); /* but some eight times */
+    kill(launcher.process, SIGCONT);
+    assert_ends(&launcher, EXIT_PEER_LOST, "lost the process of mpirun on host ");
 }
 
 int main(int argc, char **argv)
@@ -181,6 +227,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_call_may_end_while_the_guard_looks),
         cmocka_unit_test(test_time_in_which_a_process_was_stopped_hardly_counts),
         cmocka_unit_test(test_others_leave_it_to_the_first_to_speak),
+        cmocka_unit_test(test_a_launcher_that_is_stopped_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
