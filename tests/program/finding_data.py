@@ -205,6 +205,16 @@ def of_others():
         result = run(0, *TRAIN, "--data", write_pickled(name, data_batch_3=spoilt), env=here)
         check(refused(result, "data_batch_3", *words), f"{name} in a batch is refused", result)
     check(not os.path.exists("/tmp/obeyed-x"), "and nothing is obeyed")
+    unreadable = write_pickled("unreadable")
+    (unreadable / "data_batch_3").unlink()
+    (unreadable / "data_batch_3").symlink_to("/proc/self/mem")
+    result = run(0, *TRAIN, "--data", unreadable, env=here)
+    check(refused(result, "unreadable/cifar-10-batches-py/data_batch_3 cannot be read: Input/output error"),
+          "a batch on a disk that fails is named", result)
+    absent = subprocess.run([ROOT / "launch/convert-cifar10", FOLDER / "absent.tar.gz", FOLDER / "of-absent"],
+                            capture_output=True, text=True, check=False)
+    check(absent.returncode == 3 and absent.stderr == f"{FOLDER}/absent.tar.gz cannot be read: No such file or "
+          "directory\n", "so is an archive that cannot be read", absent)
     (FOLDER / "100" / "cifar-100-python").mkdir(parents=True)
     for name in "train", "test", "meta":
         (FOLDER / "100" / "cifar-100-python" / name).touch()
