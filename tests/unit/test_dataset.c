@@ -232,6 +232,23 @@ static void test_cut_short_or_unreadable_while_it_is_read(void **state)
     fault.cannot_map = false;
 }
 
+/* Touched, it is read again, and is what it was; if it can be read. */
+static void test_touched_while_it_is_used(void **state)
+{
+    (void)state;
+    struct dataset dataset;
+    struct error error = {0};
+    write_set("d");
+    assert_true(dataset_open(&dataset, "d", &error));
+    assert_int_equal(utimensat(AT_FDCWD, "d/data_batch_2.bin", (struct timespec[2]){{0}, {0}}, 0), 0);
+    assert_true(dataset_is_unchanged(&dataset, &error));
+    fault.what = UNREADABLE;
+    fault.reads = 1;
+    assert_false(dataset_is_unchanged(&dataset, &error));
+    assert_error(&error, EXIT_INPUT, "d/data_batch_2.bin was changed while the run used it");
+    dataset_close(&dataset);
+}
+
 /* --- finding ---------------------------------------------------------------------------------- */
 
 static void assert_found(const char *wanted, const char *expected)
@@ -344,6 +361,7 @@ int main(void)
         IN_EMPTY_DIRECTORY(test_not_regular_files),
         IN_EMPTY_DIRECTORY(test_unreadable_file),
         IN_EMPTY_DIRECTORY(test_cut_short_or_unreadable_while_it_is_read),
+        IN_EMPTY_DIRECTORY(test_touched_while_it_is_used),
         IN_EMPTY_DIRECTORY(test_search_order),
         IN_EMPTY_DIRECTORY(test_home_is_the_cache_without_xdg),
         IN_EMPTY_DIRECTORY(test_nothing_found_names_places_and_remedies),
