@@ -32,8 +32,10 @@ struct trainer_setup {
 
 struct trainer; /* opaque */
 
-/* Locks the run's directory, finds where to start or resume, opens the engine; writes nothing. NULL and *error on every
- * rank: EXIT_USAGE, EXIT_INPUT (a checkpoint, or data that changed before a GPU had copied them), EXIT_RUNTIME. */
+/* Makes and locks the run's directory, finds where to start or resume (checkpoint_recover may put a file in its place),
+ * opens the engine; writes nothing else, so of a new run that is refused an empty directory stays, but for `lock`. NULL
+ * and *error on every rank: EXIT_USAGE, EXIT_INPUT (a checkpoint, or data that changed before a GPU had copied them),
+ * EXIT_RUNTIME. */
 struct trainer *trainer_open(const struct trainer_setup *setup, struct error *error);
 
 /* Writes run.json and opens the metrics. After every trial of the study has opened, so that a run that is refused
@@ -53,8 +55,10 @@ void trainers_epoch(struct trainer *const *trainers, int count, struct outcome *
  * on all ranks. */
 int trainer_at_once(const struct trainer *trainer, int count);
 
-/* Saves where the run stands: another trial of the study was stopped while this one waited for its turn. Errors, on
- * every rank: EXIT_INPUT (the data changed), EXIT_DIVERGED, EXIT_RUNTIME (no space, no permission). */
+/* Writes a checkpoint of where the run stands, unless the newest is that already, after the data and the replicas have
+ * been found to be what they should. trainer_epoch does so when one is due or the run is stopped; its caller, when
+ * another trial of the study was stopped while this one waited for its turn. Errors, on every rank: EXIT_INPUT (the
+ * data changed), EXIT_DIVERGED, EXIT_RUNTIME (no space, no permission). */
 bool trainer_save(struct trainer *trainer, struct error *error);
 
 const struct progress *trainer_progress(const struct trainer *trainer);
