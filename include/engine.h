@@ -1,5 +1,5 @@
 /* engine.h - what computes. One engine holds one replica: weights, velocity, and this rank's part of
- * every global batch. The trainer knows only this file; an engine is one file that fills in an
+ * every global batch. The trainer knows only this file; an engine, in one file or several, fills in an
  * engine_ops table, added to the list in engine.c.
  *
  * All ranks of a comm open the same engine with the same setup, and call begin_epoch, train, and what the plain step is
@@ -152,7 +152,7 @@ void engine_names(char *text, size_t bytes, bool notes);
 const char *engine_name(int number);
 const struct engine_ops *engine_find(int number, char *why, size_t why_bytes);
 
-/* The gradient in engine->sums->totals in canonical layout, as averages over `samples`. */
+/* For tests and benchmarks: the gradient in engine->sums->totals in canonical layout, as averages over `samples`. */
 void engine_read_gradient(const struct engine *engine, size_t samples, float *gradient);
 
 extern const struct engine_ops engine_cpu;
