@@ -142,8 +142,8 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     if (!synthetic_find(train, test, directory, error))
         return false;
     cache_remove_abandoned(directory);
-    bool anew = access(directory, F_OK) == 0;
-    if (anew && is_good(directory, train, test))
+    bool was_there = access(directory, F_OK) == 0;
+    if (was_there && is_good(directory, train, test))
         return true;
     int parents = cache_make_parents(directory);
     snprintf(aside, sizeof aside, "%s.tmp-XXXXXX", directory);
@@ -155,7 +155,7 @@ bool synthetic_make(size_t train, size_t test, char directory[4096], struct erro
     int reason = errno;
     if (!made)
         cache_remove(aside);
-    if (made && anew)
+    if (made && was_there)
         error_note("%s was damaged or incomplete, and is drawn anew", directory);
     return made || error_set(error, EXIT_RUNTIME,
                              "%s: its %zu MB cannot be written: %s; make room there, or have XDG_CACHE_HOME name "

@@ -201,15 +201,15 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
     if (!find_copy(named, source, directory, error))
         return false;
     cache_remove_abandoned(directory);
-    bool anew = access(directory, F_OK) == 0;
-    if (anew && check_copy(directory, &ignored))
+    bool was_there = access(directory, F_OK) == 0;
+    if (was_there && check_copy(directory, &ignored))
         return true;
     if (!beside_find("launch/convert-cifar10", script) || access(script, R_OK) != 0)
         return error_set(error, EXIT_RUNTIME,
                          "%s is to be converted by %s, which is not there: run launch/convert-cifar10 %s DIR, "
                          "then give --data DIR",
                          named, script, named);
-    if (anew && !remove_copy(directory))
+    if (was_there && !remove_copy(directory))
         return error_set(error, EXIT_RUNTIME,
                          "%s is damaged or incomplete, and cannot be removed: %s; remove it, or have XDG_CACHE_HOME "
                          "name another place for the cache",
@@ -222,7 +222,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
         return error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "--data %s: %s", named, said);
     if (strncmp(said, "note: ", 6) == 0)
         error_note("%s", said + 6);
-    if (anew)
+    if (was_there)
         error_note("%s was damaged or incomplete, and is converted anew", directory);
     return check_copy(directory, error);
 }
