@@ -107,7 +107,8 @@ static void print_engines(const struct options *options, enum comm_use *use, str
     *use = engine_comm_use(chosen);
 }
 
-static void print_comm(const struct options *options, struct comm *world, enum comm_use use, struct error *error)
+/* Collective: opens the transport that a run would choose, of which rank 0 tells. */
+static void try_comm(const struct options *options, struct comm *world, enum comm_use use, struct error *error)
 {
     struct comm *comm = comm_split(world, 0, options->comm, use, error);
     if (comm == NULL)
@@ -153,7 +154,7 @@ enum exit_code doctor(const struct options *options, struct comm *world)
         print_engines(options, &use, &errors[0]);
     }
     comm_broadcast(world, &use, sizeof use, 0);
-    print_comm(options, world, use, &errors[1]);
+    try_comm(options, world, use, &errors[1]);
     if (speaks) {
         comm_away(world);
         print_data(options, &errors[2]);
