@@ -64,7 +64,7 @@ static void print_spread(const struct trial *trials, const struct outcome *outco
     putchar('\n');
 }
 
-/* The end of a line, with a name in it. */
+/* A line, or the rest of one that has been begun, whatever stands in the names it quotes. */
 static void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void print(const char *format, ...)
 {
