@@ -48,15 +48,20 @@ static int group_begin(int g, int n, int ranks)
 }
 
 /* Collective. */
+static void gather_devices(struct study *study)
+{
+    if (!study->engine->on_gpu)
+        return;
+    study->devices = memory_allocate((size_t)comm_size(study->world), sizeof *study->devices, "the list of GPUs");
+    devices_gather(study->world, study->devices);
+}
+
+/* Collective. */
 static void describe(struct study *study)
 {
     study->description = describe_run(study->data, study->world);
-    if (!study->engine->on_gpu)
-        return;
-    int ranks = comm_size(study->world);
-    study->devices = memory_allocate((size_t)ranks, sizeof *study->devices, "the list of GPUs");
-    devices_gather(study->world, study->devices);
-    describe_gpus(study->description, study->devices, ranks);
+    if (study->devices != NULL)
+        describe_gpus(study->description, study->devices, comm_size(study->world));
 }
 
 static bool open_group(struct study *study, struct error *error)
@@ -153,7 +158,7 @@ static enum exit_code conclude(struct study *study, struct error *error)
         display_close(&study->display);
         conclusion_print(study->trials, study->outcomes, study->count, study->directory, study->world);
     }
-    return stopped ? EXIT_STOPPED : error->code; /* what has failed fails once more when the others go on */
+    return stopped ? EXIT_STOPPED : error->code; /* a failure beside a stop comes up again once the run is resumed */
 }
 
 static void introduce(struct study *study, const char *engine_reason)
@@ -224,8 +229,10 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     enum exit_code code;
     bool agreed = comm_agree(world, error) && agree_on_engine(study->engine, why, world, error) &&
                   open_group(study, error);
-    if (agreed)
+    if (agreed) {
+        gather_devices(study);
         describe(study); /* with what a transport has set for NCCL */
+    }
     if (agreed && open_trainers(study, error) && begin_trainers(study, error)) {
         if (comm_rank(world) == 0) {
             study->display = display_open(study->trials, study->count, goal(options, data), options->progress);
