@@ -313,18 +313,34 @@ def flip_weights(pid, weights):
     return found
 
 
+def stop_between_saves(pid, checkpoint, tries=100):
+    """Stops a process so soon after a save that the next one, a second later, has not begun (SECONDS_BETWEEN_SAVES of
+    trainer.c). False: it never came to that."""
+    for _ in range(tries):
+        saved, before, end = checkpoint.stat().st_mtime_ns, time.monotonic(), time.monotonic() + 30
+        while (now := time.monotonic()) < end and checkpoint.stat().st_mtime_ns == saved:
+            before = now  # there was none yet
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGSTOP)
+        if time.monotonic() - before < 0.5:
+            return True
+        os.kill(pid, signal.SIGCONT)
+    return False
+
+
 def diverged():
-    """At a learning rate of 0 the weights stand still, so they are found in memory by their values. Epochs are long
-    beside a save: what is flipped in the moment between comparing and writing is written, and no test of this."""
+    """At a learning rate of 0 the weights stand still, so they are found in memory by their values. What is flipped in
+    the moment between comparing and writing is written, and no test of this: hence stop_between_saves."""
     options = ["--data", "synthetic:20000+70", "--lr", "0", "--eval-every", "1000000"]
     for rank in 1, 0:
         out = f"diverged{rank}"
         running = start(3, *ENDLESS, *options, "--out", out)
         running.wait_for("epoch: 2 ")
         weights = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
-        running.signal(signal.SIGSTOP, rank)
-        found = flip_weights(running.rank_process(rank), weights)
-        running.signal(signal.SIGCONT, rank)
+        pid = running.rank_process(rank)
+        check(stop_between_saves(pid, FOLDER / out / "checkpoint.safetensors"), f"rank {rank} stands between two saves")
+        found = flip_weights(pid, weights)
+        os.kill(pid, signal.SIGCONT)
         result = running.finish(30)
         check(found > 0 and result.says(5, f"rank {rank} (host {HOST})", "differ"),
               f"a flipped bit in the weights of rank {rank}: exit 5, and the rank is named", f"{found}{result}")
