@@ -1,6 +1,6 @@
 # dtrain - `make` builds ./dtrain, `make help` lists the rest.
 #
-#   CC=gcc|clang   MARCH=native|x86-64-v3|x86-64-v2|...   DEBUG=1   CUDA=0   WERROR=1   V=1
+#   CC=gcc|clang   MARCH=native|x86-64-v3|...   MPICC=mpicc   CUDA=0   SM="80 90"   DEBUG=1   WERROR=1   V=1
 
 # These come by the command line alone: in an environment they are somebody else's, as DEBUG=app:*. 0 means no.
 CC = gcc
@@ -18,14 +18,15 @@ CUDA ?= auto
 # --- probes: what this machine has -----------------------------------------------------------------
 
 comma := ,
-probe = $(shell $(1) 2>/dev/null)
+probe = $(shell exec 2>/dev/null; $(1))
 
 # MPI. Open MPI's mpicc tells its flags by -showme; those of MPICH and of what descends from it, Intel's too, by -show,
-# as a whole command; where there is no mpicc, pkg-config may know them. The header tells which MPI it is.
+# as a whole command; where there is no mpicc, and none was named, pkg-config may know them. The header tells which MPI.
 MPI_CFLAGS := $(call probe,$(MPICC) -showme:compile)
 MPI_LIBS := $(call probe,$(MPICC) -showme:link)
 ifeq ($(MPI_LIBS),)
-MPI_PC := $(firstword $(foreach p,mpi-c ompi-c ompi mpich impi,$(call probe,pkg-config --exists $p && echo $p)))
+MPI_PC := $(if $(filter file,$(origin MPICC)),$(firstword $(foreach \
+	p,mpi-c ompi-c ompi mpich impi,$(call probe,pkg-config --exists $p && echo $p))))
 MPI_SHOWN := $(or $(call probe,$(MPICC) -show),$(call probe,$(MPICC) -compile_info),$(if $(MPI_PC),$(call \
 	probe,echo cc `pkg-config --cflags --libs $(MPI_PC)`)))
 MPI_SHOWN := $(filter-out -c -g -O%,$(wordlist 2,$(words $(MPI_SHOWN)),$(MPI_SHOWN)))
@@ -41,6 +42,7 @@ MPI_VERSION := $(or $(call mpi_named,Open MPI,OMPI_MAJOR_VERSION,OMPI_MINOR_VERS
 	mpi_named,Intel MPI,I_MPI_VERSION),$(call mpi_named,MVAPICH,MVAPICH_VERSION),$(call \
 	mpi_named,MVAPICH,MVAPICH2_VERSION),$(call mpi_named,MPICH,MPICH_VERSION),$(call \
 	mpi_named,MPI,MPI_VERSION,MPI_SUBVERSION))
+CC_MISSING := $(if $(call probe,command -v $(firstword $(CC))),,no $(firstword $(CC)) here: name another by CC=)
 MPI_MISSING := $(if $(MPI_VERSION),,$(if $(call probe,command -v $(MPICC)),$(MPICC) tells nothing that leads to mpi.h: \
 	name another by MPICC=,no $(MPICC) on the PATH: load its module$(comma) or apt-get install libopenmpi-dev openmpi-bin))
 
@@ -110,7 +112,8 @@ say = $(if $(V),,@echo '  $(1) $@';)
 
 # --- sources: every .c of these folders ------------------------------------------------------------
 
-# The GPU part, a shared object beside the program (include/gpu.h).
+# The GPU part, a shared object beside the program (include/gpu.h), in which it finds what it calls (-rdynamic). So the
+# program has what it never calls: model/dropout.c for bench/dropout, kernels/reference for the emulated GPU.
 GPU_SOURCES := $(wildcard src/cuda/*.c)
 GPU_KERNELS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard kernels/cuda/*.cu kernels/fused/*.cu)) # for every CC
 GPU_OBJECTS := $(GPU_SOURCES:%.c=$(BUILD)/%.o) $(GPU_KERNELS)
@@ -179,6 +182,7 @@ $(BUILD)/src/base/built_for.o: CPP_FLAGS += $(BUILT_FOR) -DDTRAIN_BUILD='"$(CC) 
 $(BUILD)/src/base/built_for.o: private C_FLAGS := $(filter-out -march=%,$(C_FLAGS))
 
 found: # probes, printed once a run
+	@$(if $(CC_MISSING),echo 'CC       NOT FOUND: $(CC_MISSING)'; exit 1)
 	@printf '%-8s %s\n' MPI '$(or $(MPI_VERSION),NOT FOUND: $(MPI_MISSING))' \
 	  cJSON '$(or $(CJSON_VERSION),NOT FOUND: apt-get install libcjson-dev)' \
 	  xxHash '$(or $(XXHASH_VERSION),NOT FOUND: apt-get install libxxhash-dev)' \

@@ -125,6 +125,13 @@ done = call("make", "-s", "-C", ROOT, "CC=ccache gcc -m64", "CUDA=0", "print-uni
 check("build/gcc-native/tests/unit/test_cpu" in done.stdout.split(), "CC may have several words",
       done.stdout + done.stderr)
 
+for given, words in ("CC=/nowhere/cc", "no /nowhere/cc here"), ("MPICC=/nowhere/cc", "no /nowhere/cc on the PATH"):
+    done = call("make", "-s", "-C", ROOT, f"BUILD={FOLDER}/elsewhere", "CUDA=0", given, "all")
+    said = (done.stdout + done.stderr).splitlines()
+    check(done.returncode == 2 and [line for line in said if "NOT FOUND" in line and words in line] and
+          said[-1].startswith("make: ***") and not [line for line in said if re.match("/bin|.*fatal", line)],
+          f"{given}: make says that it is not there, and stops", done.stdout + done.stderr)
+
 broken = FOLDER / "broken"
 broken.mkdir()
 for part in "launch", "slurm", "install":
