@@ -27,6 +27,9 @@ void checkpoint_recover(const struct folder *folder);
 /* Whether there is a checkpoint, or at least a previous one. */
 bool checkpoint_exists(const struct folder *folder);
 
+/* Whether model-best.safetensors is there, as a regular file. */
+bool checkpoint_has_best(const struct folder *folder);
+
 /* Reads checkpoint.safetensors; where it is not there, the previous one, and says so. Errors (EXIT_INPUT): damaged,
  * another format version, other terms (the first that differs is named as the user's option with both values). When it
  * is there and damaged, and the previous one is whole and of these terms, the message says so and how to go on from it.

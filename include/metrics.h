@@ -18,6 +18,9 @@
 
 struct metrics; /* opaque */
 
+/* The last epoch that metrics.jsonl has a line of; 0: none, or there is no such file. */
+double metrics_last_epoch(const struct folder *folder);
+
 /* Opens metrics.jsonl to append, and events.out.tfevents.* (tensorboard.h), in a folder that must outlive it. Lines of
  * epochs after `epochs_done`, which will be done again, are taken out first, and one that a crash tore; all other lines
  * stay, and it is said that they do. On failure (EXIT_RUNTIME: no space, no permission, no longer this run's folder)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "files.h"
@@ -170,6 +171,12 @@ static bool exists(const struct folder *folder, const char *name)
 bool checkpoint_exists(const struct folder *folder)
 {
     return exists(folder, CURRENT) || exists(folder, PREVIOUS);
+}
+
+bool checkpoint_has_best(const struct folder *folder)
+{
+    struct stat status;
+    return fstatat(folder->descriptor, BEST, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode);
 }
 
 static bool check_format(const struct safetensors *file, struct error *error)

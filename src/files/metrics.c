@@ -140,6 +140,18 @@ struct metrics *metrics_open(const struct folder *folder, uint64_t epochs_done, 
     return NULL;
 }
 
+double metrics_last_epoch(const struct folder *folder)
+{
+    int file = openat(folder->descriptor, NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0)
+        return 0;
+    FILE *stream = memory_check(fdopen(file, "r"), "the metrics");
+    struct kept kept = read_lines(stream, UINT64_MAX);
+    fclose(stream);
+    free(kept.text);
+    return kept.last;
+}
+
 /* --- writing --------------------------------------------------------------------------------------------- */
 
 /* JSON has no infinity and no NaN. */

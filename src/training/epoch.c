@@ -175,8 +175,9 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
 {
     const struct trial *trial = trainer->setup.trial;
     double p = fmax(trial->net.p_conv, trial->net.p_fc);
-    char kept[4400] = "there is no checkpoint yet: start again with a lower --lr, and --resume";
-    char scale[200] = "";
+    char kept[4400], scale[200] = "";
+    snprintf(kept, sizeof kept, "there is no checkpoint yet: start again with a lower --lr, and %s",
+             trainer->state.progress.epoch == 0 ? "--resume" : "another --out");
     if (trainer->files.saved_step != UINT64_MAX)
         snprintf(kept, sizeof kept,
                  "start again with a lower --lr and another --out, and from the weights of --init-from "

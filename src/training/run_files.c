@@ -27,6 +27,39 @@ static void look_for_best(const struct folder *folder, const struct terms *terms
     }
 }
 
+/* Whether the run that left this run.json had these terms, and no checkpoint before so many epochs were done. */
+static bool had_no_checkpoint(const cJSON *json, const struct terms *terms, double epochs)
+{
+    const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(json, "terms");
+    const cJSON *net = cJSON_GetObjectItemCaseSensitive(json, "net");
+    const cJSON *options = cJSON_GetObjectItemCaseSensitive(json, "options");
+    const cJSON *first = cJSON_GetObjectItemCaseSensitive(net, "first_epoch");
+    const cJSON *every = cJSON_GetObjectItemCaseSensitive(options, "checkpoint-every");
+    for (int i = 0; i < terms->count; i++) {
+        const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(theirs, terms->list[i].key));
+        if (value == NULL || strcmp(value, terms->list[i].value) != 0)
+            return false;
+    }
+    return cJSON_IsNumber(first) && first->valuedouble == 1 && cJSON_IsNumber(every) && epochs <= every->valuedouble;
+}
+
+/* Without a checkpoint a run starts anew, in the place of one that was killed before its first: what that one had done
+ * is done again, and comes out the same. Nothing else may be lost in this way. */
+static bool may_start_anew(const struct folder *folder, const struct terms *terms, struct error *error)
+{
+    double epochs = metrics_last_epoch(folder);
+    if (epochs == 0 && !checkpoint_has_best(folder))
+        return true;
+    cJSON *before = folder_read_json(folder, "run.json");
+    bool again = had_no_checkpoint(before, terms, epochs);
+    cJSON_Delete(before);
+    return again ||
+           error_set(error, EXIT_USAGE,
+                     "%s holds metrics or the best model of a run, but no checkpoint that --resume could go on from: "
+                     "give another --out, or move these files away",
+                     folder->path);
+}
+
 static void load_start(struct run_files *files, const struct options *options, const struct terms *terms,
                        size_t samples, struct run_state *start, struct error *error)
 {
@@ -44,6 +77,8 @@ static void load_start(struct run_files *files, const struct options *options, c
         files->saved_step = start->progress.step;
         return;
     }
+    if (options->resume && !may_start_anew(&files->folder, terms, error))
+        return;
     memset(start->velocity, 0, LENET5_WEIGHTS * sizeof *start->velocity);
     if (options->init_from != NULL)
         checkpoint_read_model(options->init_from, start->weights, error);
@@ -96,7 +131,8 @@ static void keep_earlier_starts(cJSON *json, const struct folder *folder, uint64
 }
 
 static bool write_description(struct run_files *files, const cJSON *description, const struct trial *trial,
-                              struct engine *engine, uint64_t epochs_done, struct error *error)
+                              const struct terms *terms, struct engine *engine, uint64_t epochs_done,
+                              struct error *error)
 {
     const struct comm *comm = engine->setup.comm;
     const struct net *net = &trial->net;
@@ -116,6 +152,9 @@ static bool write_description(struct run_files *files, const cJSON *description,
     if (engine->ops->choices != NULL)
         cJSON_AddItemToObject(ours, "choices", engine->ops->choices(engine));
     cJSON_AddNumberToObject(ours, "first_epoch", (double)epochs_done + 1);
+    cJSON *theirs = cJSON_AddObjectToObject(json, "terms");
+    for (int i = 0; i < terms->count; i++)
+        cJSON_AddStringToObject(theirs, terms->list[i].key, terms->list[i].value);
     keep_earlier_starts(json, &files->folder, trial->options.seed);
     bool done = run_directory_write(&files->folder, json, error);
     cJSON_Delete(json);
@@ -123,10 +162,10 @@ static bool write_description(struct run_files *files, const cJSON *description,
 }
 
 void run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
-                     struct engine *engine, uint64_t epochs_done, struct error *error)
+                     const struct terms *terms, struct engine *engine, uint64_t epochs_done, struct error *error)
 {
     run_directory_tidy(&files->folder);
-    if (write_description(files, description, trial, engine, epochs_done, error))
+    if (write_description(files, description, trial, terms, engine, epochs_done, error))
         files->metrics = metrics_open(&files->folder, epochs_done, error);
 }
 

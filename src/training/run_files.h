@@ -26,7 +26,8 @@ struct run_state {
 };
 
 /* Locks the directory and finds where the run starts: at its checkpoint (--resume), with the weights of a file
- * (--init-from), or anew from the seed. samples: of an epoch. */
+ * (--init-from), or anew from the seed. Without a checkpoint --resume does not start anew where that would lose what
+ * cannot be done again (EXIT_USAGE). samples: of an epoch. */
 void run_files_open(struct run_files *files, const char *path, const struct options *options, const struct terms *terms,
                     size_t samples, struct run_state *start, struct error *error);
 
@@ -36,7 +37,7 @@ const cJSON *run_files_choices(const struct run_files *files, cJSON **descriptio
 /* Writes run.json: the description of the whole study, what is this trial's own, and what the file said when the run
  * was started before. Opens the metrics. */
 void run_files_begin(struct run_files *files, const cJSON *description, const struct trial *trial,
-                     struct engine *engine, uint64_t epochs_done, struct error *error);
+                     const struct terms *terms, struct engine *engine, uint64_t epochs_done, struct error *error);
 
 void run_files_save(struct run_files *files, const struct terms *terms, const struct run_state *state,
                     struct error *error);

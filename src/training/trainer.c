@@ -95,8 +95,8 @@ void trainer_begin(struct trainer *trainer, struct error *error)
 {
     if (trainer->leader) {
         comm_away(trainer->setup.comm);
-        run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.trial, trainer->engine,
-                        trainer->state.progress.epoch, error);
+        run_files_begin(&trainer->files, trainer->setup.description, trainer->setup.trial, &trainer->terms,
+                        trainer->engine, trainer->state.progress.epoch, error);
         comm_back(trainer->setup.comm);
     }
     comm_agree(trainer->setup.comm, error);

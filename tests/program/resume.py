@@ -84,6 +84,34 @@ def by_steps():
     same("--resume without a checkpoint starts the run", result, "fresh", whole, "longer")
 
 
+def without_checkpoint():
+    """What a kill before the first checkpoint leaves is done again; anything else stays, and is refused."""
+    options = [*TRAIN, "--eval-every", "1", "--epochs", "4", "--checkpoint-every", "3"]
+    files = [file for file in FILES if not file.startswith("checkpoint")]
+
+    def left(out, epochs):
+        """Of the run in directory `early`, without its checkpoints, after so many epochs."""
+        shutil.copytree(FOLDER / "early", FOLDER / out)
+        for file in FILES[:2]:
+            (FOLDER / out / file).unlink(missing_ok=True)
+        lines = content(out, "metrics.jsonl").splitlines(keepends=True)
+        (FOLDER / out / "metrics.jsonl").write_bytes(b"".join(lines[:epochs]))
+
+    whole = run(1, *options, "--out", "early")
+    left("killed-early", 3)
+    result = run(2, *options, "--out", "killed-early", "--resume")
+    same("killed just before the first checkpoint", result, "killed-early", whole, "early")
+    for out, epochs, *change in ("kept-4", 4), ("kept-B", 3, "--net", "B"), ("kept-lr", 0, "--lr", "0.01"):
+        left(out, epochs)
+        before = [content(out, file) for file in files]
+        result = run(2, *options, *change, "--out", out, "--resume")
+        check(result.says(2, out, "no checkpoint", "another --out") and before == [content(out, f) for f in files],
+              f"{epochs} epochs without a checkpoint, and {' '.join(change) or 'one should be there'}: refused", result)
+    (FOLDER / "kept-4" / "run.json").unlink()
+    result = run(0, *options, "--out", "kept-4", "--resume")
+    check(result.says(2, "kept-4") and len(metrics("kept-4")) == 4, "so where no run.json is there", result)
+
+
 # --- stopped by signals -------------------------------------------------------------------------------
 
 
@@ -311,6 +339,7 @@ def from_file():
 
 
 by_steps()
+without_checkpoint()
 refusals()
 damaged()
 interrupted_writes()
