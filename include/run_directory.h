@@ -9,10 +9,14 @@
 #include "files.h"
 
 /* Makes the directory with its parents, opens it and takes its lock, so that no two runs share it; folder_close gives
- * it back. A directory that holds a run already is refused unless `resume`. Says what its file system lacks, as the run
- * goes on there with less safety. Errors name the path: EXIT_USAGE (in use, a run is there, or a file `lock` that is no
- * run's), EXIT_RUNTIME (cannot be made or written). */
+ * it back. A directory that holds a run already is refused unless `resume`, one with a study's runs in A, seed1 or
+ * seed1/A always. Says what its file system lacks, as the run goes on there with less safety. Errors name the path:
+ * EXIT_USAGE (in use, a run or a study is there, or a file `lock` that is no run's), EXIT_RUNTIME (cannot be made or
+ * written). */
 bool run_directory_open(struct folder *folder, const char *path, bool resume, struct error *error);
+
+/* Whether several runs may have directories below this one, which is there or not. Error: EXIT_USAGE, it is a run's. */
+bool run_directory_admits_study(const char *path, struct error *error);
 
 /* Removes what killed writers left, and says so. Before the run's first write. */
 void run_directory_tidy(const struct folder *folder);

@@ -1,12 +1,14 @@
 #include "run_directory.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lenet5.h"
 #include "memory.h"
 
 static const char RUN_JSON[] = "run.json";
@@ -98,11 +100,65 @@ static const char *find_run(const struct folder *folder)
     return NULL;
 }
 
+/* Whether a study names directories so: A to D, seed1. */
+static bool is_of_a_study(const char *entry)
+{
+    if (strncmp(entry, "seed", 4) == 0)
+        return entry[4] != '\0' && entry[4 + strspn(entry + 4, "0123456789")] == '\0';
+    return entry[0] >= 'A' && entry[0] < 'A' + NETS && entry[1] == '\0';
+}
+
+/* Finds a directory of a study's that holds a run, so many levels below. */
+static bool find_study(const struct folder *folder, int levels, char found[NAME_MAX + 1])
+{
+    char inner[NAME_MAX + 1];
+    bool holds = false;
+    DIR *entries = folder_list(folder);
+    for (struct dirent *entry; entries != NULL && !holds && (entry = readdir(entries)) != NULL;) {
+        if (!is_of_a_study(entry->d_name))
+            continue;
+        struct folder below = {.lock = -1};
+        below.descriptor = openat(dirfd(entries), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        holds = below.descriptor >= 0 &&
+                (find_run(&below) != NULL || (levels > 1 && find_study(&below, levels - 1, inner)));
+        snprintf(found, NAME_MAX + 1, "%s", entry->d_name);
+        folder_close(&below);
+    }
+    if (entries != NULL)
+        closedir(entries);
+    return holds;
+}
+
+bool run_directory_admits_study(const char *path, struct error *error)
+{
+    struct folder folder;
+    if (!folder_open(&folder, path, &(struct error){0}))
+        return true; /* there is none yet, or what is wrong with it is said when those in it are made */
+    const char *found = find_run(&folder);
+    folder_close(&folder);
+    return found == NULL ||
+           error_set(error, EXIT_USAGE,
+                     "%s holds a run of its own (%s): several nets or seeds need a directory without one, give another "
+                     "--out",
+                     path, found);
+}
+
+static bool admits_run(const struct folder *folder, struct error *error)
+{
+    char found[NAME_MAX + 1];
+    return !find_study(folder, 2, found) ||
+           error_set(error, EXIT_USAGE,
+                     "%s holds a study (%s/): a single run needs a directory of its own, give "
+                     "another --out",
+                     folder->path, found);
+}
+
 bool run_directory_open(struct folder *folder, const char *path, bool resume, struct error *error)
 {
     const char *no_locks, *found;
     *folder = (struct folder){.descriptor = -1, .lock = -1};
-    if (!make_with_parents(path, error) || !folder_open(folder, path, error) || !take_lock(folder, &no_locks, error)) {
+    if (!make_with_parents(path, error) || !folder_open(folder, path, error) || !admits_run(folder, error) ||
+        !take_lock(folder, &no_locks, error)) {
         folder_close(folder);
         return false;
     }

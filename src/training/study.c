@@ -13,6 +13,7 @@
 #include "introduction.h"
 #include "memory.h"
 #include "messenger.h"
+#include "run_directory.h"
 #include "signals.h"
 #include "train_trials.h"
 #include "trainer.h"
@@ -83,6 +84,8 @@ static bool open_group(struct study *study, struct error *error)
 static bool name_directories(struct study *study, struct error *error)
 {
     if (!trials_directory(study->options, study->directory, sizeof study->directory, error))
+        return false;
+    if (study->count > 1 && comm_rank(study->world) == 0 && !run_directory_admits_study(study->directory, error))
         return false;
     for (int i = 0; i < study->count; i++)
         strcpy(stpcpy(study->directories[i], study->directory), study->trials[i].path); /* fits, as declared */

@@ -205,6 +205,28 @@ def failing():
               f"without --resume a study is not overwritten, on {np} ranks", result)
 
 
+def mixed():
+    """A run and a study do not share a directory, whichever was there first, also while it is in use."""
+    tiny = [*TRAIN, "--epochs", "1"]
+    several = (["--net", "B,C"], ["--net", "B", "--seeds", "2"], ["--net", "all", "--resume"])
+    for out, (first, *others) in {"of-a-run": (["--net", "A"], *several),
+                                  "of-nets": (several[0], ["--net", "A"], ["--net", "B", "--resume"]),
+                                  "of-seeds": (["--net", "B,C", "--seeds", "2"], ["--net", "A"])}.items():
+        made = run(2, *tiny, *first, "--out", out)
+        there = sorted((FOLDER / out).rglob("*"))
+        for options in others:
+            result = run(2, *tiny, *options, "--out", out)
+            check(made.code == 0 and result.says(2, f"{out} holds a ", "another --out") and
+                  there == sorted((FOLDER / out).rglob("*")),
+                  f"{' '.join(first)} was trained there: {' '.join(options)} is refused", result)
+    running = start(1, *ENDLESS, "--net", "A", "--out", "of-one")
+    running.wait_for("epoch: ")
+    result = run(1, *tiny, "--net", "A,B", "--out", "of-one")
+    check(result.says(2, "of-one holds a run of its own"), "a study is refused where a run is at work", result)
+    running.signal(signal.SIGUSR1)
+    check(running.finish().code == 75, "which goes on")
+
+
 def one_has_more():
     """A net that is resumed has more epochs than it is to have: the progress line counts those that it is to have."""
     run(1, *TRAIN, "--net", "A", "--epochs", "9", "--out", "more/A")
@@ -235,6 +257,7 @@ several_seeds()
 interrupted()
 stopped_in_the_last_check()
 failing()
+mixed()
 one_has_more()
 failed_and_stopped()
 finish()
