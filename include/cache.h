@@ -12,8 +12,8 @@
  * XDG_CACHE_HOME nor HOME holds an absolute path, or when the path does not fit. */
 bool cache_path(const char *name, char path[4096], struct error *error);
 
-/* Creates the directories above an absolute path of the cache. Returns the errno of the last that could not be made, or
- * 0. */
+/* Creates the directories above an absolute path of the cache. Returns the errno of the first that could not be made,
+ * or 0. */
 int cache_make_parents(const char *path);
 
 /* Removes a directory of files, if it can; a link to one goes alone. */

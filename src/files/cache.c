@@ -36,7 +36,8 @@ int cache_make_parents(const char *path)
     int reason = 0;
     for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         snprintf(parent, sizeof parent, "%.*s", (int)(slash - path), path);
-        if (mkdir(parent, 0700) != 0 && errno != EEXIST) /* 0700: as the XDG Base Directory Specification asks */
+        int made = mkdir(parent, 0700); /* 0700: as the XDG Base Directory Specification asks */
+        if (made != 0 && errno != EEXIST && reason == 0)
             reason = errno;
     }
     return reason;

@@ -2,6 +2,7 @@
 """The data as the program finds it: damaged, missing, drawn."""
 # needs: dtrain
 
+import errno
 import itertools
 import os
 import re
@@ -328,6 +329,9 @@ def drawn():
     result = run(2, *TRAIN, *data, "--out", "unwritable", env={"XDG_CACHE_HOME": str(FOLDER / "file")})
     check(result.says(1, FOLDER / "file", "XDG_CACHE_HOME"),
           "a cache that cannot be written is named, with the remedy", result)
+    result = run(0, *TRAIN, *data, "--out", "unwritable", env={"XDG_CACHE_HOME": "/sys/of/nobody"})
+    check(result.says(1, "/sys/of/nobody", "XDG_CACHE_HOME") and os.strerror(errno.ENOENT) not in result.err,
+          "why its first directory cannot be made is said, not why those in it cannot", result)
     shut = FOLDER / "shut"
     shut.mkdir(mode=0o555)
     powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
