@@ -42,7 +42,7 @@ bool synthetic_parse(const char *text, size_t *train, size_t *test, struct error
     if (!plus || *rest != '\0' || *train < TRAINING_FILES || *train > MOST || *train % TRAINING_FILES != 0 ||
         *test < 1 || *test > MOST)
         return error_set(error, EXIT_USAGE,
-                         "--data %s: want synthetic:TRAIN+TEST, as in synthetic:%d+%d: TRAIN a multiple of "
+                         "%s: want synthetic:TRAIN+TEST, as in synthetic:%d+%d: TRAIN a multiple of "
                          "%d from %d to %d, TEST from 1 to %d",
                          text, FULL_TRAIN, FULL_TEST, TRAINING_FILES, TRAINING_FILES, MOST, MOST);
     return true;

@@ -9,10 +9,13 @@
 bool find_data_choose(const char *wanted, struct data_choice *choice, struct error *error)
 {
     const char *named = wanted != NULL ? wanted : getenv("DTRAIN_DATA");
+    struct error why = {0};
     *choice = (struct data_choice){.kind = DATA_BINARY};
-    if (wanted != NULL && synthetic_parse(wanted, &choice->train, &choice->test, error)) {
+    if (named != NULL && synthetic_parse(named, &choice->train, &choice->test, &why)) {
         choice->kind = DATA_SYNTHETIC;
-    } else if (error->code == EXIT_DONE && named != NULL && convert_data_wants(named)) {
+    } else if (why.code != EXIT_DONE) {
+        error_set(error, why.code, "%s %s", wanted != NULL ? "--data" : "DTRAIN_DATA", why.text);
+    } else if (named != NULL && convert_data_wants(named)) {
         choice->kind = DATA_TO_CONVERT;
         choice->named = named;
     }

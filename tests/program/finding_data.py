@@ -263,6 +263,10 @@ def searched():
     variable = {"DTRAIN_DATA": str(FOLDER / "good")}
     found(FOLDER / "good", run(0, *TRAIN, "--out", "3", env=here | variable, cwd=empty))
     within = empty / places[0]
+    found(f"{empty}/cache/dtrain/synthetic-40-8", run(2, *TRAIN, "--out", "synthetic", cwd=empty,
+                                                       env=here | {"DTRAIN_DATA": "synthetic:40+8"}))
+    result = run(0, *TRAIN, env=here | {"DTRAIN_DATA": "synthetic:41+8"}, cwd=empty)
+    check(result.says(2, "DTRAIN_DATA synthetic:41+8", "multiple of 5"), "or is refused by its name", result)
     found(".", run(0, *TRAIN, "--out", empty / "4", "--data", ".", env=here | variable, cwd=within))
     (empty / places[0] / "test_batch.bin").unlink()
     result = run(0, *TRAIN, "--out", "5", env=here, cwd=empty)
