@@ -109,7 +109,8 @@ static bool map_file(const char *path, size_t *count, const uint8_t **records, s
         void *mapped;
         const char *reason = map_or_copy(file, bytes, &mapped, &copied);
         if (reason != NULL) {
-            error_set(error, EXIT_INPUT, "%s: cannot be read into memory: %s", path, reason);
+            bool no_memory = mapped == MAP_FAILED && errno == ENOMEM;
+            error_set(error, no_memory ? EXIT_RUNTIME : EXIT_INPUT, "%s: cannot be read into memory: %s", path, reason);
         } else {
             posix_madvise(mapped, bytes, POSIX_MADV_WILLNEED);
             *records = mapped;

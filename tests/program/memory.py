@@ -10,7 +10,7 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, run
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, preloaded, run, write_data
 from tap import check, finish
 
 LIBRARY = FOLDER / "fail_allocation.so"
@@ -67,6 +67,24 @@ def two_ranks():
               f"allocation {number} of rank {rank} of 2: the other ends, too", result)
 
 
+def no_map():
+    """The pictures of the data are no allocation, but mapped."""
+    library = preloaded("no_map", """
+        #include <errno.h>
+        #include <sys/mman.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        void *mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset)
+        {
+            if (file < 0 || protection != PROT_READ || bytes % 3073 != 0)
+                return (void *)syscall(SYS_mmap, at, bytes, protection, flags, file, offset);
+            errno = ENOMEM;
+            return MAP_FAILED;
+        }""")
+    result = run(0, "--data", write_data("pictures"), "--out", "no-map", env={"LD_PRELOAD": str(library)})
+    check(result.says(1, "data_batch_1.bin", "Cannot allocate memory"), "no memory for the data: exit 1", result)
+
+
 def unread():
     """Nobody reads standard error, a pipe that is full: the line cannot be written, and the end comes all the same."""
     reading, writing = os.pipe()
@@ -91,5 +109,6 @@ subprocess.run(["gcc", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-
 sources()
 one_rank()
 two_ranks()
+no_map()
 unread()
 finish()
