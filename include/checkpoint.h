@@ -32,7 +32,8 @@ bool checkpoint_has_best(const struct folder *folder);
 
 /* Reads checkpoint.safetensors; where it is not there, the previous one, and says so. Errors (EXIT_INPUT): damaged,
  * another format version, other terms (the first that differs is named as the user's option with both values). When it
- * is there and damaged, and the previous one is whole and of these terms, the message says so and how to go on from it.
+ * is there and damaged, and the previous one is whole and of these terms, the message says so and how to go on from it;
+ * where no whole one is there, how to start anew.
  * On failure the outputs hold nothing. samples: of an epoch. */
 bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *velocity, struct error *error);

@@ -278,6 +278,24 @@ static bool read_checkpoint(const struct folder *folder, const char *name, const
     return good;
 }
 
+/* Whether there is something of that name, which cannot be read, or is not what its checksum says. */
+static bool is_damaged(const struct folder *folder, const char *name)
+{
+    struct safetensors *file = safetensors_open_in(folder, name, &(struct error){0});
+    bool opened = file != NULL;
+    safetensors_close(file);
+    return !opened && exists(folder, name);
+}
+
+/* Says what is left to do where no checkpoint can be read. */
+static bool fail_without(const struct folder *folder, const char *cause, const char *other, struct error *error)
+{
+    bool best = checkpoint_has_best(folder);
+    return error_set(error, EXIT_INPUT, "%s%s%s%s: start anew with another --out%s%s%s%s", cause, *other ? "; " : "",
+                     other, *other ? " is damaged, too" : "", best ? " and --init-from " : "", best ? folder->path : "",
+                     best ? "/" : "", best ? BEST : "");
+}
+
 bool checkpoint_read(const struct folder *folder, const struct terms *terms, size_t samples, struct progress *progress,
                      float *weights, float *velocity, struct error *error)
 {
@@ -287,6 +305,9 @@ bool checkpoint_read(const struct folder *folder, const struct terms *terms, siz
     bool gone = !exists(folder, CURRENT);
     if (!read_checkpoint(folder, PREVIOUS, terms, samples, progress, weights, velocity, &previous_error)) {
         const struct error *cause = gone ? &previous_error : &current_error;
+        bool has_previous = !gone && exists(folder, PREVIOUS);
+        if (is_damaged(folder, gone ? PREVIOUS : CURRENT) && (!has_previous || is_damaged(folder, PREVIOUS)))
+            return fail_without(folder, cause->text, has_previous ? PREVIOUS : "", error);
         return error_set(error, cause->code, "%s", cause->text);
     }
     if (gone) {

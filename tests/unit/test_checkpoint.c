@@ -239,8 +239,17 @@ static void test_the_previous_one_helps(void **unused)
     assert_int_equal(truncate(CURRENT, 0), 0);
     scratch_write(PREVIOUS, "damaged as well", 15);
     assert_false(read_state(".", &state, &error));
-    assert_null(strstr(error.text, PREVIOUS));
+    assert_null(strstr(error.text, "--init-from"));
+    assert_non_null(
+        strstr(error.text, "; checkpoint-previous.safetensors is damaged, too: start anew with another --out"));
     assert_error(&error, EXIT_INPUT, "./checkpoint.safetensors: not a safetensors file, or truncated");
+    scratch_write("model-best.safetensors", "x", 1);
+    assert_false(read_state(".", &state, &error));
+    assert_error(&error, EXIT_INPUT, " another --out and --init-from ./model-best.safetensors");
+    assert_int_equal(unlink(PREVIOUS), 0);
+    assert_false(read_state(".", &state, &error));
+    assert_null(strstr(error.text, PREVIOUS));
+    assert_error(&error, EXIT_INPUT, " truncated: 0 bytes");
 }
 
 /* Killed before the file was given its name, where there was no other, or no hard links. */
