@@ -26,8 +26,10 @@ static void introduce_resumption(const struct introduction *run, struct display 
             display_line(display, "%s has no checkpoint yet: it starts at epoch 1", name);
         else if (epoch >= run->options->epochs)
             display_line(display, "%s has its %llu epochs already", name, epoch);
+        else if (run->options->max_steps > 0 && step >= run->options->max_steps)
+            display_line(display, "%s has its %llu steps already", name, step);
         else
-            display_line(display, "%s goes on after step %llu, epoch %llu", name, step, epoch);
+            display_line(display, "%s goes on in epoch %llu, after step %llu", name, epoch + 1, step);
     }
 }
 

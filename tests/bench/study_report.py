@@ -146,7 +146,7 @@ def test_training():
     output = second.communicate(timeout=120)[0]
     check(second.returncode == 0 and "run 14 of 14: sweep1/conv-0.5" in output, "study: goes on to the end",
           output[-2000:])
-    check("goes on after step" in output, "study: from where it stopped", output[:2000])
+    check("goes on in epoch" in output, "study: from where it stopped", output[:2000])
     check(has(output, "All runs are finished.", "VALID"), "study: and reports", output[-2000:])
     losses = json.loads((place / "study.json").read_text())["runs"]["seed1/D"]["loss"]
     check([epoch for epoch, _ in losses] == [*range(1, 21), *range(25, 101, 5)], "study: no epoch twice", losses)

@@ -49,7 +49,7 @@ def launchers():
               f"{job.name}: four hosts train as one rank does", f"{state}\n{job}{one}")
     again = submit("by-srun", *TRAIN, "--epochs", "5")
     state = again.wait()
-    check(state == "COMPLETED 0" and "goes on after step 24" in again.out,
+    check(state == "COMPLETED 0" and ", after step 24" in again.out,
           "a job of the same name goes on with the run", f"{state}\n{again}")
     wrong = submit("by-srun", *TRAIN, "--epochs", "5", "--seed", "2")
     state = wrong.wait()
@@ -139,17 +139,17 @@ def interrupted(how, job, stop, state=None):
     under_way(job)
     began = time.monotonic()
     stop(job)
-    on = job.wait_for("net D goes on after step", 90)
+    on = job.wait_for("net D goes on in epoch", 90)
     took = time.monotonic() - began
     print(f"# {how}: goes on after {took:.1f} s")
     check(on and "stopped by" in job.out, f"{how}: saved, requeued, gone on with", job)
     step = int(re.findall(r"stopped by .* after step (\d+)", job.out)[0]) if "stopped by" in job.out else -1
-    check(f"goes on after step {step}," in job.out, f"{how}: from the step it had reached", job)
+    check(f", after step {step}\n" in job.out, f"{how}: from the step it had reached", job)
     cancel(how, job)
 
 
 def cancel(how, job):
-    eventually(lambda: job.out.split("goes on after step")[-1].count("epoch: ") > 3)
+    eventually(lambda: job.out.split("goes on in epoch")[-1].count("epoch: ") > 3)
     stops = job.out.count("stopped by")
     say("scancel", job.id)
     state = job.wait(30)
@@ -165,12 +165,12 @@ def limits():
                           for launcher in ("srun", "mpirun"))
     successor = submit("limit-successor", *ENDLESS, sbatch=[*limit, "--no-requeue"])
     for job in by_srun, by_mpirun:
-        job.wait_for("net D goes on after step", 120)
+        job.wait_for("net D goes on in epoch", 120)
         say("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")
     for job in by_srun, by_mpirun:
         interrupted(f"time limit, {job.name[6:]}", job, lambda job: None)
     logs = eventually(lambda: [log for log in FOLDER.glob(f"{successor.name}-*.out")
-                               if "goes on after step" in log.read_text()], 90)
+                               if "goes on in epoch" in log.read_text()], 90)
     check(logs and "stopped by SIGUSR1" in successor.out, "time limit without requeue: a successor goes on", successor)
     time.sleep(1)
     say("scancel", "--name", successor.name)
@@ -203,7 +203,7 @@ def lost():
         under_way(job)
         victims = [pid for host in hosts for pid in host.processes(NAME, f"runs/{job.name}")]
         os.kill(victims[-1], signal.SIGKILL)
-        on = job.wait_for("net D goes on after step", 90)
+        on = job.wait_for("net D goes on in epoch", 90)
         check(on and "job.sh: exit code 4; the run goes on" in job.out,
               f"a rank is killed, {launcher}: exit code 4, and the job goes on", job)
         cancel(f"a rank is killed, {launcher}", job)
@@ -223,7 +223,7 @@ def powerless():
     began = time.monotonic()
     hosts[1].power_off()
     for job in jobs:
-        on = job.wait_for("net D goes on after step", 120)
+        on = job.wait_for("net D goes on in epoch", 120)
         print(f"# a host powered off, {job.name[6:]}: goes on after {time.monotonic() - began:.1f} s")
         check(on, f"a host powered off, {job.name[6:]}: the job goes on with another", job)
         cancel("a host powered off", job)
@@ -239,7 +239,7 @@ def two_writers():
           hosts[0].processes(NAME, "runs/old") == old,
           "an old rank still writing: the new run waits for the directory", f"{old}{job}")
     hosts[0].join()
-    check(job.wait_for("net D goes on after step", 60), "an old rank still writing: then the new run goes on", job)
+    check(job.wait_for("net D goes on in epoch", 60), "an old rank still writing: then the new run goes on", job)
     check(eventually(lambda: not hosts[0].processes(NAME)), "an old rank still writing: it has been ended", job)
     reached = int(progress("runs/old")["step"])
     check(eventually(lambda: int(progress("runs/old")["step"]) > reached),

@@ -52,11 +52,15 @@ def stopped(name, result, signal_name):
 
 def by_steps():
     whole = run(1, *TRAIN, "--epochs", "4", "--out", "whole")
-    for np, *options in (2, "--max-steps", "8"), (3, "--max-steps", "12"), (1, "--max-steps", "17"), (4,):
+    for np, begin, *options in ((2, "has no checkpoint yet: it starts at epoch 1", "--max-steps", "8"),
+                                (3, "goes on in epoch 2, after step 8", "--max-steps", "12"),
+                                (1, "goes on in epoch 3, after step 12", "--max-steps", "17"),
+                                (4, "goes on in epoch 3, after step 17")):
         result = run(np, *TRAIN, "--epochs", "4", "--out", "split", "--resume", *options)
         step = options[1] if options else "24"
         check(result.code == 0 and progress("split")["step"] == step and not result.messages,
               f"stopped after step {step}", result)
+        check(f"net D {begin}\n" in result.out, f"which said at the start that it {begin}", result)
     same("within an epoch and between two, on 2, 3, 1 and 4 ranks", result, "split", whole, "whole")
     told = json.loads(content("split", "run.json"))
     starts = [*told["earlier_starts"], told]
@@ -74,8 +78,12 @@ def by_steps():
     before = [content("split", file) for file in FILES[:4]]
     result = run(2, *TRAIN, "--epochs", "4", "--out", "split", "--resume")
     after = [content("split", file) for file in FILES[:4]]
-    check(result.code == 0 and result.digest == whole.digest and before == after,
-          "resuming a finished run changes nothing", result)
+    check(result.code == 0 and result.digest == whole.digest and before == after and
+          "has its 4 epochs already" in result.out, "resuming a finished run changes nothing", result)
+    run(0, *TRAIN, "--max-steps", "5", "--out", "five")
+    result = run(0, *TRAIN, "--max-steps", "5", "--out", "five", "--resume")
+    check(result.code == 0 and "net D has its 5 steps already\n" in result.out, "one with all of its steps says so",
+          result)
     whole = run(2, *TRAIN, "--epochs", "6", "--out", "longer")
     result = run(3, *TRAIN, "--epochs", "6", "--out", "split", "--resume")
     same("a finished run given more epochs", result, "split", whole, "longer")
@@ -128,7 +136,7 @@ def without_a_reader():
     piped = Run(["bash", "-c", '"$@" | head -6; exit "${PIPESTATUS[0]}"', "bash", *command], {}, FOLDER).finish()
     check(piped.code == 75 and "standard output: Broken pipe" in piped.err, "a reader that ends: saved, 75", piped)
     result = run(0, *ENDLESS, "--out", "piped", "--resume", "--max-steps", "1")
-    check(result.code == 0 and "goes on after step" in result.out, "and it can be gone on with", result)
+    check(result.code == 0 and " steps already" in result.out, "and it can be gone on with", result)
 
 
 def by_signals():
