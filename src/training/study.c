@@ -187,8 +187,10 @@ static void introduce(struct study *study, const char *engine_reason)
 /* Epochs that a trial is to have at the end. */
 static double goal(const struct options *options, const struct dataset *data)
 {
-    double epochs = (double)options->epochs;
-    double most = (double)options->max_steps * (double)options->batch_size / (double)data->train.count;
+    double epochs = (double)options->epochs, count = (double)data->train.count;
+    uint64_t steps = (data->train.count + options->batch_size - 1) / options->batch_size; /* of an epoch */
+    double rest = (double)(options->max_steps % steps * options->batch_size);
+    double most = (double)(options->max_steps / steps) + rest / count;
     return options->max_steps > 0 && most < epochs ? most : epochs;
 }
 

@@ -183,6 +183,11 @@ def progress_line():
     plain = run(2, *TINY, "--epochs", "3", "--out", "plain")
     check("\033[K" in drawn.out and "###" in drawn.out, "--progress always draws to a file", drawn)
     check("\033" not in plain.out and plain.digest, "by default nothing is drawn there", plain)
+    for most, of in (3, "1/1"), (4, "2/2"):  # of three an epoch, the last half full
+        steps = run(0, *TINY, "--max-steps", most, "--progress", "always", "--out", f"steps{most}")
+        last = steps.out.split("\033[K")[-2]
+        check(f"epoch {of} " in last and (most != 3 or "[####" in last and "-]" not in last),
+              f"--max-steps {most}: at the end epoch {of}", f"{last}\n{steps}")
     check(plain.digest and drawn.out.endswith(f"weights: {plain.digest}\n"), "drawing changes nothing", drawn)
 
 
