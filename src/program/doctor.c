@@ -53,7 +53,7 @@ static void print_ranks(const struct comm *world, const struct rank_facts *facts
 {
     int size = comm_size(world);
     const char *launcher = launcher_name();
-    row("launcher", "%s", launcher != NULL ? launcher : "none: a single process (mpirun -np 4 ./dtrain ... for more)");
+    row("launcher", "%s", launcher != NULL ? launcher : "none: a single process (launch/run -np N ... for more)");
     row("ranks", "%d on %d host%s", size, comm_host_count(world), comm_host_count(world) == 1 ? "" : "s");
     for (int i = 0; i < size; i++)
         if (comm_first_of_host(world, i) == i) {

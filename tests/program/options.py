@@ -212,6 +212,7 @@ def doctor():
               f"--doctor with {words} says so and exits {code}", result)
     result = run(0, "--doctor", *TINY)
     check(result.code == 0 and "1 on 1 host" in result.out, "--doctor works without mpirun", result)
+    check("launch/run -np N ... for more" in result.out, "and says how to have more ranks", result)
 
 
 refusals()
