@@ -120,15 +120,19 @@ void conclusion_print(const struct trial *trials, const struct outcome *outcomes
                       struct comm *world)
 {
     bool stopped = false, all_failed = true; /* of those the directory may no longer be theirs */
+    bool checked = false, closed = false;
     for (int i = 0; i < count; i++) {
+        bool failed = outcomes[i].status == RUN_FAILED;
         stopped |= outcomes[i].status == RUN_STOPPED;
-        all_failed &= outcomes[i].status == RUN_FAILED;
+        all_failed &= failed;
+        checked |= !failed && outcomes[i].progress.best_test >= 0;
+        closed |= outcomes[i].progress.epoch > 0;
     }
     if (count > 1)
         print_table(trials, outcomes, count);
-    if (count > 1 && trials[0].options.seed != trials[count - 1].options.seed)
+    if (checked && trials[0].options.seed != trials[count - 1].options.seed)
         print_spread(trials, outcomes, count);
-    if (count > 1 && !stopped && !all_failed)
+    if (count > 1 && closed && !stopped && !all_failed)
         draw_figures(directory, world);
     if (stopped)
         print_stopped(trials, outcomes, count, directory);

@@ -205,6 +205,13 @@ def failing():
               f"without --resume a study is not overwritten, on {np} ranks", result)
 
 
+def within_an_epoch():
+    """Of no epoch there is nothing to compare or to draw: the table stands alone."""
+    result = run(2, *SHORT, "--net", "A,D", "--seeds", "2", "--max-steps", "2", "--out", "within")
+    check(result.code == 0 and result.err == "" and len(re.findall("^net ", result.out, re.MULTILINE)) == 2 and
+          "igures" not in result.out, "within the first epoch: no spread, no figures", result)
+
+
 def mixed():
     """A run and a study do not share a directory, whichever was there first, also while it is in use."""
     tiny = [*TRAIN, "--epochs", "1"]
@@ -257,6 +264,7 @@ several_seeds()
 interrupted()
 stopped_in_the_last_check()
 failing()
+within_an_epoch()
 mixed()
 one_has_more()
 failed_and_stopped()
