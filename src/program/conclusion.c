@@ -24,14 +24,19 @@ static void print_accuracy(double accuracy)
 
 static void print_table(const struct trial *trials, const struct outcome *outcomes, int count)
 {
-    bool seeds = trials[0].options.seed != trials[count - 1].options.seed;
-    printf("\nnet  %s%-10s  %10s  %10s  %10s  weights\n", seeds ? "seed    " : "", "dropout", "best train", "best test",
-           "seconds");
+    unsigned long long last = trials[count - 1].options.seed; /* and the longest */
+    bool seeds = trials[0].options.seed != last;
+    int width = snprintf(NULL, 0, "%llu", last);
+    width = width < 6 ? 6 : width;
+    printf("\nnet  ");
+    if (seeds)
+        printf("%-*s  ", width, "seed");
+    printf("%-10s  %10s  %10s  %10s  weights\n", "dropout", "best train", "best test", "seconds");
     for (int i = 0; i < count; i++) {
         const struct outcome *outcome = &outcomes[i];
         printf("%c    ", trials[i].net.name);
         if (seeds)
-            printf("%-6llu  ", (unsigned long long)trials[i].options.seed);
+            printf("%-*llu  ", width, (unsigned long long)trials[i].options.seed);
         printf("%-10s", trials[i].net.dropout);
         print_accuracy(outcome->progress.best_train);
         print_accuracy(outcome->progress.best_test);

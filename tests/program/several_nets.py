@@ -210,6 +210,10 @@ def within_an_epoch():
     result = run(2, *SHORT, "--net", "A,D", "--seeds", "2", "--max-steps", "2", "--out", "within")
     check(result.code == 0 and result.err == "" and len(re.findall("^net ", result.out, re.MULTILINE)) == 2 and
           "igures" not in result.out, "within the first epoch: no spread, no figures", result)
+    result = run(1, *SHORT, "--net", "A", "--seeds", "2", "--seed", "123456789", "--epochs", "0", "--out", "long")
+    rows = re.findall(r"^(?:net  seed|A  ).*$", result.out, re.MULTILINE)
+    check(result.code == 0 and len(rows) == 3 and len({row.rindex(" ") for row in rows}) == 1,
+          "long seeds have a column as wide", result)
 
 
 def mixed():
