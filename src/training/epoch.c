@@ -188,10 +188,11 @@ static enum run_status fail_not_finite(struct trainer *trainer, const char *what
                  " (or with less dropout: p = %g multiplies what it keeps by %g, which alone may be too much)", p,
                  1 / (1 - p));
     error_set(error, EXIT_RUNTIME,
-              "%s: after %llu steps (epoch %llu) a %s is not finite, or its sum over a tile of %d samples is %g or "
+              "%s: after %llu step%s (epoch %llu) a %s is not finite, or its sum over a tile of %d samples is %g or "
               "more; %s%s",
               trial->name, (unsigned long long)trainer->state.progress.step,
-              (unsigned long long)trainer->state.progress.epoch + 1, what, TILE, (double)EXACT_LIMIT, kept, scale);
+              trainer->state.progress.step == 1 ? "" : "s", (unsigned long long)trainer->state.progress.epoch + 1, what,
+              TILE, (double)EXACT_LIMIT, kept, scale);
     return RUN_FAILED; /* as on every rank of the group: it is in their sums */
 }
 

@@ -278,7 +278,8 @@ def not_finite():
     result = run(1, *options, "--epochs", "9", "--out", "infinite2", "--resume")
     check(result.says(1, f"at step {step}"), "and is named again where the run goes on from it", result)
     result = run(1, *options, "--batch-size", "5", "--epochs", "9", "--out", "at-once")
-    check(result.says(1, "no checkpoint yet", "--lr", "--resume"), "within the first epoch there is none", result)
+    check(result.says(1, "after 1 step (epoch 1)", "no checkpoint yet", "--lr", "--resume"),
+          "within the first epoch there is none", result)
     result = run(1, *options, "--lr", "0.01", "--batch-size", "5", "--epochs", "2", "--out", "at-once", "--resume")
     check(result.code == 0 and [line["epoch"] for line in metrics("at-once")] == [1, 2],
           "the advice works: the same with a lower --lr, and --resume", result)
