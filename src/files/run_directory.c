@@ -241,7 +241,9 @@ cJSON *run_directory_text(const char *text)
 bool run_directory_write(const struct folder *folder, const cJSON *json, struct error *error)
 {
     char *text = cJSON_Print(json);
-    bool done = folder_replace(folder, RUN_JSON, NULL, text, strlen(text), error);
+    size_t length = strlen(text);
+    text[length] = '\n'; /* in the place of its end */
+    bool done = folder_replace(folder, RUN_JSON, NULL, text, length + 1, error);
     free(text);
     return done;
 }

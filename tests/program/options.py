@@ -142,6 +142,7 @@ def description():
     result = run(2, *[f"--{name}={value}" for name, value in GIVEN.items()], "--resume")
     text = content("given", "run.json")
     check(result.code == 0 and text, "every option can be given", result)
+    check(text.endswith(b"}\n"), "run.json ends as a text does", text[-9:])
     described = json.loads(text or "{}")
     options = described.get("options", {})
     wanted = {**GIVEN, "resume": True, "init-from": None}
