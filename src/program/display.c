@@ -14,7 +14,7 @@
 #include "launcher.h"
 #include "rows.h"
 
-enum { USUAL_WIDTH = 79, WIDTH = 200, LEAST_BAR = 16, MOST_BAR = 100 };
+enum { USUAL_WIDTH = 79, WIDTH = 200, LEAST_BAR = 4, MOST_BAR = 100 };
 #define CLEAR "\r\033[K"
 
 /* Whether the output appears on a terminal, and a descriptor of it, -1 where it may not be opened (after su, say). */
@@ -88,10 +88,12 @@ static void append_time(char *line, double seconds)
         append(line, "%ld:%02ld", s / 60, s % 60);
 }
 
-/* A bar as wide as what is left of the line. */
+/* A bar as wide as what is left of the line, if that is enough to see something. */
 static void append_bar(char *line, double part, size_t left)
 {
-    int length = left < LEAST_BAR + 2 ? LEAST_BAR : left > MOST_BAR + 2 ? MOST_BAR : (int)left - 2;
+    int length = left > MOST_BAR + 2 ? MOST_BAR : (int)left - 2;
+    if (length < LEAST_BAR)
+        return;
     append(line, "[");
     for (int i = 0; i < length; i++)
         append(line, i < (int)(part * length) ? "#" : "-");

@@ -7,8 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from dtrain import FOLDER, ROOT, content, run, run_all, start_unlike, write_data
+from dtrain import ENVIRONMENT, FOLDER, PROGRAM, ROOT, content, run, run_all, start_unlike, write_data
 from tap import check, finish
+from terminal import Terminal
 
 # The forms that no number has; what would be right is said with the word.
 NO_NUMBERS = ["", "x", "-1", "-0", "+1", " 5", "5 ", "5x", "0x10", "0X1P3", "1e", "inf", "nan", "--", "1,5", "\u0661"]
@@ -184,6 +185,13 @@ def progress_line():
     plain = run(2, *TINY, "--epochs", "3", "--out", "plain")
     check("\033[K" in drawn.out and "###" in drawn.out, "--progress always draws to a file", drawn)
     check("\033" not in plain.out and plain.digest, "by default nothing is drawn there", plain)
+    for columns, bar in (100, True), (60, True), (53, False):
+        _, screen = Terminal([PROGRAM, *TINY, "--epochs", "3", "--out", f"narrow{columns}"], FOLDER,
+                             ENVIRONMENT | {"TERM": "xterm"}, columns).finish()
+        lines = re.findall("\033\\[K(epoch [^\033\r]*)", screen)
+        lines = [line for line in lines if "time: " not in line]
+        check(lines and all(len(line) < columns and "  ETA " in line and ("[" in line) == bar for line in lines),
+              f"{columns} columns hold the line, {'and' if bar else 'without'} a bar", screen)
     for most, of in (3, "1/1"), (4, "2/2"):  # of three an epoch, the last half full
         steps = run(0, *TINY, "--max-steps", most, "--progress", "always", "--out", f"steps{most}")
         last = steps.out.split("\033[K")[-2]
