@@ -105,9 +105,10 @@ def main(folder):
 
     status, output = fetch("--help")
     check(status == 0 and "usage: launch/fetch-cifar10" in output, "--help", output)
-    for bad in (["--nonsense"], ["--md5"]):
+    for bad in ["--nonsense"], ["--md5"], ["--from"], [folder / "first", "second"]:
         status, output = fetch(*bad)
-        check(status == 1 and bad[0] in output and "--help" in output, f"bad option {bad[0]}", output)
+        check(status == 2 and bad[-1] in output and "--help" in output and output.count("\n") == 1,
+              f"bad option {bad[-1]}", output)
 
     # what must not work
     empty = fresh("refused")
