@@ -109,8 +109,8 @@ static bool name_copy(const char *source, char directory[4096], struct error *er
     return cache_path(name, directory, error);
 }
 
-/* Reads to the end of file; keeps the first line, or what fits of it. */
-static void read_line(int from, char line[900])
+/* Reads to the end of file; keeps the first line, or what fits of it, without this name before it. */
+static void read_line(int from, const char *name, char line[900])
 {
     char more[900];
     size_t kept = 0;
@@ -120,10 +120,12 @@ static void read_line(int from, char line[900])
             line[kept++] = more[i];
     line[kept] = '\0';
     line[strcspn(line, "\n")] = '\0';
+    if (strncmp(line, name, strlen(name)) == 0)
+        memmove(line, line + strlen(name), kept - strlen(name) + 1);
 }
 
 /* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it prints, if
- * any, or which signal has ended it. */
+ * any, without its name before, or which signal has ended it. */
 static int run_script(const char *script, const char *source, const char *directory, char said[900])
 {
     int ends[2], status = 0;
@@ -139,7 +141,7 @@ static int run_script(const char *script, const char *source, const char *direct
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
     if (reason == 0) {
-        read_line(ends[0], said);
+        read_line(ends[0], "convert-cifar10: ", said);
         while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
         }
     }

@@ -214,8 +214,8 @@ def of_others():
           "a batch on a disk that fails is named", result)
     absent = subprocess.run([ROOT / "launch/convert-cifar10", FOLDER / "absent.tar.gz", FOLDER / "of-absent"],
                             capture_output=True, text=True, check=False)
-    check(absent.returncode == 3 and absent.stderr == f"{FOLDER}/absent.tar.gz cannot be read: No such file or "
-          "directory\n", "so is an archive that cannot be read", absent)
+    check(absent.returncode == 3 and absent.stderr == f"convert-cifar10: {FOLDER}/absent.tar.gz cannot be "
+          "read: No such file or directory\n", "so is an archive that cannot be read", absent)
     (FOLDER / "100" / "cifar-100-python").mkdir(parents=True)
     for name in "train", "test", "meta":
         (FOLDER / "100" / "cifar-100-python" / name).touch()
@@ -293,6 +293,11 @@ def unlike():
 def converted_to():
     """launch/convert-cifar10 by itself: into a directory that another has filled."""
     source, target = write_pickled("to-convert"), FOLDER / "to" / "there"
+    for words in ["--bogus"], [source], ["--bogus", target], [source, target, "more"]:
+        done = subprocess.run([ROOT / "launch/convert-cifar10", *words], capture_output=True, text=True, check=False)
+        check(done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout and re.fullmatch(
+            r"convert-cifar10: (--bogus: no such option|give SOURCE and DIR); see --help\n", done.stderr),
+              f"convert-cifar10: {len(words)} wrong words: 2, one line", done)
 
     def convert(umask):
         return subprocess.run([ROOT / "launch/convert-cifar10", source, target], umask=umask, capture_output=True,
@@ -305,7 +310,7 @@ def converted_to():
     check(done.returncode == 0, "convert-cifar10: the same bytes are there already: right", done)
     (target / DATA_FILES[3]).write_bytes(b"another's")
     done = convert(0o022)
-    check(done.returncode == 1 and re.fullmatch(f"{target}: cannot be written: .*\n", done.stderr) and
+    check(done.returncode == 1 and re.fullmatch(f"convert-cifar10: {target}: cannot be written: .*\n", done.stderr) and
           (target / DATA_FILES[3]).read_bytes() == b"another's" and os.listdir(target.parent) == ["there"],
           "convert-cifar10: something else is there: 1, told and left alone", done)
 
