@@ -87,6 +87,14 @@ def test_quickstart():
         path = place / "cache/dtrain/cifar-10-batches-bin" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    (place / "runs").rename(place / "kept")
+    for made, why in (lambda: (place / "runs").touch(), "runs: cannot be made: File exists"), (
+            lambda: (place / "runs").symlink_to("/proc/self"), "runs/quickstart-1: cannot be made: No such file"):
+        made()
+        done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True,
+                              timeout=60)
+        check(fails(done, 1, why), f"quickstart: {why}", said(done))
+        (place / "runs").unlink()
     (place / "launch/run").write_text("#!/bin/sh\nexit 9\n")
     for cache, absent in ("cache", True), (str(place / "cache"), False):
         done = subprocess.run([place / "launch/quickstart"], env={**environment, "DTRAIN_DATA": "",
@@ -94,6 +102,11 @@ def test_quickstart():
                               cwd=place, capture_output=True, text=True, timeout=60)
         check(done.returncode == 9 and ("No CIFAR-10 here" in done.stdout) == absent,
               f"quickstart: XDG_CACHE_HOME={cache[:5]}: a relative one does not count", said(done))
+    (place / "launch/run").write_text("#!/bin/sh\necho \"$@\"\nexit 75\n")
+    done = subprocess.run([place / "launch/quickstart"], env=environment, capture_output=True, text=True, timeout=60)
+    words, told = done.stdout.splitlines()[-2:]
+    check(done.returncode == 75 and told == f"Go on in {place}: launch/run {words} --resume",
+          "quickstart: stopped, it says by which command to go on", said(done))
 
 
 def test_images():
