@@ -214,7 +214,8 @@ install: all ## install below PREFIX (/usr/local), in DESTDIR: program, launcher
 	install -m 644 launch/*.sh $(INSTALLED)/launch
 	install -m 644 slurm/* $(INSTALLED)/slurm
 	ln -sf ../lib/dtrain/$(NAME) $(DESTDIR)$(PREFIX)/bin/
-	for name in $(LAUNCHERS); do ln -sf ../lib/dtrain/launch/$$name $(DESTDIR)$(PREFIX)/bin/dtrain-$$name; done
+	for name in $(LAUNCHERS); do ln -sf ../lib/dtrain/launch/$$name $(DESTDIR)$(PREFIX)/bin/dtrain-$$name && \
+	  sed -i "s,launch/$$name\>,dtrain-$$name,g; s,\([^.]\)\./dtrain\>,\1dtrain,g" $(INSTALLED)/launch/*; done
 	./$(NAME) --help > $(INSTALLED)/help
 	launch/from-help man < $(INSTALLED)/help > $(SHARE)/man/man1/dtrain.1
 	launch/from-help completion < $(INSTALLED)/help > $(SHARE)/bash-completion/completions/dtrain

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "beside.h"
 #include "cache.h"
 #include "memory.h"
 
@@ -308,14 +309,14 @@ static bool find_named(const char *source, const char *named, char directory[409
         return error_set(error, EXIT_INPUT, "%s: the data directory %s cannot be read: %s", source, named,
                          strerror(errno));
     if (!holds_data(named)) {
-        const char *hint = "launch/fetch-cifar10 gets them, --data synthetic needs none";
         if (exists(named, WELL_KNOWN)) {
             join(directory, named, WELL_KNOWN);
             return true;
         }
-        if (is_pickled(named))
-            hint = PICKLED_HINT;
-        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s", source, named, hint);
+        bool pickled = is_pickled(named);
+        return error_set(error, EXIT_INPUT, "%s: %s holds none of " ALL_FILES ": %s%s", source, named,
+                         pickled ? "" : beside_launch(),
+                         pickled ? PICKLED_HINT : "fetch-cifar10 gets them, --data synthetic needs none");
     }
     snprintf(directory, 4096, "%s", named);
     return true;
@@ -341,7 +342,7 @@ bool dataset_find(const char *wanted, char directory[4096], struct error *error)
         pickled = pickled || is_pickled(places[i]);
     }
     return error_set(error, EXIT_INPUT,
-                     "no CIFAR-10 in %s%s%s%s: get it with launch/fetch-cifar10, or name its directory with "
+                     "no CIFAR-10 in %s%s%s%s: get it with %sfetch-cifar10, or name its directory with "
                      "--data DIR or DTRAIN_DATA, or train on drawn pictures with --data synthetic",
-                     places[0], has_cache ? " or " : "", cached, pickled ? "; " PICKLED_HINT : "");
+                     places[0], has_cache ? " or " : "", cached, pickled ? "; " PICKLED_HINT : "", beside_launch());
 }

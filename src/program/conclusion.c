@@ -94,7 +94,7 @@ static void draw_figures(const char *directory, struct comm *world)
             nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
         }
     if (status != 0)
-        print("The figures were not drawn; launch/plot %s draws them.", directory);
+        print("The figures were not drawn; %splot %s draws them.", beside_launch(), directory);
 }
 
 static void print_stopped(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory)

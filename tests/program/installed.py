@@ -54,6 +54,16 @@ check(done.returncode == 0 and (FOLDER / "drawn" / "loss.svg").exists(), "dtrain
 done = call("dtrain-fetch-cifar10", "--help")
 check(done.returncode == 0 and ENV["XDG_CACHE_HOME"] in done.stdout,
       "dtrain-fetch-cifar10 puts data into the user's cache", done.stdout)
+for name in "run", "variants", "verify", "plot", "fetch-cifar10":
+    done = call(f"dtrain-{name}", "--help")
+    check(done.returncode == 0 and f"dtrain-{name} [" in done.stdout and
+          not re.search(r"launch/(?!\w+\.sh)|\./dtrain", done.stdout),
+          f"the help of dtrain-{name} calls all by the names that they have now", done.stdout)
+done = call("dtrain-run", "-np", "0")
+check(done.returncode == 2 and done.stderr.startswith("dtrain-run: -np 0: "), "so does a message of dtrain-run",
+      done.stderr)
+done = call("dtrain", "--data", FOLDER / "staged")
+check(done.returncode == 3 and ": dtrain-fetch-cifar10 gets them" in done.stderr, "and one of dtrain", done.stderr)
 done = call("dtrain", "--doctor", "--data", "synthetic")
 part = (PREFIX / "lib/dtrain/dtrain-cuda.so").exists() == Path(f"{PROGRAM}-cuda.so").exists()
 check(done.returncode == 0 and part, "dtrain by itself, its GPU part beside it", done.stdout + done.stderr)

@@ -14,3 +14,9 @@ bool beside_find(const char *name, char path[PATH_MAX])
     snprintf(path, PATH_MAX, "%s", name);
     return false;
 }
+
+const char *beside_launch(void)
+{
+    char path[PATH_MAX];
+    return beside_find("../../bin/dtrain-run", path) && access(path, F_OK) == 0 ? "dtrain-" : "launch/";
+}
