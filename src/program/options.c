@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "beside.h"
 #include "exact_sum.h"
 #include "memory.h"
 #include "run_directory.h"
@@ -252,10 +253,31 @@ static bool check_verify(const struct parse *parse)
     return true;
 }
 
+/* Whether it is, with or without a value, an option of launch/run or mpirun. */
+static bool is_of_launcher(const char *word)
+{
+    static const char *const names[] = {"-np", "--np", "-n", "-H", "--host", "--hostfile", "--interface"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcspn(word, "=") == strlen(names[i]) && strncmp(word, names[i], strlen(names[i])) == 0)
+            return true;
+    return false;
+}
+
+static bool refuse_stray(const char *word, struct error *error)
+{
+    return error_set(error, EXIT_USAGE, "%s: dtrain takes options only; see --help", word);
+}
+
 /* What getopt could not take; said here, so that one line from one rank says it. */
 static bool refuse(const char *word, struct error *error)
 {
     const struct option_spec *spec = find_spec(word);
+    if (word[0] != '-' || word[1] == '\0')
+        return refuse_stray(word, error);
+    if (is_of_launcher(word))
+        return error_set(error, EXIT_USAGE,
+                         "%s: no option of dtrain; what %srun takes comes first: %srun -np 2 --net D", word,
+                         beside_launch(), beside_launch());
     if (spec == NULL)
         return error_set(error, EXIT_USAGE, "%s: no such option; see --help", word);
     if (spec->argument == NULL)
@@ -266,8 +288,8 @@ static bool refuse(const char *word, struct error *error)
 static error_t parse_one(int key, char *argument, struct argp_state *state)
 {
     struct parse *parse = state->input;
-    if (key == ARGP_KEY_ARG) {
-        error_set(parse->error, EXIT_USAGE, "%s: dtrain takes options only; see --help", argument);
+    if (key == ARGP_KEY_ARG) { /* after -- */
+        refuse_stray(argument, parse->error);
         return EINVAL;
     }
     if (key == ARGP_KEY_ERROR && !parse->options->help && !parse->options->version)
@@ -324,8 +346,6 @@ static void build_argp(struct description *description, const char *engines, con
 static bool names_are_whole(int argc, char **argv, struct error *error)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        if (argv[i][0] != '-' || argv[i][1] == '\0')
-            continue;
         const struct option_spec *spec = find_spec(argv[i]);
         if (spec == NULL)
             return refuse(argv[i], error);

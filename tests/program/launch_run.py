@@ -53,6 +53,8 @@ def test_run():
     for arguments in ["-np"], ["-np", "0"], ["-np", "two"], ["--hostfile"]:
         done = launch("run", *arguments)
         check(fails(done, 2, "launch/run", arguments[0]), f"run: refuses {' '.join(arguments)}", said(done))
+    done = launch("run", "-np", 2, "./dtrain", "--net", "D")
+    check(fails(done, 2, "./dtrain: ", "launch/run -np 2 --net D"), "run: refuses a program's name", said(done))
     done = launch("run", env={**os.environ, "DTRAIN": "not/built"})
     check(fails(done, 1, "not/built", "make"), "run: without a program it says how to build it", said(done))
 

@@ -62,6 +62,9 @@ WRONG = [
     (["--verify", "--vers"], ["--vers: no such option"]),
     (["--verify", "-xyz"], ["-xyz: no such option"]),
     (["--verify", "10m"], ["10m: dtrain takes options only"]),
+    (["stray", "-np", "2"], ["stray: dtrain takes options only"]),
+    *((words, [words[0], "comes first: launch/run -np 2 --net D"]) for words in (
+        ["-np", "2"], ["-np=2"], ["--np", "2"], ["-n", "2"], ["-H", "a"], ["--hostfile", "x"], ["--interface=x"])),
     (["--net", "A", "--p-conv", "0.3"], ["--p-conv", "net A", "C and D"]),
     (["--net", "B", "--p-conv", "0.3"], ["--p-conv", "net B", "C and D"]),
     (["--net", "A", "--p-fc", "0.3"], ["--p-fc", "net A", "B and D"]),
