@@ -51,8 +51,14 @@ def test_variants():
         said(done) + said(both),
     )
 
-    done = launch("variants", *DATA, "--out", "bad", "--lr", "fast")
-    check(fails(done, 2, "A B C D", "--lr fast"), "variants: what all four say is said once", said(done))
+    done = launch("variants", "--data", "nowhere", "--out", "bad")
+    check(fails(done, 3, "A B C D", "nowhere"), "variants: what all four say is said once", said(done))
+    for words in ["--lr", "fast"], ["--bogus"], ["foo"], ["--p-fc", "2"]:
+        done = launch("variants", *DATA, *words, "--out", "none")
+        check(fails(done, 2, words[-1]) and not done.stdout and not (SCRATCH / "none").exists(),
+              f"variants: {' '.join(words)}: exit 2, one line, no files", said(done))
+    done = launch("variants", *DATA, "--out", "/proc/variants")
+    check(fails(done, 1, "/proc/variants: cannot be made: No such file"), "variants: no room for the files", said(done))
     done = launch("variants", "--net", "A")
     check(fails(done, 2, "--net"), "variants: --net is refused", said(done))
     done = launch("variants", "--seed")
