@@ -202,6 +202,8 @@ said+='MPI_ABORT was invoked|(mpirun|prterun) has exited due to process rank [0-
 said+='|System call: unlink\(2\) [^ ]*/vader_segment[^ ]* +Error: +No such file'
 dead_rank='process rank ([0-9]+) with PID [0-9]+ on node ([^ ]+) exited on +signal ([^.]+)\.'
 dead_host='lost communication with a remote daemon.*Remote daemon: [^ ]+ on node ([^ ]+) '
+no_daemon='unable to reliably start one or more daemons|daemon has unexpectedly failed after launch'
+few_slots='not enough slots available in the system to satisfy the ([0-9]+) '
 # 5.0.7, though ranks of a host share memory:
 unreachable='mca_btl_tcp_proc_create_interface_graph|Unable to find reachable pairing'
 broken='unexpectedly disconnected|failed to TCP connect|does not know how to route a message to the specified daemon'
@@ -209,6 +211,7 @@ broken+='|/btl_tcp_[a-z]+\.c:[0-9]+:|\] Read -?[0-9]+, expected '
 noise='PMIX ERROR: PMIX_ERR_UNREACH|^mpirun: Forwarding signal |^\[warn\] Epoll MOD|has sent help message'
 noise+='|have sent help message|"orte_base_help_aggregate"'
 noise+='|: Warning: setpgid\(|^\[hwloc/linux\] |^mpirun: abort is already in progress'
+no_way='^ssh: (connect to host|Could not resolve hostname) ([^ :]+)[^:]*: ([^[:cntrl:]]*)' # ssh's own
 unread='mpirun: SIGPIPE detected on fd ' # nobody reads standard output any more: it ends the ranks as SIGTERM does
 closed='^\[([^]:]+):[0-9]+\] \*\*\* An error occurred in Socket closed' # 5, by a rank beside one that is lost
 rule='^(.*[^-])?-{70,}$' # above and below a banner

@@ -46,6 +46,17 @@ def test_relay():
           said(done))
     daemon = (f"{rule}\nORTE has lost communication with a remote daemon.\n\n"
               f"  Remote daemon: [[1,0],2] on node k \n{rule}\n")
+    begin = f"{rule}\nORTE was unable to reliably start one or more daemons.\nThis usually is caused by:\n{rule}\n"
+    for words, told_host in (
+            ("ssh: Could not resolve hostname nosuch: Name or service not known\r\n",
+             r"host nosuch, which ssh cannot reach \(Name or service not known\)"),
+            ("ssh: connect to host m port 22: Connection refused\r\n",
+             r"host m, which ssh cannot reach \(Connection refused\)"),
+            ("", "a host, on which Open MPI's daemon does not start")):
+        done = with_mpirun(f"cat >&2 <<'END'\n{words}{begin}END\nexit 255")
+        check(done.returncode == 4 and
+              re.fullmatch(f"launch/run: lost {told_host}; start again with --resume\n", done.stderr),
+              f"a host that is not reached: lost {told_host}", said(done))
     route = f"{rule}\nORTE does not know how to route a message to the specified daemon\n  target node:  m\n{rule}\n"
     done = with_mpirun(f"printf '%s' '{route}{daemon}' >&2; exit 137")
     check(done.returncode == 4 and

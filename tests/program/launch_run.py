@@ -69,6 +69,33 @@ def test_run():
     check(done.stdout == "left", "run: leaves standard input alone", said(done))
 
 
+def test_hosts():
+    """What is wrong with the words about hosts is one line that names it, before anything starts."""
+    (SCRATCH / "garbage").write_bytes(b"node1 slots=2\nfoo bar ///\n\0\1")
+    (SCRATCH / "empty").write_text("\n# nobody\n")
+    (SCRATCH / "wrong").write_text("node1 slots=two\n")
+    for words, *told in (
+            (["--hostfile", "nowhere"], "nowhere: cannot be read: No such file"),
+            (["--hostfile", "/tmp"], "/tmp: cannot be read: Is a directory"),
+            (["--hostfile", "garbage"], "garbage: line 2: ", "node1 slots=8"),
+            (["--hostfile", "wrong"], "wrong: line 1: ", "node1 slots=8"),
+            (["--hostfile", "empty"], "empty: names no host"), (["-H", ",,"], "-H ,,: "), (["-H", "a,"], "-H a,: "),
+            (["-H", "localhost:x"], "-H localhost:x: ", "HOST:RANKS"), (["-H", "localhost:0"], "-H localhost:0: "),
+            (["-H", "localhost:1", "-np", 4], "-np 4: ", "HOST:N"),
+            (["--interface", "nosuch"], "--interface nosuch: ", "lo"), (["--interface", "lo,no"], "--interface no: "),
+            (["--interface", "10.0.0.0/99"], "--interface 10.0.0.0/99: ", "10.0.0.0/8")):
+        done = launch("run", *words, *DATA, "--epochs", 0)
+        check(fails(done, 2, "launch/run: ", *told) and not done.stdout, f"run: refuses {words}", said(done))
+    _, env = place_mpirun('while [ "$1" != --hostfile ]; do shift; done; cat "$2"')
+    text = "# ours\n  node1 slots=4 max_slots = 8 # caf\u00e9\r\nme@node-2.org:2\n\n[fe80::1]\n"
+    done = subprocess.run(["bash", "-c", '"$0" --hostfile <(cat) --interface lo,127.0.0.0/8', LAUNCH / "run"],
+                          input=text, env=env, capture_output=True, text=True, timeout=60, check=False)
+    check(done.stdout == text.replace("\r", "") and not done.stderr, "run: takes a hostfile as it is, by a pipe too",
+          said(done))
+    done = launch("run", "-H", "a:2,me@node-2.org,[fe80::1]:4,+n1,b:*", env=place_mpirun("echo well")[1])
+    check(done.stdout == "well\n", "run: takes hosts as Open MPI writes them", said(done))
+
+
 def test_binding():
     """How mpirun is told to bind: where cores are left for another run, and where a driver lists a GPU."""
     place = SCRATCH / "gpu"
@@ -647,6 +674,7 @@ def test_early_stop():
 hung = test_hung_mpirun()
 next(hung)
 test_run()
+test_hosts()
 test_binding()
 test_ranks_on_gpus()
 test_handed_on()
