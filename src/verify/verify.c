@@ -23,6 +23,7 @@ struct examination {
     struct cores cores;
     struct device *devices;
     cJSON *choices; /* of rank 0's engine */
+    double began;   /* the first round */
 };
 
 /* --- opening -------------------------------------------------------------------------------------------- */
@@ -149,7 +150,9 @@ static void run_alone(struct examination *e)
 static void run_rounds(struct examination *e)
 {
     struct verify *verify = e->verify;
-    double seconds = e->options->verify_seconds, end = clock_seconds() + seconds;
+    double seconds = e->options->verify_seconds;
+    e->began = clock_seconds();
+    double end = e->began + seconds;
     verify->end = seconds > 0 ? end : HUGE_VAL;
     while (!verify->stopped && go_on(e, end)) {
         run_alone(e);
@@ -241,6 +244,8 @@ static enum exit_code conclude(struct examination *e, struct error *error)
         report_compare(all, ranks);
     if (speaks)
         wrong = report_print(all, ranks, ranks > 1 ? &e->together : NULL, verify);
+    if (speaks && verify->stopped && !verify->is_cut)
+        printf("stopped after %.0f s\n", clock_seconds() - e->began);
     if (wrong > 0)
         refuse(e, all, wrong, error);
     else if (speaks && verify->is_cut)
