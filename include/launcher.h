@@ -43,6 +43,9 @@ const char *launcher_terminal(void);
  * signals; by a file too ($DTRAIN_BEGUN_FILE), as a script between the two may hide the line. On one rank. */
 void launcher_begin(void);
 
+/* Whether launch/run has started the job: it hands most signals on as SIGUSR1, which mpirun passes to the ranks. */
+bool launcher_renames_signals(void);
+
 /* Leaves the job's exit code for launch/run in $DTRAIN_EXIT_FILE: mpirun that is ended together with its ranks says 1,
  * whatever they do. On one rank. */
 void launcher_tell(enum exit_code code);

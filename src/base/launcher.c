@@ -90,6 +90,11 @@ void launcher_begin(void)
     leave_line("DTRAIN_BEGUN_FILE", "begun");
 }
 
+bool launcher_renames_signals(void)
+{
+    return getenv("DTRAIN_MARK") != NULL;
+}
+
 void launcher_tell(enum exit_code code)
 {
     char line[20];

@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "beside.h"
+#include "launcher.h"
 #include "signals.h"
 
 static void print_accuracy(double accuracy)
@@ -100,6 +101,8 @@ static void draw_figures(const char *directory, struct comm *world)
 static void print_stopped(const struct trial *trials, const struct outcome *outcomes, int count, const char *directory)
 {
     const char *name = signals_name();
+    if (name != NULL && strcmp(name, "SIGUSR1") == 0 && launcher_renames_signals())
+        name = "a signal"; /* whichever the user sent */
     printf("stopped by %s after step", name != NULL ? name : "a signal to another rank");
     for (int i = 0; i < count; i++)
         if (outcomes[i].status == RUN_STOPPED) {

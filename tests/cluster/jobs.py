@@ -171,7 +171,7 @@ def limits():
         interrupted(f"time limit, {job.name[6:]}", job, lambda job: None)
     logs = eventually(lambda: [log for log in FOLDER.glob(f"{successor.name}-*.out")
                                if "goes on in epoch" in log.read_text()], 90)
-    check(logs and "stopped by SIGUSR1" in successor.out, "time limit without requeue: a successor goes on", successor)
+    check(logs and "stopped by a signal" in successor.out, "time limit without requeue: a successor goes on", successor)
     time.sleep(1)
     say("scancel", "--name", successor.name)
     successor.wait()

@@ -388,7 +388,7 @@ def test_stop():
             run.send_signal(number)
         output, errors = run.communicate(timeout=60)
         check(
-            run.returncode == 75 and "stopped by SIGUSR1" in output,
+            run.returncode == 75 and "stopped by a signal after step" in output,
             f"run: {number.name} saves and stops, exit 75",
             f"exit {run.returncode}\n{output[-500:]}{errors}",
         )
@@ -516,7 +516,7 @@ def test_hidden_errors():
     wait_for(lambda: (SCRATCH / "hidden/metrics.jsonl").exists())
     running.send_signal(signal.SIGTERM)
     out, err = running.communicate(timeout=60)
-    check(running.returncode == 75 and "stopped by SIGUSR1" in out and not err,
+    check(running.returncode == 75 and "stopped by a signal after step" in out and not err,
           "run: a script that hides standard error", f"exit {running.returncode}\n{out}{err}")
 
 
