@@ -71,8 +71,8 @@ static const struct option_spec specs[] = {
     {"resume", NULL, FLAG, IN(resume), NULL, .doc = "go on from the checkpoint in --out, if there is one"},
     {"checkpoint-every", "N", COUNT, IN(checkpoint_every), "1", 1, MANY,
      .doc = "epochs between checkpoints, which come a second apart at least, but for the last one"},
-    {"progress", "WHEN", CHOICE, IN(progress), "auto", .choices = "auto|always|never",
-     .doc = "the progress line: auto, always or never"},
+    {"progress", "auto|always|never", CHOICE, IN(progress), "auto", .choices = "auto|always|never",
+     .doc = "the progress line"},
 
     {.kind = HEADING, .doc = "Machine:"},
     {"engine", "NAME", TEXT, IN(engine), "auto", .beside_verify = true, .doc = "what computes: "},

@@ -76,6 +76,13 @@ manual = (PREFIX / "share/man/man1/dtrain.1").read_text().replace("\\-", "-")
 check({f"--{name}" for name in re.findall(r"^\\fB--([a-z-]+)\\fR", manual, re.M)} | {"--out"} == options and
       all(word in manual for word in ("EXIT STATUS", "75 stopped by a signal")), "the man page has every option",
       manual)
+for name, choices in (("net", "A B C D all"), ("progress", "auto always never"), ("engine", "auto cudnn fused cpu"),
+                      ("comm", "auto peers nccl mpi")):
+    found = complete("dtrain", f"--{name}")
+    check(found == choices.split(), f"bash completes --{name}", found)
+check(set(complete("dtrain-run")) == options | {"-np", "-H", "--hostfile", "--interface"} and
+      complete("dtrain-run", "-np") == [] and "trained" in complete("dtrain-run", "--hostfile"),
+      "bash completes what dtrain-run takes itself", complete("dtrain-run"))
 check(set(complete("dtrain")) == options and complete("dtrain", "--precision", "=") == ["fp32", "tf32"] and
       "trained" in complete("dtrain-run", "--out"), "bash completes options, choices and files", complete("dtrain"))
 
