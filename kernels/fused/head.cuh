@@ -9,6 +9,7 @@
 
 #include "reduce.cuh"
 #include "rows.cuh"
+#include "update.cuh"
 
 /* ReLU, dropout and its scale. */
 DEVICE float activate(float sum, unsigned kept, float scale)
@@ -190,6 +191,7 @@ static __device__ void head_back(memory &m)
     __syncthreads();
     conv3_back(m);
     add_losses(m);
+    zero_next_sums(m, m.step, 4 * LANES);
     __syncthreads();
     send_gradients(m, m.round);
 }

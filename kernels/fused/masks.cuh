@@ -109,6 +109,8 @@ static __device__ __noinline__ void work_ahead(uint64_t step, unsigned number, u
         wish = *m.run.stop; /* on its way from the host meanwhile */
     if (count != 0)
         draw_masks(m, tile{step, number, position, count});
+    else if (tid() % LANES == 0)
+        m.next.tile = tile{step, number, position, count};
     if (asks)
         m.wish = wish;
 }

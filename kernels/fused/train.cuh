@@ -21,11 +21,6 @@ DEVICE unsigned samples_of(const memory &m, unsigned i)
     return left < m.run.batch ? left : m.run.batch;
 }
 
-DEVICE int64_t *sums_of(const memory &m, unsigned i)
-{
-    return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
-}
-
 /* Tiles of a batch of `samples` that the ranks before `rank` have (sampler.h). */
 DEVICE unsigned tiles_before(const memory &m, unsigned samples, unsigned rank)
 {
@@ -53,11 +48,17 @@ DEVICE tile tile_of_step(const memory &m, unsigned i, unsigned number)
  * m.coming. */
 DEVICE void place(memory &m, unsigned i, unsigned number)
 {
-    if (tid() == 0) {
+    place_pictures();
+    if (tid() == THREADS - 3 * LANES) { /* neither the first thread's warp, which then waits for the grid, nor the last's */
         unsigned next = number + m.run.groups;
         m.coming = next < end_tile(m, i) ? tile_of_step(m, i, next) : tile_of_step(m, i + 1, first_tile(m, i + 1));
     }
-    place_pictures();
+}
+
+/* Whether the tile in m.now is of step i. No division is asked: that of all threads would take 200 clocks. */
+DEVICE bool has_tile(const memory &m, unsigned i)
+{
+    return (m.now.tile.count != 0) & ((uint32_t)m.now.tile.step == (uint32_t)m.run.step + i); /* both read at once */
 }
 
 /* Tells the others that this block has added its terms of the step, which takes a while: so the last thread does it,
@@ -77,11 +78,10 @@ DEVICE void tell_sums(memory &m)
 
 /* The gradient of step i: this group's tiles, the first of which is in place. On return m.now has the group's first
  * tile of the next step. */
-DEVICE void step_gradient(memory &m, unsigned i)
+DEVICE void step_gradient(memory &m, unsigned i, bool more)
 {
-    bool more = first_tile(m, i) < end_tile(m, i);
     if (!more) {
-        __syncthreads(); /* m.wish has been read */
+        zero_next_sums(m, i, 0);
         draw_tile(tile_of_step(m, i + 1, first_tile(m, i + 1)));
         if (m.dense_awaited)
             finish_update(m);
@@ -90,11 +90,10 @@ DEVICE void step_gradient(memory &m, unsigned i)
 #pragma unroll 1
     while (more) {
         tile_gradient(m);
-        unsigned next = m.now.tile.number + m.run.groups;
-        more = next < end_tile(m, m.step);
         take_masks(m);
+        more = has_tile(m, m.step);
         if (more)
-            place(m, m.step, next);
+            place(m, m.step, m.now.tile.number);
     }
     tell_sums(m);
 }
@@ -122,22 +121,20 @@ DEVICE void run_steps(memory &m)
     take_masks(m);
 #pragma unroll 1
     for (unsigned i = 0;; i = m.step + 1) {
-        if (first_tile(m, i) < end_tile(m, i))
-            place(m, i, first_tile(m, i));
+        bool exists = samples_of(m, i) != 0, more = has_tile(m, i); /* asked before all wait */
+        if (more)
+            place(m, i, m.now.tile.number);
         phase_ends(m, PHASE_TILE);
-        if (i == 0 ? m.run.pending != 0 : samples_of(m, i) != 0 || m.run.closes)
+        if (i == 0 ? m.run.pending != 0 : exists || m.run.closes)
             if (finish_before(m, i))
                 break;
-        if (samples_of(m, i) == 0)
+        if (!exists)
             break;
-        if (tid() == 0)
+        if (tid() == THREADS - 3 * LANES)
             m.step = i, m.sums = sums_of(m, i); /* after a barrier since they were last read: finish_before's */
-        int64_t *next = sums_of(m, i + 1);      /* those of two steps ago, which nobody reads any more */
-        for (unsigned k = block_of(m) * THREADS + tid(); k < FUSED_SUMS_PITCH; k += m.run.groups * SEATS * THREADS)
-            next[k] = 0;
-        if (is_first(m) && m.wish)
+        if (tid() == THREADS - LANES && block_of(m) == 0 && m.wish) /* by the thread that writes it (masks.cuh) */
             add_sum(sums_of(m, i) + FUSED_STOP, 1);
-        step_gradient(m, i);
+        step_gradient(m, i, more);
     }
 }
 

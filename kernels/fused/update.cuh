@@ -16,6 +16,22 @@ static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LIN
                   INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
               "pairs of numbers, and a thread has few of them");
 
+DEVICE int64_t *sums_of(const memory &m, unsigned i)
+{
+    return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
+}
+
+/* Of step i + 1, those of two steps ago, which nobody reads any more. By the threads from `first` on, which others do
+ * not wait for. */
+DEVICE void zero_next_sums(const memory &m, unsigned i, unsigned first)
+{
+    longlong2 *next = reinterpret_cast<longlong2 *>(sums_of(m, i + 1));
+    unsigned threads = THREADS - first, t = tid() - first;
+    if (t < threads)
+        for (unsigned k = block_of(m) * threads + t; k < FUSED_SUMS_PITCH / 2; k += m.run.groups * SEATS * threads)
+            next[k] = longlong2{0, 0};
+}
+
 /* Reads every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back, since the
  * compiler leaves strong loads where they stand. Plain ones it would put off until each is needed. */
 template <unsigned TURNS>
@@ -29,33 +45,51 @@ DEVICE void read_sums(const int64_t *sums, unsigned first, unsigned pitch, unsig
     }
 }
 
-/* The new weights of two neighbours w; their velocity is updated in place. unit: as in struct fused_run. */
-DEVICE float2 update_pair(const memory &m, longlong2 sums, double unit, float2 *velocity, float2 w)
+/* What all weights of an update share; unit: as in struct fused_run. Read once, before anything is stored. */
+struct update_by {
+    float momentum, rate;
+    double unit;
+};
+DEVICE update_by updated_by(const memory &m, double unit)
 {
-    float2 v = *velocity;
-    v.x = fmaf(m.run.momentum, v.x, (float)((double)sums.x * unit)),
-    v.y = fmaf(m.run.momentum, v.y, (float)((double)sums.y * unit));
-    *velocity = v;
-    return make_float2(fmaf(-m.run.learning_rate, v.x, w.x), fmaf(-m.run.learning_rate, v.y, w.y));
+    return {m.run.momentum, m.run.learning_rate, unit};
+}
+
+/* New velocities v and weights w of N pairs: all are converted side by side. */
+template <unsigned N> DEVICE void update_pairs(const longlong2 *sums, update_by by, float2 *v, float2 *w)
+{
+#pragma unroll
+    for (unsigned r = 0; r < N; r++) {
+        v[r].x = fmaf(by.momentum, v[r].x, (float)((double)sums[r].x * by.unit));
+        v[r].y = fmaf(by.momentum, v[r].y, (float)((double)sums[r].y * by.unit));
+        w[r] = make_float2(fmaf(-by.rate, v[r].x, w[r].x), fmaf(-by.rate, v[r].y, w[r].y));
+    }
 }
 
 /* Updates the small parameters that this seat owns. Those of the convolutions are then sent to the group from shared
  * memory; those of fc1 and fc2 are only stored in the group's mail, from where this block fetches them, too. */
-DEVICE void update_small(memory &m, const longlong2 *own, double unit, unsigned round)
+DEVICE void update_small(memory &m, const longlong2 *own, update_by by, unsigned round)
 {
     mailbox &mail = mail_of(m, 0);
     unsigned t = tid(), first = seat_of() * OWN;
+    float2 v[OWN_TURNS], w[OWN_TURNS];
+#pragma unroll
+    for (unsigned r = 0; r < OWN_TURNS; r++) {
+        unsigned k = 2 * (t + r * THREADS) < OWN ? 2 * (t + r * THREADS) : 0;
+        v[r] = *reinterpret_cast<float2 *>(&m.v_small[k]);
+        w[r] = *reinterpret_cast<float2 *>(small_parameter(m, first + k));
+    }
+    update_pairs<OWN_TURNS>(own, by, v, w);
 #pragma unroll
     for (unsigned r = 0; r < OWN_TURNS; r++) {
         unsigned k = 2 * (t + r * THREADS), i = first + k;
         if (k >= OWN)
             continue;
-        float2 *place = reinterpret_cast<float2 *>(small_parameter(m, i));
-        float2 w = update_pair(m, own[r], unit, reinterpret_cast<float2 *>(&m.v_small[k]), *place);
+        *reinterpret_cast<float2 *>(&m.v_small[k]) = v[r];
         if (i < AT_WF1)
-            *place = w;
+            *reinterpret_cast<float2 *>(small_parameter(m, i)) = w[r];
         else
-            __stcg(reinterpret_cast<float2 *>(&mail.dense[i]), w);
+            __stcg(reinterpret_cast<float2 *>(&mail.dense[i]), w[r]);
     }
     __syncthreads();
 #pragma unroll 1
@@ -132,17 +166,30 @@ static __device__ void update_conv3(memory &m, unsigned first)
     unsigned t = tid(), begin = t - first * LANES, threads = THREADS - first * LANES;
     if (m.conv3_sums == nullptr || t < first * LANES)
         return;
+    update_by by = updated_by(m, m.conv3_unit);
 #pragma unroll 1
     for (; begin < PAIRS; begin += TURNS * threads) {
         longlong2 sums[TURNS];
         read_sums<TURNS>(m.conv3_sums, begin, threads, PAIRS, sums);
 #pragma unroll
-        for (unsigned r = 0; r < TURNS; r++) {
-            unsigned pair = begin + r * threads;
-            if (pair >= PAIRS)
-                break;
-            float2 *w = reinterpret_cast<float2 *>(&m.w3[pair / (INPUTS / 2)][pair % (INPUTS / 2) * 2]);
-            *w = update_pair(m, sums[r], m.conv3_unit, reinterpret_cast<float2 *>(&m.v3[2 * pair]), *w);
+        for (unsigned r = 0; r < TURNS; r += 2) { /* two at once */
+            float2 v[2], w[2];
+            unsigned pairs[2];
+#pragma unroll
+            for (unsigned k = 0; k < 2; k++) {
+                pairs[k] = begin + (r + k) * threads;
+                unsigned pair = pairs[k] < PAIRS ? pairs[k] : begin;
+                v[k] = *reinterpret_cast<float2 *>(&m.v3[2 * pair]);
+                w[k] = *reinterpret_cast<float2 *>(&m.w3[pair / (INPUTS / 2)][pair % (INPUTS / 2) * 2]);
+            }
+            update_pairs<2>(sums + r, by, v, w);
+#pragma unroll
+            for (unsigned k = 0; k < 2; k++) {
+                if (pairs[k] >= PAIRS)
+                    continue;
+                *reinterpret_cast<float2 *>(&m.v3[2 * pairs[k]]) = v[k];
+                *reinterpret_cast<float2 *>(&m.w3[pairs[k] / (INPUTS / 2)][pairs[k] % (INPUTS / 2) * 2]) = w[k];
+            }
         }
     }
 }
@@ -171,6 +218,8 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
     const uint64_t *words = reinterpret_cast<const uint64_t *>(sums);
     bool refused = load_word(words + FUSED_REFUSED) != 0, stopped = load_word(words + FUSED_STOP) != 0;
     long long loss = (long long)load_word(words + FUSED_LOSS); /* here, not where it is used: one way to the L2 */
+    /* Volatile, or it would be read after what is on its way. */
+    double unit = static_cast<const volatile double &>(m.run.unit[samples == m.run.batch ? 0 : 1]);
     if (is_first(m)) {
         m.state.not_finite = refused;
         m.state.stopped = stopped && !refused;
@@ -179,8 +228,7 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
     }
     if (refused)
         return true;
-    double unit = m.run.unit[samples == m.run.batch ? 0 : 1];
-    update_small(m, own, unit, round);
+    update_small(m, own, updated_by(m, unit), round);
     if (tid() == 0)
         m.dense_awaited = 1, m.conv3_sums = sums + seat_of() * WEIGHTS3, m.conv3_unit = unit;
     receive_conv_weights(m, round);
