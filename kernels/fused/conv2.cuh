@@ -11,10 +11,10 @@
 #include "exchange.cuh"
 #include "winograd.cuh"
 
-/* sample: in the order of the tile. */
-DEVICE void send_pool2(mailbox *mail, unsigned round, unsigned sample, unsigned channel, unsigned cell, float v)
+/* Where cell 0 of a channel of the seat's sample e goes; cell c: 2 * c words further on. */
+DEVICE uint64_t *place_of_pool2(const memory &m, unsigned e, unsigned channel)
 {
-    send_word(&mail[channel / EACH].pool2[sample][2 * cell + channel % EACH], v, round);
+    return &m.mail[channel / EACH].pool2[sample_of(m, e)][channel % EACH];
 }
 
 /* Makes pool1 and its factors from what conv1 left in win1, a thread a stretch; and the zeros that end the rows of
@@ -74,14 +74,21 @@ DEVICE void conv2_plane(const float4 *factors, const float4 *taps, float (*chain
     }
 }
 
+/* What all windows of a lane need; read once, before anything is stored. */
+struct pool2_target {
+    float bias, scale;
+    uint64_t *to;
+};
+
 /* The pool of rows 2y and 2y + 1, whose chains are given. */
-DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, unsigned y, const float (*chains)[8])
+DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, const pool2_target &target, unsigned y,
+                       const float (*chains)[8])
 {
     pair_outputs outputs = outputs_of(chains);
 #pragma unroll
     for (unsigned window = 0; window < 2; window++) {
         int from;
-        float v = pool(outputs, window, m.b2[work.channel], m.run.scale[1], &from);
+        float v = pool(outputs, window, target.bias, target.scale, &from);
         if (work.x == 2 && window == 0)
             continue; /* the last four columns begin with two that others have */
         unsigned x = work.x < 2 ? 2 * work.x + window : 4, cell = y * 5 + x;
@@ -90,7 +97,7 @@ DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, unsigned y, c
         /* The 5x5 of winner 1 begins a column later than the 6x6, 2's a row, 3's both. No meaning if from is
          * NOWHERE. */
         win2.met = (int16_t)((int)(work.channel * 6 * PLANE2) - from / 2 * (int)ROW2 - from % 2);
-        send_pool2(m.mail, round, sample_of(m, work.e), work.channel, cell, v);
+        send_word(target.to + 2 * cell, v, round);
     }
 }
 
@@ -98,6 +105,7 @@ DEVICE void conv2_pool(memory &m, unsigned round, conv2_work work, unsigned y, c
  * other's rows. */
 DEVICE void conv2_pools(memory &m, unsigned round, conv2_work work, bool stores, const float (*chains)[4])
 {
+    pool2_target target = {m.b2[work.channel], m.run.scale[1], place_of_pool2(m, work.e, work.channel)};
 #pragma unroll
     for (unsigned y = 0; y < 3; y++) {
         float both_halves[2][8];
@@ -111,7 +119,7 @@ DEVICE void conv2_pools(memory &m, unsigned round, conv2_work work, bool stores,
             both_halves[i / 4][4 + i % 4] = work.high ? mine : given;
         }
         if (stores && (y < 2 || !work.high))
-            conv2_pool(m, round, work, work.high ? 3 + y : y, both_halves);
+            conv2_pool(m, round, work, target, work.high ? 3 + y : y, both_halves);
     }
 }
 
@@ -144,7 +152,7 @@ static __device__ unsigned conv2_forward(memory &m, unsigned round, both kept1, 
     unsigned t = THREADS - 1 - tid(), channel = t / 25, cell = t % 25; /* the last warps are idle */
     for (unsigned e = 0; e < EACH; e++)
         if (channel < 16 && (kept2[e] >> channel & 1) == 0)
-            send_pool2(m.mail, round, sample_of(m, e), channel, cell, 0);
+            send_word(place_of_pool2(m, e, channel) + 2 * cell, 0, round);
     return end;
 }
 

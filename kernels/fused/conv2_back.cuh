@@ -75,19 +75,23 @@ DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned c
 
 /* --- the weights' gradient -------------------------------------------------------------------- */
 
-/* Waits for the gradients of a channel's cells, a lane each; no other warp does. Leaves them in win2. */
-DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned channel)
+/* Waits for the gradients of a channel's cells, a lane each, of samples first and last at once, so that it takes one way
+ * to the L2; no other warp does. Leaves them in win2. */
+DEVICE void conv2_winners(memory &m, unsigned round, unsigned channel, unsigned first, unsigned last, winner *w)
 {
     unsigned lane = tid() % LANES;
-    winner w = {0, 0};
+    w[0] = w[1] = winner{0, 0};
     if (lane < 25) {
-        float v;
-        receive_words<1>(&mail_of(m, seat_of()).dpool2[e][channel / EACH][2 * lane + channel % EACH], 0, round, &v);
-        auto &win2 = m.win2[e][channel][lane];
-        w.base = win2.base;
-        w.d = win2.d = w.base < 0 ? 0 : v * m.run.scale[1];
+        auto *win2 = &m.win2[first][channel][lane], *second = &m.win2[last][channel][lane];
+        /* Volatile, or it would be read after what is on its way. */
+        w[0].base = static_cast<const volatile int16_t &>(win2->base);
+        w[1].base = static_cast<const volatile int16_t &>(second->base);
+        float scale = static_cast<const volatile float &>(m.run.scale[1]), v[2];
+        receive_words<2>(&mail_of(m, seat_of()).dpool2[first][channel / EACH][2 * lane + channel % EACH],
+                         (last - first) * SEATS * PITCH_CONV3, round, v);
+        w[0].d = win2->d = w[0].base < 0 ? 0 : v[0] * scale;
+        w[1].d = second->d = w[1].base < 0 ? 0 : v[1] * scale;
     }
-    return w;
 }
 
 /* A warp's output channel, of the seat's samples from .. to - 1. The terms of each sample are rounded by themselves; if
@@ -100,6 +104,11 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
     winner *list = m.list[tid() / LANES];
     long long units[SLOTS] = {}, bias = 0;
     bool refused = false;
+    winner winners[EACH] = {};
+    bool has_first = from == 0 && (kept2.first >> channel & 1) != 0;
+    bool has_second = to == EACH && (kept2.second >> channel & 1) != 0;
+    if (has_first || has_second)
+        conv2_winners(m, round, channel, has_first ? 0 : 1, has_second ? 1 : 0, winners);
 #pragma unroll 1
     for (unsigned e = from; e < to; e++) {
         conv2_tap taps[SLOTS];
@@ -112,7 +121,7 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
             for (unsigned r = 0; r < SLOTS; r++)
                 pool1[r] = reinterpret_cast<const char *>(m.pool1[e]) + taps[r].pool1;
             float chains[SLOTS] = {};
-            winner w = conv2_winner(m, round, e, channel);
+            winner w = e == 0 ? winners[0] : winners[1];
             bias += fixed_point(warp_tree(w.d), &refused);
             slot_chains<SLOTS>(pool1, list, list_live(list, w), chains);
 #pragma unroll
