@@ -193,15 +193,15 @@ static __device__ void conv1_sum(memory &m, both kept)
     bool refused = false;
     if (channel >= 6)
         return;
+#pragma unroll /* both samples side by side; of a channel that is not kept what lies there is read, but not used */
     for (unsigned e = 0; e < EACH; e++) {
-        if ((kept[e] >> channel & 1) == 0)
-            continue;
         unsigned number = (unsigned)__popc(kept[e] & ((1u << channel) - 1));
         float sum = m.parts[e * CONV1_CHUNKS][number][i];
 #pragma unroll
         for (unsigned chunk = 1; chunk < CONV1_CHUNKS; chunk++)
             sum += m.parts[e * CONV1_CHUNKS + chunk][number][i];
-        units += fixed_point(i < 75 ? sum * (1 / 255.0f) : sum, &refused);
+        sum = i < 75 ? sum * (1 / 255.0f) : sum;
+        units += fixed_point((kept[e] >> channel & 1) != 0 ? sum : 0, &refused);
     }
     add_sum(m.sums + SUMS_SMALL + (i < 75 ? AT_W1 + channel * 75 + i : AT_B1 + channel), units);
     refuse_if(m, refused);

@@ -76,17 +76,17 @@ static __device__ void receive_rows(memory &m, unsigned round)
     unsigned t = tid();
     ulonglong2 lines[TURNS];
     const ulonglong2 *from[TURNS], *rows = mail_of(m, seat_of()).rows;
+    float *to[TURNS]; /* found while the lines are on their way */
 #pragma unroll
-    for (unsigned k = 0; k < TURNS; k++)
-        from[k] = rows + (t + k * THREADS < LINES ? t + k * THREADS : t);
+    for (unsigned k = 0; k < TURNS; k++) {
+        unsigned i = t + k * THREADS < LINES ? t + k * THREADS : t;
+        from[k] = rows + i, to[k] = place_of_line(m, i);
+    }
     receive_lines<TURNS>(from, round, lines);
 #pragma unroll
     for (unsigned k = 0; k < TURNS; k++) {
-        unsigned i = t + k * THREADS;
-        if (i < LINES) {
-            float *to = place_of_line(m, i);
-            to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);
-        }
+        if (t + k * THREADS < LINES)
+            to[k][0] = low_of(lines[k].x), to[k][1] = high_of(lines[k].x), to[k][2] = low_of(lines[k].y);
     }
     __syncthreads();
 }
