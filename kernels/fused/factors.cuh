@@ -19,8 +19,9 @@ DEVICE void make_factors(const float *d, float4 *low, float4 *high)
 }
 
 /* h0 to h7 of a row of five weights g, times unit. */
-DEVICE void make_row_taps(const float *g, float unit, float4 *low, float4 *high)
+DEVICE void make_row_taps(const float *row, float unit, float4 *low, float4 *high)
 {
+    float g[5] = {row[0], row[1], row[2], row[3], row[4]}; /* read before anything is stored */
     float sum1 = g[0] + g[2] + g[4], rest1 = g[1] + g[3];
     float sum2 = fmaf(16, g[4], fmaf(4, g[2], g[0])), rest2 = fmaf(8, g[3], 2 * g[1]);
     float sum3 = fmaf(16, g[0], fmaf(4, g[2], g[4])), rest3 = fmaf(8, g[1], 2 * g[3]);

@@ -39,6 +39,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     if (tid() == 0)
         m.coming = evaluated_tile(m, m.group);
     load(m, false);
+    draw_dense_masks(m, 0);
 #pragma unroll 1
     while (m.coming.count != 0) {
         take_masks(m);

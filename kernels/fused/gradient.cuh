@@ -49,6 +49,7 @@ DEVICE void forward(memory &m)
     fetch_dense_weights(m); /* while conv3 goes forward */
     phase_ends(m, PHASE_POOL2);
     conv3_forward(m, m.round);
+    draw_dense_masks(m, 4 * LANES); /* by threads that conv3 leaves idle */
     settle_dense_weights(m);
     phase_ends(m, PHASE_CONV3);
     head_forward(m, m.round);

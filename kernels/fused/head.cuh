@@ -24,13 +24,14 @@ DEVICE void conv3_sum(memory &m, unsigned round)
     unsigned e = tid() / 120, o = tid() % 120;
     if (e >= EACH)
         return;
-    float parts[SEATS];
+    float parts[SEATS], bias = m.b3[o];
+    unsigned kept = m.now.drawn3[e][o / 4] >> o % 4 & 1; /* read while the words are on their way */
     receive_words<SEATS>(&mail_of(m, seat_of()).parts3[0][e][o], EACH * 120, round, parts);
     float sum = parts[0];
 #pragma unroll
     for (unsigned r = 1; r < SEATS; r++)
         sum += parts[r];
-    m.y3[e][o] = activate(sum + m.b3[o], m.now.drawn3[e][o / 4] >> o % 4 & 1, m.run.scale[2]);
+    m.y3[e][o] = activate(sum + bias, kept, m.run.scale[2]);
 }
 
 /* A thread has an output of both samples, so that a weight is read once: eight chains of 15. */

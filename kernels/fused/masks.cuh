@@ -88,15 +88,21 @@ static __device__ void draw_masks(memory &m, const tile &tile)
     for (unsigned e = 0; e < EACH; e++)
         if (lane <= RECORD / 128)
             fetch_into_l2(record_of(m, d, e) + 128 * lane);
-    /* The masks of the dense layers, of the seat's samples. A sample that the tile lacks keeps nothing, so that all its
-     * terms are 0. */
-#pragma unroll 2
-    for (unsigned i = lane; i < EACH * 51; i += LANES) {
-        unsigned e = i / 51, block = i % 51, s = d.sample[EACH * seat_of() + e];
-        unsigned kept = draw(m, tile, block < 30 ? 2 : 3, s, block < 30 ? block : block - 30);
-        (block < 30 ? d.drawn3[e][block] : d.drawn1[e][block - 30]) = (uint8_t)(s < count ? kept : 0);
-    }
 }
+
+/* The masks of the dense layers, of the seat's samples of m.next, by the threads from `first` on; a sample that the
+ * tile lacks keeps nothing, so that all its terms are 0. Called after a barrier that follows draw_tile. */
+static __device__ void draw_dense_masks(memory &m, unsigned first)
+{
+    draws &d = m.next;
+    unsigned i = tid() - first;
+    if (i >= EACH * 51 || d.tile.count == 0)
+        return;
+    unsigned e = i / 51, block = i % 51, s = d.sample[EACH * seat_of() + e];
+    unsigned kept = draw(m, d.tile, block < 30 ? 2 : 3, s, block < 30 ? block : block - 30);
+    (block < 30 ? d.drawn3[e][block] : d.drawn1[e][block - 30]) = (uint8_t)(s < d.tile.count ? kept : 0);
+}
+static_assert(EACH * 51 <= THREADS - 4 * LANES, "conv3 leaves so many threads idle");
 
 /* By the last warp. Out of line, as it is called in several places; its arguments are numbers, so that they come in
  * registers. */

@@ -85,6 +85,8 @@ DEVICE void step_gradient(memory &m, unsigned i, bool more)
         draw_tile(tile_of_step(m, i + 1, first_tile(m, i + 1)));
         if (m.dense_awaited)
             finish_update(m);
+        __syncthreads();
+        draw_dense_masks(m, 0);
         take_masks(m);
     }
 #pragma unroll 1
@@ -150,6 +152,7 @@ static __global__ void __launch_bounds__(THREADS, 1) fused_train_kernel(const __
     take_run(m, launch.runs);
     draw_tile(tile_of_step(m, 0, first_tile(m, 0)));
     load(m, true);
+    draw_dense_masks(m, 0);
     open_peers(m);
     if (is_first(m))
         m.state = *m.run.before;

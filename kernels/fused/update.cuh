@@ -120,19 +120,22 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 
 /* --- fc1's and fc2's new weights -------------------------------------------------------------- */
 
-/* The last thread tells the group that this block has written its part of the new weights: later than it could, as
+/* Of the last warp but one, as the last one draws masks meanwhile. */
+constexpr unsigned TELLER = THREADS - LANES - 1;
+
+/* This thread tells the group that this block has written its part of the new weights: later than it could, as
  * others wait for the update. Out of line, for want of registers. */
 static __device__ __noinline__ void tell_dense_weights()
 {
     memory &m = shared();
-    if (m.dense_awaited && tid() == THREADS - 1)
+    if (m.dense_awaited && tid() == TELLER)
         tell_group(m);
 }
 
 /* The last thread waits until all blocks of the group have written theirs. */
 DEVICE void await_dense_weights(const memory &m)
 {
-    if (m.dense_awaited && tid() == THREADS - 1)
+    if (m.dense_awaited && tid() == TELLER)
         wait_for_group(m);
 }
 
