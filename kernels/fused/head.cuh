@@ -24,43 +24,69 @@ DEVICE void conv3_sum(memory &m, unsigned round)
     unsigned e = tid() / 120, o = tid() % 120;
     if (e >= EACH)
         return;
-    float parts[SEATS], bias = m.b3[o];
+    float parts[SEATS], bias = m.b3[o], scale = m.run.scale[2];
     unsigned kept = m.now.drawn3[e][o / 4] >> o % 4 & 1; /* read while the words are on their way */
     receive_words<SEATS>(&mail_of(m, seat_of()).parts3[0][e][o], EACH * 120, round, parts);
     float sum = parts[0];
 #pragma unroll
     for (unsigned r = 1; r < SEATS; r++)
         sum += parts[r];
-    m.y3[e][o] = activate(sum + bias, kept, m.run.scale[2]);
+    m.y3[e][o] = activate(sum + bias, kept, scale);
 }
 
-/* A thread has an output of both samples, so that a weight is read once: eight chains of 15. */
+/* The first three warps: a lane has two outputs of both samples, and of each half of the eight chains of 15; the lane 16
+ * further on has the other half. So a number is read for two products. Each gives the other its chains of the
+ * sample that the other adds up. */
 DEVICE void fc1_forward(memory &m)
 {
-    unsigned o = tid();
-    float chains[EACH][CONV3_CHUNKS] = {};
-    if (o >= 84)
+    constexpr unsigned EACH_OUTPUTS = 2, APART = 84 / EACH_OUTPUTS, HALF = 60;
+    unsigned lane = tid() % LANES, half = lane / 16, q = tid() / LANES * 16 + lane % 16, o = q < APART ? q : APART - 1;
+    float chains[EACH_OUTPUTS][EACH][4] = {}, scale = m.run.scale[3], bias[EACH_OUTPUTS];
+    unsigned kept[EACH_OUTPUTS];
+    if (tid() >= 3 * LANES)
         return;
 #pragma unroll
-    for (unsigned k = 0; k < 120; k += 4) {
-        float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o][k]);
-#pragma unroll
-        for (unsigned e = 0; e < EACH; e++) {
-            float4 x = *reinterpret_cast<const float4 *>(&m.y3[e][k]);
-            float *chain = chains[e];
-            chain[k / CONV3_CHUNK] = fmaf(x.x, w.x, chain[k / CONV3_CHUNK]);
-            chain[(k + 1) / CONV3_CHUNK] = fmaf(x.y, w.y, chain[(k + 1) / CONV3_CHUNK]);
-            chain[(k + 2) / CONV3_CHUNK] = fmaf(x.z, w.z, chain[(k + 2) / CONV3_CHUNK]);
-            chain[(k + 3) / CONV3_CHUNK] = fmaf(x.w, w.w, chain[(k + 3) / CONV3_CHUNK]);
-        }
+    for (unsigned i = 0; i < EACH_OUTPUTS; i++) {
+        unsigned output = o + i * APART;
+        bias[i] = m.bf1[output], kept[i] = m.now.drawn1[half][output / 4] >> output % 4 & 1;
     }
 #pragma unroll
-    for (unsigned e = 0; e < EACH; e++) {
-        float sum = chains[e][0];
+    for (unsigned k = 0; k < HALF; k += 4) {
+        float4 x[EACH];
 #pragma unroll
-        for (unsigned r = 1; r < CONV3_CHUNKS; r++)
-            sum += chains[e][r];
-        m.y1[e][o] = activate(sum + m.bf1[o], m.now.drawn1[e][o / 4] >> o % 4 & 1, m.run.scale[3]);
+        for (unsigned e = 0; e < EACH; e++)
+            x[e] = *reinterpret_cast<const float4 *>(&m.y3[e][half * HALF + k]);
+#pragma unroll
+        for (unsigned i = 0; i < EACH_OUTPUTS; i++) {
+            float4 w = *reinterpret_cast<const float4 *>(&m.wf1[o + i * APART][half * HALF + k]);
+#pragma unroll
+            for (unsigned e = 0; e < EACH; e++) {
+                float *chain = chains[i][e];
+                chain[k / CONV3_CHUNK] = fmaf(x[e].x, w.x, chain[k / CONV3_CHUNK]);
+                chain[(k + 1) / CONV3_CHUNK] = fmaf(x[e].y, w.y, chain[(k + 1) / CONV3_CHUNK]);
+                chain[(k + 2) / CONV3_CHUNK] = fmaf(x[e].z, w.z, chain[(k + 2) / CONV3_CHUNK]);
+                chain[(k + 3) / CONV3_CHUNK] = fmaf(x[e].w, w.w, chain[(k + 3) / CONV3_CHUNK]);
+            }
+        }
+    }
+    float given[EACH_OUTPUTS][4];
+#pragma unroll
+    for (unsigned i = 0; i < EACH_OUTPUTS; i++)
+#pragma unroll
+        for (unsigned r = 0; r < 4; r++)
+            given[i][r] = __shfl_xor_sync(0xffffffffu, half != 0 ? chains[i][0][r] : chains[i][1][r], 16);
+#pragma unroll
+    for (unsigned i = 0; i < EACH_OUTPUTS; i++) { /* of sample `half` */
+        float sum = half != 0 ? given[i][0] : chains[i][0][0];
+#pragma unroll
+        for (unsigned r = 1; r < 4; r++)
+            sum += half != 0 ? given[i][r] : chains[i][0][r];
+#pragma unroll
+        for (unsigned r = 0; r < 4; r++)
+            sum += half != 0 ? chains[i][1][r] : given[i][r];
+        float y = activate(sum + bias[i], kept[i], scale);
+        if (q < APART)
+            m.y1[half][o + i * APART] = y;
     }
 }
 
@@ -127,34 +153,51 @@ DEVICE void fc1_back(memory &m)
     m.d1[e][o] = m.y1[e][o] > 0 ? chain * m.run.scale[3] : 0;
 }
 
-/* A thread has an output of conv3 of both samples: four chains of 21 units of fc1. */
+/* The first four warps: a lane has two outputs of conv3 of both samples, and of each two of the four chains of 21 units
+ * of fc1; the lane 16 further on has the other two. Each gives the other its chains of the sample that the other adds
+ * up. */
 DEVICE void conv3_back(memory &m)
 {
-    unsigned k = tid();
-    float chains[EACH][4] = {};
-    if (k >= 120)
+    constexpr unsigned PAIRS = 60, HALF = 42;
+    unsigned lane = tid() % LANES, half = lane / 16, pair = tid() / LANES * 16 + lane % 16;
+    unsigned k = pair < PAIRS ? 2 * pair : 2 * PAIRS - 2;
+    float chains[2][EACH][2] = {};
+    if (tid() >= 4 * LANES)
         return;
+    float2 y = *reinterpret_cast<const float2 *>(&m.y3[half][k]); /* of sample `half` */
+    float scale = m.run.scale[2];
 #pragma unroll
-    for (int o = 0; o < 84; o += 4) {
-        float4 d[EACH];
+    for (unsigned o = 0; o < HALF; o += 2) {
+        float2 d[EACH];
 #pragma unroll
         for (unsigned e = 0; e < EACH; e++)
-            d[e] = *reinterpret_cast<const float4 *>(&m.d1[e][o]);
+            d[e] = *reinterpret_cast<const float2 *>(&m.d1[e][half * HALF + o]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float w = m.wf1[o + i][k];
+        for (unsigned i = 0; i < 2; i++) {
+            float2 w = *reinterpret_cast<const float2 *>(&m.wf1[half * HALF + o + i][k]);
 #pragma unroll
             for (unsigned e = 0; e < EACH; e++) {
-                float di = i == 0 ? d[e].x : i == 1 ? d[e].y : i == 2 ? d[e].z : d[e].w;
-                chains[e][(o + i) / 21] = fmaf(di, w, chains[e][(o + i) / 21]);
+                float di = i == 0 ? d[e].x : d[e].y, *first = chains[0][e], *second = chains[1][e];
+                first[(o + i) / 21] = fmaf(di, w.x, first[(o + i) / 21]);
+                second[(o + i) / 21] = fmaf(di, w.y, second[(o + i) / 21]);
             }
         }
     }
+    float sums[2];
 #pragma unroll
-    for (unsigned e = 0; e < EACH; e++) {
-        float sum = chains[e][0] + chains[e][1] + chains[e][2] + chains[e][3];
-        m.d3[e][k] = m.y3[e][k] > 0 ? sum * m.run.scale[2] : 0;
+    for (unsigned i = 0; i < 2; i++) {
+        float all[4];
+#pragma unroll
+        for (unsigned r = 0; r < 2; r++) {
+            float mine = half != 0 ? chains[i][1][r] : chains[i][0][r];
+            float given = __shfl_xor_sync(0xffffffffu, half != 0 ? chains[i][0][r] : chains[i][1][r], 16);
+            all[r] = half != 0 ? given : mine, all[2 + r] = half != 0 ? mine : given;
+        }
+        sums[i] = all[0] + all[1] + all[2] + all[3];
     }
+    if (pair < PAIRS)
+        *reinterpret_cast<float2 *>(&m.d3[half][k]) =
+            make_float2(y.x > 0 ? sums[0] * scale : 0, y.y > 0 ? sums[1] * scale : 0);
 }
 
 /* By the last threads, which conv3_back leaves idle: nobody waits for the logarithm. */
@@ -181,8 +224,10 @@ static __device__ void head_back(memory &m)
     if (tid() < LANES) {
         unsigned e = tid() / 16, k = tid() % 16;
         logit l = classify(m);
+        float part = l.numerator / l.denominator, *dz = &m.dz[e][k]; /* by all lanes: no branch before the barrier */
+        part = (int)k == l.label ? part - 1 : part;
         if (k < 12)
-            m.dz[e][k] = l.label >= 0 && k < 10 ? l.numerator / l.denominator - ((int)k == l.label ? 1.0f : 0.0f) : 0;
+            *dz = l.label >= 0 && k < 10 ? part : 0;
         if (k == 0)
             m.losses[e] = make_float2(l.denominator, l.rest);
     } else if (tid() >= 2 * LANES)
