@@ -196,12 +196,18 @@ static __device__ void conv2_gather(memory &m, both kept1)
 {
     constexpr unsigned FOURS = 49;
     unsigned n0 = (unsigned)__popc(kept1.first), n1 = (unsigned)__popc(kept1.second);
+    float scale = m.run.scale[0];
 #pragma unroll 1
     for (unsigned i = tid(); i < (n0 + n1) * FOURS; i += THREADS) {
         unsigned e = i >= n0 * FOURS, j = i - e * n0 * FOURS, in = j / FOURS, y = j % FOURS / 7, x = j % FOURS % 7;
         const float *seen = &m.seen[0][0][0];
         int place = (int)((e * 25 + y * 5 + x) * PITCH_SEEN + in * PATCH);
         float sum[2][2] = {};
+        auto &win1 = m.win1[e][m.now.channels1[e][in]];
+        unsigned at = 2 * y * 14 + 2 * x, bases[2]; /* of two neighbours, read at once, before anything is stored */
+#pragma unroll
+        for (unsigned row = 0; row < 2; row++)
+            bases[row] = *reinterpret_cast<const unsigned *>(&win1.base[at + row * 14]);
 #pragma unroll
         for (int a = 2; a >= 0; a--)
 #pragma unroll
@@ -216,13 +222,10 @@ static __device__ void conv2_gather(memory &m, both kept1)
                 }
             }
 #pragma unroll
-        for (unsigned row = 0; row < 2; row++) {
-            auto &win1 = m.win1[e][m.now.channels1[e][in]];
-            unsigned at = (2 * y + row) * 14 + 2 * x;
-            *reinterpret_cast<float2 *>(&win1.d[at]) =
-                make_float2(win1.base[at] < 0 ? 0 : sum[row][0] * m.run.scale[0],
-                            win1.base[at + 1] < 0 ? 0 : sum[row][1] * m.run.scale[0]);
-        }
+        for (unsigned row = 0; row < 2; row++)
+            *reinterpret_cast<float2 *>(&win1.d[at + row * 14]) =
+                make_float2((bases[row] & 0x8000u) != 0 ? 0 : sum[row][0] * scale,
+                            (bases[row] & 0x80000000u) != 0 ? 0 : sum[row][1] * scale);
     }
 }
 

@@ -16,10 +16,9 @@ DEVICE void receive_pool2(memory &m, unsigned round)
 {
     constexpr unsigned HALF = SAMPLES / 2 * INPUTS;
     if (tid() < HALF) {
-        float v[2];
+        float v[2], *to = &m.pool2[tid() / INPUTS][tid() % INPUTS];
         receive_words<2>(&mail_of(m, seat_of()).pool2[0][0] + tid(), HALF, round, v);
-        m.pool2[tid() / INPUTS][tid() % INPUTS] = v[0];
-        m.pool2[SAMPLES / 2 + tid() / INPUTS][tid() % INPUTS] = v[1];
+        to[0] = v[0], to[SAMPLES / 2 * PITCH_CONV3] = v[1];
     }
     __syncthreads();
 }

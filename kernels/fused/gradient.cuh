@@ -46,7 +46,7 @@ DEVICE void forward_to_pool2(memory &m)
 DEVICE void forward(memory &m)
 {
     forward_to_pool2(m);
-    fetch_dense_weights(m); /* while conv3 goes forward */
+    fetch_dense_weights(m, 4 * LANES); /* while conv3 goes forward, by threads that it leaves idle */
     phase_ends(m, PHASE_POOL2);
     conv3_forward(m, m.round);
     draw_dense_masks(m, 4 * LANES); /* by threads that conv3 leaves idle */

@@ -48,21 +48,26 @@ static __device__ __noinline__ void place_pictures()
     memory &m = shared();
     unsigned t = tid(), e = t / 256, q = t % 256; /* which four pixels of a plane, of which sample */
     const uint8_t *record = record_of(m, m.now, e), *at = record + 1 + 4 * q;
-    unsigned low[3], high[3];
+    unsigned low[3], high[3], four[3], behind[3];
+    /* By all, and volatile, so that it is asked for with the others: one way to the L2. */
+    int8_t label = (int8_t)static_cast<const volatile uint8_t &>(record[0]);
 #pragma unroll
     for (unsigned plane = 0; plane < 3; plane++)
         low[plane] = aligned_word(at + 1024 * plane), high[plane] = aligned_word(at + 1024 * plane + 3);
+#pragma unroll
+    for (unsigned plane = 0; plane < 3; plane++) {
+        four[plane] = shifted(low[plane], high[plane], 8 * ((unsigned)(uintptr_t)at & 3));
+        behind[plane] = __shfl_sync(0xffffffffu, four[plane], (t + 1) % LANES); /* a warp has four rows */
+    }
     if (q == 0)
-        m.label[e] = sample_of(m, e) < m.now.tile.count ? (int8_t)record[0] : -1;
+        m.label[e] = sample_of(m, e) < m.now.tile.count ? label : -1;
     pixel pixels[4] = {};
 #pragma unroll
     for (unsigned plane = 0; plane < 3; plane++) {
-        unsigned four = shifted(low[plane], high[plane], 8 * ((unsigned)(uintptr_t)at & 3)),
-                 behind = __shfl_sync(0xffffffffu, four, (t + 1) % LANES); /* a warp has four rows */
         float d[8];
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {
-            d[i] = whole_pixel(four, i), d[4 + i] = whole_pixel(behind, i);
+            d[i] = whole_pixel(four[plane], i), d[4 + i] = whole_pixel(behind[plane], i);
             if (plane == 2)
                 pixels[i].blue = d[i];
             else

@@ -141,12 +141,12 @@ DEVICE void await_dense_weights(const memory &m)
 
 /* Begins to copy the group's new weights into shared memory. Called after a barrier that follows
  * await_dense_weights. */
-DEVICE void fetch_dense_weights(memory &m)
+DEVICE void fetch_dense_weights(memory &m, unsigned first)
 {
-    if (!m.dense_awaited)
+    if (tid() < first || !m.dense_awaited)
         return;
     const float *dense = mail_of(m, 0).dense;
-    for (unsigned i = AT_WF1 + 4 * tid(); i < SMALL; i += 4 * THREADS)
+    for (unsigned i = AT_WF1 + 4 * (tid() - first); i < SMALL; i += 4 * (THREADS - first))
         copy_later(small_parameter(m, i), dense + i);
 }
 
@@ -206,7 +206,7 @@ static __device__ void finish_update(memory &m)
     tell_dense_weights();
     await_dense_weights(m);
     __syncthreads();
-    fetch_dense_weights(m);
+    fetch_dense_weights(m, 0);
     settle_dense_weights(m);
 }
 
