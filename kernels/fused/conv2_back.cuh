@@ -207,7 +207,7 @@ static __device__ void conv2_gather(memory &m, both kept1)
         unsigned at = 2 * y * 14 + 2 * x, bases[2]; /* of two neighbours, read at once, before anything is stored */
 #pragma unroll
         for (unsigned row = 0; row < 2; row++)
-            bases[row] = *reinterpret_cast<const unsigned *>(&win1.base[at + row * 14]);
+            memcpy(&bases[row], &win1.base[at + row * 14], sizeof bases[row]);
 #pragma unroll
         for (int a = 2; a >= 0; a--)
 #pragma unroll

@@ -106,33 +106,37 @@ DEVICE void conv3_input_gradient(memory &m, unsigned round)
     }
 }
 
-/* A warp has half a chunk, eight outputs or the seven that are left, of all inputs; a lane inputs `lane` and 32 +
- * `lane`. */
-constexpr unsigned CONV3_UNITS = 2 * CONV3_CHUNKS;
-static __device__ __noinline__ void conv3_weight_gradient(unsigned unit)
+/* A warp has a chunk of all inputs: half a warp, 13 lanes, eight outputs or the seven that are left; a lane four inputs,
+ * 13 apart, so that a number is read for four or eight products. Inputs 50 and 51 are zeros. */
+static __device__ __noinline__ void conv3_weight_gradient(unsigned chunk)
 {
+    constexpr unsigned APART = PITCH_CONV3 / 4;
     memory &m = shared();
-    unsigned lane = tid() % LANES, second = lane < INPUTS - LANES ? LANES + lane : INPUTS; /* INPUTS: zeros */
-    unsigned o = unit / 2 * CONV3_CHUNK + unit % 2 * 8, outputs = 8 - unit % 2;
-    float chains[2][8] = {};
+    unsigned lane = tid() % LANES < 2 * APART ? tid() % LANES : 2 * APART - 1, half = lane / APART, first = lane % APART;
+    float chains[4][8] = {};
 #pragma unroll 2
     for (unsigned s = 0; s < SAMPLES; s++) {
-        float x0 = m.pool2[s][lane], x1 = m.pool2[s][second];
-        const float4 *row = reinterpret_cast<const float4 *>(&m.rows.d3[s][unit * 8]);
+        const float4 *row = reinterpret_cast<const float4 *>(&m.rows.d3[s][chunk * CONV3_CHUNK_PITCH + half * 8]);
         float4 a = row[0], b = row[1];
         float d[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-        for (unsigned j = 0; j < 8; j++)
-            chains[0][j] = fmaf(x0, d[j], chains[0][j]), chains[1][j] = fmaf(x1, d[j], chains[1][j]);
-    }
+        for (unsigned i = 0; i < 4; i++) {
+            float x = m.pool2[s][first + i * APART];
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) {
-        unsigned at = seat_of() * WEIGHTS3 + o * INPUTS + half * LANES + lane;
-        if (half == 1 && lane >= INPUTS - LANES)
+            for (unsigned j = 0; j < 8; j++)
+                chains[i][j] = fmaf(x, d[j], chains[i][j]);
+        }
+    }
+    if (tid() % LANES >= 2 * APART)
+        return;
+    unsigned at = seat_of() * WEIGHTS3 + (chunk * CONV3_CHUNK + half * 8) * INPUTS + first;
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        if (i == 3 && first + 3 * APART >= INPUTS)
             break;
-        add_terms_to_sums<7>(m, at, INPUTS, chains[half]);
-        if (outputs == 8)
-            add_term(m, at + 7 * INPUTS, chains[half][7]);
+        add_terms_to_sums<7>(m, at + i * APART, INPUTS, chains[i]);
+        if (half == 0)
+            add_term(m, at + i * APART + 7 * INPUTS, chains[i][7]);
     }
 }
 

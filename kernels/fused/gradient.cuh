@@ -55,26 +55,25 @@ DEVICE void forward(memory &m)
     head_forward(m, m.round);
 }
 
-/* The gradient of conv3's input, for which other seats wait, by the first warps, and that of conv3's weights by the
- * others; then what is left of the dense layers' weights, by all. */
+/* The gradient of conv3's input, for which other seats wait, by the first two warps; that of conv3's weights by the
+ * second two of every four, so that they do not take the first two's turns: a multiprocessor's quarter has every fourth
+ * warp; what is left of the dense layers' weights by the others. */
 DEVICE void dense_back(memory &m)
 {
-    constexpr unsigned FIRST = CONV3_INPUT_WARPS, OTHERS = WARPS - FIRST;
     unsigned warp = tid() / LANES;
-    if (warp < FIRST)
+    if (warp < CONV3_INPUT_WARPS)
         conv3_input_gradient(m, m.round);
-    else
-        conv3_weight_gradient(warp - FIRST);
-    phase_ends(m, PHASE_CONV3_BACK);
-    if (warp < FIRST)
-        conv3_weight_gradient(OTHERS + warp);
+    else if (warp % 4 >= 2)
+        conv3_weight_gradient(warp / 4 * 2 + warp % 4 - 2);
     else
 #pragma unroll 1
-        for (unsigned unit = warp - FIRST; unit < DENSE_UNITS; unit += OTHERS)
+        for (unsigned unit = (warp / 4 - 1) * 2 + warp % 4; unit < DENSE_UNITS; unit += 6)
             dense_weight_gradient(m, unit);
+    phase_ends(m, PHASE_CONV3_BACK);
     phase_ends(m, PHASE_DENSE);
 }
-static_assert(CONV3_UNITS == WARPS && CONV3_INPUT_WARPS * LANES >= PITCH_CONV3, "every unit is somebody's");
+static_assert(CONV3_CHUNKS == WARPS / 2 && CONV3_INPUT_WARPS == 2 && CONV3_INPUT_WARPS * LANES >= PITCH_CONV3,
+              "every unit is somebody's");
 
 DEVICE void tile_gradient(memory &m)
 {

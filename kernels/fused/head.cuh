@@ -244,22 +244,32 @@ static __device__ void head_back(memory &m)
 
 /* --- the dense layers' weights' gradient ------------------------------------------------------ */
 
-/* A warp has four outputs of the seat's slice of fc1, of 32 inputs, a lane each. */
-constexpr unsigned FC1_UNITS = SLICE / 4 * 4;
+/* A warp has the seat's slice of fc1, twelve outputs, of half of its inputs that are 60 apart, two a lane. */
+constexpr unsigned FC1_UNITS = 2;
 DEVICE void fc1_weight_gradient(memory &m, unsigned unit)
 {
-    unsigned o = unit / 4 * 4, k = unit % 4 * LANES + tid() % LANES;
-    float chains[4] = {};
-    if (k >= 120)
+    constexpr unsigned APART = 60;
+    unsigned k = unit * LANES + tid() % LANES;
+    float chains[2][SLICE] = {};
+    if (k >= APART)
         return;
-#pragma unroll 4
+#pragma unroll 2
     for (unsigned s = 0; s < SAMPLES; s++) {
-        float x = m.rows.y3[s][k];
-        float4 d = *reinterpret_cast<const float4 *>(&m.rows.d1[s][o]);
-        chains[0] = fmaf(x, d.x, chains[0]), chains[1] = fmaf(x, d.y, chains[1]);
-        chains[2] = fmaf(x, d.z, chains[2]), chains[3] = fmaf(x, d.w, chains[3]);
+        float x[2] = {m.rows.y3[s][k], m.rows.y3[s][k + APART]};
+#pragma unroll
+        for (unsigned o = 0; o < SLICE; o += 4) {
+            float4 d = *reinterpret_cast<const float4 *>(&m.rows.d1[s][o]);
+#pragma unroll
+            for (unsigned i = 0; i < 2; i++) {
+                chains[i][o] = fmaf(x[i], d.x, chains[i][o]), chains[i][o + 1] = fmaf(x[i], d.y, chains[i][o + 1]);
+                chains[i][o + 2] = fmaf(x[i], d.z, chains[i][o + 2]), chains[i][o + 3] = fmaf(x[i], d.w, chains[i][o + 3]);
+            }
+        }
     }
-    add_terms_to_sums<4>(m, SUMS_SMALL + AT_WF1 + (seat_of() * SLICE + o) * PITCH_FC1 + k, PITCH_FC1, chains);
+#pragma unroll
+    for (unsigned i = 0; i < 2; i++)
+        add_terms_to_sums<SLICE>(m, SUMS_SMALL + AT_WF1 + seat_of() * SLICE * PITCH_FC1 + k + i * APART, PITCH_FC1,
+                                 chains[i]);
 }
 
 DEVICE float sum_of_samples(const float *d, unsigned pitch)
@@ -298,7 +308,7 @@ DEVICE void rest_gradient(memory &m, unsigned unit)
     add_term(m, SUMS_SMALL + i, term);
 }
 
-/* What the warps of a seat share out; fc1's are empty in the last seat. */
+/* What warps share out besides conv3's; fc1's are empty in the last seat. */
 constexpr unsigned DENSE_UNITS = FC1_UNITS + REST_UNITS;
 DEVICE void dense_weight_gradient(memory &m, unsigned unit)
 {
