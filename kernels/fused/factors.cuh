@@ -19,9 +19,8 @@ DEVICE void make_factors(const float *d, float4 *low, float4 *high)
 }
 
 /* h0 to h7 of a row of five weights g, times unit. */
-DEVICE void make_row_taps(const float *row, float unit, float4 *low, float4 *high)
+DEVICE void make_row_taps(const float *g, float unit, float4 *low, float4 *high)
 {
-    float g[5] = {row[0], row[1], row[2], row[3], row[4]}; /* read before anything is stored */
     float sum1 = g[0] + g[2] + g[4], rest1 = g[1] + g[3];
     float sum2 = fmaf(16, g[4], fmaf(4, g[2], g[0])), rest2 = fmaf(8, g[3], 2 * g[1]);
     float sum3 = fmaf(16, g[0], fmaf(4, g[2], g[4])), rest3 = fmaf(8, g[1], 2 * g[3]);
@@ -31,16 +30,33 @@ DEVICE void make_row_taps(const float *row, float unit, float4 *low, float4 *hig
     *high = make_float4(h4 * unit, h5 * unit, h6 * unit, g[4] * unit);
 }
 
-/* The taps of a convolution with weights w, times unit, by the threads from `first` on, then the others. Made once a
- * tile, as other numbers lie in their place afterwards. */
-template <unsigned CHANNELS, unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW>
-static __device__ void make_taps(const float *w, float unit, channel_taps<PLANES> *taps, unsigned first)
+/* Row i of all of a convolution's taps: where its five weights are, and where it goes. */
+template <unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW> DEVICE unsigned row_of_weights(unsigned i)
 {
-    for (unsigned i = (tid() - first) % THREADS; i < CHANNELS * PLANES * 5; i += THREADS) {
-        unsigned plane = i / 5, row = i % 5, at = i % (PLANES * 5);
-        channel_taps<PLANES> &channel = taps[plane / PLANES];
-        make_row_taps(w + plane * PITCH_PLANE + row * PITCH_ROW, unit, &channel.low[at], &channel.high[at]);
-    }
+    return i / 5 * PITCH_PLANE + i % 5 * PITCH_ROW;
+}
+template <unsigned PLANES> DEVICE void place_row_taps(channel_taps<PLANES> *taps, unsigned i, const float *g, float unit)
+{
+    channel_taps<PLANES> &channel = taps[i / (5 * PLANES)];
+    make_row_taps(g, unit, &channel.low[i % (5 * PLANES)], &channel.high[i % (5 * PLANES)]);
+}
+
+/* The taps of both convolutions. Made once a tile, as other numbers lie in their place afterwards. The first threads
+ * have a row of either: both are read before one is made. */
+DEVICE void make_taps(memory &m)
+{
+    constexpr unsigned ROWS2 = 16 * 6 * 5, ROWS1 = 6 * 3 * 5;
+    unsigned i2 = tid(), i1 = (i2 - ROWS2) % THREADS;
+    float g1[5], g2[5];
+    const float *w1 = &m.w1[0][0][0] + row_of_weights<3, 25, 5>(i1 < ROWS1 ? i1 : 0);
+    const float *w2 = &m.w2[0][0][0] + row_of_weights<6, PLANE2, ROW2>(i2 < ROWS2 ? i2 : 0);
+#pragma unroll
+    for (unsigned k = 0; k < 5; k++)
+        g1[k] = w1[k], g2[k] = w2[k];
+    if (i2 < ROWS2)
+        place_row_taps(m.taps2, i2, g2, 1);
+    if (i1 < ROWS1)
+        place_row_taps(m.taps1, i1, g1, 1 / 255.0f);
 }
 
 #endif

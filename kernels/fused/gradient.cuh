@@ -22,8 +22,7 @@ DEVICE void forward_to_pool2(memory &m)
     both kept1 = kept_of(m, 1), kept2 = kept_of(m, 2);
     if (tid() == 0)
         m.round++; /* the round before was last read before a barrier */
-    make_taps<16, 6, PLANE2, ROW2>(&m.w2[0][0][0], 1, m.taps2, 0);
-    make_taps<6, 3, 25, 5>(&m.w1[0][0][0], 1 / 255.0f, m.taps1, 480);
+    make_taps(m);
     __syncthreads();
     phase_ends(m, PHASE_TAPS);
     unsigned idle = conv1_forward(m, kept1);
