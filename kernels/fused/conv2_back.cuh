@@ -75,8 +75,8 @@ DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned c
 
 /* --- the weights' gradient -------------------------------------------------------------------- */
 
-/* Waits for the gradients of a channel's cells, a lane each, of samples first and last at once, so that it takes one way
- * to the L2; no other warp does. Leaves them in win2. */
+/* Waits for the gradients of a channel's cells, a lane each, of samples first and last at once, so that it takes one
+ * way to the L2; no other warp does. Leaves them in win2. */
 DEVICE void conv2_winners(memory &m, unsigned round, unsigned channel, unsigned first, unsigned last, winner *w)
 {
     unsigned lane = tid() % LANES;

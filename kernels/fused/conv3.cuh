@@ -106,13 +106,14 @@ DEVICE void conv3_input_gradient(memory &m, unsigned round)
     }
 }
 
-/* A warp has a chunk of all inputs: half a warp, 13 lanes, eight outputs or the seven that are left; a lane four inputs,
- * 13 apart, so that a number is read for four or eight products. Inputs 50 and 51 are zeros. */
+/* A warp has a chunk of all inputs: half a warp, 13 lanes, has eight outputs or the seven that are left, a lane four
+ * inputs, 13 apart, so that a number is read for four or eight products. Inputs 50 and 51 are zeros. */
 static __device__ __noinline__ void conv3_weight_gradient(unsigned chunk)
 {
     constexpr unsigned APART = PITCH_CONV3 / 4;
     memory &m = shared();
-    unsigned lane = tid() % LANES < 2 * APART ? tid() % LANES : 2 * APART - 1, half = lane / APART, first = lane % APART;
+    unsigned lane = tid() % LANES < 2 * APART ? tid() % LANES : 2 * APART - 1;
+    unsigned half = lane / APART, first = lane % APART;
     float chains[4][8] = {};
 #pragma unroll 2
     for (unsigned s = 0; s < SAMPLES; s++) {

@@ -35,7 +35,8 @@ template <unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW> DEVICE unsi
 {
     return i / 5 * PITCH_PLANE + i % 5 * PITCH_ROW;
 }
-template <unsigned PLANES> DEVICE void place_row_taps(channel_taps<PLANES> *taps, unsigned i, const float *g, float unit)
+template <unsigned PLANES>
+DEVICE void place_row_taps(channel_taps<PLANES> *taps, unsigned i, const float *g, float unit)
 {
     channel_taps<PLANES> &channel = taps[i / (5 * PLANES)];
     make_row_taps(g, unit, &channel.low[i % (5 * PLANES)], &channel.high[i % (5 * PLANES)]);

@@ -34,9 +34,9 @@ DEVICE void conv3_sum(memory &m, unsigned round)
     m.y3[e][o] = activate(sum + bias, kept, scale);
 }
 
-/* The first three warps: a lane has two outputs of both samples, and of each half of the eight chains of 15; the lane 16
- * further on has the other half. So a number is read for two products. Each gives the other its chains of the
- * sample that the other adds up. */
+/* The first three warps: a lane has two outputs of both samples, and of each half of the eight chains of 15; the lane
+ * 16 further on has the other half. So a number is read for two products. Each gives the other its chains of the sample
+ * that the other adds up. */
 DEVICE void fc1_forward(memory &m)
 {
     constexpr unsigned EACH_OUTPUTS = 2, APART = 84 / EACH_OUTPUTS, HALF = 60;
@@ -261,8 +261,9 @@ DEVICE void fc1_weight_gradient(memory &m, unsigned unit)
             float4 d = *reinterpret_cast<const float4 *>(&m.rows.d1[s][o]);
 #pragma unroll
             for (unsigned i = 0; i < 2; i++) {
-                chains[i][o] = fmaf(x[i], d.x, chains[i][o]), chains[i][o + 1] = fmaf(x[i], d.y, chains[i][o + 1]);
-                chains[i][o + 2] = fmaf(x[i], d.z, chains[i][o + 2]), chains[i][o + 3] = fmaf(x[i], d.w, chains[i][o + 3]);
+                float *chain = chains[i] + o;
+                chain[0] = fmaf(x[i], d.x, chain[0]), chain[1] = fmaf(x[i], d.y, chain[1]);
+                chain[2] = fmaf(x[i], d.z, chain[2]), chain[3] = fmaf(x[i], d.w, chain[3]);
             }
         }
     }

@@ -49,7 +49,7 @@ DEVICE tile tile_of_step(const memory &m, unsigned i, unsigned number)
 DEVICE void place(memory &m, unsigned i, unsigned number)
 {
     place_pictures();
-    if (tid() == THREADS - 3 * LANES) { /* neither the first thread's warp, which then waits for the grid, nor the last's */
+    if (tid() == THREADS - 3 * LANES) { /* not of the first warp, which then waits for the grid, nor of the last */
         unsigned next = number + m.run.groups;
         m.coming = next < end_tile(m, i) ? tile_of_step(m, i, next) : tile_of_step(m, i + 1, first_tile(m, i + 1));
     }
