@@ -224,7 +224,7 @@ static __device__ void head_back(memory &m)
     if (tid() < LANES) {
         unsigned e = tid() / 16, k = tid() % 16;
         logit l = classify(m);
-        float part = l.numerator / l.denominator, *dz = &m.dz[e][k]; /* by all lanes: no branch before the barrier */
+        float part = l.numerator / l.denominator, *dz = &m.dz[0][0] + e * 12 + k; /* by all lanes: no branch before the barrier */
         part = (int)k == l.label ? part - 1 : part;
         if (k < 12)
             *dz = l.label >= 0 && k < 10 ? part : 0;
@@ -237,7 +237,7 @@ static __device__ void head_back(memory &m)
     __syncthreads();
     conv3_back(m);
     add_losses(m);
-    zero_next_sums(m, m.step, 4 * LANES);
+    zero_next_sums(m, m.step);
     __syncthreads();
     send_gradients(m, m.round);
 }

@@ -170,7 +170,7 @@ struct alignas(16) memory {
     uint32_t step;      /* number in the launch */
     int64_t *sums;      /* of this step */
     uint32_t round;     /* of the tile's mail; the first thread counts it */
-    uint32_t arrivals;  /* what the group's counter is to reach; the last thread counts it */
+    uint32_t arrivals;  /* what the group's counter is to reach; thread TELLER (update.cuh) counts it */
     /* What is left to do of an update (update.cuh): 1 if fc1 and fc2 have new weights that this block has yet to fetch;
      * and the sums from which this seat's weights of conv3 are to be updated, or NULL, with their unit. */
     uint32_t dense_awaited;

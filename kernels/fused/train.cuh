@@ -81,7 +81,7 @@ DEVICE void tell_sums(memory &m)
 DEVICE void step_gradient(memory &m, unsigned i, bool more)
 {
     if (!more) {
-        zero_next_sums(m, i, 0);
+        zero_next_sums(m, i);
         draw_tile(tile_of_step(m, i + 1, first_tile(m, i + 1)));
         if (m.dense_awaited)
             finish_update(m);

@@ -21,14 +21,15 @@ DEVICE int64_t *sums_of(const memory &m, unsigned i)
     return m.run.sums + (m.run.buffer + i) % 3 * (size_t)m.run.sums_pitch;
 }
 
-/* Of step i + 1, those of two steps ago, which nobody reads any more. By the threads from `first` on, which others do
- * not wait for. */
-DEVICE void zero_next_sums(const memory &m, unsigned i, unsigned first)
+/* Sets the sums of step i + 1 to zero, a block its share: those of two steps ago, which nobody reads any more. By the
+ * threads that conv3_back leaves idle, in a block whose group has no tile too: all divide the sums alike. */
+DEVICE void zero_next_sums(const memory &m, unsigned i)
 {
+    constexpr unsigned FIRST = 4 * LANES, SHARE = THREADS - FIRST;
     longlong2 *next = reinterpret_cast<longlong2 *>(sums_of(m, i + 1));
-    unsigned threads = THREADS - first, t = tid() - first;
-    if (t < threads)
-        for (unsigned k = block_of(m) * threads + t; k < FUSED_SUMS_PITCH / 2; k += m.run.groups * SEATS * threads)
+    if (tid() >= FIRST)
+        for (unsigned k = block_of(m) * SHARE + tid() - FIRST; k < FUSED_SUMS_PITCH / 2;
+             k += m.run.groups * SEATS * SHARE)
             next[k] = longlong2{0, 0};
 }
 
@@ -132,7 +133,7 @@ static __device__ __noinline__ void tell_dense_weights()
         tell_group(m);
 }
 
-/* The last thread waits until all blocks of the group have written theirs. */
+/* The same thread waits until all blocks of the group have written theirs. */
 DEVICE void await_dense_weights(const memory &m)
 {
     if (m.dense_awaited && tid() == TELLER)

@@ -261,6 +261,12 @@ static void a_sample_alone_is_equal(void **state)
     compare(*state, "a sample alone", (struct training){0.5, 0.5, 2, 17, 0, 18, 5});
 }
 
+/* A group that never has a tile; from the fourth step on buffers of sums are used again. */
+static void an_idle_group_is_equal(void **state)
+{
+    compare(*state, "an idle group", (struct training){0.5, 0.5, 2, 16, 0, 4 * 16, 5});
+}
+
 static void groups_are_equal(void **state)
 {
     static const uint32_t groups[] = {3, 5, 15, 16};
@@ -283,13 +289,14 @@ static void orders_are_equal(void **state)
     }
 }
 
-/* Ranks whose sums are added up between launches, in which the update opens the next. */
+/* Ranks whose sums are added up between launches, in which the update opens the next. Two of them have a group without
+ * a tile; and from the fourth step on buffers of sums are used again. */
 static void ranks_are_equal(void **state)
 {
-    enum { RANKS = 3, STEPS = 3 };
+    enum { RANKS = 3, STEPS = 5 };
     static struct outcome defined;
     struct fixture *f = *state;
-    struct training t = {0.5, 0.5, 2, 55, 0, 2 * 55 + 20, 5};
+    struct training t = {0.5, 0.5, 2, 55, 0, (STEPS - 1) * 55 + 20, 5};
     struct fused_run runs[RANKS];
     for (uint32_t rank = 0; rank < RANKS; rank++) {
         runs[rank] = open_run(f, t);
@@ -403,6 +410,16 @@ static void peers_are_equal(void **state)
         assert_peers(f, "peers", &t, p);
         close_peers(p);
     }
+}
+
+/* Longer, so that buffers of sums are used again; one rank has a group without a tile. */
+static void long_runs_of_peers_are_equal(void **state)
+{
+    const struct training t = {0.5, 0.5, 2, 33, 0, 7 * 33, 5};
+    struct peers *p = open_peers(*state, &t, 2, 1);
+    train_peers(p, 2);
+    assert_peers(*state, "a long run of peers", &t, p);
+    close_peers(p);
 }
 
 /* Nets at once, each over all ranks, of unlike lengths. */
@@ -642,10 +659,12 @@ int main(int count, char **words)
         cmocka_unit_test(nets_are_equal),
         cmocka_unit_test(rates_are_equal),
         cmocka_unit_test(a_sample_alone_is_equal),
+        cmocka_unit_test(an_idle_group_is_equal),
         cmocka_unit_test(groups_are_equal),
         cmocka_unit_test(orders_are_equal),
         cmocka_unit_test(ranks_are_equal),
         cmocka_unit_test(peers_are_equal),
+        cmocka_unit_test(long_runs_of_peers_are_equal),
         cmocka_unit_test(nets_of_peers_are_equal),
         cmocka_unit_test(peers_end_together),
         cmocka_unit_test(a_lost_peer_is_given_up),
