@@ -151,7 +151,8 @@ def by_signals():
         running.signal(number, rank)
         result = running.finish()
         whom = "mpirun" if rank is None else f"rank {rank} of {np}"
-        stopped(f"{number.name} to {whom}", result, "" if rank else number.name)
+        name = "a signal" if number == signal.SIGUSR1 else number.name  # launch/run hands others on as SIGUSR1, too
+        stopped(f"{number.name} to {whom}", result, "" if rank else name)
         check(progress("signals")["step"] == str(result.step), "with the checkpoint of that step", result)
 
     running = go_on(2, "signals")
