@@ -224,7 +224,8 @@ static __device__ void head_back(memory &m)
     if (tid() < LANES) {
         unsigned e = tid() / 16, k = tid() % 16;
         logit l = classify(m);
-        float part = l.numerator / l.denominator, *dz = &m.dz[0][0] + e * 12 + k; /* by all lanes: no branch before the barrier */
+        /* By all lanes: no branch before the barrier. */
+        float part = l.numerator / l.denominator, *dz = &m.dz[0][0] + e * 12 + k;
         part = (int)k == l.label ? part - 1 : part;
         if (k < 12)
             *dz = l.label >= 0 && k < 10 ? part : 0;

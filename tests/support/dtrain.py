@@ -103,14 +103,14 @@ class Run:
     def ranks(self):
         """The process id of each rank."""
         pids = {}
-        for environ in Path("/proc").glob("[0-9]*/environ"):
+        for process in Path("/proc").glob("[0-9]*"):  # no further: glob fails if one ends while it looks into it
             try:
-                words = environ.read_text(errors="replace").split("\0")
+                words = (process / "environ").read_text(errors="replace").split("\0")
             except OSError:
                 continue  # it has ended, or is another user's
             rank = [word.split("=")[1] for word in words if word.startswith("OMPI_COMM_WORLD_RANK=")]
             if rank and f"{MARK}={self.mark}" in words:
-                pids[int(rank[0])] = int(environ.parent.name)
+                pids[int(rank[0])] = int(process.name)
         return pids
 
     def rank_process(self, rank):
