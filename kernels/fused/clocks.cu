@@ -7,8 +7,8 @@ extern "C" const char *fused_phase(uint32_t phase)
 {
     static const char *const names[] = {"pictures",        "grid wait",    "update",         "factors, taps",
                                         "conv1",           "conv2",        "wait for pool2", "conv3",
-                                        "head",            "wait for rows", "conv3 back",     "dense weights",
-                                        "conv2 weights",   "conv2 input",  "conv1 weights"};
+                                        "head",            "wait for rows", "dense back",    "conv2 weights",
+                                        "conv2 input",     "conv1 weights"};
     static_assert(sizeof names / sizeof *names == FUSED_PHASES, "a name for each");
     return names[phase];
 }

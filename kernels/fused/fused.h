@@ -111,7 +111,7 @@ cudaError_t fused_evaluate(const struct fused_run *run, struct evaluation *sum, 
 cudaError_t fused_train(const struct fused_run *runs, uint32_t nets, cudaStream_t stream);
 
 /* The same for one net, by a kernel that also leaves in run->clocks how many clocks each block spent in each phase. */
-enum { FUSED_PHASES = 15 };
+enum { FUSED_PHASES = 14 };
 cudaError_t fused_train_by_clocks(const struct fused_run *run, cudaStream_t stream);
 const char *fused_phase(uint32_t phase); /* its name */
 

@@ -68,8 +68,7 @@ DEVICE void dense_back(memory &m)
 #pragma unroll 1
         for (unsigned unit = (warp / 4 - 1) * 2 + warp % 4; unit < DENSE_UNITS; unit += 6)
             dense_weight_gradient(m, unit);
-    phase_ends(m, PHASE_CONV3_BACK);
-    phase_ends(m, PHASE_DENSE);
+    phase_ends(m, PHASE_DENSE_BACK);
 }
 static_assert(CONV3_CHUNKS == WARPS / 2 && CONV3_INPUT_WARPS == 2 && CONV3_INPUT_WARPS * LANES >= PITCH_CONV3,
               "every unit is somebody's");

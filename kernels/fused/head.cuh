@@ -34,9 +34,27 @@ DEVICE void conv3_sum(memory &m, unsigned round)
     m.y3[e][o] = activate(sum + bias, kept, scale);
 }
 
-/* The first three warps: a lane has two outputs of both samples, and of each half of the eight chains of 15; the lane
- * 16 further on has the other half. So a number is read for two products. Each gives the other its chains of the sample
- * that the other adds up. */
+/* Adds up the 2N chains of sample `half`, of which this lane has N and the lane 16 further on, whose half is the other
+ * one, has N: each gives the other its chains of the sample that the other adds up. chains[sample]: of half 0 the first
+ * N, of half 1 the last N. By whole warps. */
+template <unsigned N> DEVICE float sum_of_halves(unsigned half, const float (*chains)[N])
+{
+    float all[2 * N];
+#pragma unroll
+    for (unsigned r = 0; r < N; r++) {
+        float mine = half != 0 ? chains[1][r] : chains[0][r];
+        float given = __shfl_xor_sync(0xffffffffu, half != 0 ? chains[0][r] : chains[1][r], 16);
+        all[r] = half != 0 ? given : mine, all[N + r] = half != 0 ? mine : given;
+    }
+    float sum = all[0];
+#pragma unroll
+    for (unsigned r = 1; r < 2 * N; r++)
+        sum += all[r];
+    return sum;
+}
+
+/* The first three warps: a lane has two outputs of both samples, and of each half of the eight chains of 15. So a
+ * number is read for two products. */
 DEVICE void fc1_forward(memory &m)
 {
     constexpr unsigned EACH_OUTPUTS = 2, APART = 84 / EACH_OUTPUTS, HALF = 60;
@@ -69,22 +87,9 @@ DEVICE void fc1_forward(memory &m)
             }
         }
     }
-    float given[EACH_OUTPUTS][4];
-#pragma unroll
-    for (unsigned i = 0; i < EACH_OUTPUTS; i++)
-#pragma unroll
-        for (unsigned r = 0; r < 4; r++)
-            given[i][r] = __shfl_xor_sync(0xffffffffu, half != 0 ? chains[i][0][r] : chains[i][1][r], 16);
 #pragma unroll
     for (unsigned i = 0; i < EACH_OUTPUTS; i++) { /* of sample `half` */
-        float sum = half != 0 ? given[i][0] : chains[i][0][0];
-#pragma unroll
-        for (unsigned r = 1; r < 4; r++)
-            sum += half != 0 ? given[i][r] : chains[i][0][r];
-#pragma unroll
-        for (unsigned r = 0; r < 4; r++)
-            sum += half != 0 ? chains[i][1][r] : given[i][r];
-        float y = activate(sum + bias[i], kept[i], scale);
+        float y = activate(sum_of_halves<4>(half, chains[i]) + bias[i], kept[i], scale);
         if (q < APART)
             m.y1[half][o + i * APART] = y;
     }
@@ -154,8 +159,7 @@ DEVICE void fc1_back(memory &m)
 }
 
 /* The first four warps: a lane has two outputs of conv3 of both samples, and of each two of the four chains of 21 units
- * of fc1; the lane 16 further on has the other two. Each gives the other its chains of the sample that the other adds
- * up. */
+ * of fc1. */
 DEVICE void conv3_back(memory &m)
 {
     constexpr unsigned PAIRS = 60, HALF = 42;
@@ -183,21 +187,10 @@ DEVICE void conv3_back(memory &m)
             }
         }
     }
-    float sums[2];
-#pragma unroll
-    for (unsigned i = 0; i < 2; i++) {
-        float all[4];
-#pragma unroll
-        for (unsigned r = 0; r < 2; r++) {
-            float mine = half != 0 ? chains[i][1][r] : chains[i][0][r];
-            float given = __shfl_xor_sync(0xffffffffu, half != 0 ? chains[i][0][r] : chains[i][1][r], 16);
-            all[r] = half != 0 ? given : mine, all[2 + r] = half != 0 ? mine : given;
-        }
-        sums[i] = all[0] + all[1] + all[2] + all[3];
-    }
+    float first = sum_of_halves<2>(half, chains[0]), second = sum_of_halves<2>(half, chains[1]);
     if (pair < PAIRS)
         *reinterpret_cast<float2 *>(&m.d3[half][k]) =
-            make_float2(y.x > 0 ? sums[0] * scale : 0, y.y > 0 ? sums[1] * scale : 0);
+            make_float2(y.x > 0 ? first * scale : 0, y.y > 0 ? second * scale : 0);
 }
 
 /* By the last threads, which conv3_back leaves idle: nobody waits for the logarithm. */
