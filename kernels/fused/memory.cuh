@@ -257,6 +257,14 @@ static_assert(offsetof(memory, w2) == sizeof(float) * AT_W2 && offsetof(memory, 
                   offsetof(memory, bf2) == sizeof(float) * AT_BF2 && offsetof(memory, w3) == sizeof(float) * SMALL,
               "the small parameters lie in a row");
 
+/* Of the small parameters a seat owns an eighth of those up to fc1, then an eighth of fc1's and fc2's: its k-th. */
+constexpr unsigned OWN_CONV = AT_WF1 / SEATS, OWN_DENSE = OWN - OWN_CONV;
+static_assert(AT_WF1 % SEATS == 0 && SMALL % SEATS == 0, "all own as many");
+DEVICE unsigned own_parameter(unsigned seat, unsigned k)
+{
+    return k < OWN_CONV ? seat * OWN_CONV + k : AT_WF1 + seat * OWN_DENSE + k - OWN_CONV;
+}
+
 DEVICE float *small_parameter(memory &m, unsigned i)
 {
     return reinterpret_cast<float *>(&m) + i; /* w1 is first */

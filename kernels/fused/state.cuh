@@ -32,7 +32,7 @@ static __device__ void load(memory &m, bool velocity)
     for (unsigned i = tid(); i < SMALL; i += THREADS)
         *small_parameter(m, i) = canonical_small(i) < 0 ? 0 : m.run.weights[canonical_small(i)];
     for (unsigned i = tid(); i < OWN; i += THREADS) {
-        int at = canonical_small(seat * OWN + i);
+        int at = canonical_small(own_parameter(seat, i));
         m.v_small[i] = at < 0 || !velocity ? 0 : m.run.velocity[at];
     }
     if (tid() == 0)
@@ -56,9 +56,9 @@ static __device__ void store(memory &m)
         m.run.new_velocity[canonical_conv3(seat, i)] = m.v3[i];
     }
     for (unsigned i = tid(); i < OWN; i += THREADS) {
-        int at = canonical_small(seat * OWN + i);
+        int at = canonical_small(own_parameter(seat, i));
         if (at >= 0)
-            m.run.new_weights[at] = *small_parameter(m, seat * OWN + i), m.run.new_velocity[at] = m.v_small[i];
+            m.run.new_weights[at] = *small_parameter(m, own_parameter(seat, i)), m.run.new_velocity[at] = m.v_small[i];
     }
     if (is_first(m))
         *m.run.after = m.state;

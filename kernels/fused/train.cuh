@@ -103,6 +103,7 @@ DEVICE void step_gradient(memory &m, unsigned i, bool more)
 /* The update of the step before step i. True: the run is over. */
 DEVICE bool finish_before(memory &m, unsigned i)
 {
+    update_from from = update_from_sums(m, sums_of(m, i + 2), i > 0 ? samples_of(m, i - 1) : m.run.pending);
     if (i > 0 && m.run.peers != nullptr) {
         sum_over_peers(sums_of(m, i + 2));
     } else if (i > 0) { /* all blocks have added to the sums */
@@ -111,7 +112,7 @@ DEVICE bool finish_before(memory &m, unsigned i)
         __syncthreads();
     }
     phase_ends(m, PHASE_GRID);
-    bool over = finish_step(m, m.run.round + i, sums_of(m, i + 2), i > 0 ? samples_of(m, i - 1) : m.run.pending);
+    bool over = finish_step(m, m.run.round + i, from);
     phase_ends(m, PHASE_UPDATE);
     return over;
 }

@@ -2,8 +2,8 @@
  *
  * Every group does all of it for itself, a seat what it owns: an eighth of the small parameters, which it sends to its
  * group, and conv3's weights of its two channels, which nobody else has. conv1, conv2 and conv3's biases go by lines,
- * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched, once the group's counter allows it,
- * while conv3 goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
+ * and first, as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched, once the group's counter
+ * allows it, while conv3 goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
  * In: 63 KB of sums a seat. 15,864 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
@@ -11,10 +11,14 @@
 
 #include "exchange.cuh"
 
-constexpr unsigned OWN_TURNS = 2, CONV_LINES = AT_WF1 / 3, LINE_TURNS = 3;
-static_assert(OWN_TURNS * THREADS >= OWN / 2 && LINE_TURNS * THREADS >= CONV_LINES && OWN % 6 == 0 &&
-                  INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
-              "pairs of numbers, and a thread has few of them");
+/* A thread of the first warps has a line of the convolutions' numbers, or none; one of the others two or three pairs of
+ * the dense layers'. */
+constexpr unsigned OWN_LINES = OWN_CONV / 3, LINE_THREADS = (OWN_LINES + LANES - 1) / LANES * LANES,
+                   OWN_PAIRS = OWN_DENSE / 2, PAIR_THREADS = THREADS - LINE_THREADS, PAIR_TURNS = 3,
+                   CONV_LINES = AT_WF1 / 3, LINE_TURNS = 3;
+static_assert(OWN_CONV % 3 == 0 && OWN_DENSE % 2 == 0 && PAIR_TURNS * PAIR_THREADS >= OWN_PAIRS &&
+                  LINE_TURNS * THREADS >= CONV_LINES && INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
+              "lines and pairs of numbers, and a thread has few of them");
 
 DEVICE int64_t *sums_of(const memory &m, unsigned i)
 {
@@ -33,17 +37,17 @@ DEVICE void zero_next_sums(const memory &m, unsigned i)
             next[k] = longlong2{0, 0};
 }
 
-/* Reads every `pitch`-th of `count` pairs of sums from `first` on, TURNS at most: one way to the L2 and back, since the
- * compiler leaves strong loads where they stand. Plain ones it would put off until each is needed. */
-template <unsigned TURNS>
-DEVICE void read_sums(const int64_t *sums, unsigned first, unsigned pitch, unsigned count, longlong2 *pairs)
+/* Sums are read by strong loads, which the compiler leaves where they stand: so all that a thread needs takes one way to
+ * the L2 and back. Plain ones it would put off until each is needed. */
+DEVICE long long load_sum(const int64_t *from)
 {
-#pragma unroll
-    for (unsigned r = 0; r < TURNS; r++) {
-        unsigned pair = first + r * pitch < count ? first + r * pitch : 0;
-        ulonglong2 line = load_line(reinterpret_cast<const ulonglong2 *>(sums) + pair);
-        pairs[r] = longlong2{(long long)line.x, (long long)line.y};
-    }
+    return (long long)load_word(reinterpret_cast<const uint64_t *>(from));
+}
+
+DEVICE longlong2 load_pair(const int64_t *from)
+{
+    ulonglong2 line = load_line(reinterpret_cast<const ulonglong2 *>(from));
+    return longlong2{(long long)line.x, (long long)line.y};
 }
 
 /* What all weights of an update share; unit: as in struct fused_run. Read once, before anything is stored. */
@@ -56,53 +60,87 @@ DEVICE update_by updated_by(const memory &m, double unit)
     return {m.run.momentum, m.run.learning_rate, unit};
 }
 
-/* New velocities v and weights w of N pairs: all are converted side by side. */
+/* New velocity *v and weight *w. */
+DEVICE void update_number(long long sum, update_by by, float *v, float *w)
+{
+    *v = fmaf(by.momentum, *v, (float)((double)sum * by.unit));
+    *w = fmaf(-by.rate, *v, *w);
+}
+
+/* Those of N pairs: all are converted side by side. */
 template <unsigned N> DEVICE void update_pairs(const longlong2 *sums, update_by by, float2 *v, float2 *w)
 {
 #pragma unroll
     for (unsigned r = 0; r < N; r++) {
-        v[r].x = fmaf(by.momentum, v[r].x, (float)((double)sums[r].x * by.unit));
-        v[r].y = fmaf(by.momentum, v[r].y, (float)((double)sums[r].y * by.unit));
-        w[r] = make_float2(fmaf(-by.rate, v[r].x, w[r].x), fmaf(-by.rate, v[r].y, w[r].y));
+        update_number(sums[r].x, by, &v[r].x, &w[r].x);
+        update_number(sums[r].y, by, &v[r].y, &w[r].y);
     }
 }
 
-/* Updates the small parameters that this seat owns. Those of the convolutions are then sent to the group from shared
- * memory; those of fc1 and fc2 are only stored in the group's mail, from where this block fetches them, too. */
-DEVICE void update_small(memory &m, const longlong2 *own, update_by by, unsigned round)
+/* Turn r of `pairs` pairs, of which every `pitch`-th is this thread's, from `first` on; beyond the last, the first. */
+DEVICE unsigned pair_of_turn(unsigned first, unsigned r, unsigned pitch, unsigned pairs)
 {
-    mailbox &mail = mail_of(m, 0);
-    unsigned t = tid(), first = seat_of() * OWN;
-    float2 v[OWN_TURNS], w[OWN_TURNS];
+    return first + r * pitch < pairs ? first + r * pitch : first;
+}
+
+/* What an update is made of: the sums, where this thread's line or pairs begin in them, and their unit. Known before the
+ * sums are complete, so that they are asked for at once. */
+struct update_from {
+    const int64_t *sums, *line, *pairs;
+    double unit;
+};
+DEVICE update_from update_from_sums(const memory &m, const int64_t *sums, unsigned samples)
+{
+    const int64_t *small = sums + SUMS_SMALL;
+    return {sums, small + own_parameter(seat_of(), tid() < OWN_LINES ? 3 * tid() : 0),
+            small + own_parameter(seat_of(), OWN_CONV), m.run.unit[samples == m.run.batch ? 0 : 1]};
+}
+
+/* Updates a line of the convolutions' parameters, and sends it to the group. */
+DEVICE void update_line(memory &m, const long long *sums, update_by by, unsigned round)
+{
+    unsigned line = tid() < OWN_LINES ? tid() : 0, i = own_parameter(seat_of(), 3 * line);
+    float v[3], w[3];
 #pragma unroll
-    for (unsigned r = 0; r < OWN_TURNS; r++) {
-        unsigned k = 2 * (t + r * THREADS) < OWN ? 2 * (t + r * THREADS) : 0;
-        v[r] = *reinterpret_cast<float2 *>(&m.v_small[k]);
-        w[r] = *reinterpret_cast<float2 *>(small_parameter(m, first + k));
+    for (unsigned k = 0; k < 3; k++)
+        v[k] = m.v_small[3 * line + k], w[k] = *small_parameter(m, i + k);
+#pragma unroll
+    for (unsigned k = 0; k < 3; k++)
+        update_number(sums[k], by, &v[k], &w[k]);
+    if (tid() >= OWN_LINES)
+        return;
+    send_line(&mail_of(m, 0).conv[i / 3], w[0], w[1], w[2], round);
+#pragma unroll
+    for (unsigned k = 0; k < 3; k++)
+        m.v_small[3 * line + k] = v[k], *small_parameter(m, i + k) = w[k];
+}
+
+/* Updates pairs of fc1 and fc2, and stores them in the group's mail, from where this block fetches them, too. */
+DEVICE void update_dense(memory &m, const longlong2 *sums, update_by by)
+{
+    unsigned i = own_parameter(seat_of(), OWN_CONV), first = tid() - LINE_THREADS;
+    float *velocity = m.v_small + OWN_CONV, *mail = mail_of(m, 0).dense + i;
+    float2 v[PAIR_TURNS], w[PAIR_TURNS];
+#pragma unroll
+    for (unsigned r = 0; r < PAIR_TURNS; r++) {
+        unsigned k = 2 * pair_of_turn(first, r, PAIR_THREADS, OWN_PAIRS);
+        v[r] = *reinterpret_cast<float2 *>(&velocity[k]);
+        w[r] = *reinterpret_cast<float2 *>(small_parameter(m, i + k));
     }
-    update_pairs<OWN_TURNS>(own, by, v, w);
+    update_pairs<PAIR_TURNS>(sums, by, v, w);
 #pragma unroll
-    for (unsigned r = 0; r < OWN_TURNS; r++) {
-        unsigned k = 2 * (t + r * THREADS), i = first + k;
-        if (k >= OWN)
+    for (unsigned r = 0; r < PAIR_TURNS; r++) {
+        unsigned pair = first + r * PAIR_THREADS;
+        if (pair >= OWN_PAIRS)
             continue;
-        *reinterpret_cast<float2 *>(&m.v_small[k]) = v[r];
-        if (i < AT_WF1)
-            *reinterpret_cast<float2 *>(small_parameter(m, i)) = w[r];
-        else
-            __stcg(reinterpret_cast<float2 *>(&mail.dense[i]), w[r]);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (unsigned i = first + 3 * t; i < first + OWN && i < AT_WF1; i += 3 * THREADS) {
-        const float *w = small_parameter(m, i);
-        send_line(&mail.conv[i / 3], w[0], w[1], w[2], round);
+        *reinterpret_cast<float2 *>(&velocity[2 * pair]) = v[r];
+        __stcg(reinterpret_cast<float2 *>(&mail[2 * pair]), w[r]);
     }
 }
 
 DEVICE void receive_conv_weights(memory &m, unsigned round)
 {
-    unsigned t = tid(), own = seat_of() * OWN;
+    unsigned t = tid(), own = seat_of() * OWN_LINES;
     const ulonglong2 *from[LINE_TURNS], *conv = mail_of(m, 0).conv;
     ulonglong2 lines[LINE_TURNS];
 #pragma unroll
@@ -112,7 +150,7 @@ DEVICE void receive_conv_weights(memory &m, unsigned round)
 #pragma unroll
     for (unsigned k = 0; k < LINE_TURNS; k++) {
         unsigned line = t + k * THREADS;
-        if (line < CONV_LINES && 3 * line - own >= OWN) { /* the seat's own are in place */
+        if (line < CONV_LINES && line - own >= OWN_LINES) { /* the seat's own are in place */
             float *to = small_parameter(m, 3 * line);
             to[0] = low_of(lines[k].x), to[1] = high_of(lines[k].x), to[2] = low_of(lines[k].y);
         }
@@ -174,7 +212,9 @@ static __device__ void update_conv3(memory &m, unsigned first)
 #pragma unroll 1
     for (; begin < PAIRS; begin += TURNS * threads) {
         longlong2 sums[TURNS];
-        read_sums<TURNS>(m.conv3_sums, begin, threads, PAIRS, sums);
+#pragma unroll
+        for (unsigned r = 0; r < TURNS; r++)
+            sums[r] = load_pair(m.conv3_sums + 2 * pair_of_turn(begin, r, threads, PAIRS));
 #pragma unroll
         for (unsigned r = 0; r < TURNS; r += 2) { /* two at once */
             float2 v[2], w[2];
@@ -211,19 +251,25 @@ static __device__ void finish_update(memory &m)
     settle_dense_weights(m);
 }
 
-/* The update by the complete sums of a batch of `samples`, unless a number in them was refused. True if the run is
- * over: a number was refused, and the step is not applied; or a rank asked to stop, and the step is applied. round: of
- * the lines that carry new weights. On return those of conv1 and conv2 and the three convolutions' biases are in shared
- * memory; finish_update says what is left to do. */
-static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sums, unsigned samples)
+/* The update by the complete sums of a batch, unless a number in them was refused. True if the run is over: a number was
+ * refused, and the step is not applied; or a rank asked to stop, and the step is applied. round: of the lines that
+ * carry new weights. On return those of conv1 and conv2 and the three convolutions' biases are in shared memory;
+ * finish_update says what is left to do. */
+static __device__ bool finish_step(memory &m, unsigned round, const update_from &from)
 {
-    longlong2 own[OWN_TURNS];
-    read_sums<OWN_TURNS>(sums + SUMS_SMALL + seat_of() * OWN, tid(), THREADS, OWN / 2, own);
-    const uint64_t *words = reinterpret_cast<const uint64_t *>(sums);
-    bool refused = load_word(words + FUSED_REFUSED) != 0, stopped = load_word(words + FUSED_STOP) != 0;
-    long long loss = (long long)load_word(words + FUSED_LOSS); /* here, not where it is used: one way to the L2 */
-    /* Volatile, or it would be read after what is on its way. */
-    double unit = static_cast<const volatile double &>(m.run.unit[samples == m.run.batch ? 0 : 1]);
+    bool has_line = tid() < LINE_THREADS;
+    long long line[3] = {};
+    longlong2 pairs[PAIR_TURNS] = {};
+    if (has_line)
+#pragma unroll
+        for (unsigned i = 0; i < 3; i++)
+            line[i] = load_sum(from.line + i);
+    else
+#pragma unroll
+        for (unsigned r = 0; r < PAIR_TURNS; r++)
+            pairs[r] = load_pair(from.pairs + 2 * pair_of_turn(tid() - LINE_THREADS, r, PAIR_THREADS, OWN_PAIRS));
+    bool refused = load_sum(from.sums + FUSED_REFUSED) != 0, stopped = load_sum(from.sums + FUSED_STOP) != 0;
+    long long loss = load_sum(from.sums + FUSED_LOSS);
     if (is_first(m)) {
         m.state.not_finite = refused;
         m.state.stopped = stopped && !refused;
@@ -232,9 +278,13 @@ static __device__ bool finish_step(memory &m, unsigned round, const int64_t *sum
     }
     if (refused)
         return true;
-    update_small(m, own, updated_by(m, unit), round);
+    update_by by = updated_by(m, from.unit);
+    if (has_line)
+        update_line(m, line, by, round);
+    else
+        update_dense(m, pairs, by);
     if (tid() == 0)
-        m.dense_awaited = 1, m.conv3_sums = sums + seat_of() * WEIGHTS3, m.conv3_unit = unit;
+        m.dense_awaited = 1, m.conv3_sums = from.sums + seat_of() * WEIGHTS3, m.conv3_unit = from.unit;
     receive_conv_weights(m, round);
     __syncthreads();
     return stopped;
