@@ -144,21 +144,22 @@ static __device__ unsigned conv1_forward(memory &m, both kept)
 /* The chunks of the 196 windows (kernels/README.md); the last has 21. */
 constexpr unsigned CONV1_CHUNKS = 8, CONV1_CHUNK = 25;
 
-/* A warp has a chunk of one sample's windows, channel after channel: a lane reads one window, then has one tap of each
- * plane. Leaves the chunk's sums in m.parts, a row a kept channel. */
+/* A warp has a chunk of the windows of every other kept channel, those of both samples one after the other: a lane reads
+ * one window, then has one tap of each plane. Leaves the chunk's sums in m.parts, a row a kept channel. */
 static __device__ void conv1_chunks(memory &m, both kept)
 {
-    unsigned lane = tid() % LANES, warp = tid() / LANES, number = 0;
-    unsigned e = warp / CONV1_CHUNKS, at = warp % CONV1_CHUNKS * CONV1_CHUNK + lane;
+    unsigned lane = tid() % LANES, warp = tid() / LANES, chunk = warp % CONV1_CHUNKS, at = chunk * CONV1_CHUNK + lane;
+    unsigned n0 = (unsigned)__popc(kept.first), all = n0 + (unsigned)__popc(kept.second);
     /* Lanes beyond the taps read lane 24's: a bank that gives half a warp two words takes twice as long. */
     unsigned place = lane < 25 ? lane / 5 * PITCH_IMAGE + lane % 5 : 4 * PITCH_IMAGE + 4;
     uint16_t tap = (uint16_t)(place * sizeof(pixel));
-    const char *image = reinterpret_cast<const char *>(m.image[e][0]) + tap;
 #pragma unroll 1
-    for (unsigned rest = kept[e]; rest != 0; rest &= rest - 1, number++) {
+    for (unsigned c = warp / CONV1_CHUNKS; c < all; c += WARPS / CONV1_CHUNKS) {
+        unsigned e = c >= n0, number = c - e * n0;
+        const char *image = reinterpret_cast<const char *>(m.image[e][0]) + tap;
         winner w = {0, 0};
         if (lane < CONV1_CHUNK && at < 196) {
-            auto &win1 = m.win1[e][__ffs((int)rest) - 1];
+            auto &win1 = m.win1[e][m.now.channels1[e][number]];
             w = winner{win1.d[at], win1.base[at]};
         }
         float bias = warp_tree(w.d), chains[3] = {};
@@ -176,7 +177,7 @@ static __device__ void conv1_chunks(memory &m, both kept)
                 chains[2] = fmaf(p.blue, d[j], chains[2]);
             }
         }
-        float *part = m.parts[warp][number];
+        float *part = m.parts[e * CONV1_CHUNKS + chunk][number];
         if (lane < 25)
             part[lane] = chains[0], part[25 + lane] = chains[1], part[50 + lane] = chains[2];
         if (lane == 25)
