@@ -1,8 +1,8 @@
 /* conv2_back.cuh - the gradients of conv2's weights and of its input. A seat's two samples; dropped channels on either
  * side are left out.
  *
- *   weights   a warp a channel, a lane every 32nd tap of all kept input channels; 150 FFMA a live window and channel,
- *             half with D
+ *   weights   a warp a channel of a sample, a lane every 32nd tap of all kept input channels; 150 FFMA a live window and
+ *             channel, half with D
  *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
  *             channels, of which 25 count; then up to nine windows are added to each number of pool1
  */
@@ -75,89 +75,73 @@ DEVICE void slot_chains(const char *const *slots, const winner *list, unsigned c
 
 /* --- the weights' gradient -------------------------------------------------------------------- */
 
-/* Waits for the gradients of a channel's cells, a lane each, of samples first and last at once, so that it takes one
- * way to the L2; no other warp does. Leaves them in win2. */
-DEVICE void conv2_winners(memory &m, unsigned round, unsigned channel, unsigned first, unsigned last, winner *w)
+/* A channel's winners in sample e, a lane each: waits for their gradients, and leaves these in win2. */
+DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned channel)
 {
     unsigned lane = tid() % LANES;
-    w[0] = w[1] = winner{0, 0};
+    winner w = {0, 0};
     if (lane < 25) {
-        auto *win2 = &m.win2[first][channel][lane], *second = &m.win2[last][channel][lane];
+        auto *win2 = &m.win2[e][channel][lane];
         /* Volatile, or it would be read after what is on its way. */
-        w[0].base = static_cast<const volatile int16_t &>(win2->base);
-        w[1].base = static_cast<const volatile int16_t &>(second->base);
-        float scale = static_cast<const volatile float &>(m.run.scale[1]), v[2];
-        receive_words<2>(&mail_of(m, seat_of()).dpool2[first][channel / EACH][2 * lane + channel % EACH],
-                         (last - first) * SEATS * PITCH_CONV3, round, v);
-        w[0].d = win2->d = w[0].base < 0 ? 0 : v[0] * scale;
-        w[1].d = second->d = w[1].base < 0 ? 0 : v[1] * scale;
+        w.base = static_cast<const volatile int16_t &>(win2->base);
+        float scale = static_cast<const volatile float &>(m.run.scale[1]), v;
+        receive_words<1>(&mail_of(m, seat_of()).dpool2[e][channel / EACH][2 * lane + channel % EACH], 0, round, &v);
+        w.d = win2->d = w.base < 0 ? 0 : v * scale;
     }
+    return w;
 }
 
-/* A warp's output channel, of the seat's samples from .. to - 1. The terms of each sample are rounded by themselves; if
- * both samples keep the same input channels, the terms are added up before they join the batch's sums. */
+/* An output channel of samples from .. to - 1, by a warp, which keep the same input channels if there are two: the terms
+ * of each are rounded by themselves, and added up before they join the batch's sums. */
 template <int SLOTS>
-DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned from, unsigned to, both kept1,
-                          both kept2)
+DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned from, unsigned to)
 {
     unsigned lane = tid() % LANES;
     winner *list = m.list[tid() / LANES];
     long long units[SLOTS] = {}, bias = 0;
     bool refused = false;
-    winner winners[EACH] = {};
-    bool has_first = from == 0 && (kept2.first >> channel & 1) != 0;
-    bool has_second = to == EACH && (kept2.second >> channel & 1) != 0;
-    if (has_first || has_second)
-        conv2_winners(m, round, channel, has_first ? 0 : 1, has_second ? 1 : 0, winners);
+    conv2_tap taps[SLOTS];
+#pragma unroll
+    for (unsigned r = 0; r < SLOTS; r++)
+        taps[r] = m.taps[from][lane + LANES * r];
 #pragma unroll 1
     for (unsigned e = from; e < to; e++) {
-        conv2_tap taps[SLOTS];
+        const char *pool1[SLOTS];
+        float chains[SLOTS] = {};
 #pragma unroll
         for (unsigned r = 0; r < SLOTS; r++)
-            taps[r] = m.taps[e][lane + LANES * r];
-        if (kept2[e] >> channel & 1) {
-            const char *pool1[SLOTS];
+            pool1[r] = reinterpret_cast<const char *>(m.pool1[e]) + taps[r].pool1;
+        winner w = conv2_winner(m, round, e, channel);
+        bias += fixed_point(warp_tree(w.d), &refused);
+        slot_chains<SLOTS>(pool1, list, list_live(list, w), chains);
 #pragma unroll
-            for (unsigned r = 0; r < SLOTS; r++)
-                pool1[r] = reinterpret_cast<const char *>(m.pool1[e]) + taps[r].pool1;
-            float chains[SLOTS] = {};
-            winner w = e == 0 ? winners[0] : winners[1];
-            bias += fixed_point(warp_tree(w.d), &refused);
-            slot_chains<SLOTS>(pool1, list, list_live(list, w), chains);
-#pragma unroll
-            for (int r = 0; r < SLOTS; r++)
-                units[r] += fixed_point(taps[r].weight != NO_WEIGHT ? chains[r] : 0, &refused);
-        }
-        if (e + 1 < to && kept1.first == kept1.second)
-            continue;
-        int64_t *weights = m.sums + SUMS_SMALL + AT_W2 + channel * 6 * PLANE2;
-#pragma unroll
-        for (int r = 0; r < SLOTS; r++) {
-            if (units[r] != 0)
-                add_sum(weights + taps[r].weight, units[r]);
-            units[r] = 0;
-        }
+        for (int r = 0; r < SLOTS; r++)
+            units[r] += fixed_point(taps[r].weight != NO_WEIGHT ? chains[r] : 0, &refused);
     }
+    int64_t *weights = m.sums + SUMS_SMALL + AT_W2 + channel * 6 * PLANE2;
+#pragma unroll
+    for (int r = 0; r < SLOTS; r++)
+        if (units[r] != 0)
+            add_sum(weights + taps[r].weight, units[r]);
     if (lane == 0)
         add_sum(m.sums + SUMS_SMALL + AT_B2 + channel, bias);
     refuse_if(m, refused);
 }
 
-/* A warp has an output channel, or one of a single sample where there are warps enough. */
+/* The kept channels of both samples, one after the other, in turns of all warps, each quarter's first two before its
+ * others, which are in dense_back longer. Where both samples keep everything, a channel of both at once. */
 static __device__ void conv2_weight_gradient(memory &m, unsigned round, both kept1, both kept2)
 {
-    unsigned warp = tid() / LANES, channel = warp, from = 0, to = EACH;
-    unsigned n0 = (unsigned)__popc(kept2.first), n1 = (unsigned)__popc(kept2.second);
-    if (n0 + n1 <= WARPS) {
-        if (warp >= n0 + n1)
-            return;
-        from = warp >= n0, to = from + 1;
-        channel = m.now.channels2[from][from != 0 ? warp - n0 : warp];
+    unsigned warp = tid() / LANES, n0 = (unsigned)__popc(kept2.first), all = n0 + (unsigned)__popc(kept2.second);
+    bool at_once = all == 2 * WARPS && kept1.first == kept1.second;
+#pragma unroll 1
+    for (unsigned i = warp % 4 / 2 * (WARPS / 2) + warp / 4 * 2 + warp % 2; i < (at_once ? WARPS : all); i += WARPS) {
+        unsigned e = i >= n0, channel = m.now.channels2[e][i - e * n0], end = at_once ? EACH : e + 1;
+        if (__popc(kept1[e]) > 3)
+            conv2_channel<5>(m, round, channel, e, end);
+        else
+            conv2_channel<3>(m, round, channel, e, end);
     }
-    if (__popc(kept1[from]) > 3 || __popc(kept1[to - 1]) > 3)
-        conv2_channel<5>(m, round, channel, from, to, kept1, kept2);
-    else
-        conv2_channel<3>(m, round, channel, from, to, kept1, kept2);
 }
 
 /* --- the input's gradient --------------------------------------------------------------------- */
