@@ -115,7 +115,7 @@ static __device__ __noinline__ void conv3_weight_gradient(unsigned chunk)
     unsigned lane = tid() % LANES < 2 * APART ? tid() % LANES : 2 * APART - 1;
     unsigned half = lane / APART, first = lane % APART;
     float chains[4][8] = {};
-#pragma unroll 2
+#pragma unroll 4
     for (unsigned s = 0; s < SAMPLES; s++) {
         const float4 *row = reinterpret_cast<const float4 *>(&m.rows.d3[s][chunk * CONV3_CHUNK_PITCH + half * 8]);
         float4 a = row[0], b = row[1];
