@@ -143,9 +143,10 @@ static __device__ unsigned conv1_forward(memory &m, both kept)
 
 /* The chunks of the 196 windows (kernels/README.md); the last has 21. */
 constexpr unsigned CONV1_CHUNKS = 8, CONV1_CHUNK = 25;
+static_assert(EACH * CONV1_CHUNKS == WARPS, "m.parts has a place for each");
 
-/* A warp has a chunk of the windows of every other kept channel, those of both samples one after the other: a lane reads
- * one window, then has one tap of each plane. Leaves the chunk's sums in m.parts, a row a kept channel. */
+/* A warp has a chunk of the windows of every other kept channel, those of both samples one after the other: a lane
+ * reads one window, then has one tap of each plane. Leaves the chunk's sums in m.parts, a row a kept channel. */
 static __device__ void conv1_chunks(memory &m, both kept)
 {
     unsigned lane = tid() % LANES, warp = tid() / LANES, chunk = warp % CONV1_CHUNKS, at = chunk * CONV1_CHUNK + lane;

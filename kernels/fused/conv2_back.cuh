@@ -1,8 +1,8 @@
 /* conv2_back.cuh - the gradients of conv2's weights and of its input. A seat's two samples; dropped channels on either
  * side are left out.
  *
- *   weights   a warp a channel of a sample, a lane every 32nd tap of all kept input channels; 150 FFMA a live window and
- *             channel, half with D
+ *   weights   a warp a channel, of a sample or both, a lane every 32nd tap of all kept input channels; 150 FFMA a live
+ *             window and channel, half with D
  *   input     a warp a window: 36 numbers of pool1 an input channel that it saw; 36 FFMA a live window and pair of kept
  *             channels, of which 25 count; then up to nine windows are added to each number of pool1
  */
@@ -91,8 +91,8 @@ DEVICE winner conv2_winner(memory &m, unsigned round, unsigned e, unsigned chann
     return w;
 }
 
-/* An output channel of samples from .. to - 1, by a warp, which keep the same input channels if there are two: the terms
- * of each are rounded by themselves, and added up before they join the batch's sums. */
+/* An output channel of samples from .. to - 1, by a warp. Two keep the same input channels: the terms of each are
+ * rounded by themselves, and added up before they join the batch's sums. */
 template <int SLOTS>
 DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned from, unsigned to)
 {
@@ -128,12 +128,13 @@ DEVICE void conv2_channel(memory &m, unsigned round, unsigned channel, unsigned 
     refuse_if(m, refused);
 }
 
-/* The kept channels of both samples, one after the other, in turns of all warps, each quarter's first two before its
- * others, which are in dense_back longer. Where both samples keep everything, a channel of both at once. */
+/* The kept channels of both samples, one after the other, in turns of all warps, of which the first two of every four
+ * come first: the others are in dense_back longer. Where both samples keep all, and the same of conv1, a channel of
+ * both at once. */
 static __device__ void conv2_weight_gradient(memory &m, unsigned round, both kept1, both kept2)
 {
     unsigned warp = tid() / LANES, n0 = (unsigned)__popc(kept2.first), all = n0 + (unsigned)__popc(kept2.second);
-    bool at_once = all == 2 * WARPS && kept1.first == kept1.second;
+    bool at_once = (kept2.first & kept2.second) == 0xffff && kept1.first == kept1.second;
 #pragma unroll 1
     for (unsigned i = warp % 4 / 2 * (WARPS / 2) + warp / 4 * 2 + warp % 2; i < (at_once ? WARPS : all); i += WARPS) {
         unsigned e = i >= n0, channel = m.now.channels2[e][i - e * n0], end = at_once ? EACH : e + 1;

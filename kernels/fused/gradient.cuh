@@ -35,9 +35,9 @@ DEVICE void forward_to_pool2(memory &m)
     __syncthreads();
     phase_ends(m, PHASE_TAPS);
     idle = conv2_forward(m, m.round, kept1, kept2);
-    await_dense_weights(m); /* by a warp that conv2 leaves idle: nobody waits for the way to the L2 */
     update_conv3(m, idle);
     phase_ends(m, PHASE_CONV2);
+    await_dense_weights(m);
     receive_pool2(m, m.round);
 }
 

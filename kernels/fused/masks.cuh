@@ -33,8 +33,8 @@ static __device__ unsigned draw(const memory &m, const tile &tile, unsigned laye
 }
 
 /* Samples go to places by the work that their masks leave, the heaviest to the seat of the lightest, and so on: in net
- * D the one of 128 seats that has most has 1.22 times the mean; in the order in which they come, 1.50. A lane has a
- * sample; the upper half of the warp repeats the lower. */
+ * D the one of 128 seats that has most has 1.22 times the mean by this measure; in the order in which they come, 1.50.
+ * A lane has a sample; the upper half of the warp repeats the lower. */
 static __device__ void assign_samples(draws &d)
 {
     unsigned lane = tid() % LANES, s = lane % SAMPLES, before = 0;

@@ -154,7 +154,7 @@ struct alignas(16) memory {
             };
         };
         float seen[EACH][25][PITCH_SEEN]; /* conv2's input */
-        float parts[WARPS][6][76];        /* conv1's weights */
+        float parts[WARPS][6][76];        /* conv1's weights: by sample and chunk, a kept channel each */
     };
     alignas(16) winner list[WARPS][LANES]; /* a warp's own */
 

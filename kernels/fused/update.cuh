@@ -2,8 +2,8 @@
  *
  * Every group does all of it for itself, a seat what it owns: an eighth of the small parameters, which it sends to its
  * group, and conv3's weights of its two channels, which nobody else has. conv1, conv2 and conv3's biases go by lines,
- * and first, as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched, once the group's counter
- * allows it, while conv3 goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
+ * as conv1 and conv2 wait for them; fc1 and fc2 (45 KB) plainly, to be fetched, once the group's counter allows it,
+ * while conv3 goes forward; and conv3's weights are updated by warps that conv2 leaves idle.
  * In: 63 KB of sums a seat. 15,864 FFMA and half as many products of doubles.
  */
 #ifndef DTRAIN_FUSED_UPDATE_CUH
@@ -16,7 +16,7 @@
 constexpr unsigned OWN_LINES = OWN_CONV / 3, LINE_THREADS = (OWN_LINES + LANES - 1) / LANES * LANES,
                    OWN_PAIRS = OWN_DENSE / 2, PAIR_THREADS = THREADS - LINE_THREADS, PAIR_TURNS = 3,
                    CONV_LINES = AT_WF1 / 3, LINE_TURNS = 3;
-static_assert(OWN_CONV % 3 == 0 && OWN_DENSE % 2 == 0 && PAIR_TURNS * PAIR_THREADS >= OWN_PAIRS &&
+static_assert(OWN_CONV % 6 == 0 && OWN_DENSE % 2 == 0 && AT_WF1 % 2 == 0 && PAIR_TURNS * PAIR_THREADS >= OWN_PAIRS &&
                   LINE_TURNS * THREADS >= CONV_LINES && INPUTS % 2 == 0 && PITCH_FC1 % 4 == 0,
               "lines and pairs of numbers, and a thread has few of them");
 
@@ -37,8 +37,8 @@ DEVICE void zero_next_sums(const memory &m, unsigned i)
             next[k] = longlong2{0, 0};
 }
 
-/* Sums are read by strong loads, which the compiler leaves where they stand: so all that a thread needs takes one way to
- * the L2 and back. Plain ones it would put off until each is needed. */
+/* Sums are read by strong loads, which the compiler leaves where they stand: so all that a thread needs takes one way
+ * to the L2 and back. Plain ones it would put off until each is needed. */
 DEVICE long long load_sum(const int64_t *from)
 {
     return (long long)load_word(reinterpret_cast<const uint64_t *>(from));
@@ -83,32 +83,31 @@ DEVICE unsigned pair_of_turn(unsigned first, unsigned r, unsigned pitch, unsigne
     return first + r * pitch < pairs ? first + r * pitch : first;
 }
 
-/* What an update is made of: the sums, where this thread's line or pairs begin in them, and their unit. Known before the
- * sums are complete, so that they are asked for at once. */
+/* What an update is made of: the sums, where in them this thread's line or first pair is, and their unit. Known before
+ * the sums are complete, so that they are asked for at once. */
 struct update_from {
-    const int64_t *sums, *line, *pairs;
+    const int64_t *sums, *own;
     double unit;
 };
 DEVICE update_from update_from_sums(const memory &m, const int64_t *sums, unsigned samples)
 {
-    const int64_t *small = sums + SUMS_SMALL;
-    return {sums, small + own_parameter(seat_of(), tid() < OWN_LINES ? 3 * tid() : 0),
-            small + own_parameter(seat_of(), OWN_CONV), m.run.unit[samples == m.run.batch ? 0 : 1]};
+    unsigned t = tid(), k = t < LINE_THREADS ? 3 * t : OWN_CONV + 2 * (t - LINE_THREADS);
+    return {sums, sums + SUMS_SMALL + own_parameter(seat_of(), k), m.run.unit[samples == m.run.batch ? 0 : 1]};
 }
 
 /* Updates a line of the convolutions' parameters, and sends it to the group. */
 DEVICE void update_line(memory &m, const long long *sums, update_by by, unsigned round)
 {
-    unsigned line = tid() < OWN_LINES ? tid() : 0, i = own_parameter(seat_of(), 3 * line);
+    unsigned line = tid(), i = own_parameter(seat_of(), 3 * line);
     float v[3], w[3];
+    if (line >= OWN_LINES)
+        return;
 #pragma unroll
     for (unsigned k = 0; k < 3; k++)
         v[k] = m.v_small[3 * line + k], w[k] = *small_parameter(m, i + k);
 #pragma unroll
     for (unsigned k = 0; k < 3; k++)
         update_number(sums[k], by, &v[k], &w[k]);
-    if (tid() >= OWN_LINES)
-        return;
     send_line(&mail_of(m, 0).conv[i / 3], w[0], w[1], w[2], round);
 #pragma unroll
     for (unsigned k = 0; k < 3; k++)
@@ -222,7 +221,7 @@ static __device__ void update_conv3(memory &m, unsigned first)
 #pragma unroll
             for (unsigned k = 0; k < 2; k++) {
                 pairs[k] = begin + (r + k) * threads;
-                unsigned pair = pairs[k] < PAIRS ? pairs[k] : begin;
+                unsigned pair = pair_of_turn(begin, r + k, threads, PAIRS);
                 v[k] = *reinterpret_cast<float2 *>(&m.v3[2 * pair]);
                 w[k] = *reinterpret_cast<float2 *>(&m.w3[pair / (INPUTS / 2)][pair % (INPUTS / 2) * 2]);
             }
@@ -251,23 +250,24 @@ static __device__ void finish_update(memory &m)
     settle_dense_weights(m);
 }
 
-/* The update by the complete sums of a batch, unless a number in them was refused. True if the run is over: a number was
- * refused, and the step is not applied; or a rank asked to stop, and the step is applied. round: of the lines that
+/* The update by the complete sums of a batch, unless a number in them was refused. True if the run is over: a number
+ * was refused, and the step is not applied; or a rank asked to stop, and the step is applied. round: of the lines that
  * carry new weights. On return those of conv1 and conv2 and the three convolutions' biases are in shared memory;
  * finish_update says what is left to do. */
 static __device__ bool finish_step(memory &m, unsigned round, const update_from &from)
 {
+    unsigned first = tid() - LINE_THREADS; /* pair */
     bool has_line = tid() < LINE_THREADS;
     long long line[3] = {};
     longlong2 pairs[PAIR_TURNS] = {};
     if (has_line)
 #pragma unroll
         for (unsigned i = 0; i < 3; i++)
-            line[i] = load_sum(from.line + i);
+            line[i] = load_sum(from.own + i);
     else
 #pragma unroll
         for (unsigned r = 0; r < PAIR_TURNS; r++)
-            pairs[r] = load_pair(from.pairs + 2 * pair_of_turn(tid() - LINE_THREADS, r, PAIR_THREADS, OWN_PAIRS));
+            pairs[r] = load_pair(from.own + 2 * (pair_of_turn(first, r, PAIR_THREADS, OWN_PAIRS) - first));
     bool refused = load_sum(from.sums + FUSED_REFUSED) != 0, stopped = load_sum(from.sums + FUSED_STOP) != 0;
     long long loss = load_sum(from.sums + FUSED_LOSS);
     if (is_first(m)) {

@@ -422,6 +422,17 @@ static void long_runs_of_peers_are_equal(void **state)
     close_peers(p);
 }
 
+/* Of a batch's three tiles the third of five ranks has none, of the tail's two it has one: its group waits for others,
+ * then draws masks. */
+static void a_peer_of_the_tail_alone_is_equal(void **state)
+{
+    const struct training t = {0.5, 0.5, 1, 48, 0, 2 * 48 + 32, 5};
+    struct peers *p = open_peers(*state, &t, 5, 1);
+    train_peers(p, 1);
+    assert_peers(*state, "a peer of the tail alone", &t, p);
+    close_peers(p);
+}
+
 /* Nets at once, each over all ranks, of unlike lengths. */
 static void nets_of_peers_are_equal(void **state)
 {
@@ -665,6 +676,7 @@ int main(int count, char **words)
         cmocka_unit_test(ranks_are_equal),
         cmocka_unit_test(peers_are_equal),
         cmocka_unit_test(long_runs_of_peers_are_equal),
+        cmocka_unit_test(a_peer_of_the_tail_alone_is_equal),
         cmocka_unit_test(nets_of_peers_are_equal),
         cmocka_unit_test(peers_end_together),
         cmocka_unit_test(a_lost_peer_is_given_up),
