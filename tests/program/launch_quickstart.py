@@ -56,6 +56,8 @@ def test_quickstart():
         )
         run = place / f"runs/quickstart-{number}"
         check(done.returncode == 0 and is_png(run / "accuracy.png"), f"quickstart: time {number}", said(done))
+        check("% of the test pictures after" in done.stdout and "CIFAR" not in done.stdout,
+              "quickstart: does not take the data of DTRAIN_DATA for CIFAR-10", said(done))
         check(("An NVIDIA driver, but no nvcc: training on CPUs (--gpu" in done.stdout) == (number == 2),
               "quickstart: says what a driver lacks", said(done))
         check(
