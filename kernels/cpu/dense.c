@@ -75,7 +75,7 @@ KERNEL void product_forward(struct chains chains, int out, int stride, int block
                     int i = run * chains.pitch + c * chains.length + k;
                     vec samples[SAMPLES];
                     UNROLL for (int s = 0; s < SAMPLES; s++)
-                        samples[s] = vec_load(x + i * TILE + s * LANES);
+                        samples[s] = vec_keep(vec_load(x + i * TILE + s * LANES));
                     UNROLL for (int o = 0; o < block; o++)
                         UNROLL for (int s = 0; s < SAMPLES; s++)
                             add_product(samples[s], rows[o * stride + i], &sum[o][s]);
