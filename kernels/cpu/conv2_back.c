@@ -308,18 +308,40 @@ KERNEL void sum_winners(int channels, struct winners winners, const float *const
         eight_add(planes[k / 6] + first + k % 6 * CONV2_BELOW, &sum[k]);
 }
 
-/* The same for `count` channels, as many at once as the registers hold, of which one is left for a gradient. */
-KERNEL void sum_channels(int count, struct winners winners, const float *const *weights, int first,
-                         float *const *planes)
+/* The same for all cells. */
+KERNEL void sum_cells(int channels, const struct winners winners[25], const float *const *weights,
+                      float *const *planes)
+{
+    for (int cell = 0; cell < 25; cell++)
+        if (winners[cell].live != 0)
+            sum_winners(channels, winners[cell], weights, first_of(cell), planes);
+}
+
+/* By channels, as many at once as the registers hold, of which one is left for a gradient; narrower vectors do it so.
+ * All cells before the next channels: their weights stay in the first-level cache. */
+static void input_gradient_by_channels(const float *windows, const struct features *features, unsigned kept1,
+                                       float dpool2[25][16], float dpool1[6][14][16])
 {
     const int most = ((LANES < 8 ? VECTOR_REGISTERS / 2 : VECTOR_REGISTERS) - 1) / 6;
+    const float *weights[6];
+    float *planes[6];
+    int list[6], count = list_channels(kept1, list);
+    uint16_t starts[25][16];
+    struct winners winners[25];
+    for (int g = 0; g < count; g++) {
+        weights[g] = windows + list[g] * 8;
+        planes[g] = dpool1[list[g]][0];
+    }
+    memset(dpool1, 0, 6 * sizeof *dpool1);
+    for (int cell = 0; cell < 25; cell++)
+        winners[cell] = find_winners(dpool2[cell], features->from2[cell], starts[cell]);
     for (int done = 0, next; done < count; done += next) {
         int rest = count - done, groups = (rest + most - 1) / most;
         next = (rest + groups - 1) / groups;
 /* Not a loop over `channels`: clang would then leave the sums in memory, which takes five times as long. */
 #define TAKE(channels) \
     if ((channels) <= most && (channels) == next) \
-    sum_winners(channels, winners, weights + done, first, planes + done)
+    sum_cells(channels, winners, weights + done, planes + done)
         TAKE(1);
         TAKE(2);
         TAKE(3);
@@ -327,26 +349,6 @@ KERNEL void sum_channels(int count, struct winners winners, const float *const *
         TAKE(5);
         TAKE(6);
 #undef TAKE
-    }
-}
-
-/* By channels; narrower vectors do it so. */
-static void input_gradient_by_channels(const float *windows, const struct features *features, unsigned kept1,
-                                       float dpool2[25][16], float dpool1[6][14][16])
-{
-    const float *weights[6];
-    float *planes[6];
-    int list[6], count = list_channels(kept1, list);
-    for (int g = 0; g < count; g++) {
-        weights[g] = windows + list[g] * 8;
-        planes[g] = dpool1[list[g]][0];
-    }
-    memset(dpool1, 0, 6 * sizeof *dpool1);
-    for (int cell = 0; cell < 25; cell++) {
-        uint16_t starts[16];
-        struct winners winners = find_winners(dpool2[cell], features->from2[cell], starts);
-        if (winners.live != 0)
-            sum_channels(count, winners, weights, first_of(cell), planes);
     }
 }
 
