@@ -82,6 +82,41 @@ void image_pixels(const uint8_t *pixels, struct image_pixels *image)
         }
     }
 }
+#elif defined(__AVX2__)
+/* Sixteen pixels. Both halves of a vector have the same bytes, so that a shuffle within halves finds its four numbers.
+ * A byte p becomes the float 2^16 + 2p: what is left are bytes that all have. */
+static inline void sixteen_pixels(const uint8_t *pixels, float *numbers)
+{
+    const __m256i rest = _mm256_set1_epi32(0x47804780); /* the float's upper bytes, twice */
+    const __m256 zero = _mm256_set1_ps((1 << 16) + 255);
+    __m256i fours[4]; /* of four pixels: red, green, blue, rest */
+    __m256i color[3], places[3];
+    UNROLL for (int c = 0; c < 3; c++)
+        color[c] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)(pixels + c * 32 * 32)));
+    __m256i low[2] = {_mm256_unpacklo_epi32(color[0], color[1]), _mm256_unpacklo_epi32(color[2], rest)};
+    __m256i high[2] = {_mm256_unpackhi_epi32(color[0], color[1]), _mm256_unpackhi_epi32(color[2], rest)};
+    fours[0] = _mm256_unpacklo_epi64(low[0], low[1]);
+    fours[1] = _mm256_unpackhi_epi64(low[0], low[1]);
+    fours[2] = _mm256_unpacklo_epi64(high[0], high[1]);
+    fours[3] = _mm256_unpackhi_epi64(high[0], high[1]);
+    UNROLL for (int i = 0; i < 3; i++)
+        UNROLL for (int lane = 0; lane < 8; lane++) {
+            int number = (i * 8 + lane) % 12, place = number % 3 * 4 + number / 3; /* of twelve */
+            ((eight_ints *)places)[i][lane] = 0x80 | place << 8 | 12 << 16 | 13 << 24;
+        }
+    UNROLL for (int i = 0; i < 6; i++) {
+        const __m256i *from = fours + i / 3 * 2;
+        __m256i bytes = i % 3 == 0 ? from[0] : i % 3 == 1 ? _mm256_blend_epi32(from[0], from[1], 0xf0) : from[1];
+        __m256i number = _mm256_shuffle_epi8(bytes, places[i % 3]);
+        _mm256_storeu_ps(numbers + i * 8, _mm256_sub_ps((__m256)number, zero));
+    }
+}
+
+void image_pixels(const uint8_t *pixels, struct image_pixels *image)
+{
+    for (int i = 0; i < 32 * 32; i += 16)
+        sixteen_pixels(pixels + i, image->at[0][0] + i * 3);
+}
 #else
 void image_pixels(const uint8_t *pixels, struct image_pixels *image)
 {
