@@ -206,7 +206,9 @@ static void find_spread(unsigned kept, int channels, const int *list, struct spr
         spread->from[k] = __builtin_popcount(spread->used & ((1u << k * LANES) - 1));
     if (VEC_EXPANDS)
         return;
-    int32_t places[CONV2_ROW] = {0};
+    int32_t places[CONV2_ROW];
+    UNROLL for (int i = 0; i < CONV2_ROW; i++)
+        places[i] = -1;
     for (int kx = 0; kx < 5; kx++)
         for (int k = 0; k < channels; k++)
             places[kx * 6 + list[k]] = kx * channels + k - spread->from[(kx * 6 + list[k]) / LANES];

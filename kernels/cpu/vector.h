@@ -358,8 +358,8 @@ KERNEL ivec vec_from_bits(unsigned bits)
 #endif
 }
 
-/* Lane i: the next number of v if bit i is set, else 0. places[i] says which number that is; where VEC_EXPANDS nobody
- * asks. */
+/* Lane i: the next number of v if bit i is set, else 0. places[i] says which number that is, -1 if none; where
+ * VEC_EXPANDS nobody asks. */
 #if defined(__AVX512F__)
 enum { VEC_EXPANDS = 1 };
 KERNEL vec vec_expand(vec v, unsigned bits, ivec places)
@@ -371,7 +371,8 @@ KERNEL vec vec_expand(vec v, unsigned bits, ivec places)
 enum { VEC_EXPANDS = 0 };
 KERNEL vec vec_expand(vec v, unsigned bits, ivec places)
 {
-    return vec_select(vec_from_bits(bits), vec_permute(v, places), (vec){0});
+    (void)bits;
+    return vec_select(places < 0, (vec){0}, vec_permute(v, places & (LANES - 1)));
 }
 #endif
 
