@@ -31,7 +31,7 @@ DEVICE void make_row_taps(const float *g, float unit, float4 *low, float4 *high)
 }
 
 /* Row i of all of a convolution's taps: where its five weights are, and where it goes. */
-template <unsigned PLANES, unsigned PITCH_PLANE, unsigned PITCH_ROW> DEVICE unsigned row_of_weights(unsigned i)
+template <unsigned PITCH_PLANE, unsigned PITCH_ROW> DEVICE unsigned row_of_weights(unsigned i)
 {
     return i / 5 * PITCH_PLANE + i % 5 * PITCH_ROW;
 }
@@ -49,8 +49,8 @@ DEVICE void make_taps(memory &m)
     constexpr unsigned ROWS2 = 16 * 6 * 5, ROWS1 = 6 * 3 * 5;
     unsigned i2 = tid(), i1 = (i2 - ROWS2) % THREADS;
     float g1[5], g2[5];
-    const float *w1 = &m.w1[0][0][0] + row_of_weights<3, 25, 5>(i1 < ROWS1 ? i1 : 0);
-    const float *w2 = &m.w2[0][0][0] + row_of_weights<6, PLANE2, ROW2>(i2 < ROWS2 ? i2 : 0);
+    const float *w1 = &m.w1[0][0][0] + row_of_weights<25, 5>(i1 < ROWS1 ? i1 : 0);
+    const float *w2 = &m.w2[0][0][0] + row_of_weights<PLANE2, ROW2>(i2 < ROWS2 ? i2 : 0);
 #pragma unroll
     for (unsigned k = 0; k < 5; k++)
         g1[k] = w1[k], g2[k] = w2[k];

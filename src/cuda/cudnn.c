@@ -13,11 +13,6 @@ enum { EVALUATED = 512 }; /* samples of a pass in predict mode, at most */
 
 /* --- opening ------------------------------------------------------------------------------------------- */
 
-static bool available(char *why, size_t why_bytes)
-{
-    return device_available(why, why_bytes);
-}
-
 static void allocate(struct cudnn *cudnn)
 {
     size_t count = cudnn->base.setup.data->train.count;
@@ -162,7 +157,7 @@ static cJSON *choices(struct engine *engine)
 const struct engine_ops engine_cudnn = {
     .name = "cudnn",
     .on_gpu = true,
-    .available = available,
+    .available = device_available,
     .open = open_cudnn,
     .close = close_cudnn,
     .begin_epoch = begin_epoch,
