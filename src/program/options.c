@@ -218,7 +218,8 @@ static bool check(struct options *options, struct error *error)
     if (!fc && !isnan(options->p_fc))
         return error_set(error, EXIT_USAGE, "--p-fc: net %s has no dropout on its fully connected layer; B and D do",
                          options->net);
-    options->net = trials_name_nets(set);
+    trials_name_nets(set, options->net_name);
+    options->net = options->net_name;
     return true;
 }
 
