@@ -10,9 +10,10 @@
 #include "lenet5.h"
 #include "run.h"
 
-/* Texts are borrowed from argv or from the table of defaults. */
+/* Texts are borrowed from argv or from the table of defaults; `net` from the struct that options_parse has filled. */
 struct options {
-    const char *net;     /* a list in order, like "A,D", or "all"; see trials_list */
+    const char *net; /* a list in order, like "A,D", or "all"; see trials_list */
+    char net_name[2 * NETS];
     double p_conv, p_fc; /* NAN: the net's own */
 
     const char *data;      /* NULL: searched for, see dataset_find */

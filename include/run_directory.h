@@ -15,8 +15,9 @@
  * written). */
 bool run_directory_open(struct folder *folder, const char *path, bool resume, struct error *error);
 
-/* Whether several runs may have directories below this one, which is there or not. Error: EXIT_USAGE, it is a run's. */
-bool run_directory_admits_study(const char *path, struct error *error);
+/* Whether a study may have `below`, "A" or "seed1", in this directory, which is there or not. Error: EXIT_USAGE, it is
+ * a run's, or has seeds where the study has nets, or nets where it has seeds. */
+bool run_directory_admits_study(const char *path, const char *below, struct error *error);
 
 /* Removes what killed writers left, and says so. Before the run's first write. */
 void run_directory_tidy(const struct folder *folder);

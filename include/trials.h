@@ -30,7 +30,8 @@ bool trials_directory(const struct options *options, char *path, size_t size, st
 /* "A,D" or "all" to a set of nets: bit i for lenet5_nets[i]. Else false and *error (EXIT_USAGE). */
 bool trials_parse_nets(const char *text, unsigned *set, struct error *error);
 
-/* What --net would call it: "A,D". */
-const char *trials_name_nets(unsigned set);
+/* The one name of a set that has a net, in whatever order and case --net gave it: "A,D", or "all". So runs/A,D-1 is the
+ * run of --net d,a as well. */
+void trials_name_nets(unsigned set, char name[2 * NETS]);
 
 #endif

@@ -245,8 +245,8 @@ static bool check_terms(const struct safetensors *file, const struct terms *term
             return error_set(error, EXIT_INPUT, "%s: damaged: its metadata lacks '%s'", path, term->key);
         if (strcmp(theirs, term->value) != 0)
             return error_set(error, EXIT_INPUT,
-                             "%s: its run has --%s %s, but this one has %s: resume under the same options, or "
-                             "choose another --out",
+                             "%s: its run has --%s %s, but this one has %s: resume under the same options, or choose "
+                             "another --out, and --init-from this file to begin with its weights",
                              path, term->option, theirs, term->value);
     }
     return true;

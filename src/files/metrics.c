@@ -228,12 +228,13 @@ bool metrics_write(struct metrics *metrics, const struct epoch_metrics *epoch, s
         {"check/test_accuracy", epoch->test_accuracy},
         {"check/test_loss", epoch->test_loss},
     };
+    enum { OF_EVERY_EPOCH = 3, ALL = sizeof scalars / sizeof *scalars }; /* the others are of a check */
     if (!folder_is_ours(metrics->folder, error) || !stay_in_place(metrics, error))
         return false;
     if (!write_line(metrics->stream, epoch))
         return error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", metrics->folder->path, NAME,
                          strerror(errno));
-    return tensorboard_write(metrics->board, epoch->epoch, scalars, epoch->checked ? 6 : 3, error);
+    return tensorboard_write(metrics->board, epoch->epoch, scalars, epoch->checked ? ALL : OF_EVERY_EPOCH, error);
 }
 
 void metrics_close(struct metrics *metrics)

@@ -100,10 +100,15 @@ static const char *find_run(const struct folder *folder)
     return NULL;
 }
 
+static bool is_of_seeds(const char *entry)
+{
+    return strncmp(entry, "seed", 4) == 0;
+}
+
 /* Whether a study names directories so: A to D, seed1. */
 static bool is_of_a_study(const char *entry)
 {
-    if (strncmp(entry, "seed", 4) == 0)
+    if (is_of_seeds(entry))
         return entry[4] != '\0' && entry[4 + strspn(entry + 4, "0123456789")] == '\0';
     return entry[0] >= 'A' && entry[0] < 'A' + NETS && entry[1] == '\0';
 }
@@ -129,18 +134,23 @@ static bool find_study(const struct folder *folder, int levels, char found[NAME_
     return holds;
 }
 
-bool run_directory_admits_study(const char *path, struct error *error)
+bool run_directory_admits_study(const char *path, const char *below, struct error *error)
 {
     struct folder folder;
+    char other[NAME_MAX + 1];
     if (!folder_open(&folder, path, &(struct error){0}))
         return true; /* there is none yet, or what is wrong with it is said when those in it are made */
     const char *found = find_run(&folder);
+    bool is_other = find_study(&folder, 2, other) && is_of_seeds(other) != is_of_seeds(below);
     folder_close(&folder);
-    return found == NULL ||
-           error_set(error, EXIT_USAGE,
-                     "%s holds a run of its own (%s): several nets or seeds need a directory without one, give another "
-                     "--out",
-                     path, found);
+    if (found != NULL)
+        return error_set(error, EXIT_USAGE,
+                         "%s holds a run of its own (%s): several nets or seeds need a directory without one, give "
+                         "another --out",
+                         path, found);
+    return !is_other ||
+           error_set(error, EXIT_USAGE, "%s holds a study of %s (%s/), not of %s: give another --out", path,
+                     is_of_seeds(other) ? "seeds" : "nets", other, is_of_seeds(below) ? "seeds" : "nets");
 }
 
 static bool admits_run(const struct folder *folder, struct error *error)

@@ -36,9 +36,12 @@ struct option_spec {
 
 static const struct option_spec specs[] = {
     {.kind = HEADING, .doc = "What is trained:"},
-    {"net", "NETS", TEXT, IN(net), "D", .doc = "A, B, C, D, a list like A,D, or all (four nets at once)"},
-    {"p-conv", "P", REAL, IN(p_conv), NULL, 0, 1, .doc = "dropout after each convolution, where the net has it"},
-    {"p-fc", "P", REAL, IN(p_fc), NULL, 0, 1, .doc = "dropout on the fully connected layer, where the net has it"},
+    {"net", "NETS", TEXT, IN(net), "D",
+     .doc = "A (no dropout), B (on the fully connected layer), C (convolutions), D (both), a list like A,D, or all"},
+    {"p-conv", "P", REAL, IN(p_conv), NULL, 0, 1,
+     .doc = "how likely a channel is dropped after a convolution, in nets C and D (default 0.5)"},
+    {"p-fc", "P", REAL, IN(p_fc), NULL, 0, 1,
+     .doc = "how likely a unit of the fully connected layer is dropped, in nets B and D (default 0.5)"},
     {"init-from", "FILE", TEXT, IN(init_from), NULL, .doc = "start from these weights (safetensors, PyTorch's too)"},
 
     {.kind = HEADING, .doc = "Data:"},
@@ -218,7 +221,8 @@ static bool check(struct options *options, struct error *error)
     if (!fc && !isnan(options->p_fc))
         return error_set(error, EXIT_USAGE, "--p-fc: net %s has no dropout on its fully connected layer; B and D do",
                          options->net);
-    options->net = trials_name_nets(set);
+    trials_name_nets(set, options->net_name);
+    options->net = options->net_name;
     return true;
 }
 

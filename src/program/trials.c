@@ -24,13 +24,17 @@ bool trials_parse_nets(const char *text, unsigned *set, struct error *error)
     }
 }
 
-/* A set has one name, in whatever order and case it was given: runs/A,D-1 is the run of --net d,a as well. */
-static const char *const set_names[1 << NETS] = {"",  "A",   "B",   "A,B",   "C",   "A,C",   "B,C",   "A,B,C",
-                                                 "D", "A,D", "B,D", "A,B,D", "C,D", "A,C,D", "B,C,D", "all"};
-
-const char *trials_name_nets(unsigned set)
+void trials_name_nets(unsigned set, char name[2 * NETS])
 {
-    return set_names[set];
+    char *end = name;
+    for (int i = 0; i < NETS; i++)
+        if (set >> i & 1) {
+            *end++ = lenet5_nets[i].name;
+            *end++ = ',';
+        }
+    end[-1] = '\0';
+    if (set == (1u << NETS) - 1)
+        strcpy(name, "all");
 }
 
 /* --- trials ------------------------------------------------------------------------------------- */

@@ -81,15 +81,30 @@ static bool open_group(struct study *study, struct error *error)
     return comm_agree(study->world, error);
 }
 
+/* Every directory above trials': of DIR/seed1/A these are DIR, where seed1 is to be, and DIR/seed1, where A is. */
+static bool admits_trials(const struct study *study, struct error *error)
+{
+    bool admits = true;
+    for (int i = 0; i < study->count; i++) {
+        char path[sizeof *study->directories];
+        strcpy(path, study->directories[i]);
+        char *slash = strchr(path + strlen(study->directory), '/');
+        for (; slash != NULL && admits; slash = strchr(slash + 1, '/')) {
+            *slash = '\0';
+            admits = run_directory_admits_study(path, slash + 1, error);
+            *slash = '/';
+        }
+    }
+    return admits;
+}
+
 static bool name_directories(struct study *study, struct error *error)
 {
     if (!trials_directory(study->options, study->directory, sizeof study->directory, error))
         return false;
-    if (study->count > 1 && comm_rank(study->world) == 0 && !run_directory_admits_study(study->directory, error))
-        return false;
     for (int i = 0; i < study->count; i++)
         strcpy(stpcpy(study->directories[i], study->directory), study->trials[i].path); /* fits, as declared */
-    return true;
+    return comm_rank(study->world) > 0 || admits_trials(study, error);
 }
 
 /* --- the trainers ----------------------------------------------------------------------------------- */

@@ -97,7 +97,7 @@ check((away / "results" / "gpu.txt").exists() and said == f"{away}/results\n", "
 
 done = subprocess.run(["gpu/carry"], cwd=ROOT / "tests", env={**os.environ, "CDPATH": str(FOLDER)}, capture_output=True,
                       text=True, check=False)
-check(done.returncode == 2 and "tests/gpu/carry pack" in done.stdout and not done.stderr,
+check(done.returncode == 2 and "tests/gpu/carry run" in done.stdout and not done.stderr,
       "carry called from another folder says what it does", done)
 shutil.rmtree(FOLDER)
 finish()

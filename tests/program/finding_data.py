@@ -299,6 +299,11 @@ def converted_to():
             r"convert-cifar10: (--bogus: no such option|give SOURCE and DIR); see --help\n", done.stderr),
               f"convert-cifar10: {len(words)} wrong words: 2, one line", done)
 
+    done = subprocess.run([ROOT / "launch/convert-cifar10", FOLDER / "good", target], capture_output=True,
+                          text=True, check=False)
+    check(done.returncode == 3 and "has the binary version already" in done.stderr and not target.exists(),
+          "convert-cifar10: the binary version needs no converting, and that is said", done)
+
     def convert(umask):
         return subprocess.run([ROOT / "launch/convert-cifar10", source, target], umask=umask, capture_output=True,
                               text=True, check=False)

@@ -155,7 +155,13 @@ def test_cdpath():
         check(done.stdout == f"{ROOT}/tests/support\n", f"tests/exec: CDPATH={folders}", said(done))
 
 
+def test_help():
+    done = subprocess.run(["tests/run", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    check(done.returncode == 0 and "  tests/run NAME..." in done.stdout, "tests/run: --help tells of NAME", said(done))
+
+
 test_images()
+test_help()
 test_cdpath()
 test_sudo()
 test_quickstart()

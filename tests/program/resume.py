@@ -343,6 +343,12 @@ def from_file():
     check(two.messages and "--init-from" in two.messages[0] and "not read" in two.messages[0],
           "--init-from beside a checkpoint is ignored aloud", two)
     same("--init-from, interrupted and resumed with the same options", two, "from2", one, "from1")
+    measured = run(2, *TRAIN, "--epochs", "1", "--lr", "0", "--init-from", FOLDER / "from1" / FILES[0],
+                   "--out", "from0")
+    accuracies = [[metrics(out)[-1].get(f"{split}_accuracy") for split in ("train", "test")]
+                  for out in ("from0", "from1")]
+    check(measured.digest == one.digest and None not in accuracies[0] and accuracies[0] == accuracies[1],
+          "--init-from with --epochs 1 --lr 0 tells what the weights know, and keeps them", measured)
     result = run(2, *TRAIN, "--epochs", "2", "--init-from", "nowhere.safetensors", "--out", "from3")
     check(result.says(3, "nowhere.safetensors"),
           "--init-from names the file that is not there", result)

@@ -221,13 +221,15 @@ def mixed():
     tiny = [*TRAIN, "--epochs", "1"]
     several = (["--net", "B,C"], ["--net", "B", "--seeds", "2"], ["--net", "all", "--resume"])
     for out, (first, *others) in {"of-a-run": (["--net", "A"], *several),
-                                  "of-nets": (several[0], ["--net", "A"], ["--net", "B", "--resume"]),
-                                  "of-seeds": (["--net", "B,C", "--seeds", "2"], ["--net", "A"])}.items():
+                                  "of-nets": (several[0], ["--net", "A"], ["--net", "B", "--resume"], several[1]),
+                                  "of-seeds": (["--net", "B,C", "--seeds", "2"], ["--net", "A"], several[0],
+                                               several[1]),
+                                  "of-one-net": (several[1], several[0], ["--net", "B,C", "--seeds", "2"])}.items():
         made = run(2, *tiny, *first, "--out", out)
         there = sorted((FOLDER / out).rglob("*"))
         for options in others:
             result = run(2, *tiny, *options, "--out", out)
-            check(made.code == 0 and result.says(2, f"{out} holds a ", "another --out") and
+            check(made.code == 0 and result.says(2, out, " holds a ", "another --out") and
                   there == sorted((FOLDER / out).rglob("*")),
                   f"{' '.join(first)} was trained there: {' '.join(options)} is refused", result)
     running = start(1, *ENDLESS, "--net", "A", "--out", "of-one")

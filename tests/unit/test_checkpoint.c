@@ -145,6 +145,7 @@ static void test_other_terms_are_named(void **unused)
         strcpy(others.list[i].value, cases[i].value);
         assert_false(checkpoint_read(&here, &others, SAMPLES, &state.progress, state.weights, state.velocity, &error));
         assert_null(strstr(error.text, PREVIOUS));
+        assert_non_null(strstr(error.text, "--init-from"));
         assert_error(&error, EXIT_INPUT, cases[i].message);
     }
 }
