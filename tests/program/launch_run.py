@@ -69,6 +69,12 @@ def test_run():
     check(done.stdout == "left", "run: leaves standard input alone", said(done))
 
 
+def test_waits():
+    """bash before 5.1 can wait only for the last >(...) of a shell: for another its `wait` says 127, at once."""
+    waited = re.findall(r">\((\w+).*\n +\w+=\$!", (LAUNCH / "run").read_text())
+    check(waited == ["kill_after"], "run: waits for no >(...) but the only one of relay_errors", waited)
+
+
 def test_hosts():
     """What is wrong with the words about hosts is one line that names it, before anything starts."""
     (SCRATCH / "garbage").write_bytes(b"node1 slots=2\nfoo bar ///\n\0\1")
@@ -674,6 +680,7 @@ def test_early_stop():
 hung = test_hung_mpirun()
 next(hung)
 test_run()
+test_waits()
 test_hosts()
 test_binding()
 test_ranks_on_gpus()
