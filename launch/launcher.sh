@@ -94,13 +94,12 @@ launcher_find_etc() {
 
 # What Open MPI's own settings of such names are, a line each, those that win first.
 launcher_values() { # PATTERN
-    local name file
+    local name
     for name in $(compgen -e); do
         [[ ! $name =~ ^(OMPI|PRTE)_MCA_($1)$ ]] || printf '%s\n' "${!name}"
     done
-    for file in ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf "$launcher_etc"/{openmpi,prte}-mca-params.conf; do
-        sed -n -E "s/^[[:space:]]*($1)[[:space:]]*=[[:space:]]*//p" "$file" 2>/dev/null | sed 's/[[:space:]]*$//'
-    done
+    sed -n -E "s/^[[:space:]]*($1)[[:space:]]*=[[:space:]]*//p" ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf \
+        "$launcher_etc"/{openmpi,prte}-mca-params.conf 2>/dev/null | sed 's/[[:space:]]*$//' || true # some are missing
 }
 
 # Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files, which it finds.

@@ -329,8 +329,8 @@ def test_settings():
     def seen(name, expected, files=(), **env):
         for file, text in files:
             file.write_text(text)
-        done = subprocess.run(["bash", "-euc", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True, check=False,
-                              env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True)
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True,
+                              check=False, env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True)
         check(done.stdout == expected + "\n" and not done.stderr, f"settings of Open MPI: {name}", said(done))
 
     seen("none", "alone, /dev/shm", [(own, "# nothing\n"), (prte, "prte_default_hostfile = none\n"), (hosts, "#\n")])
