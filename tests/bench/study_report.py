@@ -124,7 +124,7 @@ def test_figures():
 
 def test_training():
     """In a copy, where the report may be written."""
-    place = SCRATCH / "place"
+    place = SCRATCH / "a place"
     for folder in "bench", "launch":
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "dtrain").symlink_to(ROOT / "dtrain")
