@@ -180,6 +180,12 @@ done = would("CUDA=0", "all", NVCC=cuda / "bin/nvcc", CUDA_HOME=cuda)
 check("NVCC" not in done and "'off (CUDA=0) - building for the CPU alone'" in done,
       "CUDA=0 holds where the environment names an nvcc", done)
 
+done = would("-p", "device", FOLDER / "elsewhere/emulated/nccl_rank", f"NVCC={cuda}/bin/nvcc", f"CUDA_HOME={cuda}")
+for target, *headers in (("tests/gpu/test_cuda_loss", "tests/unit/cuda_test.h", "tests/support/shim/cuda_host.h"),
+                         ("emulated/nccl_rank", "bench/sums.h")):
+    rule = re.search(f"/{target}: (.*)", done)
+    check(rule and set(headers) < set(rule[1].split()), f"{target} is made anew after its headers", rule)
+
 done = call("make", "-s", "-C", ROOT, "uninstall", *PLACE)
 check(done.returncode == 0 and files() == [], "make uninstall leaves no file", files())
 finish()
