@@ -330,7 +330,8 @@ def test_settings():
         for file, text in files:
             file.write_text(text)
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True,
-                              check=False, env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True)
+                              env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True,
+                              check=False)
         check(done.stdout == expected + "\n" and not done.stderr, f"settings of Open MPI: {name}", said(done))
 
     seen("none", "alone, /dev/shm", [(own, "# nothing\n"), (prte, "prte_default_hostfile = none\n"), (hosts, "#\n")])
