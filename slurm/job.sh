@@ -19,6 +19,7 @@
 # shellcheck shell=bash
 set -uo pipefail
 . "${BASH_SOURCE[0]%/*}/../launch/signals.sh"
+unset SLURM_EXPORT_ENV # by `sbatch --export`: srun would leave this environment out too
 home=${DTRAIN_HOME:-$SLURM_SUBMIT_DIR}
 launcher=${LAUNCHER:-mpirun}
 all_ranks=${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ${SLURM_NTASKS_PER_NODE:-1}))}

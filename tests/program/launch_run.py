@@ -161,6 +161,9 @@ def test_handed_on():
     told = re.findall(r"-x (\S+)", done.stdout)
     check({"NCCL_DEBUG", "NCCL_IB_HCA", "CUDA_MODULE_LOADING", "CUDA_VISIBLE_DEVICES"} <= set(told),
           "run: other hosts get all settings of NCCL and CUDA, an empty one as well", said(done))
+    _, env = place_mpirun('echo "SLURM_EXPORT_ENV: ${SLURM_EXPORT_ENV-}"')
+    done = launch("run", "-np", 2, *DATA, env={**env, "SLURM_EXPORT_ENV": "NONE"})
+    check(done.stdout == "SLURM_EXPORT_ENV: \n", "run: and srun is not to take the environment away", said(done))
 
 
 def test_cores_in_translation():
