@@ -90,10 +90,12 @@ submit_successor() { # SCRIPT OPTIONS...
     # shellcheck disable=SC2046 # options without spaces
     DTRAIN_AGAIN=1 DTRAIN_HOME=$home sbatch --dependency="afterany:$id" --job-name="$SLURM_JOB_NAME" --no-requeue \
         --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$id" --format=%l)" \
-        --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
+        --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$all_ranks" \
+        ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         ${gpus:+--gpus-per-node="$gpus"} \
-        ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
+        ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} \
+        ${SLURM_MEM_PER_CPU:+--mem-per-cpu="$SLURM_MEM_PER_CPU"} ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
         ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"} \
         "$home/slurm/$script" "$@" || printf 'job.sh: no successor could be submitted: submit it again to go on\n' >&2
 }

@@ -509,6 +509,9 @@ def test_job_on_gpus():
         told = next((line for line in done.stdout.splitlines() if line.startswith("sbatch: ")), "")
         check(done.returncode == 75 and told and (wanted in told if wanted else "--gpus" not in told),
               f"a job's successor asks for its GPUs: {asked}", said(done))
+    done = run_job("exit 75", tools, SLURM_NTASKS="3", SLURM_NTASKS_PER_NODE="4", SLURM_MEM_PER_CPU="500")
+    check(" --ntasks=3 " in done.stdout and " --mem-per-cpu=500 " in done.stdout,
+          "a job's successor asks for as many tasks, and as much memory for each core", said(done))
     for asked in {"SLURM_GPUS_ON_NODE": "4"}, {}:
         done = run_job("", {"srun": 0}, LAUNCHER="srun", **asked)
         check(done.returncode == 0 and ("--cpu-bind=none" in done.stdout) == bool(asked),
