@@ -144,7 +144,8 @@ launcher_machines() { # OPTION VALUE...
         case $1 in
         -H) tr , '\n' <<<"$2" ;;
         --hostfile)
-            sed -E 's/#.*//; s/[ \t]+max[-_]slots=[0-9]+//; s/[ \t]+slots=([0-9]+)/:\1/; s/[ \t]+$//; /^$/d' "$2"
+            sed -E 's/#.*//; s/^[[:space:]]+//; s/[[:space:]]*=[[:space:]]*/=/g; s/[[:space:]]+max[-_]slots=[0-9]+//
+                s/[[:space:]]+slots=([0-9]+)/:\1/; s/[[:space:]]+$//; /^$/d' "$2"
             ;;
         esac
         shift 2

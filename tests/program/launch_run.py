@@ -98,6 +98,10 @@ def test_hosts():
                           input=text, env=env, capture_output=True, text=True, timeout=60, check=False)
     check(done.stdout == text.replace("\r", "") and not done.stderr, "run: takes a hostfile as it is, by a pipe too",
           said(done))
+    _, env = place_mpirun('while [ "$1" != -machinefile ]; do shift; done; cat "$2"', "HYDRA build details:")
+    (SCRATCH / "hosts").write_text("  n1 slots = 4 max_slots = 8 # ours\nn2\tmax-slots=3\tslots=2\nn3:5\nn4\n")
+    done = launch("run", "--hostfile", "hosts", env={**env, "POSIXLY_CORRECT": "1"})
+    check(done.stdout == "n1:4\nn2:2\nn3:5\nn4\n", "run: and tells Hydra the same in its words", said(done))
     done = launch("run", "-H", "a:2,me@node-2.org,[fe80::1]:4,+n1,b:*", env=place_mpirun("echo well")[1])
     check(done.stdout == "well\n", "run: takes hosts as Open MPI writes them", said(done))
 
