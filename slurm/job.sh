@@ -95,7 +95,8 @@ submit_successor() { # SCRIPT OPTIONS...
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         ${gpus:+--gpus-per-node="$gpus"} \
         ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} \
-        ${SLURM_MEM_PER_CPU:+--mem-per-cpu="$SLURM_MEM_PER_CPU"} ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
+        ${SLURM_MEM_PER_CPU:+--mem-per-cpu="$SLURM_MEM_PER_CPU"} \
+        ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
         ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"} \
         "$home/slurm/$script" "$@" || printf 'job.sh: no successor could be submitted: submit it again to go on\n' >&2
 }
