@@ -522,6 +522,18 @@ def test_job_on_gpus():
               f"srun binds ranks on GPUs, and them alone, to no core: {asked}", said(done))
 
 
+def test_job_without_place():
+    """scaling.sbatch where its directory, or a log in it, cannot be made: nothing is run, and the job fails."""
+    home, env = place_job("echo started >&2")
+    (home / "dtrain").symlink_to("/bin/true")
+    (home / "taken/strong-1.log").mkdir(parents=True)
+    for out in "/proc/nowhere", "taken":
+        done = subprocess.run(["bash", home / "slurm/scaling.sbatch"], cwd=home, check=False, capture_output=True,
+                              text=True, env=os.environ | env | {"SLURM_JOB_NAME": "scaling", "OUT": out})
+        check(done.returncode == 1 and "%" not in done.stdout and "started" not in done.stderr,
+              f"scaling.sbatch: {out} cannot be written", said(done))
+
+
 def test_hidden_errors():
     """A script between launch/run and dtrain that leads its standard error elsewhere."""
     script = SCRATCH / "hides.sh"
@@ -707,6 +719,7 @@ test_stop_of_all()
 test_ignored_signals()
 test_job_clock()
 test_job_on_gpus()
+test_job_without_place()
 test_hidden_errors()
 test_terminal()
 test_progress_line()
