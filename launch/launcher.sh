@@ -58,7 +58,7 @@ launcher_find() {
     launcher=$(type -P mpirun || type -P mpiexec) ||
         fail 1 "mpirun not found: load the module of your MPI, or apt-get install openmpi-bin"
     # It may take seconds, or hang: a signal ends a `read`, but not the wait for a command.
-    IFS= read -r -d '' said < <("$launcher" --version 2>&1) || true
+    IFS= read -r -d '' said < <(exec "$launcher" --version 2>&1) || true
     case $said in
     *'(Open MPI) 4.'* | *'(OpenRTE) 4.'*) launcher_kind=open-mpi-4 ;;
     *'(Open MPI) 5.'* | *'(Open MPI) 6.'*) launcher_kind=open-mpi-5 ;;
@@ -88,7 +88,7 @@ launcher_find_etc() {
             [[ ! -e $folder/openmpi-mca-params.conf ]] || return 0
         done
     fi
-    IFS= read -r said < <("${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
+    IFS= read -r said < <(exec "${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
     launcher_etc=${said#path:sysconfdir:}
 }
 
