@@ -168,9 +168,11 @@ $(BUILD)/revision: always
 	@mkdir -p $(@D)
 	@echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' > $@
 
-# Another MPI has another mpi.h, and another compiler or processor (MARCH=native) other macros: all is compiled anew.
-MACROS := $(call probe,$(CC) -march=$(MARCH) -dM -E -x c /dev/null | cksum)
-TOOLCHAIN := $(MACROS) $(MPI_VERSION) $(MPI_CFLAGS) $(PC_CFLAGS) $(LIBS)
+# Another MPI has another mpi.h, another compiler or processor (MARCH=native) other macros: all is compiled anew, as by
+# other flags of the user's.
+FLAGS := $(subst ','\'',$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS))
+COMPILER := $(call probe,{ $(CC) -march=$(MARCH) -dM -E -x c /dev/null; echo '$(FLAGS)'; } | cksum)
+TOOLCHAIN := $(COMPILER) $(MPI_VERSION) $(MPI_CFLAGS) $(PC_CFLAGS) $(LIBS)
 $(BUILD)/toolchain: always
 	@mkdir -p $(@D)
 	@echo '$(TOOLCHAIN)' | cmp -s - $@ || echo '$(TOOLCHAIN)' > $@

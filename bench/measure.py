@@ -95,7 +95,7 @@ def first_line(*command):
 
 
 def cores():
-    return int(first_line("bash", "-c", f". {ROOT}/launch/cores.sh; count_cores"))
+    return int(first_line("bash", "-c", '. "$0/launch/cores.sh"; count_cores', str(ROOT)))
 
 
 def gpus():

@@ -18,7 +18,8 @@ $(GPU_BENCHES): $(BUILD)/%: %.c $(PARTS) $(GPU_OBJECTS)
 	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) -MMD -MP $(C_FLAGS) $(LDFLAGS) -o $@ $< $(GPU_OBJECTS) $(PARTS) \
 	  $(LIBS) -ldl $(GPU_LDFLAGS)
 
-$(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(PARTS) $(EMULATED_PARTS) # for every_benchmark.py
+# For every_benchmark.py.
+$(BUILD)/emulated/%_rank: bench/cuda/%_rank.c $(wildcard bench/*.h) $(PARTS) $(EMULATED_PARTS)
 	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) $(C_FLAGS) $(LDFLAGS) -o $@ $< $(EMULATED_PARTS) $(PARTS) $(LIBS) \
 	  -ldl -lstdc++
 

@@ -58,7 +58,7 @@ launcher_find() {
     launcher=$(type -P mpirun || type -P mpiexec) ||
         fail 1 "mpirun not found: load the module of your MPI, or apt-get install openmpi-bin"
     # It may take seconds, or hang: a signal ends a `read`, but not the wait for a command.
-    IFS= read -r -d '' said < <("$launcher" --version 2>&1) || true
+    IFS= read -r -d '' said < <(exec "$launcher" --version 2>&1) || true
     case $said in
     *'(Open MPI) 4.'* | *'(OpenRTE) 4.'*) launcher_kind=open-mpi-4 ;;
     *'(Open MPI) 5.'* | *'(Open MPI) 6.'*) launcher_kind=open-mpi-5 ;;
@@ -88,19 +88,18 @@ launcher_find_etc() {
             [[ ! -e $folder/openmpi-mca-params.conf ]] || return 0
         done
     fi
-    IFS= read -r said < <("${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
+    IFS= read -r said < <(exec "${launcher%/*}/ompi_info" --path sysconfdir --parsable 2>/dev/null) || true
     launcher_etc=${said#path:sysconfdir:}
 }
 
 # What Open MPI's own settings of such names are, a line each, those that win first.
 launcher_values() { # PATTERN
-    local name file
+    local name
     for name in $(compgen -e); do
         [[ ! $name =~ ^(OMPI|PRTE)_MCA_($1)$ ]] || printf '%s\n' "${!name}"
     done
-    for file in ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf "$launcher_etc"/{openmpi,prte}-mca-params.conf; do
-        sed -n -E "s/^[[:space:]]*($1)[[:space:]]*=[[:space:]]*//p" "$file" 2>/dev/null | sed 's/[[:space:]]*$//'
-    done
+    sed -n -E "s/^[[:space:]]*($1)[[:space:]]*=[[:space:]]*//p" ~/.openmpi/mca-params.conf ~/.prte/mca-params.conf \
+        "$launcher_etc"/{openmpi,prte}-mca-params.conf 2>/dev/null | sed 's/[[:space:]]*$//' || true # some are missing
 }
 
 # Whether the launcher's own settings name the hosts: in the environment, or in Open MPI's files, which it finds.
@@ -145,7 +144,8 @@ launcher_machines() { # OPTION VALUE...
         case $1 in
         -H) tr , '\n' <<<"$2" ;;
         --hostfile)
-            sed -E 's/#.*//; s/[ \t]+max[-_]slots=[0-9]+//; s/[ \t]+slots=([0-9]+)/:\1/; s/[ \t]+$//; /^$/d' "$2"
+            sed -E 's/#.*//; s/^[[:space:]]+//; s/[[:space:]]*=[[:space:]]*/=/g; s/[[:space:]]+max[-_]slots=[0-9]+//
+                s/[[:space:]]+slots=([0-9]+)/:\1/; s/[[:space:]]+$//; /^$/d' "$2"
             ;;
         esac
         shift 2

@@ -19,6 +19,7 @@
 # shellcheck shell=bash
 set -uo pipefail
 . "${BASH_SOURCE[0]%/*}/../launch/signals.sh"
+unset SLURM_EXPORT_ENV # by `sbatch --export`: srun would leave this environment out too
 home=${DTRAIN_HOME:-$SLURM_SUBMIT_DIR}
 launcher=${LAUNCHER:-mpirun}
 all_ranks=${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ${SLURM_NTASKS_PER_NODE:-1}))}
@@ -89,10 +90,13 @@ submit_successor() { # SCRIPT OPTIONS...
     # shellcheck disable=SC2046 # options without spaces
     DTRAIN_AGAIN=1 DTRAIN_HOME=$home sbatch --dependency="afterany:$id" --job-name="$SLURM_JOB_NAME" --no-requeue \
         --partition="$SLURM_JOB_PARTITION" --time="$(squeue --noheader --job="$id" --format=%l)" \
-        --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
+        --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$all_ranks" \
+        ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         ${gpus:+--gpus-per-node="$gpus"} \
-        ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
+        ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"} \
+        ${SLURM_MEM_PER_CPU:+--mem-per-cpu="$SLURM_MEM_PER_CPU"} \
+        ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} \
         ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} ${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"} \
         "$home/slurm/$script" "$@" || printf 'job.sh: no successor could be submitted: submit it again to go on\n' >&2
 }

@@ -58,6 +58,7 @@ DEVICE_TESTS := $(if $(GPU),$(patsubst $(BUILD)/tests/unit/%,$(BUILD)/tests/gpu/
 DEVICE_PARTS := $(GPU_KERNELS) tests/support/shim/cuda_device.c
 device: $(DEVICE_TESTS) ## build the tests of the kernels for a GPU
 
+$(DEVICE_TESTS): $(wildcard tests/unit/*.h tests/support/shim/*.h)
 $(DEVICE_TESTS): $(BUILD)/tests/gpu/%: tests/unit/%.c $(PARTS) $(DEVICE_PARTS)
 	@mkdir -p $(@D)
 	$(call say,CC) $(CC) $(CPP_FLAGS) $(GPU_CFLAGS) -iquote tests/support/shim $(C_FLAGS) -Wno-double-promotion \

@@ -124,7 +124,7 @@ def test_figures():
 
 def test_training():
     """In a copy, where the report may be written."""
-    place = SCRATCH / "place"
+    place = SCRATCH / "a place"
     for folder in "bench", "launch":
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "dtrain").symlink_to(ROOT / "dtrain")
@@ -132,20 +132,26 @@ def test_training():
     environment["XDG_CACHE_HOME"] = str(SCRATCH / "cache")
     command = [place / "bench/study", "--data", "synthetic:200+100", "-np", "2", "--epochs", "100", "--seeds", "1"]
     study = lambda: subprocess.Popen([*command, "--json", "study.json"], cwd=place, env=environment, text=True,
-                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                     preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # nohup
+
+    def wait_for(file):
+        deadline = time.monotonic() + 60
+        while not (place / "runs/study" / file).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     first = study()
-    deadline = time.monotonic() + 60
-    while not (place / "runs/study/seed1/D/checkpoint.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for("seed1/D/checkpoint.safetensors")
     first.send_signal(signal.SIGTERM)
     output = first.communicate(timeout=60)[0]
     check(first.returncode == 75 and "the same command goes on" in output, "study: a signal saves and stops", output)
 
     second = study()
+    wait_for("sweep1/none/checkpoint.safetensors")
+    second.send_signal(signal.SIGHUP)
     output = second.communicate(timeout=120)[0]
-    check(second.returncode == 0 and "run 14 of 14: sweep1/conv-0.5" in output, "study: goes on to the end",
-          output[-2000:])
+    check(second.returncode == 0 and "run 14 of 14: sweep1/conv-0.5" in output, "study: goes on to the end, "
+          "whoever hangs up under nohup", output[-2000:])
     check("goes on in epoch" in output, "study: from where it stopped", output[:2000])
     check(has(output, "All runs are finished.", "VALID"), "study: and reports", output[-2000:])
     losses = json.loads((place / "study.json").read_text())["runs"]["seed1/D"]["loss"]

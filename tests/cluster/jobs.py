@@ -47,6 +47,13 @@ def launchers():
         state = job.wait()
         check(state == "COMPLETED 0" and "on 4 ranks, 4 hosts" in job.out and f"weights: {one.digest}" in job.out,
               f"{job.name}: four hosts train as one rank does", f"{state}\n{job}{one}")
+    for launcher in "srun", "mpirun":
+        given = f"DTRAIN_HOME={ROOT},HOME={FOLDER},LAUNCHER={launcher}"
+        job = submit(f"bare-{launcher}", *TRAIN, "--epochs", "4",
+                     sbatch=("--nodes=2", "--ntasks-per-node=1", f"--export={given}"))
+        state = job.wait()
+        check(state == "COMPLETED 0" and f"weights: {one.digest}" in job.out,
+              f"{job.name}: trains where sbatch --export has left the environment out", f"{state}\n{job}")
     again = submit("by-srun", *TRAIN, "--epochs", "5")
     state = again.wait()
     check(state == "COMPLETED 0" and ", after step 24" in again.out,

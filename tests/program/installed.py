@@ -115,6 +115,8 @@ def compiled(**env):
 everything = [str(path) for path in OBJECTS]
 check(compiled(CPU="new") == everything and compiled(CPU="new") == [], "make compiles once")
 check(compiled(CPU="old") == everything, "and anew for another processor or by another compiler")
+flags = {"CPPFLAGS": "-DA='\"b  c\"'", "CFLAGS": "-g3"}
+check(compiled(CPU="old", **flags) == everything and compiled(CPU="old", **flags) == [], "and with other flags")
 check(compiled(CPU="old", PKG_CONFIG_PATH=FOLDER / "pc") == everything, "and with another cJSON")
 
 done = would("all", DEBUG="app:*", V="0", WERROR="0")
@@ -130,7 +132,8 @@ for target in "install", "uninstall":
           f"make {target} takes no path with a space", done[-3000:])
 
 built = ["CUDA=0", "all", "unit", "bench", "WERROR=1"]
-usual, changed = would(*built).split(), would("CPPFLAGS=-DNEW", "CFLAGS=-g3", "LDFLAGS=-Wl,-z,now", *built).split()
+usual, changed = (re.sub(".*/toolchain\n", "", would(*flags, *built)).split()
+                  for flags in ((), ("CPPFLAGS=-DNEW", "CFLAGS=-g3", "LDFLAGS=-Wl,-z,now")))
 added = {"-DNEW", "-g3", "-Wl,-z,now"}
 check([word for word in changed if word not in added] == usual and added < set(changed),
       "CPPFLAGS, CFLAGS and LDFLAGS add, and take nothing away", " ".join(changed)[-3000:])
@@ -176,6 +179,12 @@ for file in ("include/cuda_runtime.h", "include/cudnn.h", "include/cublas_v2.h",
 done = would("CUDA=0", "all", NVCC=cuda / "bin/nvcc", CUDA_HOME=cuda)
 check("NVCC" not in done and "'off (CUDA=0) - building for the CPU alone'" in done,
       "CUDA=0 holds where the environment names an nvcc", done)
+
+done = would("-p", "device", FOLDER / "elsewhere/emulated/nccl_rank", f"NVCC={cuda}/bin/nvcc", f"CUDA_HOME={cuda}")
+for target, *headers in (("tests/gpu/test_cuda_loss", "tests/unit/cuda_test.h", "tests/support/shim/cuda_host.h"),
+                         ("emulated/nccl_rank", "bench/sums.h")):
+    rule = re.search(f"/{target}: (.*)", done)
+    check(rule and set(headers) < set(rule[1].split()), f"{target} is made anew after its headers", rule)
 
 done = call("make", "-s", "-C", ROOT, "uninstall", *PLACE)
 check(done.returncode == 0 and files() == [], "make uninstall leaves no file", files())

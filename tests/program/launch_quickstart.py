@@ -160,9 +160,20 @@ def test_help():
     check(done.returncode == 0 and "  tests/run NAME..." in done.stdout, "tests/run: --help tells of NAME", said(done))
 
 
+def test_half_a_list():
+    """Where make cannot name all tests none is run, as the others would pass for all."""
+    tools = Path(tempfile.mkdtemp(dir=SCRATCH))
+    (tools / "make").write_text('#!/bin/sh\ncase "$*" in *DEBUG*) exit 2 ;; *print*) echo tests/unit/none ;; esac\n')
+    (tools / "make").chmod(0o755)
+    done = subprocess.run([ROOT / "tests/run", "unit/none"], text=True, capture_output=True, timeout=60, check=False,
+                          env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
+    check(done.returncode == 2 and not done.stdout, "tests/run: half a list of tests is none", said(done))
+
+
 test_images()
 test_help()
 test_cdpath()
+test_half_a_list()
 test_sudo()
 test_quickstart()
 finish()

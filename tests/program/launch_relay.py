@@ -17,10 +17,10 @@ HYDRA = "HYDRA build details:"
 INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1"
 
 
-def with_mpirun(script, version="mpirun (Open MPI) 4.1.4", **settings):
+def with_mpirun(script, version="mpirun (Open MPI) 4.1.4", env={}, **settings):
     """launch/run with this shell script in mpirun's place; .left are the processes that outlive it."""
-    folder, env = place_mpirun(script, version)
-    done = launch("run", "-np", 2, env=env, **settings)
+    folder, found = place_mpirun(script, version)
+    done = launch("run", "-np", 2, env=found | env, **settings)
     done.left = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -180,6 +180,13 @@ def test_relay_of_hydra():
           said(done))
 
 
+def test_silence():
+    """A site may export TMOUT, after which bash ends a `read` from a pipe."""
+    done = with_mpirun("sleep 2.5; echo out; echo error >&2", HYDRA, env={"TMOUT": "1"})
+    check(done.returncode == 0 and done.stdout == "out\n" and done.stderr == "error\n",
+          "ranks that are silent for longer than TMOUT are heard", said(done))
+
+
 def test_jobs():
     """A batch job where requeueing is off: each sbatch starts the successor, of which there are four at most."""
     stand_ins = {
@@ -214,5 +221,6 @@ def test_jobs():
 
 test_relay()
 test_relay_of_hydra()
+test_silence()
 test_jobs()
 finish()

@@ -69,6 +69,12 @@ def test_run():
     check(done.stdout == "left", "run: leaves standard input alone", said(done))
 
 
+def test_waits():
+    """bash before 5.1 can wait only for the last >(...) of a shell: for another its `wait` says 127, at once."""
+    waited = re.findall(r">\((\w+).*\n +\w+=\$!", (LAUNCH / "run").read_text())
+    check(waited == ["kill_after"], "run: waits for no >(...) but the only one of relay_errors", waited)
+
+
 def test_hosts():
     """What is wrong with the words about hosts is one line that names it, before anything starts."""
     (SCRATCH / "garbage").write_bytes(b"node1 slots=2\nfoo bar ///\n\0\1")
@@ -92,6 +98,10 @@ def test_hosts():
                           input=text, env=env, capture_output=True, text=True, timeout=60, check=False)
     check(done.stdout == text.replace("\r", "") and not done.stderr, "run: takes a hostfile as it is, by a pipe too",
           said(done))
+    _, env = place_mpirun('while [ "$1" != -machinefile ]; do shift; done; cat "$2"', "HYDRA build details:")
+    (SCRATCH / "hosts").write_text("  n1 slots = 4 max_slots = 8 # ours\nn2\tmax-slots=3\tslots=2\nn3:5\nn4\n")
+    done = launch("run", "--hostfile", "hosts", env={**env, "POSIXLY_CORRECT": "1"})
+    check(done.stdout == "n1:4\nn2:2\nn3:5\nn4\n", "run: and tells Hydra the same in its words", said(done))
     done = launch("run", "-H", "a:2,me@node-2.org,[fe80::1]:4,+n1,b:*", env=place_mpirun("echo well")[1])
     check(done.stdout == "well\n", "run: takes hosts as Open MPI writes them", said(done))
 
@@ -155,6 +165,9 @@ def test_handed_on():
     told = re.findall(r"-x (\S+)", done.stdout)
     check({"NCCL_DEBUG", "NCCL_IB_HCA", "CUDA_MODULE_LOADING", "CUDA_VISIBLE_DEVICES"} <= set(told),
           "run: other hosts get all settings of NCCL and CUDA, an empty one as well", said(done))
+    _, env = place_mpirun('echo "SLURM_EXPORT_ENV: ${SLURM_EXPORT_ENV-}"')
+    done = launch("run", "-np", 2, *DATA, env={**env, "SLURM_EXPORT_ENV": "NONE"})
+    check(done.stdout == "SLURM_EXPORT_ENV: \n", "run: and srun is not to take the environment away", said(done))
 
 
 def test_cores_in_translation():
@@ -323,8 +336,9 @@ def test_settings():
     def seen(name, expected, files=(), **env):
         for file, text in files:
             file.write_text(text)
-        done = subprocess.run(["bash", "-euc", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True, check=False,
-                              env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True)
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", asking, LAUNCH, prefix / "bin" / "mpirun"], text=True,
+                              env={"PATH": os.environ["PATH"], "HOME": str(home), **env}, capture_output=True,
+                              check=False)
         check(done.stdout == expected + "\n" and not done.stderr, f"settings of Open MPI: {name}", said(done))
 
     seen("none", "alone, /dev/shm", [(own, "# nothing\n"), (prte, "prte_default_hostfile = none\n"), (hosts, "#\n")])
@@ -499,10 +513,25 @@ def test_job_on_gpus():
         told = next((line for line in done.stdout.splitlines() if line.startswith("sbatch: ")), "")
         check(done.returncode == 75 and told and (wanted in told if wanted else "--gpus" not in told),
               f"a job's successor asks for its GPUs: {asked}", said(done))
+    done = run_job("exit 75", tools, SLURM_NTASKS="3", SLURM_NTASKS_PER_NODE="4", SLURM_MEM_PER_CPU="500")
+    check(" --ntasks=3 " in done.stdout and " --mem-per-cpu=500 " in done.stdout,
+          "a job's successor asks for as many tasks, and as much memory for each core", said(done))
     for asked in {"SLURM_GPUS_ON_NODE": "4"}, {}:
         done = run_job("", {"srun": 0}, LAUNCHER="srun", **asked)
         check(done.returncode == 0 and ("--cpu-bind=none" in done.stdout) == bool(asked),
               f"srun binds ranks on GPUs, and them alone, to no core: {asked}", said(done))
+
+
+def test_job_without_place():
+    """scaling.sbatch where its directory, or a log in it, cannot be made: nothing is run, and the job fails."""
+    home, env = place_job("echo started >&2")
+    (home / "dtrain").symlink_to("/bin/true")
+    (home / "taken/strong-1.log").mkdir(parents=True)
+    for out in "/proc/nowhere", "taken":
+        done = subprocess.run(["bash", home / "slurm/scaling.sbatch"], cwd=home, check=False, capture_output=True,
+                              text=True, env=os.environ | env | {"SLURM_JOB_NAME": "scaling", "OUT": out})
+        check(done.returncode == 1 and "%" not in done.stdout and "started" not in done.stderr,
+              f"scaling.sbatch: {out} cannot be written", said(done))
 
 
 def test_hidden_errors():
@@ -674,6 +703,7 @@ def test_early_stop():
 hung = test_hung_mpirun()
 next(hung)
 test_run()
+test_waits()
 test_hosts()
 test_binding()
 test_ranks_on_gpus()
@@ -689,6 +719,7 @@ test_stop_of_all()
 test_ignored_signals()
 test_job_clock()
 test_job_on_gpus()
+test_job_without_place()
 test_hidden_errors()
 test_terminal()
 test_progress_line()

@@ -2,6 +2,7 @@
 """launch/variants: four nets as jobs with cores of their own."""
 # needs: dtrain
 
+import contextlib
 import json
 import os
 import re
@@ -9,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
-from launching import DATA, HOSTILE, LAUNCH, SCRATCH, begin, fails, is_png, launch, said, wait_for
+from launching import DATA, HOSTILE, LAUNCH, SCRATCH, begin, children, fails, is_png, launch, said, wait_for
 from tap import check, finish
 from terminal import Terminal
 
@@ -157,6 +159,31 @@ def test_variants_hung_up():
           (code, *logs))
 
 
+def test_variants_killed():
+    """With -9, on a terminal that stays: all that it started ends, saved."""
+    out = SCRATCH / "killed"
+    command = [LAUNCH / "variants", "-np", 1, *DATA, "--epochs", 1000000, "--out", out]
+    terminal = Terminal(["/bin/sh", "-c", '"$@"; sleep 60', "sh", *command], SCRATCH, os.environ)
+
+    def left():
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if bytes(out) in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+        return found
+
+    wait_for(lambda: all((out / net / "checkpoint.safetensors").exists() for net in "ABCD"))
+    os.kill(children(terminal.process)[0], signal.SIGKILL)
+    ended = wait_for(lambda: left() == [terminal.process], 15)
+    for pid in left():
+        os.kill(pid, signal.SIGKILL)
+    terminal.finish()
+    logs = [(out / net / "log.txt").read_text() for net in "ABCD"]
+    check(ended and all("weights: " in log for log in logs), "variants: killed with -9: its jobs are saved and end",
+          logs)
+
+
 def test_variants_early_stop():
     """Signals at whatever moment of the start, which takes a while where lscpu does, reach all four or find none."""
     tools = SCRATCH / "slow"
@@ -212,6 +239,7 @@ test_variants_stop()
 test_variants_options_of_shell()
 test_variants_unheard()
 test_variants_hung_up()
+test_variants_killed()
 test_variants_early_stop()
 test_variants_seeds()
 finish()
