@@ -139,8 +139,6 @@ static void gather_outcomes(struct study *study)
     for (int i = study->first; i < study->end; i++) {
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
         study->outcomes[i].digest = trainer_digest(study->trainers[i]);
-        if (study->outcomes[i].status == RUN_STOPPED)
-            messenger_stop(&study->messenger, comm_rank(study->group) == 0);
     }
     messenger_wait(&study->messenger, comm_rank(study->group) == 0);
     share_outcomes(study);

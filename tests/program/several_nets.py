@@ -262,6 +262,22 @@ def failed_and_stopped():
     check(result.says(1, "net C", "not finite"), "resumed, the other comes to its end, exit 1", result)
 
 
+def stopped_where_a_net_has_ended():
+    """A signal to a rank whose net has ended, while others train on."""
+    for rank in 1, 2:  # the leader of its group, and another
+        out = f"one-ends-{rank}"
+        running = start(3, *ENDLESS, "--net", "A,D", "--out", out)
+        running.wait_for("net: D epoch: 2 ")
+        (FOLDER / out / "D").rename(FOLDER / out / "moved")
+        running.wait_for("was removed, moved or replaced")
+        seen = running.out.read_text().count("net: A epoch: ")
+        running.wait_for("net: A epoch: ", times=seen + 2)
+        running.signal(signal.SIGUSR1, rank)
+        result = running.finish(30)
+        check(result.says(75, f"{out}/D was removed, moved or replaced") and f"saved in {out}" in result.out,
+              f"SIGUSR1 to rank {rank}, whose net has ended, stops the other net", result)
+
+
 ALONE = {net: run(2, *SHORT, "--net", net, "--out", f"alone-{net}") for net in NETS}
 whole_studies()
 several_seeds()
@@ -272,4 +288,5 @@ within_an_epoch()
 mixed()
 one_has_more()
 failed_and_stopped()
+stopped_where_a_net_has_ended()
 finish()
