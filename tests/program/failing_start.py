@@ -23,6 +23,11 @@ def alone():
                               text=True, timeout=100, check=False)
         check(done.returncode == 0 and not done.stderr, f"{name} without mpirun where there is no ssh",
               done.stdout + done.stderr)
+    for variable in "OMPI_COMM_WORLD_SIZE", "PMI_SIZE":
+        done = subprocess.run([PROGRAM, *DATA, "--doctor"], env={**BARE, variable: "2"}, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=100, check=False)
+        check(done.returncode == 0 and "none: a single process" in done.stdout and not done.stderr,
+              f"{variable} is there, but no rank: a single process", done.stdout + done.stderr)
 
 
 def answers():
