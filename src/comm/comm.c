@@ -234,6 +234,11 @@ const char *comm_host_name(const struct comm *comm, int rank)
     return comm->host_names[rank];
 }
 
+int comm_world_rank(const struct comm *comm, int rank)
+{
+    return comm->group.world_ranks[rank];
+}
+
 bool comm_can_sum_on_device(const struct comm *comm)
 {
     return comm->transport->sum_on_device != NULL;

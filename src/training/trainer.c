@@ -156,7 +156,8 @@ bool trainer_compare_replicas(struct trainer *trainer, struct error *error)
         error, EXIT_DIVERGED,
         "%s: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
         "go on from the last checkpoint with --resume",
-        trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, odd, comm_host_name(comm, odd));
+        trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, comm_world_rank(comm, odd),
+        comm_host_name(comm, odd));
 }
 
 bool trainer_trust_data(struct trainer *trainer, struct error *error)

@@ -420,6 +420,11 @@ def slow():
                  FOLDER).finish()
     check(result.code == 0 and "dtrain: note: rank 0 on host" in result.err and "busy with files" in result.err,
           "writing a checkpoint takes longer than --timeout: noted", result)
+    options[-1:] = "of-study", "--net", "A,B"
+    result = Run(["mpirun", "-np", "1", *options, ":", "-np", "1", "env", f"LD_PRELOAD={library}", *options], {},
+                 FOLDER).finish()
+    check(result.code == 0 and "dtrain: note: rank 1 on host" in result.err,
+          "and of several nets, by the rank's number among all", result)
 
 
 unwritable()
