@@ -226,7 +226,7 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     study->data = data;
     study->world = world;
     study->count = trials_list(options, study->trials);
-    study->engine = engine_choose(options->engine, why, sizeof why, error);
+    study->engine = engine_choose(options->engine, world, why, sizeof why, error);
     name_directories(study, error);
 
     enum exit_code code;

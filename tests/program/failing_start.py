@@ -62,6 +62,26 @@ def few_threads():
               result)
 
 
+def slow_driver():
+    """CUDA takes longer to load on one rank than another waits for one that is silent."""
+    library = preloaded("slow_driver", """
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <string.h>
+        #include <unistd.h>
+        void *dlopen(const char *file, int mode)
+        {
+            static int loads;
+            if (file != NULL && strcmp(file, "libcuda.so.1") == 0 && loads++ == 0)
+                sleep(4);
+            return ((void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen"))(file, mode);
+        }""")
+    for what in (["--epochs", "1", "--out", FOLDER / "slow-driver", *DATA], ["--doctor", *DATA], ["--verify=0"]):
+        command = [PROGRAM, *what, "--timeout", 2]
+        code, output, _ = mpmd(command, ["env", f"LD_PRELOAD={library}", *command])
+        check(code == 0, f"a driver that takes long to load is no lost rank: {what[0]}", output)
+
+
 def early_signals():
     codes = []
     for delay in (0.3, 0.5, 0.8, 1.2):
@@ -195,6 +215,6 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, unlike_actions,
-             refused, diverged)
+side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, slow_driver,
+             unlike_actions, refused, diverged)
 finish()
