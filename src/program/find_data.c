@@ -36,9 +36,8 @@ static void make(const struct data_choice *choice, struct comm *world, char dire
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error)
 {
     struct data_choice choice;
-    if (!find_data_choose(wanted, &choice, error))
-        return false;
-    if (comm_rank(world) == 0)
+    bool chosen = find_data_choose(wanted, &choice, error); /* DTRAIN_DATA may differ from rank to rank */
+    if (chosen && comm_rank(world) == 0)
         make(&choice, world, directory, error);
     if (!comm_agree(world, error)) /* then other hosts find it, too, where they share the cache */
         return false;

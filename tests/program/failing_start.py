@@ -185,6 +185,16 @@ def unlike_actions():
               f"{action} on one rank alone is refused", output)
 
 
+def unlike_data():
+    """DTRAIN_DATA is of each rank's own environment: on one it may name what cannot be."""
+    command = [PROGRAM, "--epochs", "1", "--batch-size", "64", "--timeout", 5, "--out", FOLDER / "unlike-data"]
+    good, bad = (["env", f"DTRAIN_DATA=synthetic:{which}", *command] for which in ("335+64", "bad"))
+    for parts in (bad, good), (good, bad), (good, good, bad), (bad, good, good):
+        code, output, _ = mpmd(*parts)
+        check(code == 2 and output.count("dtrain: ") == 1 and "DTRAIN_DATA synthetic:bad: want" in output,
+              f"DTRAIN_DATA that cannot be, on rank {parts.index(bad)} of {len(parts)}", output)
+
+
 def stalled_study():
     """Groups that do not wait for each other notice all the same that world rank 0 is gone."""
     running = start(4, *ENDLESS, "--net", "all", "--timeout", 4, "--out", FOLDER / "stalled")
@@ -216,5 +226,5 @@ def diverged():
 
 
 side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, slow_driver,
-             unlike_actions, refused, diverged)
+             unlike_actions, unlike_data, refused, diverged)
 finish()
