@@ -81,15 +81,16 @@ static bool open_group(struct study *study, struct error *error)
     return comm_agree(study->world, error);
 }
 
-static bool name_directories(struct study *study, struct error *error)
+static void name_directories(struct study *study, struct error *error)
 {
     if (!trials_directory(study->options, study->directory, sizeof study->directory, error))
-        return false;
-    if (study->count > 1 && comm_rank(study->world) == 0 && !run_directory_admits_study(study->directory, error))
-        return false;
+        return;
     for (int i = 0; i < study->count; i++)
         strcpy(stpcpy(study->directories[i], study->directory), study->trials[i].path); /* fits, as declared */
-    return true;
+    comm_away(study->world);
+    if (study->count > 1 && comm_rank(study->world) == 0)
+        run_directory_admits_study(study->directory, error);
+    comm_back(study->world);
 }
 
 /* --- the trainers ----------------------------------------------------------------------------------- */

@@ -106,7 +106,9 @@ void trainer_close(struct trainer *trainer)
 {
     if (trainer->engine != NULL)
         trainer->engine->ops->close(trainer->engine);
+    comm_away(trainer->setup.comm);
     run_files_close(&trainer->files);
+    comm_back(trainer->setup.comm);
     free(trainer->order_ahead);
     free(trainer->order);
     free(trainer->state.velocity);
