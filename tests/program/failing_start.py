@@ -4,6 +4,7 @@
 # timed: what happens first is a matter of moments
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -195,6 +196,21 @@ def unlike_data():
               f"DTRAIN_DATA that cannot be, on rank {parts.index(bad)} of {len(parts)}", output)
 
 
+def failing_mpi():
+    """What MPI fails at ends the job as a lost rank does: here one sends more than another has room for."""
+    library = preloaded("failing_mpi", """
+        int PMPI_Iallreduce(const void *, void *, int, void *, void *, void *, void **);
+        int MPI_Iallreduce(const void *from, void *to, int count, void *type, void *operation, void *comm, void **request)
+        {
+            static char more[1 << 20];
+            return PMPI_Iallreduce(from, more, count + 1, type, operation, comm, request);
+        }""")
+    command = [PROGRAM, *ENDLESS, "--timeout", 5, "--out", FOLDER / "failing-mpi"]
+    code, output, _ = mpmd(command, ["env", f"LD_PRELOAD={library}", *command])
+    check(code == 4 and re.search(r"^dtrain: rank \d on host .*: MPI_Test\(.*truncate", output, re.M) and
+          "FATAL" not in output, "MPI that fails: exit 4, and a line of dtrain's own", output)
+
+
 def stalled_study():
     """Groups that do not wait for each other notice all the same that world rank 0 is gone."""
     running = start(4, *ENDLESS, "--net", "all", "--timeout", 4, "--out", FOLDER / "stalled")
@@ -226,5 +242,5 @@ def diverged():
 
 
 side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, slow_driver,
-             unlike_actions, unlike_data, refused, diverged)
+             unlike_actions, unlike_data, failing_mpi, refused, diverged)
 finish()
