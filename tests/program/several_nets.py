@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 from dtrain import FOLDER, PROGRAM, ROOT, Run, content, metrics, preloaded, progress, run, start
 from tap import check, finish, skip
@@ -262,6 +263,21 @@ def failed_and_stopped():
     check(result.says(1, "net C", "not finite"), "resumed, the other comes to its end, exit 1", result)
 
 
+def unsaved():
+    """Nets that cannot be saved as another is stopped: each is told, and the other can be gone on with."""
+    options = ["--data", "synthetic:20000+70", "--lr", "0.05", "--net", "A,B,C", "--out", "unsaved"]
+    running = start(1, *options, "--epochs", "9", "--checkpoint-every", "9")
+    running.wait_for("net: C epoch: 1 ")
+    time.sleep(0.1)
+    for net in "BC":
+        (FOLDER / "unsaved" / net).rename(FOLDER / "unsaved" / f"moved-{net}")
+    running.signal(signal.SIGUSR1)
+    result = running.finish(60)
+    told = re.findall(r"^unsaved/(.) was removed, moved or replaced", result.out, re.MULTILINE)
+    check(result.code == 75 and told == ["B", "C"] and "(A), saved in unsaved" in result.out,
+          "two nets cannot be saved as the first is stopped: both are told", result)
+
+
 def stopped_where_a_net_has_ended():
     """A signal to a rank whose net has ended, while others train on."""
     for rank in 1, 2:  # the leader of its group, and another
@@ -289,4 +305,5 @@ mixed()
 one_has_more()
 failed_and_stopped()
 stopped_where_a_net_has_ended()
+unsaved()
 finish()
