@@ -186,6 +186,16 @@ def unlike_actions():
               f"{action} on one rank alone is refused", output)
 
 
+def blocked():
+    """Signals that the starter has blocked, as a thread does of its own and hands on."""
+    running = Run(["env", "--block-signal=USR1,ALRM", PROGRAM, *ENDLESS, "--out", FOLDER / "blocked"], {}, FOLDER)
+    running.wait_for("epoch: 2 ")
+    running.signal(signal.SIGUSR1)
+    result = running.finish(20)
+    check(result.code == 75 and "stopped by SIGUSR1" in result.out, "a signal that was blocked as the run began",
+          result)
+
+
 def unlike_data():
     """DTRAIN_DATA is of each rank's own environment: on one it may name what cannot be."""
     command = [PROGRAM, "--epochs", "1", "--batch-size", "64", "--timeout", 5, "--out", FOLDER / "unlike-data"]
@@ -200,7 +210,8 @@ def failing_mpi():
     """What MPI fails at ends the job as a lost rank does: here one sends more than another has room for."""
     library = preloaded("failing_mpi", """
         int PMPI_Iallreduce(const void *, void *, int, void *, void *, void *, void **);
-        int MPI_Iallreduce(const void *from, void *to, int count, void *type, void *operation, void *comm, void **request)
+        int MPI_Iallreduce(const void *from, void *to, int count, void *type, void *operation, void *comm,
+                           void **request)
         {
             static char more[1 << 20];
             return PMPI_Iallreduce(from, more, count + 1, type, operation, comm, request);
@@ -242,5 +253,5 @@ def diverged():
 
 
 side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, slow_driver,
-             unlike_actions, unlike_data, failing_mpi, refused, diverged)
+             blocked, unlike_actions, unlike_data, failing_mpi, refused, diverged)
 finish()
