@@ -245,7 +245,7 @@ static const struct engine_ops *nodes_start(struct nodes *n, char *name, size_t 
 {
     struct error error = {0};
     n->world = comm_open_world(60);
-    const struct engine_ops *ops = engine_choose(n->fused ? "fused" : "cudnn", name, bytes, &error);
+    const struct engine_ops *ops = engine_choose(n->fused ? "fused" : "cudnn", n->world, name, bytes, &error);
     if (!comm_agree(n->world, &error))
         nodes_fail(n, &error);
     n->comm = comm_split(n->world, 0, "auto", engine_comm_use(ops), &error);

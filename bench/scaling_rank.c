@@ -215,7 +215,7 @@ static bool open_engine(struct bench *b, struct comm *world, struct error *error
     char why[300];
     struct trial trials[MOST_TRIALS];
     const struct options *o = b->options;
-    const struct engine_ops *ops = engine_choose(o->engine, why, sizeof why, error);
+    const struct engine_ops *ops = engine_choose(o->engine, world, why, sizeof why, error);
     trials_list(o, trials);
     if (comm_agree(world, error))
         b->comm = comm_split(world, 0, o->comm, engine_comm_use(ops), error);

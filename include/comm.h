@@ -54,6 +54,7 @@ int comm_host_rank(const struct comm *comm);   /* rank among the group's ranks o
 int comm_host_count(const struct comm *comm);  /* how many hosts the group spans */
 const char *comm_host_name(const struct comm *comm, int rank);
 int comm_first_of_host(const struct comm *comm, int rank); /* the first of the group's ranks on that rank's host */
+int comm_world_rank(const struct comm *comm, int rank);    /* of a rank of the group, for messages */
 
 /* The names that comm_split takes: "auto, [...], nccl (one GPU a rank) or mpi"; without the notes: "auto, peers, nccl
  * or mpi". */

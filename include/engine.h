@@ -9,7 +9,7 @@
  * Threads: one at a time, as with its comm; nets that take turns (turns.h) have an engine each, none opened beside
  * another. A GPU engine may start threads of its libraries, which call nothing here.
  *
- *     const struct engine_ops *ops = engine_choose("auto", why, sizeof why, &error);
+ *     const struct engine_ops *ops = engine_choose("auto", NULL, why, sizeof why, &error);
  *     struct engine *engine = ops->open(&setup, &error);
  *     ops->write(engine, weights, velocity);
  *     ops->begin_epoch(engine, order);
@@ -140,8 +140,10 @@ struct engine {
 enum sum_slot { SLOT_LOSS, SLOT_STOP, SLOT_REFUSED, SUM_SLOTS }; /* at [n_gradient + slot] */
 
 /* The engine called `name`, or for "auto" the best available. NULL with *error set (EXIT_USAGE) if
- * there is none of that name or this machine cannot run it. `why` says why it was chosen. */
-const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error);
+ * there is none of that name or this machine cannot run it. `why` says why it was chosen. Loading CUDA may take long:
+ * comm's other ranks may wait meanwhile; NULL: there are none. Not collective. */
+const struct engine_ops *engine_choose(const char *name, struct comm *comm, char *why, size_t why_bytes,
+                                       struct error *error);
 enum comm_use engine_comm_use(const struct engine_ops *ops); /* for comm_split */
 
 /* "auto, cudnn (GPUs), [...] or cpu"; without the notes: "auto, cudnn, fused or cpu". */

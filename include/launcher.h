@@ -25,7 +25,7 @@ static inline const char *launcher_rank(void)
     return rank;
 }
 
-/* How many ranks it started in all, 0 where it does not tell. */
+/* How many ranks it started in all, 0 where it does not tell, or nobody did. */
 int launcher_size(void);
 
 /* "mpirun", "mpiexec (Hydra)" or "srun"; NULL: none. */

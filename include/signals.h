@@ -6,9 +6,9 @@
 #include <signal.h>
 #include <stdbool.h>
 
-/* From now on the first such signal raises the flag; another, half a second later or more, ends the
- * process at once (signals come in pairs when a launcher forwards what the terminal has sent already). SIGPIPE, which
- * comes with every line, counts as neither. */
+/* From now on the first such signal raises the flag, also where the starter has blocked it; another, half a second
+ * later or more, ends the process at once (signals come in pairs when a launcher forwards what the terminal has sent
+ * already). SIGPIPE, which comes with every line, counts as neither. */
 void signals_install(void);
 
 /* Not 0 once this rank is asked to stop. */

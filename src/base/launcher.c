@@ -22,7 +22,7 @@ int launcher_size(void)
     const char *size = getenv("OMPI_COMM_WORLD_SIZE");
     if (size == NULL)
         size = getenv("PMI_SIZE");
-    return size != NULL ? atoi(size) : 0;
+    return size != NULL && launcher_rank() != NULL ? atoi(size) : 0;
 }
 
 const char *launcher_name(void)

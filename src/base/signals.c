@@ -48,6 +48,10 @@ void signals_install(void)
             sigaction(number, &action, NULL);
     }
 
+    sigset_t none; /* a starter may have left some blocked */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit is an error of its write */
 
     if (sigaction(SIGCHLD, NULL, &before) == 0 && before.sa_handler == SIG_IGN)

@@ -18,8 +18,8 @@ static void *stand_in(void *context)
         watch_acknowledge(comm->watch);
         busy_seconds += LOOK_SECONDS;
         if (!told && busy_seconds > limit) {
-            error_note("rank %d on host %s has been busy with files for %g s; the others wait for it", comm->rank,
-                       comm_host_name(comm, comm->rank), limit);
+            error_note("rank %d on host %s has been busy with files for %g s; the others wait for it",
+                       comm_world_rank(comm, comm->rank), comm_host_name(comm, comm->rank), limit);
             told = true;
         }
         next = clock_after(LOOK_SECONDS);

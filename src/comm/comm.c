@@ -76,7 +76,6 @@ static struct comm *open_group(MPI_Comm mpi, struct watch *watch, struct guard *
     comm->transport = &transport_mpi;
     comm->outbox.request = MPI_REQUEST_NULL;
     comm->slice_peers = MPI_COMM_NULL;
-    MPI_CHECK(MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
     MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
     learn_group(comm);
@@ -94,7 +93,10 @@ static void want_no_daemon(void)
 }
 
 /* Nets that share a GPU have a thread each, of which one at a time runs, and calls MPI (turns.h). All ranks run the
- * same library and get the same level of threads, so rank 0 alone prints the message and ends the job. */
+ * same library and get the same level of threads, so rank 0 alone prints the message and ends the job.
+ *
+ * Errors of MPI come back to MPI_CHECK: on the world's copies and parts, which inherit that, and on the world, by which
+ * Open MPI judges what a non-blocking collective of any of them ends with. */
 static struct guard *start_mpi(double timeout_seconds)
 {
     int threads, rank;
@@ -103,6 +105,7 @@ static struct guard *start_mpi(double timeout_seconds)
     struct guard *guard = guard_open(timeout_seconds);
     guard_begin(guard, "starting MPI", SLOW_SECONDS + timeout_seconds);
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads));
+    MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     if (threads < MPI_THREAD_SERIALIZED && rank == 0)
         abort_job(MPI_COMM_WORLD, EXIT_RUNTIME,
@@ -232,6 +235,11 @@ int comm_first_of_host(const struct comm *comm, int rank)
 const char *comm_host_name(const struct comm *comm, int rank)
 {
     return comm->host_names[rank];
+}
+
+int comm_world_rank(const struct comm *comm, int rank)
+{
+    return comm->group.world_ranks[rank];
 }
 
 bool comm_can_sum_on_device(const struct comm *comm)

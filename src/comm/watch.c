@@ -42,7 +42,6 @@ struct watch *watch_open(MPI_Comm world, double timeout_seconds)
 {
     struct watch *watch = memory_allocate(1, sizeof *watch, "the watch");
     MPI_CHECK(MPI_Comm_dup(world, &watch->mpi));
-    MPI_CHECK(MPI_Comm_set_errhandler(watch->mpi, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(watch->mpi, &watch->rank));
     MPI_CHECK(MPI_Comm_size(watch->mpi, &watch->size));
     watch->timeout_seconds = timeout_seconds;

@@ -12,12 +12,14 @@ int devices_index(int local_rank, int visible)
 void devices_gather(struct comm *comm, struct device *all)
 {
     struct device mine = {.index = -1};
+    comm_away(comm); /* CUDA may take long to load */
     const struct gpu_part *part = gpu_load(mine.why, sizeof mine.why);
     const char *host = getenv("NCCL_HOSTID"), *list = getenv("CUDA_VISIBLE_DEVICES");
     snprintf(mine.host, sizeof mine.host, "%s", host != NULL ? host : comm_host_name(comm, comm_rank(comm)));
     snprintf(mine.visible_list, sizeof mine.visible_list, "%s", list != NULL ? list : "");
     if (part != NULL)
         part->look(comm_local_rank(comm), &mine);
+    comm_back(comm);
     comm_gather(comm, &mine, sizeof mine, all);
     comm_broadcast(comm, all, (size_t)comm_size(comm) * sizeof *all, 0);
 }

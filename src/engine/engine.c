@@ -66,7 +66,8 @@ void engine_names(char *text, size_t bytes, bool notes)
     }
 }
 
-const struct engine_ops *engine_choose(const char *name, char *why, size_t why_bytes, struct error *error)
+const struct engine_ops *engine_choose(const char *name, struct comm *comm, char *why, size_t why_bytes,
+                                       struct error *error)
 {
     bool any = strcmp(name, "auto") == 0, known = any;
     why[0] = '\0';
@@ -75,7 +76,11 @@ const struct engine_ops *engine_choose(const char *name, char *why, size_t why_b
         if (!any && strcmp(name, engines[i].name) != 0)
             continue;
         known = true;
+        if (comm != NULL)
+            comm_away(comm);
         const struct engine_ops *found = engine_find(i, reason, sizeof reason);
+        if (comm != NULL)
+            comm_back(comm);
         if (why[0] == '\0') /* why the best one is not available: the reason for taking the next */
             snprintf(why, why_bytes, "%s%s%s", found || !any ? "" : engines[i].name, found || !any ? "" : ": ", reason);
         if (found != NULL)

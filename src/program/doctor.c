@@ -92,7 +92,7 @@ static void print_devices(const struct device *devices, int count)
         row("", "note: %s", text);
 }
 
-static void print_engines(const struct options *options, enum comm_use *use, struct error *error)
+static void print_engines(const struct options *options, struct comm *world, enum comm_use *use, struct error *error)
 {
     char why[400] = "";
     for (int i = 0; engine_name(i) != NULL; i++) {
@@ -100,7 +100,7 @@ static void print_engines(const struct options *options, enum comm_use *use, str
         bool available = engine_find(i, why, sizeof why) != NULL;
         row("engine", "%s: %s%s%s", engine_name(i), available ? "available" : "not available", *why ? ": " : "", why);
     }
-    const struct engine_ops *chosen = engine_choose(options->engine, why, sizeof why, error);
+    const struct engine_ops *chosen = engine_choose(options->engine, world, why, sizeof why, error);
     if (chosen == NULL)
         return;
     row("", "--engine %s would choose %s", options->engine, chosen->name);
@@ -151,7 +151,7 @@ enum exit_code doctor(const struct options *options, struct comm *world)
         print_versions();
         print_ranks(world, facts);
         print_devices(devices, comm_size(world));
-        print_engines(options, &use, &errors[0]);
+        print_engines(options, world, &use, &errors[0]);
     }
     comm_broadcast(world, &use, sizeof use, 0);
     try_comm(options, world, use, &errors[1]);

@@ -23,36 +23,46 @@ bool find_data_choose(const char *wanted, struct data_choice *choice, struct err
 }
 
 /* If it is not in the cache yet. */
-static void make(const struct data_choice *choice, struct comm *world, char directory[4096], struct error *error)
+static void make(const struct data_choice *choice, char directory[4096], struct error *error)
 {
-    comm_away(world); /* it may draw a million pictures */
     if (choice->kind == DATA_SYNTHETIC)
         synthetic_make(choice->train, choice->test, directory, error);
     else if (choice->kind == DATA_TO_CONVERT)
         convert_data(choice->named, directory, error);
-    comm_back(world);
 }
 
-bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error)
+static bool find(const struct data_choice *choice, const char *wanted, char directory[4096], struct error *error)
 {
-    struct data_choice choice;
-    if (!find_data_choose(wanted, &choice, error))
-        return false;
-    if (comm_rank(world) == 0)
-        make(&choice, world, directory, error);
-    if (!comm_agree(world, error)) /* then other hosts find it, too, where they share the cache */
-        return false;
-    if (comm_rank(world) > 0 && comm_host_rank(world) == 0)
-        make(&choice, world, directory, error);
-    if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
-        return false;
-    switch (choice.kind) {
+    switch (choice->kind) {
     case DATA_SYNTHETIC:
-        return synthetic_find(choice.train, choice.test, directory, error);
+        return synthetic_find(choice->train, choice->test, directory, error);
     case DATA_TO_CONVERT:
-        return convert_data_find(choice.named, directory, error);
+        return convert_data_find(choice->named, directory, error);
     case DATA_BINARY:
         break;
     }
     return dataset_find(wanted, directory, error);
+}
+
+/* Between the agreements the rank is away: it may draw a million pictures, or look into a slow file system. */
+bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error)
+{
+    struct data_choice choice;
+    comm_away(world);
+    bool chosen = find_data_choose(wanted, &choice, error); /* DTRAIN_DATA may differ from rank to rank */
+    if (chosen && comm_rank(world) == 0)
+        make(&choice, directory, error);
+    comm_back(world);
+    if (!comm_agree(world, error)) /* then other hosts find it, too, where they share the cache */
+        return false;
+    comm_away(world);
+    if (comm_rank(world) > 0 && comm_host_rank(world) == 0)
+        make(&choice, directory, error);
+    comm_back(world);
+    if (!comm_agree(world, error)) /* then all of a host find what its first rank has made */
+        return false;
+    comm_away(world);
+    bool found = find(&choice, wanted, directory, error);
+    comm_back(world);
+    return found;
 }

@@ -48,11 +48,12 @@ void messenger_report(void *context, const struct event *event)
         signals_request_stop();
 }
 
-void messenger_stop(struct messenger *messenger, bool leader)
+/* Any other rank that had a signal, while it waits: it has stopped this rank's group, or came after that had ended. */
+static void pass_stop_on(void *context)
 {
-    signals_request_stop();
-    if (leader && comm_rank(messenger->world) != 0)
-        comm_send(messenger->world, 0, &stop, sizeof stop);
+    struct messenger *messenger = context;
+    if (messenger->told == 0 && *signals_stop_flag() && comm_try_send(messenger->world, 0, &stop, sizeof stop))
+        messenger->told = 1;
 }
 
 /* A barrier does not wait for messages: the last of them may still be on their way. */
@@ -71,7 +72,7 @@ void messenger_wait(struct messenger *messenger, bool leader)
     bool first = comm_rank(messenger->world) == 0;
     if (leader && !first)
         comm_send(messenger->world, 0, &end, sizeof end);
-    comm_barrier_serving(messenger->world, first ? serve : NULL, messenger);
+    comm_barrier_serving(messenger->world, first ? serve : pass_stop_on, messenger);
     if (first)
         comm_wait(messenger->world, have_all_ended, messenger, "the last news of the other groups");
 }

@@ -82,7 +82,7 @@ static bool open_group(struct study *study, struct error *error)
 }
 
 /* Every directory above trials': of DIR/seed1/A these are DIR, where seed1 is to be, and DIR/seed1, where A is. */
-static bool admits_trials(const struct study *study, struct error *error)
+static void look_above_trials(const struct study *study, struct error *error)
 {
     bool admits = true;
     for (int i = 0; i < study->count; i++) {
@@ -95,16 +95,18 @@ static bool admits_trials(const struct study *study, struct error *error)
             *slash = '/';
         }
     }
-    return admits;
 }
 
-static bool name_directories(struct study *study, struct error *error)
+static void name_directories(struct study *study, struct error *error)
 {
     if (!trials_directory(study->options, study->directory, sizeof study->directory, error))
-        return false;
+        return;
     for (int i = 0; i < study->count; i++)
         strcpy(stpcpy(study->directories[i], study->directory), study->trials[i].path); /* fits, as declared */
-    return comm_rank(study->world) > 0 || admits_trials(study, error);
+    comm_away(study->world);
+    if (comm_rank(study->world) == 0)
+        look_above_trials(study, error);
+    comm_back(study->world);
 }
 
 /* --- the trainers ----------------------------------------------------------------------------------- */
@@ -154,8 +156,6 @@ static void gather_outcomes(struct study *study)
     for (int i = study->first; i < study->end; i++) {
         study->outcomes[i].progress = *trainer_progress(study->trainers[i]);
         study->outcomes[i].digest = trainer_digest(study->trainers[i]);
-        if (study->outcomes[i].status == RUN_STOPPED)
-            messenger_stop(&study->messenger, comm_rank(study->group) == 0);
     }
     messenger_wait(&study->messenger, comm_rank(study->group) == 0);
     share_outcomes(study);
@@ -243,7 +243,7 @@ enum exit_code study_run(const struct options *options, const struct dataset *da
     study->data = data;
     study->world = world;
     study->count = trials_list(options, study->trials);
-    study->engine = engine_choose(options->engine, why, sizeof why, error);
+    study->engine = engine_choose(options->engine, world, why, sizeof why, error);
     name_directories(study, error);
 
     enum exit_code code;

@@ -16,8 +16,11 @@ static void save_others(const struct rank_trials *trials)
 {
     for (int i = 0; i < trials->count; i++) {
         struct outcome *outcome = &trials->outcomes[i];
-        if (outcome->status == RUN_GOING)
-            outcome->status = trainer_save(trials->trainers[i], &outcome->error) ? RUN_STOPPED : RUN_FAILED;
+        if (outcome->status != RUN_GOING)
+            continue;
+        outcome->status = trainer_save(trials->trainers[i], &outcome->error) ? RUN_STOPPED : RUN_FAILED;
+        if (outcome->status == RUN_FAILED)
+            report_failure(trials, i);
     }
 }
 

@@ -106,7 +106,9 @@ void trainer_close(struct trainer *trainer)
 {
     if (trainer->engine != NULL)
         trainer->engine->ops->close(trainer->engine);
+    comm_away(trainer->setup.comm);
     run_files_close(&trainer->files);
+    comm_back(trainer->setup.comm);
     free(trainer->order_ahead);
     free(trainer->order);
     free(trainer->state.velocity);
@@ -156,7 +158,8 @@ bool trainer_compare_replicas(struct trainer *trainer, struct error *error)
         error, EXIT_DIVERGED,
         "%s: after step %llu the weights or the momentum of rank %d (host %s) differ from the other replicas'; "
         "go on from the last checkpoint with --resume",
-        trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, odd, comm_host_name(comm, odd));
+        trainer->setup.trial->name, (unsigned long long)trainer->state.progress.step, comm_world_rank(comm, odd),
+        comm_host_name(comm, odd));
 }
 
 bool trainer_trust_data(struct trainer *trainer, struct error *error)

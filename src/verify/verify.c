@@ -43,7 +43,7 @@ static void prepare(struct examination *e)
 static bool choose_engine(struct examination *e, struct error *error)
 {
     char why[400];
-    e->verify->ops = engine_choose(e->options->engine, why, sizeof why, error);
+    e->verify->ops = engine_choose(e->options->engine, e->world, why, sizeof why, error);
     return comm_agree(e->world, error) && agree_on_engine(e->verify->ops, why, e->world, error);
 }
 

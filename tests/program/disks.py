@@ -420,6 +420,61 @@ def slow():
                  FOLDER).finish()
     check(result.code == 0 and "dtrain: note: rank 0 on host" in result.err and "busy with files" in result.err,
           "writing a checkpoint takes longer than --timeout: noted", result)
+    options[-1:] = "of-study", "--net", "A,B"
+    result = Run(["mpirun", "-np", "1", *options, ":", "-np", "1", "env", f"LD_PRELOAD={library}", *options], {},
+                 FOLDER).finish()
+    check(result.code == 0 and "dtrain: note: rank 1 on host" in result.err,
+          "and of several nets, by the rank's number among all", result)
+
+
+def slow_looks():
+    """Nor where it takes that long to say whether something is there, or to close a file."""
+    library = preloaded("slow_looks", """
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/stat.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        static void wait_at(const char *what, const char *name, const char *end)
+        {
+            static int waits;
+            size_t length = strlen(name), of_end = strlen(end);
+            if (strcmp(getenv("SLOW"), what) == 0 && length >= of_end && strcmp(name + length - of_end, end) == 0 &&
+                waits++ == 0)
+                sleep(4);
+        }
+        int stat(const char *name, struct stat *status)
+        {
+            wait_at("stat", name, "/slow-looks");
+            return fstatat(AT_FDCWD, name, status, 0);
+        }
+        int faccessat(int at, const char *name, int mode, int flags)
+        {
+            wait_at("faccessat", name, "run.json");
+            return (int)syscall(SYS_faccessat, at, name, mode); /* the flags do not matter here */
+        }
+        int fclose(FILE *file)
+        {
+            char link[40], name[4096] = "";
+            snprintf(link, sizeof link, "/proc/self/fd/%d", fileno(file));
+            if (readlink(link, name, sizeof name - 1) > 0)
+                wait_at("fclose", name, "/metrics.jsonl");
+            return ((int (*)(FILE *))dlsym(RTLD_NEXT, "fclose"))(file);
+        }""")
+    (drawn,) = (FOLDER / "cache" / "dtrain").glob("synthetic-335-70")
+    shutil.copytree(drawn, FOLDER / "slow-looks")
+    for call in "stat", "faccessat", "fclose":
+        (FOLDER / call).mkdir()
+        options = [PROGRAM, *TRAIN, "--net", "A,B", "--data", FOLDER / "slow-looks", "--epochs", "1", "--timeout", "2",
+                   "--out", call]
+        result = Run(["mpirun", "-np", "1", "env", f"LD_PRELOAD={library}", f"SLOW={call}", *options, ":", "-np", "1",
+                      *options], {}, FOLDER).finish()
+        check(result.code == 0 and result.digest and "busy with files" in result.err,
+              f"{call} takes longer than --timeout: no rank is lost", result)
 
 
 unwritable()
@@ -433,6 +488,7 @@ somebodys()
 automounted()
 unrecorded()
 slow()
+slow_looks()
 seldom()
 disk_full()
 read_only()

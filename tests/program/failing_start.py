@@ -4,6 +4,7 @@
 # timed: what happens first is a matter of moments
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -23,6 +24,11 @@ def alone():
                               text=True, timeout=100, check=False)
         check(done.returncode == 0 and not done.stderr, f"{name} without mpirun where there is no ssh",
               done.stdout + done.stderr)
+    for variable in "OMPI_COMM_WORLD_SIZE", "PMI_SIZE":
+        done = subprocess.run([PROGRAM, *DATA, "--doctor"], env={**BARE, variable: "2"}, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=100, check=False)
+        check(done.returncode == 0 and "none: a single process" in done.stdout and not done.stderr,
+              f"{variable} is there, but no rank: a single process", done.stdout + done.stderr)
 
 
 def answers():
@@ -55,6 +61,26 @@ def few_threads():
         result = run(ranks, *DATA, "--epochs", "1", "--out", "few", seconds=30, env={"LD_PRELOAD": str(library)})
         check(result.says(1, "MPI_THREAD_SERIALIZED"), f"too few threads, {ranks or 1} ranks: one line, exit 1",
               result)
+
+
+def slow_driver():
+    """CUDA takes longer to load on one rank than another waits for one that is silent."""
+    library = preloaded("slow_driver", """
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <string.h>
+        #include <unistd.h>
+        void *dlopen(const char *file, int mode)
+        {
+            static int loads;
+            if (file != NULL && strcmp(file, "libcuda.so.1") == 0 && loads++ == 0)
+                sleep(4);
+            return ((void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen"))(file, mode);
+        }""")
+    for what in (["--epochs", "1", "--out", FOLDER / "slow-driver", *DATA], ["--doctor", *DATA], ["--verify=0"]):
+        command = [PROGRAM, *what, "--timeout", 2]
+        code, output, _ = mpmd(command, ["env", f"LD_PRELOAD={library}", *command])
+        check(code == 0, f"a driver that takes long to load is no lost rank: {what[0]}", output)
 
 
 def early_signals():
@@ -160,6 +186,42 @@ def unlike_actions():
               f"{action} on one rank alone is refused", output)
 
 
+def blocked():
+    """Signals that the starter has blocked, as a thread does of its own and hands on."""
+    running = Run(["env", "--block-signal=USR1,ALRM", PROGRAM, *ENDLESS, "--out", FOLDER / "blocked"], {}, FOLDER)
+    running.wait_for("epoch: 2 ")
+    running.signal(signal.SIGUSR1)
+    result = running.finish(20)
+    check(result.code == 75 and "stopped by SIGUSR1" in result.out, "a signal that was blocked as the run began",
+          result)
+
+
+def unlike_data():
+    """DTRAIN_DATA is of each rank's own environment: on one it may name what cannot be."""
+    command = [PROGRAM, "--epochs", "1", "--batch-size", "64", "--timeout", 5, "--out", FOLDER / "unlike-data"]
+    good, bad = (["env", f"DTRAIN_DATA=synthetic:{which}", *command] for which in ("335+64", "bad"))
+    for parts in (bad, good), (good, bad), (good, good, bad), (bad, good, good):
+        code, output, _ = mpmd(*parts)
+        check(code == 2 and output.count("dtrain: ") == 1 and "DTRAIN_DATA synthetic:bad: want" in output,
+              f"DTRAIN_DATA that cannot be, on rank {parts.index(bad)} of {len(parts)}", output)
+
+
+def failing_mpi():
+    """What MPI fails at ends the job as a lost rank does: here one sends more than another has room for."""
+    library = preloaded("failing_mpi", """
+        int PMPI_Iallreduce(const void *, void *, int, void *, void *, void *, void **);
+        int MPI_Iallreduce(const void *from, void *to, int count, void *type, void *operation, void *comm,
+                           void **request)
+        {
+            static char more[1 << 20];
+            return PMPI_Iallreduce(from, more, count + 1, type, operation, comm, request);
+        }""")
+    command = [PROGRAM, *ENDLESS, "--timeout", 5, "--out", FOLDER / "failing-mpi"]
+    code, output, _ = mpmd(command, ["env", f"LD_PRELOAD={library}", *command])
+    check(code == 4 and re.search(r"^dtrain: rank \d on host .*: MPI_Test\(.*truncate", output, re.M) and
+          "FATAL" not in output, "MPI that fails: exit 4, and a line of dtrain's own", output)
+
+
 def stalled_study():
     """Groups that do not wait for each other notice all the same that world rank 0 is gone."""
     running = start(4, *ENDLESS, "--net", "all", "--timeout", 4, "--out", FOLDER / "stalled")
@@ -190,6 +252,6 @@ def diverged():
     check(not (FOLDER / "diverged" / "model-best.safetensors").exists(), "and no best model is made of it")
 
 
-side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, unlike_actions,
-             refused, diverged)
+side_by_side(2, stalled_study, early_signals, stopped_start, siblings, alone, answers, few_threads, slow_driver,
+             blocked, unlike_actions, unlike_data, failing_mpi, refused, diverged)
 finish()

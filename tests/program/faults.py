@@ -333,15 +333,21 @@ def diverged():
     """At a learning rate of 0 the weights stand still, so they are found in memory by their values. What is flipped in
     the moment between comparing and writing is written, and no test of this: hence stop_between_saves."""
     options = ["--data", "synthetic:20000+70", "--lr", "0", "--eval-every", "1000000"]
-    for rank in 1, 0:
-        out = f"diverged{rank}"
-        running = start(3, *ENDLESS, *options, "--out", out)
-        running.wait_for("epoch: 2 ")
+
+    def flip(running, rank, out):
+        """Returns the weights as they were, and how often they lay there."""
         weights = read(FOLDER / out / "checkpoint.safetensors")[0]["conv1.bias"][1].tobytes()
         pid = running.rank_process(rank)
         check(stop_between_saves(pid, FOLDER / out / "checkpoint.safetensors"), f"rank {rank} stands between two saves")
         found = flip_weights(pid, weights)
         os.kill(pid, signal.SIGCONT)
+        return weights, found
+
+    for rank in 1, 0:
+        out = f"diverged{rank}"
+        running = start(3, *ENDLESS, *options, "--out", out)
+        running.wait_for("epoch: 2 ")
+        weights, found = flip(running, rank, out)
         result = running.finish(30)
         check(found > 0 and result.says(5, f"rank {rank} (host {HOST})", "differ"),
               f"a flipped bit in the weights of rank {rank}: exit 5, and the rank is named", f"{found}{result}")
@@ -350,6 +356,14 @@ def diverged():
         resumed = run(2, *ENDLESS, *options, "--out", out, "--resume", "--max-steps",
                       str(int(progress(out)["step"]) + 9))
         check(resumed.code == 0, "--resume goes on", resumed)
+    running = start(4, *ENDLESS, *options, "--net", "A,D", "--out", "diverged-study")
+    running.wait_for("net: D epoch: 2 ")
+    flip(running, 3, "diverged-study/D")
+    running.wait_for("differ")
+    running.signal(signal.SIGUSR1)
+    result = running.finish(30)
+    check(result.says(75, "net D", f"rank 3 (host {HOST})", "differ"),
+          "of several nets the rank is named by its number among all", result)
 
 
 # --- clocks -------------------------------------------------------------------------------------------

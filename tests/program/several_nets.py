@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 from dtrain import FOLDER, PROGRAM, ROOT, Run, content, metrics, preloaded, progress, run, start
 from tap import check, finish, skip
@@ -264,6 +265,37 @@ def failed_and_stopped():
     check(result.says(1, "net C", "not finite"), "resumed, the other comes to its end, exit 1", result)
 
 
+def unsaved():
+    """Nets that cannot be saved as another is stopped: each is told, and the other can be gone on with."""
+    options = ["--data", "synthetic:20000+70", "--lr", "0.05", "--net", "A,B,C", "--out", "unsaved"]
+    running = start(1, *options, "--epochs", "9", "--checkpoint-every", "9")
+    running.wait_for("net: C epoch: 1 ")
+    time.sleep(0.1)
+    for net in "BC":
+        (FOLDER / "unsaved" / net).rename(FOLDER / "unsaved" / f"moved-{net}")
+    running.signal(signal.SIGUSR1)
+    result = running.finish(60)
+    told = re.findall(r"^unsaved/(.) was removed, moved or replaced", result.out, re.MULTILINE)
+    check(result.code == 75 and told == ["B", "C"] and "(A), saved in unsaved" in result.out,
+          "two nets cannot be saved as the first is stopped: both are told", result)
+
+
+def stopped_where_a_net_has_ended():
+    """A signal to a rank whose net has ended, while others train on."""
+    for rank in 1, 2:  # the leader of its group, and another
+        out = f"one-ends-{rank}"
+        running = start(3, *ENDLESS, "--net", "A,D", "--out", out)
+        running.wait_for("net: D epoch: 2 ")
+        (FOLDER / out / "D").rename(FOLDER / out / "moved")
+        running.wait_for("was removed, moved or replaced")
+        seen = running.out.read_text().count("net: A epoch: ")
+        running.wait_for("net: A epoch: ", times=seen + 2)
+        running.signal(signal.SIGUSR1, rank)
+        result = running.finish(30)
+        check(result.says(75, f"{out}/D was removed, moved or replaced") and f"saved in {out}" in result.out,
+              f"SIGUSR1 to rank {rank}, whose net has ended, stops the other net", result)
+
+
 ALONE = {net: run(2, *SHORT, "--net", net, "--out", f"alone-{net}") for net in NETS}
 whole_studies()
 several_seeds()
@@ -274,4 +306,6 @@ within_an_epoch()
 mixed()
 one_has_more()
 failed_and_stopped()
+stopped_where_a_net_has_ended()
+unsaved()
 finish()

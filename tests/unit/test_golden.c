@@ -372,7 +372,7 @@ int main(int argc, char **argv)
     char why[400];
     struct error error = {0};
     named = argc > 1 ? argv[1] : "cpu";
-    ops = engine_choose(named, why, sizeof why, &error);
+    ops = engine_choose(named, NULL, why, sizeof why, &error);
     if (ops == NULL) {
         fprintf(stderr, "test_golden: %s\n", error.text);
         return error.code;
