@@ -36,9 +36,7 @@ static void make(const struct data_choice *choice, struct comm *world, char dire
 bool find_data(const char *wanted, struct comm *world, char directory[4096], struct error *error)
 {
     struct data_choice choice;
-    if (!find_data_choose(wanted, &choice, error))
-        return false;
-    if (comm_rank(world) == 0)
+    if (find_data_choose(wanted, &choice, error) && comm_rank(world) == 0)
         make(&choice, world, directory, error);
     if (!comm_agree(world, error)) /* then other hosts find it, too, where they share the cache */
         return false;
