@@ -69,6 +69,8 @@ bool convert_data_wants(const char *named)
     for (int i = 0; i < DATA_FILES; i++)
         if (matches(named, dataset_files[i]))
             return false;
+    if (matches(named, "cifar-10-batches-bin")) /* unpacked already, whatever lies beside it */
+        return false;
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
         if (matches(named, marks[i]))
             return true;

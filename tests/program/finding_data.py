@@ -143,6 +143,11 @@ def of_others():
     shutil.copytree(FOLDER / "good", FOLDER / "above" / "cifar-10-batches-bin")
     above = run(0, *TRAIN, "--data", FOLDER / "above", "--out", "of-above")
     check(above.digest == good.digest and not above.err, "the directory above the binary version", above)
+    shutil.copy(FOLDER / "other.tar.gz", FOLDER / "above" / "cifar-10-binary.tar.gz")
+    for options in ["--out", "of-beside"], ["--doctor"]:
+        beside = run(0, *TRAIN, "--data", FOLDER / "above", *options, env=here)
+        check(beside.code == 0 and not beside.err and f"{FOLDER}/above/cifar-10-batches-bin: 40 + 8" in beside.out,
+              f"{options[0]}: with the archive that it came in beside it", beside)
     for number, data in enumerate([python, python.parent, FOLDER / "archives",
                                    FOLDER / "archives/cifar-10-python.tar.gz", FOLDER / "other.tar.gz"]):
         before = set(cache.glob("*"))
