@@ -111,23 +111,28 @@ static bool name_copy(const char *source, char directory[4096], struct error *er
     return cache_path(name, directory, error);
 }
 
-/* Reads to the end of file; keeps the first line, or what fits of it, without this name before it. */
+/* Reads to the end of file; keeps the last line, or what fits of it, without this name before it: Python tells there
+ * what it has stumbled over. */
 static void read_line(int from, const char *name, char line[900])
 {
     char more[900];
     size_t kept = 0;
+    bool ended = false;
     ssize_t length;
     while ((length = read(from, more, sizeof more)) > 0 || (length < 0 && errno == EINTR))
-        for (ssize_t i = 0; i < length && kept < 899; i++)
-            line[kept++] = more[i];
+        for (ssize_t i = 0; i < length; i++) {
+            kept = ended ? 0 : kept;
+            ended = more[i] == '\n';
+            if (!ended && kept < 899)
+                line[kept++] = more[i];
+        }
     line[kept] = '\0';
-    line[strcspn(line, "\n")] = '\0';
     if (strncmp(line, name, strlen(name)) == 0)
         memmove(line, line + strlen(name), kept - strlen(name) + 1);
 }
 
-/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it prints, if
- * any, without its name before, or which signal has ended it. */
+/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the last line it prints,
+ * if any, without its name before, or which signal has ended it. */
 static int run_script(const char *script, const char *source, const char *directory, char said[900])
 {
     int ends[2], status = 0;

@@ -237,12 +237,15 @@ def of_others():
         check(refused(result, "--data", word), f"{data}: {word}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
     check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
-    (FOLDER / "killed").mkdir()
-    (FOLDER / "killed" / "python3").write_text("#!/bin/sh\nkill -s KILL $$\n")
-    (FOLDER / "killed" / "python3").chmod(0o755)
-    result = run(0, *TRAIN, "--data", FOLDER / "archives",
-                 env={"XDG_CACHE_HOME": str(FOLDER / "new"), "PATH": f"{FOLDER}/killed:{os.environ['PATH']}"})
-    check(result.says(1, "--data", "python3", "signal 9"), "a converter that is killed is 1, and that is said", result)
+    (FOLDER / "python").mkdir()
+    for name, script, word in (("is killed", "kill -s KILL $$", "python3 was ended by signal 9"),
+                               ("has no memory", "printf 'Traceback:\\n  File\\nMemoryError\\n' >&2; exit 1",
+                                "archives: MemoryError")):
+        (FOLDER / "python" / "python3").write_text(f"#!/bin/sh\n{script}\n")
+        (FOLDER / "python" / "python3").chmod(0o755)
+        result = run(0, *TRAIN, "--data", FOLDER / "archives",
+                     env={"XDG_CACHE_HOME": str(FOLDER / "new"), "PATH": f"{FOLDER}/python:{os.environ['PATH']}"})
+        check(result.says(1, "--data", word), f"a converter that {name} is 1, and that is said", result)
     check(not [name for name in os.listdir(cache) if ".tmp-" in name], "nothing half-done is left",
           os.listdir(cache))
 
