@@ -109,12 +109,13 @@ def without_checkpoint():
     left("killed-early", 3)
     result = run(2, *options, "--out", "killed-early", "--resume")
     same("killed just before the first checkpoint", result, "killed-early", whole, "early")
-    for out, epochs, *change in ("kept-4", 4), ("kept-B", 3, "--net", "B"), ("kept-lr", 0, "--lr", "0.01"):
+    for out, epochs, *change in (("kept-4", 4), ("kept-B", 3, "--net", "B"), ("kept-lr", 0, "--lr", "0.01"),
+                                 ("kept-init", 3, "--init-from", FOLDER / "early" / "model-best.safetensors")):
         left(out, epochs)
         before = [content(out, file) for file in files]
         result = run(2, *options, *change, "--out", out, "--resume")
         check(result.says(2, out, "no checkpoint", "another --out") and before == [content(out, f) for f in files],
-              f"{epochs} epochs without a checkpoint, and {' '.join(change) or 'one should be there'}: refused", result)
+              f"{epochs} epochs without a checkpoint, and {change[0] if change else 'one should be there'}: refused", result)
     (FOLDER / "kept-4" / "run.json").unlink()
     result = run(0, *options, "--out", "kept-4", "--resume")
     check(result.says(2, "kept-4") and len(metrics("kept-4")) == 4, "so where no run.json is there", result)
