@@ -85,8 +85,11 @@ static void load_start(struct run_files *files, const struct options *options, c
         files->saved_step = start->progress.step;
         return;
     }
-    if (options->resume && !may_start_anew(&files->folder, options, terms, error))
-        return;
+    if (options->resume) {
+        if (!may_start_anew(&files->folder, options, terms, error))
+            return;
+        look_for_best(&files->folder, terms, &start->progress);
+    }
     memset(start->velocity, 0, LENET5_WEIGHTS * sizeof *start->velocity);
     if (options->init_from != NULL)
         checkpoint_read_model(options->init_from, start->weights, error);

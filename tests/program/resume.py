@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 from dtrain import FOLDER, PROGRAM, Run, content, metrics, progress, run, run_all, start
 from safetensors_reader import read, write
@@ -293,11 +294,19 @@ def best_of_killed():
     worst = accuracy.index(min(accuracy[1:]), 1)
     options = [*TRAIN, "--eval-every", "1000", "--epochs", str(worst + 1), "--out", "killed"]
     run(1, *options, "--max-steps", "7")  # within epoch 2
-    best = shutil.copy(FOLDER / "each" / "model-best.safetensors", FOLDER / "killed")
+    best = Path(shutil.copy(FOLDER / "each" / "model-best.safetensors", FOLDER / "killed"))
     result = run(2, *options, "--resume")
     last = metrics("killed")[-1]["test_accuracy"]
     check(result.code == 0 and not result.messages and last < max(accuracy) and
           content(best) == content("each", "model-best.safetensors"), f"better than {last}%: kept", result)
+    shutil.copytree(FOLDER / "each", FOLDER / "killed-at-once")  # before its first checkpoint
+    for file in FILES[:2]:
+        (FOLDER / "killed-at-once" / file).unlink()
+    lines = content("each", "metrics.jsonl").splitlines(keepends=True)
+    (FOLDER / "killed-at-once" / "metrics.jsonl").write_bytes(lines[0])
+    result = run(2, *options[:-1], "killed-at-once", "--resume")
+    check(result.code == 0 and not result.messages and metrics("killed-at-once")[-1]["test_accuracy"] == last and
+          content("killed-at-once", best.name) == content("each", best.name), "also where the run starts anew", result)
 
 
 def interrupted_writes():
