@@ -152,6 +152,12 @@ def main(folder):
     check(status == 0 and "nothing to do" in output and before.st_ino == after.st_ino,
           "a complete directory is left alone", output)
 
+    linked = fresh("linked")
+    for name in NAMES:
+        (linked / name).symlink_to(target / name)
+    status, output = fetch("--from", "/nowhere.tar.gz", "--md5", md5, linked)
+    check(status == 0 and "nothing to do" in output, "so is one with links to the files", output)
+
     os.unlink(target / NAMES[3])
     status, output = fetch("--from", local, "--md5", md5, target)
     check(status == 1 and str(target) in output and "remove it" in output and
