@@ -105,7 +105,7 @@ def main(folder):
 
     status, output = fetch("--help")
     check(status == 0 and "usage: launch/fetch-cifar10" in output, "--help", output)
-    for bad in ["--nonsense"], ["--md5"], ["--from"], [folder / "first", "second"]:
+    for bad in ["--nonsense"], ["--md5"], ["--from"], [folder / "first", "second"], [""]:
         status, output = fetch(*bad)
         check(status == 2 and bad[-1] in output and "--help" in output and output.count("\n") == 1,
               f"bad option {bad[-1]}", output)
