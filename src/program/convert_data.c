@@ -228,7 +228,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
         return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,
                          strerror(errno));
     if (code != 0)
-        return error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "--data %s: %s", named, said);
+        return error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "%s: %s", named, said);
     if (strncmp(said, "note: ", 6) == 0)
         error_note("%s", said + 6);
     if (was_there)

@@ -233,19 +233,21 @@ def of_others():
     for data, word in (("100", "CIFAR-100"), ("100/cifar-100-python", "CIFAR-100"), ("face", "parquet"),
                        ("*?[1]\\", "parquet"), ("face[1]", "parquet"),
                        ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4")):
-        result = run(0, *TRAIN, "--data", FOLDER / data, env=here)
-        check(refused(result, "--data", word), f"{data}: {word}", result)
+        for options, variable in (["--data", FOLDER / data], {}), ([], {"DTRAIN_DATA": str(FOLDER / data)}):
+            result = run(0, *TRAIN, *options, env=here | variable)
+            check(refused(result, f"dtrain: {FOLDER}/{data}: ", word),
+                  f"{data}{', by DTRAIN_DATA' if variable else ''}: {word}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
     check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
     (FOLDER / "python").mkdir()
     for name, script, word in (("is killed", "kill -s KILL $$", "python3 was ended by signal 9"),
                                ("has no memory", "printf 'Traceback:\\n  File\\nMemoryError\\n' >&2; exit 1",
-                                "archives: MemoryError")):
+                                "MemoryError")):
         (FOLDER / "python" / "python3").write_text(f"#!/bin/sh\n{script}\n")
         (FOLDER / "python" / "python3").chmod(0o755)
         result = run(0, *TRAIN, "--data", FOLDER / "archives",
                      env={"XDG_CACHE_HOME": str(FOLDER / "new"), "PATH": f"{FOLDER}/python:{os.environ['PATH']}"})
-        check(result.says(1, "--data", word), f"a converter that {name} is 1, and that is said", result)
+        check(result.says(1, f"{FOLDER}/archives: ", word), f"a converter that {name} is 1, and that is said", result)
     check(not [name for name in os.listdir(cache) if ".tmp-" in name], "nothing half-done is left",
           os.listdir(cache))
 
