@@ -115,8 +115,9 @@ def without_checkpoint():
         left(out, epochs)
         before = [content(out, file) for file in files]
         result = run(2, *options, *change, "--out", out, "--resume")
+        told = change[0] if change else "one should be there"
         check(result.says(2, out, "no checkpoint", "another --out") and before == [content(out, f) for f in files],
-              f"{epochs} epochs without a checkpoint, and {change[0] if change else 'one should be there'}: refused", result)
+              f"{epochs} epochs without a checkpoint, and {told}: refused", result)
     (FOLDER / "kept-4" / "run.json").unlink()
     result = run(0, *options, "--out", "kept-4", "--resume")
     check(result.says(2, "kept-4") and len(metrics("kept-4")) == 4, "so where no run.json is there", result)
