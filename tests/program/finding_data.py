@@ -134,6 +134,8 @@ def of_others():
     """CIFAR-10 as torchvision and others keep it."""
     here = {"XDG_CACHE_HOME": str(FOLDER / "converted")}
     python, cache = write_pickled("torch"), FOLDER / "converted" / "dtrain"
+    (FOLDER / "torch" / "another").mkdir()
+    (FOLDER / "torch" / "another" / "set.parquet").touch()
     binary = FOLDER / "archives" / "cifar-10-batches-bin"
     shutil.copytree(FOLDER / "good", binary)
     pack(FOLDER / "archives" / "cifar-10-python.tar.gz", python)
