@@ -77,11 +77,12 @@ bool convert_data_wants(const char *named)
     return false;
 }
 
-/* Adds size and time of a file, if it is there, to what names the copy in the cache. */
+/* Adds size and time of a file, if it is there, to what names the copy in the cache. A directory's would change with
+ * whatever else comes into it. */
 static void hash_file(XXH64_state_t *hash, const char *path)
 {
     struct stat status;
-    if (stat(path, &status) != 0)
+    if (stat(path, &status) != 0 || S_ISDIR(status.st_mode))
         return;
     int64_t words[3] = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
     XXH64_update(hash, words, sizeof words);

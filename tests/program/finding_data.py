@@ -166,6 +166,11 @@ def of_others():
     check(result.code == 0 and result.digest == good.digest, "a converter that says much", result)
     result = run(1, *TRAIN, "--out", "of-again", env=here | {"DTRAIN_DATA": str(python)})
     check(result.digest == good.digest and not result.err, "again, by DTRAIN_DATA: what the cache has", result)
+    before = set(cache.iterdir())
+    (FOLDER / "torch" / "something-else").touch()
+    result = run(0, *TRAIN, "--data", FOLDER / "torch", "--out", "of-more", env=here)
+    check(result.digest == good.digest and not result.err and set(cache.iterdir()) == before,
+          "so where something else has come into the directory since", result)
     result = run(0, "--doctor", "--data", FOLDER / "torch", env=here)
     check(result.code == 0 and "converted" in result.out, "--doctor tells", result)
     copies = sorted(cache.iterdir())
