@@ -168,6 +168,12 @@ def main(folder):
     deep_status, output = fetch("--from", local, "--md5", md5, deep)
     check(deep_status == 0 and whole(deep), "missing parent directories are made", output)
 
+    for case, place in ("nothing yet", deep / "data"), ("an empty directory", fresh("empty")):
+        link = folder / f"link to {case}"
+        link.symlink_to(place)
+        status, output = fetch("--from", local, "--md5", md5, link)
+        check(status == 0 and link.is_symlink() and whole(place), f"a link to {case} is followed", output)
+
     # without curl, and without wget too
     tools = fresh("tools")
     for tool in ("bash cat chmod cut dirname du env flock gzip md5sum mkdir mktemp mv rm rmdir stat "
