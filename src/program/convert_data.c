@@ -211,7 +211,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
     if (!find_copy(named, source, directory, error))
         return false;
     cache_remove_abandoned(directory);
-    bool was_there = access(directory, F_OK) == 0;
+    bool was_there = faccessat(AT_FDCWD, directory, F_OK, AT_SYMLINK_NOFOLLOW) == 0; /* also a link to nothing */
     if (was_there && check_copy(directory, &ignored))
         return true;
     if (!beside_find("launch/convert-cifar10", script) || access(script, R_OK) != 0)

@@ -181,6 +181,8 @@ def of_others():
     leave(cache / f"{copies[0].name}.tmp-killed")
     copies[1].rename(FOLDER / "moved")
     copies[1].symlink_to(FOLDER / "moved")
+    copies[2].rename(FOLDER / "moved-and-lost")
+    copies[2].symlink_to(FOLDER / "lost")
     for data in (python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
                  FOLDER / "other.tar.gz"):
         result = run(2, *TRAIN, "--data", data, "--out", f"torn-{data.name}", env=here)
