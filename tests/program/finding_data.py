@@ -308,7 +308,8 @@ def unlike():
     result = start_unlike(options, options, settings=places).finish()
     check(refused(result, "data_batch_4.bin"), "rank 0 says it when rank 1 alone lacks a file", result)
     for wrong in range(2):
-        settings = [["env", f"DTRAIN_DATA=synthetic:4{int(rank == wrong)}+8"] for rank in range(2)]
+        settings = [["env", f"XDG_CACHE_HOME={FOLDER}/unlike", f"DTRAIN_DATA=synthetic:4{int(rank == wrong)}+8"]
+                    for rank in range(2)]
         result = start_unlike(*2 * [[*TRAIN, "--out", FOLDER / "unlike"]], settings=settings).finish()
         check(result.says(2, "DTRAIN_DATA synthetic:41+8", "multiple of 5"),
               f"a DTRAIN_DATA that is wrong on rank {wrong} alone is refused", result)
