@@ -278,13 +278,19 @@ static bool read_checkpoint(const struct folder *folder, const char *name, const
     return good;
 }
 
+/* What this user may not read is no damage. */
+static bool may_be_read(const struct folder *folder, const char *name)
+{
+    return faccessat(folder->descriptor, name, R_OK, AT_EACCESS) == 0;
+}
+
 /* Whether there is something of that name, which cannot be read, or is not what its checksum says. */
 static bool is_damaged(const struct folder *folder, const char *name)
 {
     struct safetensors *file = safetensors_open_in(folder, name, &(struct error){0});
     bool opened = file != NULL;
     safetensors_close(file);
-    return !opened && exists(folder, name);
+    return !opened && may_be_read(folder, name);
 }
 
 /* Says what is left to do where no checkpoint can be read. */
@@ -303,6 +309,8 @@ bool checkpoint_read(const struct folder *folder, const struct terms *terms, siz
     if (read_checkpoint(folder, CURRENT, terms, samples, progress, weights, velocity, &current_error))
         return true;
     bool gone = !exists(folder, CURRENT);
+    if (!gone && !may_be_read(folder, CURRENT)) /* it may be whole */
+        return error_set(error, current_error.code, "%s", current_error.text);
     if (!read_checkpoint(folder, PREVIOUS, terms, samples, progress, weights, velocity, &previous_error)) {
         const struct error *cause = gone ? &previous_error : &current_error;
         bool has_previous = !gone && exists(folder, PREVIOUS);

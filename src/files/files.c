@@ -186,13 +186,16 @@ bool folder_replace(const struct folder *folder, const char *name, const char *k
     int at = folder->descriptor;
     char aside[NAME_MAX + 1];
     name_aside(name, aside);
-    if (write_aside(folder, aside, data, bytes) && folder_is_ours(folder, error) &&
-        (keep == NULL || keep_old(folder, name, keep)) && renameat(at, aside, at, name) == 0 &&
-        settle(folder, name, keep))
-        return true;
+    const char *failed = name;
+    if (write_aside(folder, aside, data, bytes) && folder_is_ours(folder, error)) {
+        if (keep != NULL && !keep_old(folder, name, keep))
+            failed = keep;
+        else if (renameat(at, aside, at, name) == 0 && settle(folder, name, keep))
+            return true;
+    }
     int reason = errno;
     if (folder_is_ours(folder, error))
-        error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", folder->path, name, strerror(reason));
+        error_set(error, EXIT_RUNTIME, "%s/%s: cannot be written: %s", folder->path, failed, strerror(reason));
     unlinkat(at, aside, 0);
     return false;
 }

@@ -152,7 +152,9 @@ static bool check_metadata(const struct safetensors *file, struct error *error)
         return error_set(error, EXIT_INPUT, "%s: " METADATA_NAME " is no object of strings", file->path);
     if (safetensors_metadata(file, "checksum") != NULL && !has_checksum(file))
         return error_set(error, EXIT_INPUT,
-                         "%s: its checksum cannot be verified: it is not the first entry of the header", file->path);
+                         "%s: its checksum cannot be verified, as it is not the first entry of the header: who "
+                         "rewrites a file is to leave it out",
+                         file->path);
     return check_names(file, metadata, error);
 }
 

@@ -69,17 +69,20 @@ bool convert_data_wants(const char *named)
     for (int i = 0; i < DATA_FILES; i++)
         if (matches(named, dataset_files[i]))
             return false;
+    if (matches(named, "cifar-10-batches-bin")) /* unpacked already, whatever lies beside it */
+        return false;
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
         if (matches(named, marks[i]))
             return true;
     return false;
 }
 
-/* Adds size and time of a file, if it is there, to what names the copy in the cache. */
+/* Adds size and time of a file, if it is there, to what names the copy in the cache. A directory's would change with
+ * whatever else comes into it. */
 static void hash_file(XXH64_state_t *hash, const char *path)
 {
     struct stat status;
-    if (stat(path, &status) != 0)
+    if (stat(path, &status) != 0 || S_ISDIR(status.st_mode))
         return;
     int64_t words[3] = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
     XXH64_update(hash, words, sizeof words);
@@ -109,23 +112,28 @@ static bool name_copy(const char *source, char directory[4096], struct error *er
     return cache_path(name, directory, error);
 }
 
-/* Reads to the end of file; keeps the first line, or what fits of it, without this name before it. */
+/* Reads to the end of file; keeps the last line, or what fits of it, without this name before it: Python tells there
+ * what it has stumbled over. */
 static void read_line(int from, const char *name, char line[900])
 {
     char more[900];
     size_t kept = 0;
+    bool ended = false;
     ssize_t length;
     while ((length = read(from, more, sizeof more)) > 0 || (length < 0 && errno == EINTR))
-        for (ssize_t i = 0; i < length && kept < 899; i++)
-            line[kept++] = more[i];
+        for (ssize_t i = 0; i < length; i++) {
+            kept = ended ? 0 : kept;
+            ended = more[i] == '\n';
+            if (!ended && kept < 899)
+                line[kept++] = more[i];
+        }
     line[kept] = '\0';
-    line[strcspn(line, "\n")] = '\0';
     if (strncmp(line, name, strlen(name)) == 0)
         memmove(line, line + strlen(name), kept - strlen(name) + 1);
 }
 
-/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the line it prints, if
- * any, without its name before, or which signal has ended it. */
+/* Runs it to its end; its exit code, or -1 where it cannot be started: errno says why. said: the last line it prints,
+ * if any, without its name before, or which signal has ended it. */
 static int run_script(const char *script, const char *source, const char *directory, char said[900])
 {
     int ends[2], status = 0;
@@ -203,7 +211,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
     if (!find_copy(named, source, directory, error))
         return false;
     cache_remove_abandoned(directory);
-    bool was_there = access(directory, F_OK) == 0;
+    bool was_there = faccessat(AT_FDCWD, directory, F_OK, AT_SYMLINK_NOFOLLOW) == 0; /* also a link to nothing */
     if (was_there && check_copy(directory, &ignored))
         return true;
     if (!beside_find("launch/convert-cifar10", script) || access(script, R_OK) != 0)
@@ -221,7 +229,7 @@ bool convert_data(const char *named, char directory[4096], struct error *error)
         return error_set(error, EXIT_RUNTIME, "%s is to be converted by python3, which cannot be started: %s", named,
                          strerror(errno));
     if (code != 0)
-        return error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "--data %s: %s", named, said);
+        return error_set(error, code == EXIT_INPUT ? EXIT_INPUT : EXIT_RUNTIME, "%s: %s", named, said);
     if (strncmp(said, "note: ", 6) == 0)
         error_note("%s", said + 6);
     if (was_there)

@@ -27,31 +27,39 @@ static void look_for_best(const struct folder *folder, const struct terms *terms
     }
 }
 
-/* Whether the run that left this run.json had these terms, and no checkpoint before so many epochs were done. */
-static bool had_no_checkpoint(const cJSON *json, const struct terms *terms, double epochs)
+/* Whether the run that left this run.json had these terms, began with the same weights, and had no checkpoint before so
+ * many epochs were done. */
+static bool had_no_checkpoint(const cJSON *json, const struct options *options, const struct terms *terms,
+                              double epochs)
 {
     const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(json, "terms");
     const cJSON *net = cJSON_GetObjectItemCaseSensitive(json, "net");
-    const cJSON *options = cJSON_GetObjectItemCaseSensitive(json, "options");
+    const cJSON *before = cJSON_GetObjectItemCaseSensitive(json, "options");
     const cJSON *first = cJSON_GetObjectItemCaseSensitive(net, "first_epoch");
-    const cJSON *every = cJSON_GetObjectItemCaseSensitive(options, "checkpoint-every");
+    const cJSON *every = cJSON_GetObjectItemCaseSensitive(before, "checkpoint-every");
     for (int i = 0; i < terms->count; i++) {
         const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(theirs, terms->list[i].key));
         if (value == NULL || strcmp(value, terms->list[i].value) != 0)
             return false;
     }
-    return cJSON_IsNumber(first) && first->valuedouble == 1 && cJSON_IsNumber(every) && epochs <= every->valuedouble;
+    cJSON *ours = options_json(options);
+    bool same_start = cJSON_Compare(cJSON_GetObjectItemCaseSensitive(before, "init-from"),
+                                    cJSON_GetObjectItemCaseSensitive(ours, "init-from"), true);
+    cJSON_Delete(ours);
+    return same_start && cJSON_IsNumber(first) && first->valuedouble == 1 && cJSON_IsNumber(every) &&
+           epochs <= every->valuedouble;
 }
 
 /* Without a checkpoint a run starts anew, in the place of one that was killed before its first: what that one had done
  * is done again, and comes out the same. Nothing else may be lost in this way. */
-static bool may_start_anew(const struct folder *folder, const struct terms *terms, struct error *error)
+static bool may_start_anew(const struct folder *folder, const struct options *options, const struct terms *terms,
+                           struct error *error)
 {
     double epochs = metrics_last_epoch(folder);
     if (epochs == 0 && !checkpoint_has_best(folder))
         return true;
     cJSON *before = folder_read_json(folder, "run.json");
-    bool again = had_no_checkpoint(before, terms, epochs);
+    bool again = had_no_checkpoint(before, options, terms, epochs);
     cJSON_Delete(before);
     return again ||
            error_set(error, EXIT_USAGE,
@@ -77,8 +85,11 @@ static void load_start(struct run_files *files, const struct options *options, c
         files->saved_step = start->progress.step;
         return;
     }
-    if (options->resume && !may_start_anew(&files->folder, terms, error))
-        return;
+    if (options->resume) {
+        if (!may_start_anew(&files->folder, options, terms, error))
+            return;
+        look_for_best(&files->folder, terms, &start->progress);
+    }
     memset(start->velocity, 0, LENET5_WEIGHTS * sizeof *start->velocity);
     if (options->init_from != NULL)
         checkpoint_read_model(options->init_from, start->weights, error);

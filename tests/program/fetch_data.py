@@ -105,7 +105,7 @@ def main(folder):
 
     status, output = fetch("--help")
     check(status == 0 and "usage: launch/fetch-cifar10" in output, "--help", output)
-    for bad in ["--nonsense"], ["--md5"], ["--from"], [folder / "first", "second"]:
+    for bad in ["--nonsense"], ["--md5"], ["--from"], [folder / "first", "second"], [""]:
         status, output = fetch(*bad)
         check(status == 2 and bad[-1] in output and "--help" in output and output.count("\n") == 1,
               f"bad option {bad[-1]}", output)
@@ -152,6 +152,12 @@ def main(folder):
     check(status == 0 and "nothing to do" in output and before.st_ino == after.st_ino,
           "a complete directory is left alone", output)
 
+    linked = fresh("linked")
+    for name in NAMES:
+        (linked / name).symlink_to(target / name)
+    status, output = fetch("--from", "/nowhere.tar.gz", "--md5", md5, linked)
+    check(status == 0 and "nothing to do" in output, "so is one with links to the files", output)
+
     os.unlink(target / NAMES[3])
     status, output = fetch("--from", local, "--md5", md5, target)
     check(status == 1 and str(target) in output and "remove it" in output and
@@ -161,6 +167,12 @@ def main(folder):
     deep = folder / "not" / "yet" / "there"
     deep_status, output = fetch("--from", local, "--md5", md5, deep)
     check(deep_status == 0 and whole(deep), "missing parent directories are made", output)
+
+    for case, place in ("nothing yet", deep / "data"), ("an empty directory", fresh("empty")):
+        link = folder / f"link to {case}"
+        link.symlink_to(place)
+        status, output = fetch("--from", local, "--md5", md5, link)
+        check(status == 0 and link.is_symlink() and whole(place), f"a link to {case} is followed", output)
 
     # without curl, and without wget too
     tools = fresh("tools")

@@ -190,7 +190,8 @@ def check_refusals():
     whole, (tensors, metadata) = CURRENT.read_bytes(), safetensors_reader.read(CURRENT)
     refused("other terms are refused", "--momentum 0.9, but this one has 0.8", "--momentum", 0.8)
     safetensors_reader.write(CURRENT, tensors, metadata)
-    refused("a checkpoint that others rewrote is refused", "its checksum cannot be verified")
+    refused("a checkpoint that others rewrote is refused",
+            "checksum cannot be verified, as it is not the first entry of the header: who rewrites a file is to")
     del metadata["checksum"]
     safetensors_reader.write(CURRENT, tensors, {**metadata, "dtrain-checkpoint": "2"})
     refused("a checkpoint of another version is refused", "of format 2, this dtrain reads format 1")

@@ -134,6 +134,8 @@ def of_others():
     """CIFAR-10 as torchvision and others keep it."""
     here = {"XDG_CACHE_HOME": str(FOLDER / "converted")}
     python, cache = write_pickled("torch"), FOLDER / "converted" / "dtrain"
+    (FOLDER / "torch" / "another").mkdir()
+    (FOLDER / "torch" / "another" / "set.parquet").touch()
     binary = FOLDER / "archives" / "cifar-10-batches-bin"
     shutil.copytree(FOLDER / "good", binary)
     pack(FOLDER / "archives" / "cifar-10-python.tar.gz", python)
@@ -143,6 +145,11 @@ def of_others():
     shutil.copytree(FOLDER / "good", FOLDER / "above" / "cifar-10-batches-bin")
     above = run(0, *TRAIN, "--data", FOLDER / "above", "--out", "of-above")
     check(above.digest == good.digest and not above.err, "the directory above the binary version", above)
+    shutil.copy(FOLDER / "other.tar.gz", FOLDER / "above" / "cifar-10-binary.tar.gz")
+    for options in ["--out", "of-beside"], ["--doctor"]:
+        beside = run(0, *TRAIN, "--data", FOLDER / "above", *options, env=here)
+        check(beside.code == 0 and not beside.err and f"{FOLDER}/above/cifar-10-batches-bin: 40 + 8" in beside.out,
+              f"{options[0]}: with the archive that it came in beside it", beside)
     for number, data in enumerate([python, python.parent, FOLDER / "archives",
                                    FOLDER / "archives/cifar-10-python.tar.gz", FOLDER / "other.tar.gz"]):
         before = set(cache.glob("*"))
@@ -159,6 +166,11 @@ def of_others():
     check(result.code == 0 and result.digest == good.digest, "a converter that says much", result)
     result = run(1, *TRAIN, "--out", "of-again", env=here | {"DTRAIN_DATA": str(python)})
     check(result.digest == good.digest and not result.err, "again, by DTRAIN_DATA: what the cache has", result)
+    before = set(cache.iterdir())
+    (FOLDER / "torch" / "something-else").touch()
+    result = run(0, *TRAIN, "--data", FOLDER / "torch", "--out", "of-more", env=here)
+    check(result.digest == good.digest and not result.err and set(cache.iterdir()) == before,
+          "so where something else has come into the directory since", result)
     result = run(0, "--doctor", "--data", FOLDER / "torch", env=here)
     check(result.code == 0 and "converted" in result.out, "--doctor tells", result)
     copies = sorted(cache.iterdir())
@@ -169,6 +181,8 @@ def of_others():
     leave(cache / f"{copies[0].name}.tmp-killed")
     copies[1].rename(FOLDER / "moved")
     copies[1].symlink_to(FOLDER / "moved")
+    copies[2].rename(FOLDER / "moved-and-lost")
+    copies[2].symlink_to(FOLDER / "lost")
     for data in (python, python.parent, FOLDER / "archives", FOLDER / "archives/cifar-10-python.tar.gz",
                  FOLDER / "other.tar.gz"):
         result = run(2, *TRAIN, "--data", data, "--out", f"torn-{data.name}", env=here)
@@ -228,16 +242,21 @@ def of_others():
     for data, word in (("100", "CIFAR-100"), ("100/cifar-100-python", "CIFAR-100"), ("face", "parquet"),
                        ("*?[1]\\", "parquet"), ("face[1]", "parquet"),
                        ("torn.tar.gz", "damaged"), ("torch", "lacks data_batch_4")):
-        result = run(0, *TRAIN, "--data", FOLDER / data, env=here)
-        check(refused(result, "--data", word), f"{data}: {word}", result)
+        for options, variable in (["--data", FOLDER / data], {}), ([], {"DTRAIN_DATA": str(FOLDER / data)}):
+            result = run(0, *TRAIN, *options, env=here | variable)
+            check(refused(result, f"dtrain: {FOLDER}/{data}: ", word),
+                  f"{data}{', by DTRAIN_DATA' if variable else ''}: {word}", result)
     result = run(0, *TRAIN, "--data", FOLDER / "archives", env={"XDG_CACHE_HOME": "/proc/x"})
     check(result.says(1, "/proc/x", "cannot be written"), "a cache that cannot be made is 1", result)
-    (FOLDER / "killed").mkdir()
-    (FOLDER / "killed" / "python3").write_text("#!/bin/sh\nkill -s KILL $$\n")
-    (FOLDER / "killed" / "python3").chmod(0o755)
-    result = run(0, *TRAIN, "--data", FOLDER / "archives",
-                 env={"XDG_CACHE_HOME": str(FOLDER / "new"), "PATH": f"{FOLDER}/killed:{os.environ['PATH']}"})
-    check(result.says(1, "--data", "python3", "signal 9"), "a converter that is killed is 1, and that is said", result)
+    (FOLDER / "python").mkdir()
+    for name, script, word in (("is killed", "kill -s KILL $$", "python3 was ended by signal 9"),
+                               ("has no memory", "printf 'Traceback:\\n  File\\nMemoryError\\n' >&2; exit 1",
+                                "MemoryError")):
+        (FOLDER / "python" / "python3").write_text(f"#!/bin/sh\n{script}\n")
+        (FOLDER / "python" / "python3").chmod(0o755)
+        result = run(0, *TRAIN, "--data", FOLDER / "archives",
+                     env={"XDG_CACHE_HOME": str(FOLDER / "new"), "PATH": f"{FOLDER}/python:{os.environ['PATH']}"})
+        check(result.says(1, f"{FOLDER}/archives: ", word), f"a converter that {name} is 1, and that is said", result)
     check(not [name for name in os.listdir(cache) if ".tmp-" in name], "nothing half-done is left",
           os.listdir(cache))
 
@@ -288,6 +307,12 @@ def unlike():
     picture.unlink()
     result = start_unlike(options, options, settings=places).finish()
     check(refused(result, "data_batch_4.bin"), "rank 0 says it when rank 1 alone lacks a file", result)
+    for wrong in range(2):
+        settings = [["env", f"XDG_CACHE_HOME={FOLDER}/unlike", f"DTRAIN_DATA=synthetic:4{int(rank == wrong)}+8"]
+                    for rank in range(2)]
+        result = start_unlike(*2 * [[*TRAIN, "--out", FOLDER / "unlike"]], settings=settings).finish()
+        check(result.says(2, "DTRAIN_DATA synthetic:41+8", "multiple of 5"),
+              f"a DTRAIN_DATA that is wrong on rank {wrong} alone is refused", result)
 
 
 def converted_to():

@@ -106,6 +106,11 @@ def test_plot_seeds():
         text = Picture(SCRATCH / study / "accuracy.svg").text if done.returncode == 0 else ""
         check({"A - no dropout, 2 seeds", "D - conv + fc, 2 seeds"} <= set(text), f"plot: a study of {place}",
               f"{text}\n{said(done)}")
+    make_run("seeds/A", "A", 4)
+    done = launch("plot", SCRATCH / "seeds")
+    text = Picture(SCRATCH / "seeds" / "accuracy.svg").text
+    check({"A - no dropout", "A - no dropout, 2 seeds", "D - conv + fc, 2 seeds"} <= set(text),
+          "plot: two studies in one directory, of which neither hides the other", f"{text}\n{said(done)}")
 
 
 def test_plot_odd():

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 from dtrain import FOLDER, PROGRAM, Run, content, metrics, progress, run, run_all, start
 from safetensors_reader import read, write
@@ -109,12 +110,14 @@ def without_checkpoint():
     left("killed-early", 3)
     result = run(2, *options, "--out", "killed-early", "--resume")
     same("killed just before the first checkpoint", result, "killed-early", whole, "early")
-    for out, epochs, *change in ("kept-4", 4), ("kept-B", 3, "--net", "B"), ("kept-lr", 0, "--lr", "0.01"):
+    for out, epochs, *change in (("kept-4", 4), ("kept-B", 3, "--net", "B"), ("kept-lr", 0, "--lr", "0.01"),
+                                 ("kept-init", 3, "--init-from", FOLDER / "early" / "model-best.safetensors")):
         left(out, epochs)
         before = [content(out, file) for file in files]
         result = run(2, *options, *change, "--out", out, "--resume")
+        told = change[0] if change else "one should be there"
         check(result.says(2, out, "no checkpoint", "another --out") and before == [content(out, f) for f in files],
-              f"{epochs} epochs without a checkpoint, and {' '.join(change) or 'one should be there'}: refused", result)
+              f"{epochs} epochs without a checkpoint, and {told}: refused", result)
     (FOLDER / "kept-4" / "run.json").unlink()
     result = run(0, *options, "--out", "kept-4", "--resume")
     check(result.says(2, "kept-4") and len(metrics("kept-4")) == 4, "so where no run.json is there", result)
@@ -292,11 +295,19 @@ def best_of_killed():
     worst = accuracy.index(min(accuracy[1:]), 1)
     options = [*TRAIN, "--eval-every", "1000", "--epochs", str(worst + 1), "--out", "killed"]
     run(1, *options, "--max-steps", "7")  # within epoch 2
-    best = shutil.copy(FOLDER / "each" / "model-best.safetensors", FOLDER / "killed")
+    best = Path(shutil.copy(FOLDER / "each" / "model-best.safetensors", FOLDER / "killed"))
     result = run(2, *options, "--resume")
     last = metrics("killed")[-1]["test_accuracy"]
     check(result.code == 0 and not result.messages and last < max(accuracy) and
           content(best) == content("each", "model-best.safetensors"), f"better than {last}%: kept", result)
+    shutil.copytree(FOLDER / "each", FOLDER / "killed-at-once")  # before its first checkpoint
+    for file in FILES[:2]:
+        (FOLDER / "killed-at-once" / file).unlink()
+    lines = content("each", "metrics.jsonl").splitlines(keepends=True)
+    (FOLDER / "killed-at-once" / "metrics.jsonl").write_bytes(lines[0])
+    result = run(2, *options[:-1], "killed-at-once", "--resume")
+    check(result.code == 0 and not result.messages and metrics("killed-at-once")[-1]["test_accuracy"] == last and
+          content("killed-at-once", best.name) == content("each", best.name), "also where the run starts anew", result)
 
 
 def interrupted_writes():

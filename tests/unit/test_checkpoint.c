@@ -458,6 +458,48 @@ static void test_a_directory_that_cannot_be_written(void **unused)
     assert_holds(".", 1);
 }
 
+/* As nobody, if this is root: whether what is read is refused for this and no other reason. False: this root may not
+ * become another user. */
+static bool refused_to_nobody(const char *reason, bool *refused)
+{
+    int status;
+    struct state state;
+    struct error error = {0};
+    pid_t child = fork();
+    if (child == 0) {
+        if (geteuid() == 0 && (setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0))
+            _exit(2);
+        bool read = read_state(".", &state, &error);
+        _exit(read || error.code != EXIT_INPUT || strcmp(error.text, reason) != 0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    *refused = status == 0;
+    return WEXITSTATUS(status) != 2;
+}
+
+/* It is not called damaged, and nobody is told to put another in its place. */
+static void test_one_that_may_not_be_read(void **unused)
+{
+    (void)unused;
+    struct error error = {0};
+    bool refused;
+    assert_true(write_state(".", 1, &error));
+    assert_true(write_state(".", 2, &error));
+    assert_int_equal(chmod(".", 0755), 0);
+    assert_int_equal(chmod(CURRENT, 0), 0);
+    if (!refused_to_nobody("./checkpoint.safetensors: cannot be read: Permission denied", &refused)) {
+        print_message("# needs a user who is not root, and this root may not become one\n");
+        skip();
+    }
+    assert_true(refused);
+    assert_int_equal(chmod(PREVIOUS, 0), 0);
+    refused_to_nobody("./checkpoint.safetensors: cannot be read: Permission denied", &refused);
+    assert_true(refused);
+    assert_int_equal(unlink(CURRENT), 0);
+    refused_to_nobody("./checkpoint-previous.safetensors: cannot be read: Permission denied", &refused);
+    assert_true(refused);
+}
+
 /* --- weights alone ---------------------------------------------------------------------------------- */
 
 static void test_models(void **unused)
@@ -570,6 +612,7 @@ int main(void)
         TEST(test_killed_100_times),
         TEST(test_a_full_disk),
         TEST(test_a_directory_that_cannot_be_written),
+        TEST(test_one_that_may_not_be_read),
         TEST(test_models),
         TEST(test_models_that_do_not_fit),
         TEST(test_another_best_model),

@@ -98,6 +98,11 @@ static void test_what_lies_in_the_way(void **state)
     assert_false(folder_replace(&here, "a", NULL, "newest", 6, &error));
     assert_error(&error, EXIT_RUNTIME, "./a: cannot be written: Is a directory");
     assert_holds("a", "newer");
+    assert_int_equal(rmdir(aside), 0);
+    assert_int_equal(mkdir("old", 0777), 0);
+    assert_false(folder_replace(&here, "a", "old", "newest", 6, &error));
+    assert_error(&error, EXIT_RUNTIME, "./old: cannot be written: Is a directory");
+    assert_holds("a", "newer");
 
     assert_int_equal(symlink("victim", "link"), 0);
     assert_int_equal(folder_open_file(&here, "link", O_RDWR | O_CREAT, &error), -1);
