@@ -184,14 +184,15 @@ KERNEL void pick_quads(const float from[9][4], float to[16])
     __m512 last = _mm512_castps128_ps512(_mm_load_ps(from[8]));
     _mm512_store_ps(to, _mm512_permutex2var_ps(picked, fifth, last));
 #else
+    wide rows;
     UNROLL for (int row = 0; row < 4; row += 2) { /* over the last two numbers the next row is written */
-        wide both;
-        wide_pair(from[2 * row], from[2 * row + 2], &both);
-        both = PICK_EIGHT(both, both, 0, 2, 3, 4, 6, 7, 7, 7);
-        eight_store(to + row * QUADS, &both);
+        wide_pair(from[2 * row], from[2 * row + 2], &rows);
+        rows = PICK_EIGHT(rows, rows, 0, 2, 3, 4, 6, 7, 7, 7);
+        wide_store(to + row * QUADS, &rows);
     }
-    const float last[4] = {from[8][0], from[8][2], from[8][3], 0};
-    memcpy(to + 4 * QUADS, last, sizeof last);
+    wide_pair(from[8], from[8], &rows);
+    rows = PICK_EIGHT(rows, rows, 0, 2, 3, 3, 0, 2, 3, 3);
+    memcpy(to + 4 * QUADS, &rows, 4 * sizeof *to);
 #endif
 }
 
