@@ -128,7 +128,8 @@ static bool agree_that_it_fits(const struct engine_setup *setup, uint32_t *group
         error_set(error, EXIT_USAGE,
                   "--precision: engine fused computes in fp32 alone; leave it out, or --engine cudnn");
     else if (!fits(device, groups, why, sizeof why))
-        error_set(error, EXIT_RUNTIME, "engine fused: rank %d on host %s: %s", comm_rank(setup->comm),
+        error_set(error, EXIT_RUNTIME, "engine fused: rank %d on host %s: %s",
+                  comm_world_rank(setup->comm, comm_rank(setup->comm)),
                   comm_host_name(setup->comm, comm_rank(setup->comm)), why);
     return comm_agree(setup->comm, error);
 }

@@ -59,7 +59,8 @@ static bool map(struct comm *comm, void *exported, void **mapped, struct error *
     comm_gather(comm, &mine, sizeof mine, all);
     comm_broadcast(comm, all, (size_t)ranks * sizeof *all, 0);
     if (status != cudaSuccess)
-        error_set(error, EXIT_RUNTIME, "rank %d cannot share GPU memory (%s)", rank, cudaGetErrorString(status));
+        error_set(error, EXIT_RUNTIME, "rank %d cannot share GPU memory (%s)", comm_world_rank(comm, rank),
+                  cudaGetErrorString(status));
     for (int r = 0; r < ranks && status == cudaSuccess; r++) {
         if (r == rank || !is_on_this_host(comm, r))
             continue;
@@ -68,8 +69,8 @@ static bool map(struct comm *comm, void *exported, void **mapped, struct error *
             continue;
         mapped[r] = NULL;
         error_set(error, EXIT_RUNTIME,
-                  "rank %d cannot map GPU memory of rank %d (%s; is each in a container of its own?)", rank, r,
-                  cudaGetErrorString(status));
+                  "rank %d cannot map GPU memory of rank %d (%s; is each in a container of its own?)",
+                  comm_world_rank(comm, rank), comm_world_rank(comm, r), cudaGetErrorString(status));
     }
     cudaGetLastError(); /* clears it */
     free(all);
@@ -151,5 +152,5 @@ void fused_peers_failed(struct fused_device *device)
         abort_job(MPI_COMM_WORLD, EXIT_PEER_LOST,
                   "rank %d on host %s: its GPU waited in vain for those of the other ranks, and nobody watched over "
                   "them; start again with --resume, and if it happens again with --comm nccl",
-                  comm_rank(comm), comm_host_name(comm, comm_rank(comm)));
+                  comm_world_rank(comm, comm_rank(comm)), comm_host_name(comm, comm_rank(comm)));
 }

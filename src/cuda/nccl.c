@@ -55,9 +55,9 @@ static _Noreturn void fail(struct comm *comm, ncclResult_t result, const char *w
     bool tells_of_end = result == ncclRemoteError || result == ncclSystemError, lost = tells_of_end && sums->has_begun;
     if (tells_of_end)
         comm_wait_for_end(comm, what);
-    abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %.400s%s", comm->rank,
-              comm_host_name(comm, comm->rank), what, ncclGetErrorString(result), ncclGetLastError(sums->nccl),
-              advise(sums->has_begun, lost, result));
+    abort_job(comm->mpi, lost ? EXIT_PEER_LOST : EXIT_RUNTIME, "rank %d on host %s: NCCL: %s: %s: %.400s%s",
+              comm_world_rank(comm, comm->rank), comm_host_name(comm, comm->rank), what, ncclGetErrorString(result),
+              ncclGetLastError(sums->nccl), advise(sums->has_begun, lost, result));
 }
 
 static void settle(struct comm *comm, ncclResult_t result, const char *what)
