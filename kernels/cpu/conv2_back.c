@@ -304,7 +304,8 @@ KERNEL void sum_winners(int channels, struct winners winners, const float *const
     for (unsigned rest = winners.live; rest != 0; rest &= rest - 1) {
         int i = __builtin_ctz(rest) * winners.apart;
         UNROLL for (int k = 0; k < channels * 6; k++)
-            eight_add_product(weights[k % channels] + winners.starts[i] + k / channels * ROW, winners.gradients[i], &sum[k]);
+            eight_add_product(weights[k % channels] + winners.starts[i] + k / channels * ROW, winners.gradients[i],
+                              &sum[k]);
     }
     UNROLL for (int k = 0; k < channels * 6; k++)
         eight_add(planes[k % channels] + first + k / channels * CONV2_BELOW, &sum[k]);

@@ -67,13 +67,13 @@ def comment_lines(name, text):
 
 
 def narrow(names):
-    """Lines keep to the width of the style: every line, but in C the comments (of the code there clang-format sees to
-    that where it lays out), and in pages what is neither a table nor indented."""
+    """Lines keep to the width of the style: every line, but in src/ and include/ the comments (of the code there
+    clang-format sees to that), and in pages what is neither a table nor indented."""
     wide = []
     for name in names:
         text = (ROOT / name).read_text(encoding="utf-8")
         lines = text.splitlines()
-        sources = name.startswith(("src/", "include/", "kernels/")) and name.endswith((".c", ".h"))
+        sources = name.startswith(("src/", "include/")) and name.endswith((".c", ".h"))
         held = sorted(comment_lines(name, text)) if sources else range(1, len(lines) + 1)
         if name.endswith(".md"):
             held = [number for number in held if not lines[number - 1].startswith(("|", "    "))]
